@@ -1,0 +1,1 @@
+"""Transfer learning on text: pretrained encoders, classification heads, and control over what is trained."""

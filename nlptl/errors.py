@@ -1,0 +1,40 @@
+"""What a user can get wrong, and the exit code that says so.
+
+Every message has three parts: what was expected, what was found, and the way out in the user's words.
+"""
+
+
+class UserError(Exception):
+    """A mistake or a state of the machine that the user can mend; the command line shows no traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError, ValueError):
+    """A flag, an argument or a combination of settings that cannot be obeyed."""
+
+    exit_code = 2
+
+
+class DataError(UserError, ValueError):
+    """Data that cannot be trained on as it stands."""
+
+    exit_code = 3
+
+
+class UntrustedFileError(UserError):
+    """A file that is damaged, or that could run code when it is read."""
+
+    exit_code = 4
+
+
+class NonFiniteError(UserError):
+    """A loss or a gradient that is NaN or infinite."""
+
+    exit_code = 5
+
+
+class ResourceError(UserError):
+    """The machine lacks something: network, memory, disk space, permission."""
+
+    exit_code = 6

@@ -1,0 +1,1 @@
+"""What is trained; knows no training loop."""
