@@ -1,1 +1,76 @@
-"""Transfer learning on text: pretrained encoders, classification heads, and control over what is trained."""
+"""Transfer learning on text: pretrained encoders, classification heads, and control over what is trained.
+
+The names below are resolved when they are first used, so that `import nlptl` takes no time and imports no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from nlptl.auto import register_heads
+
+if TYPE_CHECKING:
+    from nlptl.config import TrainingConfig
+    from nlptl.data.sources import Examples
+    from nlptl.data.splits import Splits, load_splits
+    from nlptl.errors import ConfigError, DataError, NonFiniteError, ResourceError, UntrustedFileError, UserError
+    from nlptl.estimator import TextClassifier
+    from nlptl.evaluation.metrics import Score
+    from nlptl.labels import Labels
+    from nlptl.model.classifier import Classifier, Prediction
+    from nlptl.training.run import Run
+    from nlptl.training.trainer import Trainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Classifier",
+    "ConfigError",
+    "DataError",
+    "Examples",
+    "Labels",
+    "NonFiniteError",
+    "Prediction",
+    "ResourceError",
+    "Run",
+    "Score",
+    "Splits",
+    "TextClassifier",
+    "Trainer",
+    "TrainingConfig",
+    "UntrustedFileError",
+    "UserError",
+    "load_splits",
+]
+
+_MODULES = {
+    "nlptl.config": ("TrainingConfig",),
+    "nlptl.data.sources": ("Examples",),
+    "nlptl.data.splits": ("Splits", "load_splits"),
+    "nlptl.errors": (
+        "ConfigError",
+        "DataError",
+        "NonFiniteError",
+        "ResourceError",
+        "UntrustedFileError",
+        "UserError",
+    ),
+    "nlptl.estimator": ("TextClassifier",),
+    "nlptl.evaluation.metrics": ("Score",),
+    "nlptl.labels": ("Labels",),
+    "nlptl.model.classifier": ("Classifier", "Prediction"),
+    "nlptl.training.run": ("Run",),
+    "nlptl.training.trainer": ("Trainer",),
+}
+
+register_heads()
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'nlptl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import math
+import numbers
 import types
 import typing
 from dataclasses import dataclass
@@ -68,23 +69,45 @@ class TrainingConfig:
         problems = [
             f"{name} must be {wanted}, found {getattr(self, name)!r}"
             for name, wanted, is_good in (
-                ("num_epochs", "1 or more", lambda x: x >= 1),
-                ("batch_size", "1 or more", lambda x: x >= 1),
+                ("num_epochs", "a whole number from 1 on", _is_count),
+                ("batch_size", "a whole number from 1 on", _is_count),
                 ("learning_rate", "above 0, or unset", lambda x: x is None or (math.isfinite(x) and x > 0)),
                 ("head_learning_rate", "above 0, or unset", lambda x: x is None or (math.isfinite(x) and x > 0)),
                 ("weight_decay", "0 or more, or unset", lambda x: x is None or (math.isfinite(x) and x >= 0)),
                 ("warmup_ratio", "from 0 to 1", lambda x: 0 <= x <= 1),
                 ("max_grad_norm", "0 or more", lambda x: math.isfinite(x) and x >= 0),
                 ("label_smoothing", "at least 0 and below 1", lambda x: 0 <= x < 1),
-                ("micro_batch_tokens", "1 or more, or unset", lambda x: x is None or x >= 1),
-                ("eval_steps", "1 or more, or unset", lambda x: x is None or x >= 1),
-                ("early_stopping", "1 or more, or unset", lambda x: x is None or x >= 1),
-                ("logging_steps", "1 or more", lambda x: x >= 1),
+                ("micro_batch_tokens", "a whole number from 1 on, or unset", lambda x: x is None or _is_count(x)),
+                ("eval_steps", "a whole number from 1 on, or unset", lambda x: x is None or _is_count(x)),
+                ("early_stopping", "a whole number from 1 on, or unset", lambda x: x is None or _is_count(x)),
+                ("logging_steps", "a whole number from 1 on", _is_count),
             )
             if not is_good(getattr(self, name))
         ]
+        problems += [
+            f"{name} must be {_describe(hint)}, found {getattr(self, name)!r}"
+            for name, hint in typing.get_type_hints(type(self)).items()
+            if typing.get_origin(hint) is Literal and getattr(self, name) not in typing.get_args(hint)
+        ]
         if problems:
             raise ConfigError("Expected settings within their ranges: " + "; ".join(problems) + ".")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The head of a classifier: what it reads, its shape, and the form of its loss."""
+
+    pooling: Pooling = "auto"
+    """What the head reads. native: the architecture's own head; cls, mean, max: over the last hidden states.
+    auto: native when the encoder trains, mean when it is frozen."""
+    hidden: int | None = None
+    """Units of a dense layer in the head. None: a linear head."""
+    activation: Activation | None = None
+    """Activation of the dense layer. None: relu."""
+    dropout: float | None = None
+    """Probability of every dropout, in the encoder too. None: as in the checkpoint."""
+    binary_loss: BinaryLoss = "softmax"
+    """Loss of a head with two labels. sigmoid: one logit and the binary cross-entropy."""
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -96,17 +119,22 @@ def from_json(cls: type[T], values: dict[str, Any], *, source: str = "the config
     """Build the dataclass `cls` from JSON values, refusing unknown keys and wrong types.
 
     Raises:
-        ConfigError: If a key is unknown (with the nearest known one) or a value has another type than its field.
+        ConfigError: If a key is unknown (with the nearest known one), a key without a default is missing, or a value
+            has another type than its field.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"Expected an object with settings in {source}, found {type(values).__name__}.")
     hints = typing.get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cast(Any, cls))]
+    fields = dataclasses.fields(cast(Any, cls))
+    names = [field.name for field in fields]
     for key in values:
         if key not in names:
             near = difflib.get_close_matches(key, names, n=1)
             hint = f"Did you mean {near[0]!r}?" if near else f"Known settings: {', '.join(names)}."
             raise ConfigError(f"Unknown setting {key!r} in {source}. {hint}")
+    missing = [field.name for field in fields if field.name not in values and _is_required(field)]
+    if missing:
+        raise ConfigError(f"Expected {', '.join(map(repr, missing))} in {source}: these settings have no default.")
     return cls(**{key: _parse(hints[key], value, f"{key} in {source}") for key, value in values.items()})
 
 
@@ -114,10 +142,10 @@ def load_config(cls: type[T], path: Path) -> T:
     """Read a dataclass from a JSON file, such as the `config.json` of a run.
 
     Raises:
-        ConfigError: If the file is missing, is not JSON, or does not fit the dataclass.
+        ConfigError: If the file is missing, is not JSON, says one thing twice, or does not fit the dataclass.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
     except OSError as error:
         raise ConfigError(f"Expected a configuration file, cannot read {path}: {error.strerror}.") from error
     except ValueError as error:
@@ -135,7 +163,25 @@ def _plain(value: Any) -> Any:
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)  # numpy's whole numbers, such as a search over settings passes, are not JSON.
     return str(value) if isinstance(value, Path) else value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return values
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and int(value) >= 1
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _parse(hint: Any, value: Any, where: str) -> Any:

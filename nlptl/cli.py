@@ -1,0 +1,344 @@
+"""The command line: flags from a dataclass, one message per mistake, and the `nlptl` command.
+
+The one file that imports tyro. Nothing here imports torch: what a command needs is imported once it is chosen.
+"""
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import io
+import logging
+import os
+import sys
+import traceback
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, TextIO, TypeVar, cast
+
+import tyro
+
+from nlptl import __version__
+from nlptl.config import load_config
+from nlptl.errors import ConfigError, UserError
+
+T = TypeVar("T")
+
+
+class Command(NamedTuple):
+    """A command of `nlptl`: where its dataclass and its function live, as "module:name", and a line of help."""
+
+    config: str
+    function: str
+    help: str
+
+
+COMMANDS = {
+    "predict": Command(
+        "nlptl.serving.predict:PredictConfig", "nlptl.serving.predict:predict", "label texts with a trained model"
+    ),
+    "evaluate": Command(
+        "nlptl.serving.evaluate:EvaluateConfig",
+        "nlptl.serving.evaluate:evaluate",
+        "score a trained model on a data set",
+    ),
+}
+
+# An installed wheel has the recipes inside the package, a checkout beside it.
+RECIPE_FOLDERS = (Path(__file__).parent / "recipes", Path(__file__).parents[1] / "recipes")
+
+_ONE_DEVICE = "--micro-batch-tokens bounds what one device forwards at once"
+_WHOLE_BATCH = f"--batch-size (examples per step over all devices; {_ONE_DEVICE})"
+
+# What Hugging Face's scripts call it, and what it is called here: the flag, then what there is to know about it.
+HUGGING_FACE_SPELLINGS = {
+    "bf16": "--mixed-precision bf16",
+    "dataset-name": "--dataset",
+    "early-stopping-patience": "--early-stopping",
+    "epochs": "--num-epochs",
+    "eval-strategy": "--eval-steps (unset: once per epoch)",
+    "evaluation-strategy": "--eval-steps (unset: once per epoch)",
+    "fp16": "--mixed-precision fp16",
+    "gradient-accumulation-steps": _WHOLE_BATCH,
+    "label-column-name": "--label-column",
+    "label-smoothing-factor": "--label-smoothing",
+    "lr": "--learning-rate",
+    "lr-scheduler-type": "--schedule",
+    "max-seq-length": "--max-length",
+    "max-train-samples": "--max-examples",
+    "metric-for-best-model": "--selection-metric",
+    "model-name-or-path": "--model",
+    "num-train-epochs": "--num-epochs",
+    "num-warmup-steps": "--warmup-ratio (a share of all steps)",
+    "optim": "--optimizer",
+    "overwrite-output-dir": "--overwrite",
+    "per-device-eval-batch-size": "--micro-batch-tokens (what one device forwards at once)",
+    "per-device-train-batch-size": _WHOLE_BATCH,
+    "per-gpu-train-batch-size": _WHOLE_BATCH,
+    "resume-from-checkpoint": "--resume",
+    "text-column-name": "--text-column",
+    "text-column-names": "--text-column",
+    "train-batch-size": _WHOLE_BATCH,
+    "train-file": "--dataset",
+    "warmup-steps": "--warmup-ratio (a share of all steps)",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the `nlptl` command; `argv` are the words after it, by default those of this process."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    command, *rest = [word for word in words if word != "--debug"] or ["--help"]
+    flags = rest + ["--debug"] * debug
+    with _errors_as_messages(debug=debug):
+        if command in ("-h", "--help"):
+            print(_usage())
+        elif command == "--version":
+            print(f"nlptl {__version__}")
+        elif command == "run":
+            _run_recipe(rest, debug=debug)
+        elif command in COMMANDS:
+            config, function = _load(COMMANDS[command].config), _load(COMMANDS[command].function)
+            # Standard output belongs to the predictions; what is said about them goes to standard error.
+            log_to = sys.stderr if command == "predict" else sys.stdout
+            run(function, config, flags, doc=config.__doc__, prog=f"nlptl {command}", log_to=log_to)
+        else:
+            near = _nearest(command, ["run", *COMMANDS, *(f"run {name}" for name in _recipes(RECIPE_FOLDERS))])
+            raise ConfigError(
+                f"Unknown command {command}. "
+                + (f"Did you mean nlptl {near}?" if near else "nlptl --help lists the commands.")
+            )
+
+
+def run(
+    main: Callable[[T], object],
+    cls: type[T],
+    argv: Sequence[str] | None = None,
+    *,
+    doc: str | None = None,
+    prog: str | None = None,
+    log_to: TextIO | None = None,
+) -> None:
+    """Call `main` with the configuration that the flags in `argv` spell, as a script does.
+
+    A mistake of the user ends the process with one message and its exit code; `--debug` shows the traceback.
+
+    Args:
+        main: What is run, a function of its configuration.
+        cls: Frozen dataclass of the configuration.
+        argv: The flags; None: those of this process.
+        doc: Text above the flags in `--help`; None: the docstring of the module of `cls`.
+        prog: What the user types before the flags; None: the name of the script.
+        log_to: Where the log lines of nlptl go; None: standard output.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    flags = [word for word in words if word != "--debug"]
+    doc = sys.modules[cls.__module__].__doc__ if doc is None else doc
+    with _errors_as_messages(debug="--debug" in words), _logging(sys.stdout if log_to is None else log_to):
+        main(parse(cls, flags, prog=prog, description=doc))
+
+
+def parse(
+    cls: type[T], argv: Sequence[str] | None = None, *, prog: str | None = None, description: str | None = None
+) -> T:
+    """Build the dataclass `cls` from flags: its fields and those of the dataclasses in it, all on one level.
+
+    `-` and `_` are the same in a flag. Fields without a default are positional. Where all fields have one,
+    `--config FILE` reads settings from JSON, and the other flags override them.
+
+    Raises:
+        ConfigError: If a flag is unknown, or the dataclass or the file refuses a value.
+        SystemExit: With code 0 after `--help`; with code 2 if a value cannot be read as the type of its field.
+    """
+    hints = _fields(cls)
+    has_config = all(_has_default(field) for field in dataclasses.fields(cast(Any, cls)))
+    tokens = _checked(list(sys.argv[1:] if argv is None else argv), hints | ({"config": Path} if has_config else {}))
+    path = _take_config(tokens) if has_config else None
+    notes = "--config FILE reads settings from the config.json of a run; other flags override them.\n" * has_config
+    notes += "--debug shows the traceback of an error."
+    defaults: dict[str, Any] = {} if path is None else {"default": load_config(cls, path)}
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            config = tyro.cli(
+                cls,
+                args=tokens,
+                prog=prog,
+                description=f"{(description or '').strip()}\n\n{notes}".strip(),
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs),
+                **defaults,
+            )
+        return cast(T, config)
+    except SystemExit as exit:
+        # tyro turns what a dataclass raises about its values into a message of its own.
+        cause: BaseException | None = exit
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__context__
+        if cause is not None:
+            raise cause from None
+        sys.stderr.write(errors.getvalue())
+        raise
+
+
+def _fields(cls: Any) -> dict[str, Any]:
+    """Return the type of each flag, by its name without the leading dashes; positional fields are left out."""
+    hints: dict[str, Any] = {}
+    types = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(types[field.name]):
+            hints |= _fields(types[field.name])
+        elif _has_default(field):
+            hints[field.name.replace("_", "-")] = types[field.name]
+    return hints
+
+
+def _has_default(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _checked(tokens: list[str], hints: dict[str, Any]) -> list[str]:
+    """Refuse unknown flags; rewrite `--flag true` and `--flag=false` of booleans to what tyro reads."""
+    switches = [f"--{name}" for name, hint in hints.items() if hint is bool]
+    known = {"help", *hints, *(f"no-{switch[2:]}" for switch in switches)}
+    checked: list[str] = []
+    for token in tokens:
+        flag, equals, value = token.partition("=")
+        name = flag[2:].replace("_", "-")
+        if flag.startswith("--") and name and " " not in flag:
+            if name not in known:
+                raise ConfigError(f"Unknown option {flag}. {_did_you_mean(name, hints)}")
+            checked.append(f"--{name}")
+            if not equals:
+                continue
+            token = value
+            if checked[-1] not in switches:
+                checked[-1] += f"={value}"
+                continue
+        if checked and checked[-1] in switches and token.lower() in ("true", "false"):
+            checked[-1] = checked[-1] if token.lower() == "true" else f"--no-{checked[-1][2:]}"
+        else:
+            checked.append(token)
+    return checked
+
+
+def _did_you_mean(name: str, hints: dict[str, Any]) -> str:
+    spelling = HUGGING_FACE_SPELLINGS.get(name, "")
+    if spelling.split(" ")[0][2:] in hints:
+        return f"Did you mean {spelling}?"
+    near = _nearest(name, hints)
+    return f"Did you mean --{near}?" if near else "--help lists the options."
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    known = list(known)
+    starting = [candidate for candidate in known if candidate.startswith(name) or candidate == f"run {name}"]
+    return next(iter(starting or difflib.get_close_matches(name, known, n=1)), None)
+
+
+def _take_config(tokens: list[str]) -> Path | None:
+    """Take `--config FILE` out of `tokens` and return the file."""
+    places = [i for i, token in enumerate(tokens) if token == "--config" or token.startswith("--config=")]
+    if not places:
+        return None
+    place, *others = places
+    flag, equals, file = tokens.pop(place).partition("=")
+    if not equals and place < len(tokens) and not tokens[place].startswith("--"):
+        file = tokens.pop(place)
+    if others or not file:
+        raise ConfigError("Expected one file after --config, once; found " + ("it twice." if others else "none."))
+    return Path(file)
+
+
+@contextlib.contextmanager
+def _errors_as_messages(*, debug: bool) -> Iterator[None]:
+    try:
+        yield
+        sys.stdout.flush()
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            print(f"nlptl: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        else:
+            print("nlptl: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of standard output has left, as in `nlptl ... | head`: end as other programs do, and write nothing
+        # more when the interpreter flushes its buffers.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+@contextlib.contextmanager
+def _logging(stream: TextIO) -> Iterator[None]:
+    """Show the log lines of nlptl as plain text; of several processes, only the main one tells how it goes."""
+    logger = logging.getLogger("nlptl")
+    handler = _LogHandler(stream)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+
+
+class _LogHandler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            raise  # noqa: PLE0704
+        super().handleError(record)
+
+
+def _recipes(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return the recipes of the first folder that has any, by name."""
+    found = ({path.stem: path for path in sorted(folder.glob("[!_]*.py"))} for folder in folders)
+    return next(filter(None, found), {})
+
+
+def _run_recipe(words: Sequence[str], *, debug: bool) -> None:
+    recipes = _recipes(RECIPE_FOLDERS)
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: nlptl run RECIPE [flags]\n\nrecipes, each with its own --help:")
+        for name, path in recipes.items():
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            print(f"  {name:<24}{docstring.partition(chr(10))[0]}")
+        return
+    name = words[0].replace("-", "_")
+    if name not in recipes:
+        near = _nearest(name, recipes)
+        hint = f"Did you mean {near}?" if near else "nlptl run lists the recipes."
+        raise ConfigError(f"Unknown recipe {words[0]}. {hint}")
+    recipe = _import_file(f"nlptl.recipes.{name}", recipes[name])
+    run(recipe.main, recipe.Config, [*words[1:], *["--debug"] * debug], prog=f"nlptl run {name}")
+
+
+def _import_file(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # Where dataclasses look up the types of their fields.
+    spec.loader.exec_module(module)
+    return module
+
+
+def _load(address: str) -> Any:
+    module, _, name = address.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _usage() -> str:
+    lines = ["usage: nlptl COMMAND ...", "", "Transfer learning on text.", "", "commands, each with its own --help:"]
+    lines += [f"  {'run':<12}train with a recipe; without the name of one, list the recipes"]
+    lines += [f"  {name:<12}{command.help}" for name, command in COMMANDS.items()]
+    lines += ["", "options:", "  --version   print the version", "  --debug     show the traceback of an error"]
+    return "\n".join(lines)

@@ -1,0 +1,58 @@
+"""The order of examples, their split into micro-batches and over processes, and collation.
+
+All of it is a pure function of the seed, the epoch, the lengths, the token budget and the number of processes:
+every process knows the whole global batch without a message, and to resume is to know the step.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from nlptl.data.order import order
+from nlptl.data.tokens import Tokens
+
+
+def global_batches(
+    num_examples: int, batch_size: int, *, seed: int, first_step: int, num_steps: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each optimizer step from `first_step` on with the indices of its examples, over all processes.
+
+    An epoch is a permutation of the examples cut into slices of `batch_size`; its last slice may be shorter.
+    """
+    steps_per_epoch = -(-num_examples // batch_size)
+    permutation = np.zeros(0, dtype=np.int64)
+    for step in range(first_step, num_steps):
+        epoch, index = divmod(step, steps_per_epoch)
+        if index == 0 or step == first_step:
+            permutation = order(num_examples, seed, epoch)
+        yield step, permutation[index * batch_size : (index + 1) * batch_size]
+
+
+def micro_batches(
+    indices: np.ndarray, lengths: np.ndarray, *, max_tokens: int, process: int = 0, num_processes: int = 1
+) -> list[np.ndarray]:
+    """Return the share of `indices` of one process, cut into micro-batches of similar length.
+
+    The examples are sorted by length and dealt out in turn, so that processes get equal work; each share is then cut
+    so that rows times longest row stays within `max_tokens`. An example longer than that gets a micro-batch of its own.
+    A share is empty if there are fewer examples than processes.
+    """
+    longest_first = indices[np.lexsort((indices, -lengths[indices]))][process::num_processes]
+    parts: list[np.ndarray] = []
+    start = 0
+    while start < len(longest_first):
+        rows = max(1, max_tokens // int(lengths[longest_first[start]]))
+        parts.append(longest_first[start : start + rows])
+        start += rows
+    return parts
+
+
+def collate(tokens: Tokens, indices: np.ndarray, *, pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return `input_ids` and `attention_mask`, each [len(indices), longest text], padded on the right."""
+    rows = [torch.from_numpy(tokens[i].astype(np.int64)) for i in indices]
+    lengths = torch.tensor([len(row) for row in rows])
+    input_ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
+    attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
+    return {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}

@@ -1,0 +1,252 @@
+"""Which columns hold the texts and the labels, and what counts as a text and as a label."""
+
+import difflib
+import logging
+import math
+import shlex
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from nlptl.errors import DataError
+
+TEXT_COLUMNS = ("text", "sentence", "content", "document")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "sentiment")
+
+_KINDS: dict[type, str] = {str: "string", bool: "boolean", int: "number", float: "number"}
+_KINDS |= dict.fromkeys((list, tuple, set, np.ndarray), "list") | {dict: "object"}
+
+logger = logging.getLogger(__name__)
+
+
+def find_columns(
+    names: Sequence[str],
+    *,
+    text_column: str | None,
+    label_column: str | None,
+    source: str,
+    first_rows: Iterable[Sequence[object]],
+    with_labels: bool,
+) -> tuple[str, str | None]:
+    """Return the names of the text column and the label column (None without labels).
+
+    Args:
+        names: All columns of the source.
+        text_column: The column to take, or None to find it by name.
+        label_column: The column to take, or None to find it by name.
+        source: What to call the source in messages.
+        first_rows: The first rows, read only where a message has to guess which column holds the texts.
+        with_labels: Whether a label column is needed.
+
+    Raises:
+        DataError: If a column is not there, or if both are the same one.
+    """
+    if len(set(names)) != len(names):
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        raise DataError(
+            f"Expected column names in {source} that differ, found {_list_names(repeated)} more than once. "
+            "Rename or delete one of them."
+        )
+    if with_labels and text_column is not None and text_column == label_column:
+        raise DataError(
+            f"Expected different columns for texts and labels in {source}, found {text_column!r} for both. "
+            f"Columns: {_list_names(names)}. Pass another --text-column or --label-column."
+        )
+    text = _find(names, text_column, TEXT_COLUMNS, other=label_column)
+    label = _find(names, label_column, LABEL_COLUMNS, other=text) if with_labels else None
+    roles: list[tuple[str, str | None, str | None, Sequence[str]]] = [("text", text_column, text, TEXT_COLUMNS)]
+    if with_labels:
+        roles.append(("label", label_column, label, LABEL_COLUMNS))
+    if text is None or (with_labels and label is None):
+        raise DataError(_not_found_message(names, roles, source, first_rows))
+    if any(given is None for _, given, _, _ in roles):
+        logger.info("%s: %s", source, ", ".join(f"{role} column {found!r}" for role, _, found, _ in roles))
+    return text, label
+
+
+def check_texts(values: Iterable[object], rows: Sequence[int], *, where: str) -> list[str]:
+    """Return `values` as texts.
+
+    Raises:
+        DataError: If a value is not a string, or holds a character that no text file can hold.
+    """
+    texts = []
+    for value, row in zip(values, rows, strict=True):
+        if not isinstance(value, str):
+            found = "no text (null)" if value is None else f"{_short(value)}, a {_kind(value)}"
+            raise DataError(
+                f"Expected a string as text in {where}, found {found} (row {row}). "
+                "Write texts as strings, or pass the column that holds the texts as --text-column."
+            )
+        texts.append(str(value))
+    _check_characters(texts, rows, where)
+    return texts
+
+
+def label_names(
+    values: Iterable[object], rows: Sequence[int], *, where: str, class_names: Sequence[str] | None = None
+) -> list[str]:
+    """Return `values` as names of classes: strings as they are, whole numbers and booleans as Python writes them.
+
+    Args:
+        values: One label per example.
+        rows: Where each example stands in its source.
+        where: What to call the column in messages.
+        class_names: The names of the classes 0, 1, 2, ..., where the source gives them.
+
+    Raises:
+        DataError: If a label is missing, or is no name of a single class, or if labels are of different types.
+    """
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    if missing := [row for value, row in zip(plain, rows, strict=True) if _is_missing(value)]:
+        raise DataError(
+            f"Expected a label for every text in {where}, found none in {describe_rows(missing)}. "
+            "Fill in these labels or delete these rows."
+        )
+    first: dict[str, tuple[object, int]] = {}
+    for value, row in zip(plain, rows, strict=True):
+        first.setdefault(_kind(value), (value, row))
+    _check_kinds(first, where)
+    if "string" in first:
+        names = [str(value) for value in plain]
+        _check_characters(names, rows, where)
+        return names
+    return _number_names(plain, rows, where, class_names) if "number" in first else [str(value) for value in plain]
+
+
+def describe_rows(rows: Sequence[int]) -> str:
+    """Return "row 7", or "3 rows (2, 5, 9)" with the first five of them."""
+    if len(rows) == 1:
+        return f"row {rows[0]}"
+    return f"{len(rows):,} rows ({', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''})"
+
+
+def _find(names: Sequence[str], given: str | None, candidates: Sequence[str], *, other: str | None) -> str | None:
+    if given is not None:
+        return given if given in names else None
+    rest = [name for name in names if name != other]
+    exact = [candidate for candidate in candidates if candidate in rest]
+    loose = [name for candidate in candidates for name in rest if name.strip().casefold() == candidate]
+    return next(iter(exact + loose), None)
+
+
+def _not_found_message(
+    names: Sequence[str],
+    roles: Sequence[tuple[str, str | None, str | None, Sequence[str]]],
+    source: str,
+    first_rows: Iterable[Sequence[object]],
+) -> str:
+    near = {role: _near(names, given) for role, given, found, _ in roles if given and not found}
+    guesses = _complete({role: found or near.get(role) for role, _, found, _ in roles}, names, first_rows)
+    wanted = " and ".join(
+        f"{role} column {given!r}" if given else f"a {role} column ({', '.join(candidates)})"
+        for role, given, found, candidates in roles
+        if found is None
+    )
+    hints = [f"Did you mean {guess!r}? " for guess in near.values() if guess]
+    flags = " ".join(f"--{role}-column {shlex.quote(guesses[role] or 'COLUMN')}" for role, _, _, _ in roles)
+    python = " and ".join(f"{role}_column=" for role, _, _, _ in roles)
+    return (
+        f"Expected {wanted} in {source}, found {_list_names(names)}. {''.join(hints)}Pass {flags} ({python} in Python)."
+    )
+
+
+def _near(names: Sequence[str], given: str) -> str | None:
+    by_folded = {name.strip().casefold(): name for name in names}
+    close = difflib.get_close_matches(given.strip().casefold(), by_folded, n=1)
+    return by_folded[close[0]] if close else None
+
+
+def _complete(
+    guesses: dict[str, str | None], names: Sequence[str], first_rows: Iterable[Sequence[object]]
+) -> dict[str, str | None]:
+    """Fill in guesses by elimination; of two unknown columns, the one with longer values holds the texts."""
+    rest = [name for name in names if name not in guesses.values()]
+    unknown = [role for role, guess in guesses.items() if guess is None]
+    if len(rest) != len(unknown) or len(names) > 2:
+        return guesses
+    if len(rest) == 2:
+        rows = list(first_rows)
+        rest.sort(key=lambda name: -sum(len(str(row[names.index(name)])) for row in rows))
+    return guesses | dict(zip(unknown, rest, strict=True))
+
+
+def _check_kinds(first: dict[str, tuple[object, int]], where: str) -> None:
+    if "list" in first:
+        value, row = first["list"]
+        raise DataError(
+            f"Expected one label per text in {where}, found a list, {_short(value)} (row {row}). "
+            "Several labels per text are not supported: give each text one label."
+        )
+    found = ", ".join(f"{kind} {_short(value)} (row {row})" for kind, (value, row) in sorted(first.items()))
+    if len(first) > 1:
+        raise DataError(
+            f"Expected labels of one type in {where}, found {len(first)} types: {found}. "
+            "Write all labels as strings, each class in one spelling."
+        )
+    if not first.keys() <= {"string", "boolean", "number"}:
+        raise DataError(
+            f"Expected strings, whole numbers or booleans as labels in {where}, found {found}. Write labels as strings."
+        )
+
+
+def _number_names(
+    values: Sequence[object], rows: Sequence[int], where: str, class_names: Sequence[str] | None
+) -> list[str]:
+    numbers = []
+    for value, row in zip(values, rows, strict=True):
+        if isinstance(value, float) and not value.is_integer():
+            raise DataError(
+                f"Expected names of classes in {where}, found {value} (row {row}), which looks like a regression "
+                "target. Regression is not supported: pass another --label-column, or write classes as names."
+            )
+        numbers.append(int(value))  # type: ignore[call-overload]
+    if unlabelled := [row for number, row in zip(numbers, rows, strict=True) if number == -1]:
+        raise DataError(
+            f"Expected names of classes in {where}, found -1 in {describe_rows(unlabelled)}, which looks like "
+            "'unlabelled'. Delete these rows; if -1 is a class of its own, give it a name such as 'negative'."
+        )
+    if class_names is None:
+        return [str(number) for number in numbers]
+    for number, row in zip(numbers, rows, strict=True):
+        if not 0 <= number < len(class_names):
+            raise DataError(
+                f"Expected class numbers from 0 to {len(class_names) - 1} in {where}, which names "
+                f"{len(class_names)} classes, found {number} (row {row}). Correct the label or the list of names."
+            )
+    return [class_names[number] for number in numbers]
+
+
+def _check_characters(texts: Iterable[str], rows: Sequence[int], where: str) -> None:
+    for text, row in zip(texts, rows, strict=True):
+        if "\0" in text or not (text.isascii() or _is_encodable(text)):
+            what = "a NUL character" if "\0" in text else "half of a surrogate pair"
+            raise DataError(f"Expected text in {where}, found {what} in {_short(text)} (row {row}). Delete it there.")
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_missing(value: object) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value), type(value).__name__)
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _list_names(names: Sequence[str], most: int = 20) -> str:
+    shown = ", ".join(repr(name) for name in names[:most]) + (", ..." if len(names) > most else "")
+    return f"{'column' if len(names) == 1 else 'columns'} {shown}" if names else "no columns"

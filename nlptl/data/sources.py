@@ -1,0 +1,201 @@
+"""From a file or a Hub id to texts and label names, with the place of each in its source.
+
+Values are never guessed: a text "NA", "null" or "007" stays that text, and so does a label.
+"""
+
+import logging
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nlptl.data.columns import LABEL_COLUMNS, check_texts, find_columns, label_names
+from nlptl.data.tables import Table, open_table
+from nlptl.errors import DataError, ResourceError
+
+SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts with their label names, and where each stands in its source."""
+
+    texts: list[str]
+    labels: list[str]
+    """One name per text; empty where the texts have no labels."""
+    rows: list[int]
+    """CSV, TSV and JSON lines: the line on which the record starts, as an editor counts. Others: 1, 2, 3, ..."""
+    source: str = "memory"
+    split: str = "train"
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def select(self, indices: Iterable[int]) -> "Examples":
+        """Return the examples at `indices`, in that order."""
+        kept = [int(index) for index in indices]
+        labels = [self.labels[i] for i in kept] if self.labels else []
+        return Examples([self.texts[i] for i in kept], labels, [self.rows[i] for i in kept], self.source, self.split)
+
+    @classmethod
+    def from_lists(cls, texts: Iterable[str], labels: Iterable[object], *, split: str = "train") -> "Examples":
+        """Build examples from a list of texts and a list of as many labels; rows are counted from 1.
+
+        Raises:
+            DataError: If the lists differ in length, or hold something that is no text or no label.
+        """
+        texts, labels = list(texts), list(labels)
+        if len(texts) != len(labels):
+            raise DataError(f"Expected one label per text, found {len(texts)} texts and {len(labels)} labels.")
+        rows = list(range(1, len(texts) + 1))
+        names = label_names(labels, rows, where=f"the {split} labels")
+        return cls(check_texts(texts, rows, where=f"the {split} texts"), names, rows, split=split)
+
+
+def read_file(
+    path: str | Path,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    split: str = "train",
+    with_labels: bool = True,
+) -> Examples:
+    """Read a .csv, .tsv, .jsonl, .ndjson or .parquet file.
+
+    Args:
+        path: The file; its suffix tells the format.
+        text_column: Column of the texts. None: found by name, such as `text`.
+        label_column: Column of the labels. None: found by name, such as `label`.
+        split: Name of the split that the examples belong to.
+        with_labels: False for texts to predict: no label column is looked for.
+
+    Raises:
+        DataError: If the file cannot be read, lacks a column, or holds a value that is no text or no label.
+    """
+    path = Path(path)
+    status = file_status(path)
+    if status is None:
+        raise DataError(f"Expected a data file, found nothing at {path}. Check the spelling and the folder.")
+    if not stat.S_ISREG(status.st_mode):
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        raise DataError(f"Expected a data file, found {what} at {path}. Pass one of its files, or a copy as a file.")
+    return _examples(open_table(path), text_column, label_column, str(path), split, with_labels)
+
+
+def file_status(path: Path) -> os.stat_result | None:
+    """Return what `path` is, or None if there is nothing.
+
+    Raises:
+        DataError: If that cannot be told, such as for lack of permission.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"Expected a data file or folder, cannot look at {path}: {error}. Check the path.") from error
+
+
+def read_hub(name: str, *, text_column: str | None = None, label_column: str | None = None) -> dict[str, Examples]:
+    """Load a data set from the Hugging Face Hub, or from its cache, as train, validation and test where it has them.
+
+    Args:
+        name: A Hub id; `name@revision` pins it.
+        text_column: Column of the texts. None: found by name, such as `text`.
+        label_column: Column of the labels. None: found by name, such as `label`.
+
+    Raises:
+        ResourceError: If the Hub cannot be reached or does not have it.
+        DataError: If it has no labelled train split, lacks a column, or holds a value that is no text or no label.
+    """
+    loaded = _download(name)
+    splits = {}
+    for given, dataset in loaded.items():
+        split, source = SPLIT_NAMES.get(str(given).lower()), f"{name}, split {given}"
+        table = _hub_table(dataset)
+        if split is None:
+            logger.info("%s is left out: neither train, validation nor test", source)
+        elif _is_unlabelled(table, label_column):
+            logger.warning("%s is left out: all its labels are -1, it is unlabelled", source)
+        else:
+            splits[split] = _examples(table, text_column, label_column, source, split, True)
+    if "train" not in splits:
+        raise DataError(
+            f"Expected a labelled split 'train' in {name}, found {', '.join(map(repr, loaded))}. "
+            "Pass another data set, or save the split you mean as a file and pass that."
+        )
+    return splits
+
+
+def _examples(
+    table: Table, text_column: str | None, label_column: str | None, source: str, split: str, with_labels: bool
+) -> Examples:
+    text, label = find_columns(
+        table.names,
+        text_column=text_column,
+        label_column=label_column,
+        source=source,
+        first_rows=table.first_rows,
+        with_labels=with_labels,
+    )
+    rows, columns = table.read([text] if label is None else [text, label])
+    if not rows:
+        raise DataError(f"Expected rows with examples, found none: {source} has no rows. Check that it is complete.")
+    texts = check_texts(columns[0], rows, where=f"column {text!r} of {source}")
+    labels = []
+    if label is not None:
+        where = f"column {label!r} of {source}"
+        labels = label_names(columns[1], rows, where=where, class_names=table.class_names.get(label))
+    return Examples(texts, labels, rows, source, split)
+
+
+def _download(name: str) -> dict[str, Any]:
+    import datasets
+    from huggingface_hub import HfApi, is_offline_mode
+    from huggingface_hub.errors import HFValidationError, HTTPError
+
+    repository, _, revision = name.partition("@")
+    try:
+        if not is_offline_mode():
+            # One short request first: without a network, load_dataset alone retries for half a minute.
+            HfApi().dataset_info(repository, revision=revision or None, timeout=10)
+        return dict(datasets.load_dataset(repository, revision=revision or None))
+    except (OSError, HTTPError, HFValidationError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ResourceError(
+            f"Expected to load the data set {name!r} from the Hugging Face Hub, found: {reason.rstrip('.')}. "
+            "Check the spelling, pass a local file or folder or sample:rotten_tomatoes instead, or run "
+            f"'hf download {repository} --repo-type dataset --local-dir FOLDER' on a machine with a network and pass "
+            "the folder with its files. If it was loaded here before, set HF_HUB_OFFLINE=1."
+        ) from error
+    except (datasets.exceptions.DatasetsError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"Expected a data set that loads by its name alone, found for {name!r}: {reason.rstrip('.')}. "
+            f"Download its files with 'hf download {repository} --repo-type dataset --local-dir FOLDER' and pass them."
+        ) from error
+
+
+def _hub_table(dataset: Any) -> Table:
+    def read(columns: list[str]) -> tuple[list[int], list[list[Any]]]:
+        values = dataset.select_columns(columns)[:]
+        return list(range(1, len(dataset) + 1)), [values[column] for column in columns]
+
+    features = dataset.features
+    class_names = {column: features[column].names for column in features if "names" in vars(features[column])}
+    first_rows = (list(row.values()) for row in dataset.take(20))
+    return Table(list(features), first_rows, read, class_names)
+
+
+def _is_unlabelled(table: Table, label_column: str | None) -> bool:
+    """Tell whether a split has no labels: the Hub's test splits often hold -1 or null throughout."""
+    likely = {label_column} if label_column else {*LABEL_COLUMNS, *table.class_names}
+    for column in likely.intersection(table.names):
+        _, (values,) = table.read([column])
+        if all(value is None or value == -1 for value in values):
+            return True
+    return False

@@ -1,0 +1,230 @@
+"""Train, validation and test: as given, or carved out of train, class by class and by seed."""
+
+import dataclasses
+import logging
+import re
+import stat
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nlptl.data.checks import Finding, check_splits
+from nlptl.data.order import order
+from nlptl.data.samples import sample_dataset
+from nlptl.data.sources import SPLIT_NAMES, Examples, file_status, read_file, read_hub
+from nlptl.data.tables import SUFFIXES
+from nlptl.errors import ConfigError, DataError
+from nlptl.labels import Labels
+
+NAMES = ("train", "validation", "test")
+CARVED_PERCENT = 10
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(@[\w./-]+)?")
+_FILE_SUFFIXES = (*SUFFIXES, ".json", ".txt", ".xlsx", ".xls", ".zip", ".gz", ".bz2", ".xz", ".zst", ".arrow")
+_SHARD = re.compile(r"(?P<base>.+)-\d{5}-of-(?P<total>\d{5})")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three parts of a data set, the labels of train, and what the checks found."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+    labels: Labels
+    findings: tuple[Finding, ...] = ()
+
+    def __getitem__(self, name: str) -> Examples:
+        """Return the split "train", "validation" or "test".
+
+        Raises:
+            ConfigError: If `name` is none of these.
+        """
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        if name not in parts:
+            raise ConfigError(f"Expected a split ({', '.join(NAMES)}), found {name!r}. Pass one of these names.")
+        return parts[name]
+
+    def row_ids(self) -> dict[str, list[int]]:
+        """Return the row numbers of each split in its source, to tell later which examples it was made of."""
+        return {name: list(self[name].rows) for name in NAMES}
+
+
+def load_splits(
+    dataset: str | Path,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    max_examples: int | None = None,
+    seed: int = 0,
+) -> Splits:
+    """Load a data set, split it where it is not split, and check it.
+
+    A missing validation or test split is carved out of train, 10 % each, with the share of each class kept; a class
+    with a single example stays in train. A test split that is given is never touched.
+
+    Args:
+        dataset: `sample:NAME`, a file, a folder with files train, validation and test, or a Hub id (`name@revision`
+            pins it).
+        text_column: Column of the texts. None: found by name, such as `text`.
+        label_column: Column of the labels. None: found by name, such as `label`.
+        max_examples: Keep at most this many examples of each split, at least one of each class. None: all.
+        seed: What is carved out and kept depends on it, and on nothing else that is random.
+
+    Raises:
+        ConfigError: If there is no such sample, or if `max_examples` is too small.
+        DataError: If the data cannot be read or trained on.
+        ResourceError: If the Hub or the sample's package is out of reach.
+    """
+    if max_examples is not None and max_examples < 2:
+        raise ConfigError(f"Expected 2 or more as max_examples, found {max_examples}. Raise or unset --max-examples.")
+    parts = _load(dataset, text_column, label_column)
+    if "test" not in parts or "validation" not in parts:
+        parts = _carve_missing(parts, str(dataset), seed)
+    if max_examples is not None:
+        parts = {name: _limit(parts[name], max_examples, seed) for name in NAMES}
+    parts = {name: parts[name] for name in NAMES}
+    findings = check_splits(parts)
+    for finding in findings:
+        logger.warning("%s", finding.message)
+    labels = Labels.from_names(parts["train"].labels)
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
+    shown = ", ".join(labels.names[:10]) + (f", ... ({len(labels)} in all)" if len(labels) > 10 else "")
+    logger.info("%s: %s; labels %s", str(dataset).removeprefix("sample:"), sizes, shown)
+    return Splits(parts["train"], parts["validation"], parts["test"], labels, tuple(findings))
+
+
+def _load(dataset: str | Path, text_column: str | None, label_column: str | None) -> dict[str, Examples]:
+    if isinstance(dataset, str) and dataset.startswith("sample:"):
+        if text_column is not None or label_column is not None:
+            raise ConfigError(f"Expected no columns with {dataset}, which has its own. Drop the column flags.")
+        return {"train": sample_dataset(dataset)}
+    path = Path(dataset).expanduser()
+    status = file_status(path)
+    if status is not None and stat.S_ISDIR(status.st_mode):
+        return _read_folder(path, text_column, label_column)
+    if status is None and isinstance(dataset, str) and _is_hub_id(dataset):
+        return read_hub(dataset, text_column=text_column, label_column=label_column)
+    return {"train": read_file(path, text_column=text_column, label_column=label_column)}
+
+
+def _is_hub_id(name: str) -> bool:
+    return _HUB_ID.fullmatch(name) is not None and not name.lower().endswith(_FILE_SUFFIXES)
+
+
+def _read_folder(folder: Path, text_column: str | None, label_column: str | None) -> dict[str, Examples]:
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"Expected a folder with data files, cannot list {folder}: {error.strerror}.") from error
+    files: dict[str, list[Path]] = defaultdict(list)
+    for path in found:
+        split = SPLIT_NAMES.get(_base(path).lower())
+        if split is not None and path.suffix.lower() in SUFFIXES:
+            files[split].append(path)
+    if "train" not in files:
+        raise DataError(
+            f"Expected a file such as train.csv in the folder {folder} ({', '.join(SUFFIXES)}), found "
+            f"{', '.join(path.name for path in found[:20]) or 'nothing'}. Rename its files to train, validation and "
+            "test, or pass one file, which is then split."
+        )
+    for split, paths in files.items():
+        _check_shards(split, paths, folder)
+    return {
+        split: _join([read_file(p, text_column=text_column, label_column=label_column, split=split) for p in paths])
+        for split, paths in sorted(files.items(), key=lambda item: NAMES.index(item[0]))
+    }
+
+
+def _base(path: Path) -> str:
+    shard = _SHARD.fullmatch(path.stem)
+    return shard["base"] if shard else path.stem
+
+
+def _check_shards(split: str, paths: list[Path], folder: Path) -> None:
+    """Refuse two candidates for one split, and a split with missing shards."""
+    names = ", ".join(path.name for path in paths)
+    totals = {shard["total"] if (shard := _SHARD.fullmatch(path.stem)) else "" for path in paths}
+    series = {(_base(path), path.suffix) for path in paths}
+    if len(series) > 1 or len(totals) > 1 or (totals == {""} and len(paths) > 1):
+        raise DataError(f"Expected one file for {split} in {folder}, found {names}. Move all but one elsewhere.")
+    if totals != {""} and int(min(totals)) != len(paths):
+        raise DataError(
+            f"Expected {int(min(totals))} parts of {split} in {folder}, found {len(paths)}: {names}. Fetch the others."
+        )
+
+
+def _join(parts: list[Examples]) -> Examples:
+    """Put the shards of a split together; rows are then counted over all of them."""
+    if len(parts) == 1:
+        return parts[0]
+    texts = [text for part in parts for text in part.texts]
+    labels = [label for part in parts for label in part.labels]
+    source = f"{parts[0].source} and {len(parts) - 1} more"
+    return Examples(texts, labels, list(range(1, len(texts) + 1)), source, parts[0].split)
+
+
+def _carve_missing(parts: Mapping[str, Examples], source: str, seed: int) -> dict[str, Examples]:
+    train, parts = parts["train"], dict(parts)
+    count = max(1, round(len(train) * CARVED_PERCENT / 100))
+    for name in ("test", "validation"):
+        if name not in parts:
+            rest, part = _carve(train if name == "test" else parts["train"], count, name, seed)
+            if not part:
+                raise DataError(
+                    f"Expected enough rows in {source} to set some aside for {name}, found {len(train)} rows in "
+                    f"{len(set(train.labels))} classes. Add rows, three or more of some class; or pass a folder with "
+                    "files train, validation and test."
+                )
+            parts |= {"train": rest, name: part}
+            logger.info("%s: no %s split is given: %s examples of train are set aside", source, name, f"{len(part):,}")
+    return parts
+
+
+def _carve(examples: Examples, count: int, name: str, seed: int) -> tuple[Examples, Examples]:
+    """Take about `count` examples away as split `name`, as many of each class as its share, never all of a class."""
+    chosen = _choose(examples, count, ("split", seed, name), at_least=0)
+    rest = np.setdiff1d(np.arange(len(examples)), chosen)
+    return examples.select(rest), dataclasses.replace(examples.select(chosen), split=name)
+
+
+def _limit(examples: Examples, count: int, seed: int) -> Examples:
+    num_classes = len(set(examples.labels))
+    if count < num_classes:
+        raise ConfigError(
+            f"Expected max_examples of {num_classes} or more, one for each class of {examples.split}, found {count}. "
+            "Raise or unset --max-examples."
+        )
+    if count >= len(examples):
+        return examples
+    return examples.select(_choose(examples, count, ("max_examples", seed, examples.split), at_least=1))
+
+
+def _choose(examples: Examples, count: int, stream: tuple[str | int, ...], *, at_least: int) -> np.ndarray:
+    """Return the sorted indices of about `count` examples, with the share of each class kept.
+
+    Either at least one of each class is chosen (`at_least` 1), or at least one of each is left behind (0).
+    """
+    names, codes = np.unique(np.array(examples.labels, dtype=object), return_inverse=True)
+    sizes = np.bincount(codes, minlength=len(names))
+    shares = at_least + _apportion(sizes - 1, count - at_least * len(names))
+    chosen = []
+    for code, name in enumerate(names):
+        members = np.flatnonzero(codes == code)
+        chosen.append(members[order(len(members), *stream, name)[: shares[code]]])
+    return np.sort(np.concatenate(chosen))
+
+
+def _apportion(weights: np.ndarray, count: int) -> np.ndarray:
+    """Divide `count` in proportion to `weights`, by largest remainder, with no share above its weight."""
+    count = min(count, int(weights.sum()))
+    quotas = count * weights / max(1, weights.sum())
+    shares = np.floor(quotas).astype(np.int64)
+    largest = np.argsort(shares - quotas, kind="stable")[: count - shares.sum()]
+    shares[largest] += 1
+    return np.asarray(shares)

@@ -1,0 +1,297 @@
+"""Scores of a single-label classifier, each with the interval that its test set can support.
+
+The semantics are those of scikit-learn with zero_division=0; the tests hold every score against it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from nlptl.errors import ConfigError, DataError
+from nlptl.evaluation.uncertainty import percentile_interval, resample_counts, resample_means
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score, the low and high end of its interval, and the number of examples it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class Scores(dict[str, Score]):
+    """Scores by metric name, and in `per_class` by label name and metric name."""
+
+    def __init__(
+        self, scores: Mapping[str, Score], *, per_class: Mapping[str, Mapping[str, Score]] | None = None
+    ) -> None:
+        """Copy the scores; `per_class` is left out where a task has no classes."""
+        super().__init__(scores)
+        self.per_class = {} if per_class is None else {name: dict(row) for name, row in per_class.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dicts and numbers for strict JSON: metric name to score, and "per_class"; NaN becomes None."""
+        scores: dict[str, Any] = {metric: _score_to_json(score) for metric, score in self.items()}
+        scores["per_class"] = {
+            name: {metric: _score_to_json(score) for metric, score in row.items()}
+            for name, row in self.per_class.items()
+        }
+        return scores
+
+
+def count_classes(
+    labels: np.ndarray, predictions: np.ndarray, *, num_classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return true positives, support and predicted of each class, int64, each of shape [classes].
+
+    `labels` and `predictions` hold ids in range(num_classes), shape [rows].
+    """
+    return (
+        np.bincount(labels[labels == predictions], minlength=num_classes),
+        np.bincount(labels, minlength=num_classes),
+        np.bincount(predictions, minlength=num_classes),
+    )
+
+
+def from_counts(true_positives: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the scores that depend on a prediction only through the counts of the classes.
+
+    Macro averages run over the classes that occur in the labels or the predictions; a ratio without a denominator is 0.
+
+    Args:
+        true_positives: Correct predictions of each class, shape [..., classes].
+        support: Count of each class in the labels, same shape.
+        predicted: Count of each class in the predictions, same shape.
+
+    Returns:
+        accuracy, macro_f1, weighted_f1, precision and recall (both macro) and matthews, each of shape [...].
+
+    Source:
+        Matthews for several classes: Gorodkin 2004, doi:10.1016/j.compbiolchem.2004.09.006, equation 8.
+    """
+    by_class = class_scores(true_positives, support, predicted)
+    num_rows = support.sum(axis=-1).astype(np.float64)
+    num_correct = true_positives.sum(axis=-1)
+    num_occurring = np.count_nonzero(support + predicted, axis=-1)
+
+    # Sums of squares as float64: with 100,000 rows the product under the root overflows int64.
+    covariance = num_correct * num_rows - _dot(support, predicted)
+    variances = (num_rows**2 - _dot(predicted, predicted)) * (num_rows**2 - _dot(support, support))
+    return {
+        "accuracy": _ratio(num_correct, num_rows),
+        "macro_f1": _ratio(by_class["f1"].sum(axis=-1), num_occurring),
+        "weighted_f1": _ratio(_dot(by_class["f1"], support), num_rows),
+        "precision": _ratio(by_class["precision"].sum(axis=-1), num_occurring),
+        "recall": _ratio(by_class["recall"].sum(axis=-1), num_occurring),
+        "matthews": _ratio(covariance, np.sqrt(variances)),
+    }
+
+
+def class_scores(true_positives: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+    """Return precision, recall and f1 of each class, each of the shape of the counts; 0 without a denominator."""
+    return {
+        "precision": _ratio(true_positives, predicted),
+        "recall": _ratio(true_positives, support),
+        "f1": _ratio(2 * true_positives, support + predicted),
+    }
+
+
+def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the negative log probability of each example's label in nats, float64, shape [rows].
+
+    Probabilities are clipped to [eps, 1 - eps] of their dtype, as in scikit-learn, so that the loss stays finite.
+    """
+    eps = np.finfo(probabilities.dtype).eps
+    of_label = probabilities[np.arange(len(labels)), labels]
+    losses: np.ndarray = -np.log(np.clip(of_label, eps, 1 - eps).astype(np.float64))
+    return losses
+
+
+def point_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Return the scores of `score_predictions` without intervals: what choosing a model during training needs."""
+    counts = count_classes(labels, probabilities.argmax(axis=1), num_classes=probabilities.shape[1])
+    scores = {name: float(value) for name, value in from_counts(*counts).items()}
+    return {**scores, "log_loss": float(log_loss(labels, probabilities).mean())}
+
+
+def score_predictions(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    names: Sequence[str],
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Scores:
+    """Score probabilities against labels; the prediction is the most probable class, the first one where several are.
+
+    All intervals are percentile bootstrap intervals over the rows. Where no mistake was made, or no hit, every resample
+    has the same score and the interval has no width: read it together with `n`.
+
+    Args:
+        labels: True ids in range(classes), integers, shape [rows].
+        probabilities: Floats, each row of sum 1, shape [rows, classes].
+        names: Label names in the order of their ids.
+        resamples: Number of bootstrap resamples.
+        confidence: Share of the resampled scores inside the interval.
+        seed: Seed of the resampling.
+
+    Returns:
+        accuracy, macro_f1, weighted_f1, precision, recall (both macro), matthews and log_loss. `per_class` has
+        precision, recall and f1 of every class, n being its count in `labels`: NaN where that is 0. Resamples without
+        the class are left out of its intervals.
+
+    Raises:
+        DataError: If labels and probabilities do not fit each other or `names`, or are not ids and probabilities.
+        ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
+    """
+    _check_settings(names, resamples)
+    _check_labels(labels, names)
+    _check_probabilities(probabilities, num_rows=len(labels), num_classes=len(names))
+    labels = labels.astype(np.int64)
+    predictions = probabilities.argmax(axis=1)
+    losses = log_loss(labels, probabilities)
+
+    counts = count_classes(labels, predictions, num_classes=len(names))
+    resampled = resample_counts(labels, predictions, num_classes=len(names), resamples=resamples, seed=seed)
+    values = {**from_counts(*counts), "log_loss": losses.mean()}
+    drawn = {**from_counts(*resampled), "log_loss": resample_means(losses, resamples=resamples, seed=seed)}
+    scores = {}
+    for metric, value in values.items():
+        low, high = percentile_interval(drawn[metric], confidence=confidence)
+        scores[metric] = Score(float(value), float(low), float(high), len(labels))
+    return Scores(scores, per_class=_score_classes(counts, resampled, names, confidence))
+
+
+def majority_scores(
+    labels: np.ndarray,
+    *,
+    train_counts: np.ndarray,
+    names: Sequence[str],
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Scores:
+    """Score the baseline that has read the labels of train and no text.
+
+    It predicts the most frequent class of train, the first one where several are, and gives each class its share of
+    train as probability. A class that train lacks counts as half an example, so that its log loss is no artefact of
+    clipping.
+
+    Args:
+        labels: True ids in range(classes), integers, shape [rows].
+        train_counts: Number of train examples of each class, integers, shape [classes].
+        names: Label names in the order of their ids.
+        resamples: Number of bootstrap resamples.
+        confidence: Share of the resampled scores inside the interval.
+        seed: Seed of the resampling.
+
+    Raises:
+        DataError: If `train_counts` does not hold one count for each name, or `labels` no ids of `names`.
+        ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
+    """
+    are_counts = train_counts.shape == (len(names),) and np.issubdtype(train_counts.dtype, np.integer)
+    if not are_counts or train_counts.min(initial=0) < 0 or train_counts.sum() == 0:
+        raise DataError(
+            f"Expected the number of train examples of each of the {len(names)} classes, found {train_counts.dtype} of "
+            f"shape {list(train_counts.shape)}, sum {train_counts.sum()}. "
+            "Pass np.bincount(train_labels, minlength=len(names))."
+        )
+    shares = np.maximum(train_counts, 0.5)
+    shares /= shares.sum()
+    probabilities = np.broadcast_to(shares, (len(labels), len(names)))  # a view: one row in memory
+    return score_predictions(labels, probabilities, names=names, resamples=resamples, confidence=confidence, seed=seed)
+
+
+def _score_classes(
+    counts: tuple[np.ndarray, np.ndarray, np.ndarray],
+    resampled: tuple[np.ndarray, np.ndarray, np.ndarray],
+    names: Sequence[str],
+    confidence: float,
+) -> dict[str, dict[str, Score]]:
+    per_class: dict[str, dict[str, Score]] = {name: {} for name in names}
+    support, resampled_support = counts[1], resampled[1]
+    drawn = class_scores(*resampled)
+    for metric, values in class_scores(*counts).items():
+        drawn[metric][resampled_support == 0] = np.nan
+        low, high = percentile_interval(drawn[metric], confidence=confidence)
+        defined = np.where(support > 0, values, np.nan)
+        for i, name in enumerate(names):
+            per_class[name][metric] = Score(float(defined[i]), float(low[i]), float(high[i]), int(support[i]))
+    return per_class
+
+
+def _check_settings(names: Sequence[str], resamples: int) -> None:
+    repeated = sorted({name for name in names if list(names).count(name) > 1}) if len(set(names)) < len(names) else []
+    if repeated:
+        raise ConfigError(
+            f"Expected different label names, found {repeated} more than once. Rename or merge these classes."
+        )
+    if resamples < 1:
+        raise ConfigError(
+            f"Expected 1 resample or more, found {resamples}. Pass resamples=2000, the default, for 95 % intervals."
+        )
+
+
+def _check_labels(labels: np.ndarray, names: Sequence[str]) -> None:
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"Expected labels as integer ids of shape [rows], found {labels.dtype} of shape {list(labels.shape)}. "
+            "Turn label names into ids first: Labels.ids(names)."
+        )
+    if len(labels) == 0:
+        raise DataError("Expected one example or more to score, found none. Pass a split that has rows.")
+    low, high = labels.min(), labels.max()
+    if low < 0 or high >= len(names):
+        raise DataError(
+            f"Expected label ids from 0 to {len(names) - 1}, one for each of the {len(names)} names, found ids from "
+            f"{low} to {high}. Remove these rows, or pass every label name in names=."
+        )
+
+
+def _check_probabilities(probabilities: np.ndarray, *, num_rows: int, num_classes: int) -> None:
+    is_float = np.issubdtype(probabilities.dtype, np.floating)
+    if probabilities.shape != (num_rows, num_classes) or not is_float:
+        raise DataError(
+            f"Expected probabilities as floats of shape [{num_rows}, {num_classes}] for {num_rows} labels and "
+            f"{num_classes} names, found {probabilities.dtype} of shape {list(probabilities.shape)}. "
+            "Pass one row for each label and one column for each name."
+        )
+    # Reductions carry NaN and infinity along, so that no array of the size of the probabilities is built.
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = probabilities.sum(axis=1, dtype=np.float64)
+    not_finite = np.flatnonzero(~np.isfinite(sums))
+    if len(not_finite):
+        raise DataError(
+            f"Expected finite probabilities, found NaN or infinity in {len(not_finite)} of {num_rows} rows, first in "
+            f"row {not_finite[0]}. The model diverged: lower the learning rate, or train in float32."
+        )
+    # Half precision keeps three digits; logits miss a sum of 1 by far more.
+    wrong = np.flatnonzero((np.abs(sums - 1) > 0.01) | (probabilities.min(axis=1) < 0))
+    if len(wrong):
+        row = wrong[0]
+        raise DataError(
+            f"Expected probabilities of 0 or more that sum to 1 in each row, found sum {sums[row]:.4g} and minimum "
+            f"{probabilities[row].min():.4g} in row {row}. Pass the softmax of the logits."
+        )
+
+
+def _score_to_json(score: Score) -> dict[str, float | int | None]:
+    return {key: value if math.isfinite(value) else None for key, value in asdict(score).items()}
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Divide; 0 where the denominator is 0."""
+    ratio = np.zeros(np.shape(numerator))
+    np.divide(numerator, denominator, out=ratio, where=denominator != 0)
+    return ratio
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the sum over classes of a * b in float64, without building a * b."""
+    return np.asarray(np.einsum("...c,...c->...", a, b, dtype=np.float64, casting="same_kind"))

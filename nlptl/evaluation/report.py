@@ -1,0 +1,26 @@
+"""Scores for the eye: a small table for the console."""
+
+from nlptl.evaluation.metrics import Scores
+
+
+def score_table(scores: Scores, *, split: str, baseline: Scores | None = None) -> str:
+    """Return a table of each score with its 95 % interval, the number of examples and the majority-class baseline."""
+    rows = [(split, "value", "95 % interval", "n", "" if baseline is None else "majority baseline")]
+    for name, score in scores.items():
+        interval = f"{score.low:.4f} to {score.high:.4f}"
+        rows.append(
+            (name, f"{score.value:.4f}", interval, f"{score.n:,}", "" if baseline is None else f"{baseline[name].value:.4f}")
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 5))]).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def class_table(scores: Scores) -> str:
+    """Return a table with one row per class: precision, recall, F1 and the number of examples."""
+    width = max(5, *(len(name) for name in scores.per_class))
+    lines = [f"{'class':<{width}}  precision  recall      f1        n"]
+    for name, row in scores.per_class.items():
+        values = "  ".join(f"{row[metric].value:>{w}.4f}" for metric, w in (("precision", 9), ("recall", 6), ("f1", 6)))
+        lines.append(f"{name:<{width}}  {values}  {row['f1'].n:>7,}")
+    return "\n".join(lines)

@@ -1,0 +1,120 @@
+"""How far a score would move with another test set of the same size: the bootstrap, seeded, without a loop over rows.
+
+Percentile intervals as in Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13: rows of the test set
+are drawn with replacement, the score is computed again, and the interval is cut from the quantiles of these scores.
+"""
+
+import numpy as np
+from scipy import sparse
+
+from nlptl.errors import ConfigError
+
+# Random numbers drawn at once; with their temporaries about 20 bytes each, so 2,000 resamples of any test set fit.
+_DRAWS_AT_ONCE = 2_000_000
+
+# One binomial draw of a multinomial takes as long as about this many draws of a row.
+_ROWS_PER_BINOMIAL = 16
+
+
+def resample_counts(
+    labels: np.ndarray, predictions: np.ndarray, *, num_classes: int, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the counts of each class in bootstrap resamples of the rows of a test set.
+
+    Args:
+        labels: True ids in range(num_classes), shape [rows].
+        predictions: Predicted ids in range(num_classes), shape [rows].
+        num_classes: Number of classes; memory grows with it, never with its square.
+        resamples: Number of resamples, each as large as the test set.
+        seed: The same seed gives the same counts.
+
+    Returns:
+        True positives, support (count in the labels) and predicted (count in the predictions), int64, each of shape
+        [resamples, classes].
+    """
+    # A row enters these counts through its cell (label, prediction) alone. Drawing n rows with replacement hits a cell
+    # of c rows with probability c / n, n times independently: the cell counts are multinomial(n, c / n), so it is exact
+    # to draw them at once instead of row by row. Empty cells stay empty, hence only the others are listed.
+    codes, cell_of_row, sizes = np.unique(labels * num_classes + predictions, return_inverse=True, return_counts=True)
+    classes_of_cell = _class_indicator(codes // num_classes, codes % num_classes, num_classes)
+    cell_of_row = cell_of_row.astype(np.int32)
+    rng = np.random.default_rng(seed)
+    num_rows, num_cells = len(labels), len(sizes)
+    draw_cells = num_cells * _ROWS_PER_BINOMIAL < num_rows
+
+    counts = np.empty((resamples, 3 * num_classes), dtype=np.int64)
+    for chunk in _chunks(resamples, draws_each=num_cells if draw_cells else num_rows):
+        num_draws = chunk.stop - chunk.start
+        if draw_cells:
+            drawn = rng.multinomial(num_rows, sizes / num_rows, size=num_draws)  # [draws, cells]
+        else:  # nearly as many cells as rows: the same distribution, sooner drawn by rows
+            cells = cell_of_row[rng.integers(num_rows, size=(num_draws, num_rows), dtype=np.int32)].astype(np.int64)
+            cells += num_cells * np.arange(num_draws)[:, None]
+            drawn = np.bincount(cells.ravel(), minlength=num_draws * num_cells).reshape(num_draws, num_cells)
+        counts[chunk] = drawn @ classes_of_cell
+    true_positives, support, predicted = np.split(counts, 3, axis=1)
+    return true_positives, support, predicted
+
+
+def resample_means(values: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
+    """Return the means of bootstrap resamples of `values` (shape [rows]); float64, shape [resamples]."""
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for chunk in _chunks(resamples, draws_each=len(values)):
+        rows = rng.integers(len(values), size=(chunk.stop - chunk.start, len(values)), dtype=np.int32)
+        means[chunk] = values[rows].mean(axis=1)
+    return means
+
+
+def percentile_interval(scores: np.ndarray, *, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the low and the high end of the percentile interval of resampled scores.
+
+    Quantiles are interpolated linearly, as numpy does. NaN stands for a resample in which the score is undefined; it is
+    left out, and where all are undefined both ends are NaN.
+
+    Args:
+        scores: Scores of the resamples, shape [resamples, ...].
+        confidence: Share of the resampled scores inside the interval, between 0 and 1.
+
+    Returns:
+        Two arrays of shape [...].
+
+    Raises:
+        ConfigError: If `confidence` is not between 0 and 1.
+
+    Source:
+        Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
+    """
+    if not 0 < confidence < 1:
+        raise ConfigError(
+            f"Expected a confidence between 0 and 1, found {confidence}. Pass confidence=0.95 for 95 % intervals."
+        )
+    ascending = np.sort(scores, axis=0)  # NaN last
+    last = np.maximum(np.count_nonzero(~np.isnan(scores), axis=0) - 1, 0)
+    low, high = (_quantile(ascending, last, q) for q in ((1 - confidence) / 2, (1 + confidence) / 2))
+    return low, high
+
+
+def _quantile(ascending: np.ndarray, last: np.ndarray, q: float) -> np.ndarray:
+    position = np.asarray(q * last)
+    below = np.floor(position).astype(np.int64)
+    above = np.minimum(below + 1, last)
+    lower = np.take_along_axis(ascending, below[None], axis=0)[0]
+    upper = np.take_along_axis(ascending, above[None], axis=0)[0]
+    return np.asarray(lower + (upper - lower) * (position - below))
+
+
+def _class_indicator(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> sparse.csr_array:
+    """Return which counts a cell adds to: [cells, true positives of each class + support + predicted], sparse."""
+    cells = np.arange(len(labels))
+    correct = labels == predictions
+    rows = np.concatenate([cells[correct], cells, cells])
+    columns = np.concatenate([labels[correct], num_classes + labels, 2 * num_classes + predictions])
+    ones = np.ones(len(rows), dtype=np.int64)
+    return sparse.csr_array((ones, (rows, columns)), shape=(len(cells), 3 * num_classes))
+
+
+def _chunks(resamples: int, *, draws_each: int) -> list[slice]:
+    """Cut range(resamples) so that a chunk draws about _DRAWS_AT_ONCE numbers; the cut does not change the numbers."""
+    size = max(1, _DRAWS_AT_ONCE // draws_each)
+    return [slice(start, min(start + size, resamples)) for start in range(0, resamples, size)]

@@ -1,0 +1,330 @@
+"""Classifier = encoder + head + labels + tokenizer."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from nlptl.config import Activation, BinaryLoss, Freeze, HeadConfig, Pooling, from_json, to_json
+from nlptl.data.tokens import Tokens, tokenize
+from nlptl.errors import ConfigError, UntrustedFileError
+from nlptl.labels import Labels
+from nlptl.model import freezing
+from nlptl.model.build import build_network
+from nlptl.model.encoder import (
+    find_model,
+    load_tokenizer,
+    load_weights,
+    max_positions,
+    quiet_transformers,
+    read_config,
+)
+from nlptl.model.heads import pool
+from nlptl.model.inference import evaluating, map_texts
+from nlptl.tasks.single_label import probabilities
+
+MAX_LENGTH = 256
+"""Tokens of a text that are read where nothing else is said."""
+
+CANARY = ("The quick brown fox jumps over the lazy dog.", "na\u00efve caf\u00e9 \u2014 \u6570\u636e \U0001f642", "[SEP] 007")
+"""Texts whose token ids are hashed into a saved model, since tokenizers have changed silently between versions."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable label of a text, its probability, and the probability of every label by name."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+class Classifier(nn.Module):
+    """A pretrained encoder with a classification head, its tokenizer, and the names of its labels.
+
+    `network` is the transformers model that is trained and saved; `head` says what its head reads, and its shape.
+    """
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: Labels,
+        *,
+        head: HeadConfig,
+        max_length: int | None,
+        source: str,
+        new_names: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.tokenizer = tokenizer
+        self.labels = labels
+        self.head = head
+        self.source = source
+        prefix = network.base_model_prefix + "."
+        names = [name for name, _ in network.named_parameters()]
+        self.head_names = frozenset(name for name in names if not name.startswith(prefix)) | new_names
+        reads_pooler = head.pooling == "native"
+        self.unused_names = frozenset(n for n in names if n.startswith(f"{prefix}pooler.") and not reads_pooler)
+        limit = max_positions(network.base_model)
+        self.max_length = min(MAX_LENGTH, limit) if max_length is None else max_length
+        if not 1 <= self.max_length <= limit:
+            raise ConfigError(f"Expected max_length from 1 to {limit}, what the encoder takes, found {max_length}.")
+        self.freeze("nothing")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        labels: Labels | Sequence[str] | None = None,
+        freeze: Freeze = "nothing",
+        pooling: Pooling = "auto",
+        hidden: int | None = None,
+        activation: Activation | None = None,
+        dropout: float | None = None,
+        binary_loss: BinaryLoss = "softmax",
+        max_length: int | None = None,
+        seed: int = 0,
+    ) -> "Classifier":
+        """Load an encoder and put a new head on it; or, without `labels`, a classifier that nlptl has saved.
+
+        Args:
+            name: `sample:minilm`, a model folder, or a Hub id (`owner/name@revision` to pin it).
+            labels: Names of the classes in the order of their ids; the head is new. None: load a saved classifier
+                with its own head, labels, pooling and max_length.
+            freeze: What keeps its pretrained weights: "nothing", "embeddings", "encoder", or the number of lowest
+                layers (the embeddings included).
+            pooling: What the head reads. "native": the architecture's own head. "cls", "mean", "max": over the last
+                hidden states. "auto": "native" when the encoder trains, "mean" when it is frozen.
+            hidden: Units of a dense layer in the head; None: a linear head. Not with the native head.
+            activation: Activation of the dense layer; None: relu.
+            dropout: Probability of every dropout in encoder and head; None: as in the checkpoint.
+            binary_loss: "sigmoid" gives a binary head one logit and the binary cross-entropy.
+            max_length: Tokens of a text that are read, special tokens included. None: 256, or fewer if the encoder
+                takes fewer.
+            seed: Seeds the new weights.
+
+        Raises:
+            ConfigError: If a setting is out of range, contradicts another one, or does not fit the encoder.
+            UntrustedFileError: If a file of the model is damaged or could run code.
+            ResourceError: If a Hub id cannot be downloaded.
+        """
+        folder = find_model(str(name))
+        if labels is None:
+            given = (pooling, hidden, activation, dropout, binary_loss) != ("auto", None, None, None, "softmax")
+            model = cls._load_saved(folder, source=str(name), max_length=max_length, has_other_settings=given)
+        else:
+            names = labels if isinstance(labels, Labels) else Labels(tuple(labels))
+            resolved = ("mean" if freeze == "encoder" else "native") if pooling == "auto" else pooling
+            head = HeadConfig(
+                pooling=resolved, hidden=hidden, activation=activation, dropout=dropout, binary_loss=binary_loss
+            )
+            tokenizer = load_tokenizer(folder)
+            network, new_names = build_network(folder, names, head, num_ids=len(tokenizer), seed=seed)
+            model = cls(
+                network, tokenizer, names, head=head, max_length=max_length, source=str(name), new_names=new_names
+            )
+        model.freeze(freeze)
+        return model
+
+    @classmethod
+    def _load_saved(cls, folder: Path, *, source: str, max_length: int | None, has_other_settings: bool) -> "Classifier":
+        card = folder / "nlptl.json"
+        if not card.is_file():
+            raise ConfigError(
+                f"Expected labels for a new head, or a folder that nlptl has saved; found no nlptl.json in {folder}. "
+                "Pass labels=, or the model/ folder of a run."
+            )
+        if has_other_settings:
+            raise ConfigError(
+                "Expected no pooling, hidden, activation, dropout or binary_loss for a saved classifier, which brings "
+                "its own. Leave them out, or pass labels= to put a new head on its encoder."
+            )
+        config, tokenizer = read_config(folder), load_tokenizer(folder)
+        try:
+            values = json.loads(card.read_text(encoding="utf-8"))
+            labels = Labels(tuple(values["labels"]))
+            head, canary = from_json(HeadConfig, values["head"]), values["tokenizer_canary"]
+            max_length = values["max_length"] if max_length is None else max_length
+        except (ValueError, KeyError, TypeError) as error:
+            raise UntrustedFileError(f"Expected the card of a saved classifier, cannot read {card}: {error!r}.") from error
+        if canary != _canary(tokenizer):
+            raise UntrustedFileError(
+                f"Expected the tokenizer that the classifier in {folder} was trained with, found other token ids for the "
+                "same text. Use the versions in the run's manifest.json, or restore the tokenizer files."
+            )
+        network, info = load_weights(AutoModelForSequenceClassification, folder, config)
+        if info["missing_keys"] or len(labels) != network.config.num_labels:
+            raise UntrustedFileError(
+                f"Expected the weights of a classifier of {len(labels)} labels in {folder}, found "
+                f"{network.config.num_labels} labels and {len(info['missing_keys'])} missing tensors. "
+                "Copy the model folder again."
+            )
+        return cls(network, tokenizer, labels, head=head, max_length=max_length, source=source)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.device
+
+    @property
+    def trains_head_only(self) -> bool:
+        """Whether no parameter outside the head gets a gradient."""
+        return all(name in self.head_names for name, p in self.network.named_parameters() if p.requires_grad)
+
+    @property
+    def encoder_is_frozen(self) -> bool:
+        """Whether nothing below the head's input gets a gradient, so that its output can be computed once."""
+        return not any(parameter.requires_grad for parameter in self.network.base_model.parameters())
+
+    def freeze(self, what: Freeze) -> None:
+        """Set what keeps its weights from now on: "nothing", "embeddings", "encoder", or the lowest n layers.
+
+        The head never changes and always trains. Frozen parts stay in eval mode, also in `train()`.
+
+        Raises:
+            ConfigError: If the encoder does not have that many layers.
+        """
+        freezing.freeze(self.network, what, head_names=self.head_names, unused_names=self.unused_names)
+        self.frozen = what
+        self.train(self.training)
+
+    def describe_training(self) -> str:
+        """Return one line that says in words what trains."""
+        return freezing.describe_training(self.network, self.frozen, head_names=self.head_names)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Set train or eval mode; frozen parts are in eval mode either way."""
+        super().train(mode)
+        if mode:
+            freezing.eval_frozen_parts(self.network)
+        return self
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return logits [batch, labels] of token ids [batch, tokens], or of the `features` of texts [batch, width]."""
+        if features is None:
+            return self.network(input_ids=input_ids, attention_mask=attention_mask).logits
+        if self.head.pooling != "native":
+            return self.network.head(features)
+        return self._native_head(features)
+
+    def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return what the head reads of token ids [batch, tokens]: shape [batch, width]."""
+        if self.head.pooling != "native":
+            return self.network.features(input_ids, attention_mask)
+        outputs = self.network.base_model(input_ids=input_ids, attention_mask=attention_mask)
+        if "pooler_output" in outputs:
+            return outputs.pooler_output
+        # Stock heads read the first token; modernbert's configuration may ask for the mean instead.
+        config = self.network.config.to_dict()
+        return pool(outputs.last_hidden_state, attention_mask, config.get("classifier_pooling", "cls"))
+
+    def _native_head(self, features: torch.Tensor) -> torch.Tensor:
+        # The stock classes have no entry between encoder and head, so the encoder's forward is replaced for one call
+        # by one that returns the features: as the pooled output, and as the hidden state of a text of one token.
+        encoder = self.network.base_model
+        outputs = BaseModelOutputWithPooling(last_hidden_state=features[:, None], pooler_output=features)
+        encoder.forward = lambda *args, **kwargs: outputs
+        try:
+            return self.network(input_ids=None).logits
+        finally:
+            del encoder.forward
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Return the token ids of `texts`, at most max_length of each."""
+        return tokenize(texts, self.tokenizer, max_length=self.max_length)
+
+    def predict_probabilities(self, texts: Sequence[str], *, progress: str | None = None) -> torch.Tensor:
+        """Return the probability of each label for each text, float64 [texts, labels].
+
+        Raises:
+            ConfigError: If `texts` is a single string.
+        """
+        if isinstance(texts, str):
+            raise ConfigError(f"Expected a list of texts, found the string {texts[:40]!r}. Pass [text] for a single one.")
+        if not texts:
+            return torch.zeros(0, len(self.labels), dtype=torch.float64)
+        tokens = self.tokenize(texts)
+        with evaluating(self):
+            logits, _ = map_texts(self, tokens, pad_id=self.pad_id, device=self.device, progress=progress)
+        return probabilities(logits.cpu())
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """Return the label of each text by name, with probabilities. Texts are run sorted by length, in batches.
+
+        Raises:
+            ConfigError: If `texts` is a single string.
+        """
+        predictions = []
+        for row in self.predict_probabilities(texts).tolist():
+            best = max(range(len(row)), key=row.__getitem__)
+            by_name = dict(zip(self.labels.names, row, strict=True))
+            predictions.append(Prediction(self.labels.names[best], row[best], by_name))
+        return predictions
+
+    @property
+    def pad_id(self) -> int:
+        """Token id that fills up shorter texts."""
+        return int(self.tokenizer.pad_token_id)
+
+    def save(self, directory: str | Path) -> None:
+        """Write the model folder: stock transformers files, and `nlptl.json` with labels and settings.
+
+        The folder appears whole or not at all; one that is there already is replaced.
+        """
+        target = Path(directory)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        staging.chmod(0o755)
+        with quiet_transformers():
+            self.network.save_pretrained(staging)
+            self.tokenizer.save_pretrained(staging)
+        values: dict[str, Any] = {
+            "format": 1,
+            "labels": list(self.labels.names),
+            "max_length": self.max_length,
+            "head": to_json(self.head),
+            "source": self.source,
+            "tokenizer_canary": _canary(self.tokenizer),
+        }
+        (staging / "nlptl.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        (staging / "README.md").write_text(self._model_card(), encoding="utf-8")
+        old = None
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+            target.rename(old / target.name)
+        staging.rename(target)
+        if old is not None:
+            shutil.rmtree(old)
+
+    def _model_card(self) -> str:
+        names = "\n".join(f"- {name}" for name in self.labels.names)
+        note = "" if self.head.pooling == "native" else "import nlptl  # makes this head known to transformers\n"
+        return (
+            "---\nlibrary_name: transformers\npipeline_tag: text-classification\n---\n\n"
+            f"# Text classifier over {self.source}\n\nPooling: {self.head.pooling}. It reads at most "
+            f"{self.max_length} tokens of a text. Labels:\n\n{names}\n\n```python\n{note}"
+            "from transformers import pipeline\n\n"
+            'classify = pipeline("text-classification", "path/to/this/folder", truncation=True, '
+            f"max_length={self.max_length})\n```\n"
+        )
+
+
+def _canary(tokenizer: PreTrainedTokenizerBase) -> str:
+    return hashlib.sha256(json.dumps([tokenizer(text)["input_ids"] for text in CANARY]).encode()).hexdigest()

@@ -1,0 +1,220 @@
+"""Finds a pretrained encoder, refuses what could run code, loads it, and names its parts."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from nlptl.data.samples import sample_model
+from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
+
+FAMILIES = (
+    "bert distilbert roberta xlm-roberta camembert electra albert mpnet deberta deberta-v2 modernbert".split()
+)
+"""Model types whose native classification head and layers are known to work; tested one by one."""
+
+CODE_KEYS = ("auto_map", "trust_remote_code", "quantization_config", "_attn_implementation", "attn_implementation")
+"""Keys of a configuration that make a loader run or download code; `_attn_implementation_internal` is one more."""
+
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt"]
+
+
+def find_model(name: str) -> Path:
+    """Return the folder of a model: `sample:NAME`, a local folder, or a Hub id, `owner/name@revision` to pin it.
+
+    A Hub id is downloaded into the Hugging Face cache, safetensors and JSON alone; nothing else opens a socket.
+
+    Raises:
+        ConfigError: If the name is no folder and cannot be a Hub id.
+        ResourceError: If the Hub cannot be reached or does not have it.
+    """
+    if name.startswith("sample:"):
+        return sample_model(name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ConfigError(
+            f"Expected the folder of a pretrained model, found {'a file' if folder.exists() else 'nothing'} at {name}. "
+            "Pass a folder with config.json and model.safetensors, a Hub id such as google-bert/bert-base-uncased, "
+            "or sample:minilm."
+        )
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=HUB_FILES))
+    except HFValidationError as error:
+        raise ConfigError(f"Expected a folder or a Hub id, found {name!r}: {error}.") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise ResourceError(
+            f"Expected to download the model {name!r} from the Hugging Face Hub, found {_first_line(error)} "
+            f"Check the spelling and the network; or, where there is a network, run `hf download {repository}` and copy "
+            "the folder here, then pass its path; or pass sample:minilm, which needs no network."
+        ) from error
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """Read `config.json` of a model folder after looking at it: a known family, no key that runs code.
+
+    Raises:
+        ConfigError: If the folder holds no model, or one of another family.
+        UntrustedFileError: If the weights are pickles, or a file names code to run.
+    """
+    values = _read_json(folder / "config.json", folder)
+    weights = sorted(path.name for path in folder.glob("*.safetensors"))
+    if not weights:
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5"))
+        if pickles:
+            raise UntrustedFileError(
+                f"Expected weights as safetensors in {folder}, found {', '.join(pickles)}, which can run code when read. "
+                "Convert it once with the tool of whoever made it (transformers: model.save_pretrained), "
+                "or take a revision of the model that has safetensors."
+            )
+        raise ConfigError(f"Expected model.safetensors in {folder}, found no weights. Check the path of the model.")
+    _refuse_code(values, folder / "config.json")
+    if (folder / "tokenizer_config.json").exists():
+        _refuse_code(_read_json(folder / "tokenizer_config.json", folder), folder / "tokenizer_config.json")
+    family = (values.get("encoder") or {}).get("model_type") if values.get("model_type") == "nlptl" else None
+    if (family or values.get("model_type")) not in FAMILIES:
+        raise ConfigError(
+            f"Expected an encoder of one of the families {', '.join(FAMILIES)}, "
+            f"found {family or values.get('model_type')!r} in {folder}. Pass a model of one of these families."
+        )
+    return AutoConfig.from_pretrained(folder, local_files_only=True)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the fast tokenizer of a model folder.
+
+    Raises:
+        ConfigError: If there is none, or if it has no padding token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"Expected tokenizer files in {folder}, cannot load them: {_first_line(error)}") from error
+    if not tokenizer.is_fast or tokenizer.pad_token_id is None:
+        raise ConfigError(
+            f"Expected a fast tokenizer (tokenizer.json) with a padding token in {folder}, "
+            f"found {type(tokenizer).__name__}. Pass a model that has one."
+        )
+    return tokenizer
+
+
+def load_encoder(folder: Path, config: PreTrainedConfig, *, needs_pooler: bool) -> tuple[PreTrainedModel, bool]:
+    """Load the encoder in float32, and say whether its pooler is new, that is, not in the checkpoint.
+
+    Raises:
+        UntrustedFileError: If a weight is missing, damaged, of another shape, NaN or infinite.
+    """
+    encoder, info = load_weights(AutoModel, folder, config)
+    missing = {name for name in info["missing_keys"] if not name.startswith("pooler.")}
+    if missing:
+        raise UntrustedFileError(
+            f"Expected all weights of a {config.model_type} encoder in {folder}, found {len(missing)} missing: "
+            f"{', '.join(sorted(missing)[:3])}. Download the model again, or pass another one."
+        )
+    return encoder, needs_pooler and "pooler.dense.weight" in info["missing_keys"]
+
+
+def load_weights(model_class: Any, folder: Path, config: PreTrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load a model in float32 from safetensors, check that its weights are finite, return it and what was missing.
+
+    Raises:
+        UntrustedFileError: If a weight is damaged, of another shape, NaN or infinite.
+    """
+    try:
+        with quiet_transformers():
+            model, info = model_class.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise UntrustedFileError(
+            f"Expected intact safetensors weights in {folder}, cannot load them: {_first_line(error)} "
+            "Download or save the model again."
+        ) from error
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise UntrustedFileError(
+                f"Expected finite weights in {folder}, found NaN or infinity in {name}. Pass another copy of the model."
+            )
+    return model, info
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own progress bars and load reports off the console; what matters is checked and raised."""
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()
+
+
+def encoder_layers(encoder: PreTrainedModel) -> nn.ModuleList | None:
+    """Return the stack of layers, lowest first; None if layers share their weights (albert)."""
+    for module in encoder.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == encoder.config.num_hidden_layers:
+            return None if encoder.config.model_type == "albert" else module
+    return None
+
+
+def max_positions(encoder: PreTrainedModel) -> int:
+    """Return how many tokens a text may have, special tokens included."""
+    positions = int(encoder.config.max_position_embeddings)
+    for name, module in encoder.named_modules():
+        # Families after fairseq number positions from padding_idx + 1, so that many rows are never reached.
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return positions - module.padding_idx - 1
+    return positions
+
+
+def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    """Set every dropout that the configuration of an encoder names, those of its native head included."""
+    for key, value in config.to_dict().items():
+        if "dropout" in key and (value is None or isinstance(value, int | float)):
+            setattr(config, key, dropout)
+
+
+def _refuse_code(values: dict[str, Any], path: Path) -> None:
+    for key, value in values.items():
+        if key in CODE_KEYS or key.startswith("_attn_implementation"):
+            raise UntrustedFileError(
+                f"Expected plain settings in {path}, found {key!r}, which can make a loader run or download code. "
+                "If you trust the model and it is of a supported family, remove the key from the file."
+            )
+        if isinstance(value, dict):
+            _refuse_code(value, path)
+
+
+def _read_json(path: Path, folder: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"Expected a model folder with {path.name}, found none in {folder}. Check the path.")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UntrustedFileError(f"Expected JSON in {path}, found something else: {error}. Get the file again.") from error
+    if not isinstance(values, dict):
+        raise UntrustedFileError(f"Expected an object in {path}, found {type(values).__name__}. Get the file again.")
+    return values
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".") + "."

@@ -1,0 +1,31 @@
+"""The configuration of a `HeadedClassifier`, apart from it, since AutoConfig can be imported without any model."""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from nlptl.config import Activation
+
+
+class HeadedConfig(PreTrainedConfig):
+    """Configuration of a `HeadedClassifier`: the encoder's own configuration and the shape of the head."""
+
+    model_type = "nlptl"
+    sub_configs = {"encoder": AutoConfig}
+
+    encoder: PreTrainedConfig | dict[str, Any] | None = None
+    pooling: str = "mean"
+    hidden: int | None = None
+    activation: Activation = "relu"
+    dropout: float = 0.1
+    one_logit: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:  # the protocol of PreTrainedConfig
+        if isinstance(self.encoder, dict):
+            settings = dict(self.encoder)
+            self.encoder = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        super().__post_init__(**kwargs)
+
+
+# Importing this module makes AutoConfig know saved `HeadedClassifier` folders.
+AutoConfig.register(HeadedConfig.model_type, HeadedConfig, exist_ok=True)

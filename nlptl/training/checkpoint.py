@@ -1,0 +1,161 @@
+"""A checkpoint is complete or invisible: written aside, flushed to disk, its manifest last, then renamed.
+
+Weights and optimizer state are safetensors, the rest is JSON; nothing is ever unpickled. Nothing random is stored,
+since order and noise are functions of the seed and the step.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from nlptl.errors import ResourceError, UntrustedFileError
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What training goes on from: the weights that train, the optimizer's state by parameter name, and where it is."""
+
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of `step` stands."""
+    return folder / f"step-{step:06d}"
+
+
+def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint of `step` into `folder`; until it is whole and on disk, it has no name that counts.
+
+    Raises:
+        ResourceError: If the disk is full or cannot be written; checkpoints that are there stay as they are.
+    """
+    target = step_folder(folder, step)
+    staging = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=folder))
+        files = {
+            "weights.safetensors": safetensors.torch.save(checkpoint.weights, metadata={"format": "pt"}),
+            "optimizer.safetensors": safetensors.torch.save(checkpoint.optimizer, metadata={"format": "pt"}),
+            "state.json": (json.dumps(checkpoint.state, indent=2) + "\n").encode(),
+        }
+        for name, content in files.items():
+            _write(staging / name, content)
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        _write(staging / MANIFEST, (json.dumps({"format": 1, "step": step, "sha256": hashes}, indent=2) + "\n").encode())
+        _flush_folder(staging)
+        if target.exists():  # left by an interrupted run that went further than the checkpoint it is resumed from
+            shutil.rmtree(target)
+        staging.rename(target)
+        _flush_folder(folder)
+    except OSError as error:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+        raise ResourceError(
+            f"Expected to write the checkpoint {target}, found: {error.strerror}. Free space or mend the permissions, "
+            "then go on with --resume; the checkpoints before it are intact."
+        ) from error
+
+
+def load_checkpoint(folder: Path, step: int) -> Checkpoint:
+    """Read the checkpoint of `step` and check it against its manifest.
+
+    Raises:
+        UntrustedFileError: If a file is missing, or differs from what was written.
+    """
+    path = step_folder(folder, step)
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        contents = {name: (path / name).read_bytes() for name in manifest["sha256"]}
+        wrong = [name for name, data in contents.items() if hashlib.sha256(data).hexdigest() != manifest["sha256"][name]]
+        if wrong or manifest["step"] != step:
+            raise ValueError(f"{', '.join(wrong) or MANIFEST} is not what was written")
+        return Checkpoint(
+            safetensors.torch.load(contents["weights.safetensors"]),
+            safetensors.torch.load(contents["optimizer.safetensors"]),
+            json.loads(contents["state.json"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UntrustedFileError(
+            f"Expected a complete checkpoint in {path}, found: {error}. Remove this folder to go on from an earlier one."
+        ) from error
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint that is whole, by step; a damaged one is skipped with a line that says why."""
+    steps = sorted((int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdigit()), reverse=True)
+    for step in steps:
+        try:
+            return load_checkpoint(folder, step)
+        except UntrustedFileError as error:
+            logger.warning("skipping a checkpoint: %s", error)
+    return None
+
+
+def prune_checkpoints(folder: Path, *, keep: Collection[int]) -> None:
+    """Remove the checkpoints of all steps but `keep`, and what interrupted writes have left behind."""
+    kept = {step_folder(folder, step) for step in keep}
+    for path in folder.iterdir():
+        if path not in kept and path.name.startswith(("step-", ".step-")):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
+    """Return the optimizer's state as tensors `parameter name//key`; `names` gives the name for each `id(parameter)`."""
+    return {
+        f"{names[id(parameter)]}//{key}": value.detach().cpu().contiguous()
+        for parameter, values in optimizer.state.items()
+        for key, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], names: Mapping[int, str]
+) -> None:
+    """Put back what `optimizer_tensors` returned, through the optimizer's own loading."""
+    by_name: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, field = key.rpartition("//")
+        by_name.setdefault(name, {})[field] = tensor.clone()
+    packed = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    missing = [names[id(p)] for p in parameters if tensors and names[id(p)] not in by_name]
+    if missing:
+        raise UntrustedFileError(
+            f"Expected optimizer state for every parameter that trains, found none for {missing[0]} and "
+            f"{len(missing) - 1} more. Remove the checkpoint to go on from an earlier one."
+        )
+    packed["state"] = {i: by_name[names[id(p)]] for i, p in enumerate(parameters) if names[id(p)] in by_name}
+    optimizer.load_state_dict(packed)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,104 @@
+"""What the loop reads: token ids and label ids of a split, and the outputs of a frozen encoder, computed once."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from nlptl.data.batches import collate
+from nlptl.data.sources import Examples
+from nlptl.data.tokens import Tokens, concatenate, describe_truncation
+from nlptl.model.classifier import Classifier
+from nlptl.model.inference import evaluating, map_texts
+from nlptl.training.run import Run, sha256_of
+
+logger = logging.getLogger(__name__)
+
+ROWS_PER_CALL = 4096
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A split, ready to be trained on: token ids, label ids, and what the head reads if that never changes."""
+
+    examples: Examples
+    tokens: Tokens
+    labels: np.ndarray
+    features: torch.Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(
+        self, indices: np.ndarray, *, pad_id: int, device: torch.device
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Return the arguments of the classifier's forward, and label ids [len(indices)]."""
+        labels = torch.from_numpy(self.labels[indices]).to(device)
+        if self.features is not None:
+            return {"features": self.features[torch.from_numpy(indices).to(device)]}, labels
+        return collate(self.tokens, indices, pad_id=pad_id, device=device), labels
+
+
+def prepare_inputs(
+    model: Classifier, examples: Examples, accelerator: Accelerator, run: Run | None, *, reuse: bool
+) -> Inputs:
+    """Tokenize a split, say what was cut off, and run a frozen encoder over it once if `reuse` is set.
+
+    Raises:
+        DataError: If a label is unknown to the model.
+    """
+    labels = model.labels.ids(examples.labels)
+    tokens = model.tokenize(examples.texts)
+    logger.info(describe_truncation(tokens, name=examples.split, max_length=model.max_length))
+    if run is not None:
+        run.record_truncation(examples.split, tokens.truncation())
+    features = None
+    if reuse and model.encoder_is_frozen:
+        features = _gather(model.features, model, tokens, accelerator, progress=f"encoding {examples.split}")
+        logger.info("%s: ran the frozen encoder once over %s texts", examples.split, f"{len(tokens):,}")
+    return Inputs(examples, tokens, labels, features)
+
+
+def logits_of(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> torch.Tensor:
+    """Return the logits [examples, labels] of a split on the CPU, on every process, each text computed once."""
+    if inputs.features is None:
+        return _gather(model, model, inputs.tokens, accelerator, progress=None).cpu()
+    with evaluating(model):
+        return torch.cat([model(features=part) for part in inputs.features.split(ROWS_PER_CALL)]).cpu()
+
+
+def facts(model: Classifier, train: Inputs, validation: Inputs | None, *, seed: int, **derived: Any) -> dict[str, Any]:
+    """Return what identifies a training: the seed, hashes of data, splits and encoder, and derived settings."""
+    parts = [part for part in (train, validation) if part is not None]
+    texts = {p.examples.split: concatenate([*p.examples.texts, *p.examples.labels]) for p in parts}
+    rows = {p.examples.split: np.array(p.examples.rows, dtype=np.int64).tobytes() for p in parts}
+    encoder = {name: p.detach().cpu().numpy().tobytes() for name, p in model.network.base_model.named_parameters()}
+    return {
+        "seed": seed,
+        "data_sha256": sha256_of(texts),
+        "splits_sha256": sha256_of(rows),
+        "encoder": model.source,
+        "encoder_sha256": sha256_of(encoder),
+        **derived,
+    }
+
+
+def _gather(function: Any, model: Classifier, tokens: Tokens, accelerator: Accelerator, *, progress: str | None) -> Any:
+    with evaluating(model), accelerator.autocast():
+        results, counts = map_texts(
+            function,
+            tokens,
+            pad_id=model.pad_id,
+            device=accelerator.device,
+            process=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            progress=progress if accelerator.is_main_process else None,
+        )
+    if results.dtype in (torch.float16, torch.bfloat16):
+        results = results.float()
+    results, counts = accelerator.reduce(results, "sum"), accelerator.reduce(counts, "sum")
+    assert bool((counts == 1).all()), "every text is computed exactly once"
+    return results

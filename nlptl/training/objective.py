@@ -1,0 +1,13 @@
+"""One gradient, however a global batch is split over micro-batches and processes."""
+
+import torch
+
+
+def share_of_mean(losses: torch.Tensor, *, global_count: int, num_processes: int) -> torch.Tensor:
+    """Return what a micro-batch with these example losses [rows] contributes to the mean over the global batch.
+
+    The contributions of all micro-batches of a process add up in the gradient. DistributedDataParallel then averages
+    the gradients over processes, hence the factor `num_processes`: the result is the gradient of
+    sum(losses of the global batch) / global_count, in any split.
+    """
+    return losses.sum() * (num_processes / global_count)

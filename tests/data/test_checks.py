@@ -1,0 +1,79 @@
+import re
+import time
+
+import pytest
+
+from nlptl.data.checks import check_splits
+from nlptl.data.sources import Examples
+from nlptl.errors import DataError
+
+
+def examples(pairs, split="train"):
+    texts, labels = zip(*pairs, strict=True)
+    return Examples.from_lists(texts, labels, split=split)
+
+
+CLEAN = [("a", "x"), ("b", "x"), ("c", "y"), ("d", "y")]
+
+
+def findings(train, **others):
+    splits = {"train": examples(train)} | {name: examples(pairs, name) for name, pairs in others.items()}
+    return {finding.kind: finding for finding in check_splits(splits)}
+
+
+def test_clean_data_has_no_findings():
+    assert findings(CLEAN, validation=[("e", "x"), ("f", "y")], test=[("g", "x"), ("h", "y")]) == {}
+    assert findings(CLEAN) == {}
+
+
+@pytest.mark.parametrize(
+    ("train", "others", "kind", "rows", "message"),
+    [
+        ([*CLEAN, (" ", "x"), ("", "y")], {}, "empty_text", (5, 6), r"empty texts in train: 2 rows \(5, 6\)"),
+        (CLEAN, {"test": [("z", "x"), (" A ", "y")]}, "leak", (2,), "texts of test that are also in train: row 2"),
+        ([*CLEAN, ("A", "y")], {}, "conflict", (5,), "stand there before with another label: row 5"),
+        ([*CLEAN, ("A", "x")], {}, "duplicate", (5,), "stand there before with the same label: row 5"),
+        ([*CLEAN, ("e", "z")], {}, "small_class", (5,), r"a single example in train \('z'\): row 5"),
+        (CLEAN, {"test": [("e", "x")]}, "missing_class", (), r"1 of 2 classes have no example in test \('y'\)"),
+    ],
+)
+def test_findings(train, others, kind, rows, message):
+    found = findings(train, **others)
+    assert list(found) == [kind]
+    assert found[kind].rows == rows
+    assert found[kind].count == max(1, len(rows))
+    assert re.search(message, found[kind].message)
+
+
+def test_leak_between_validation_and_test():
+    found = findings(CLEAN, validation=[("e", "x"), ("f", "y")], test=[("e", "x"), ("g", "y")])
+    assert "texts of test that are also in validation: row 1" in found["leak"].message
+
+
+def test_first_five_rows():
+    found = findings([*CLEAN, *[("a", "x")] * 10])
+    assert found["duplicate"].count == 10
+    assert found["duplicate"].rows == (5, 6, 7, 8, 9)
+
+
+def test_one_class():
+    with pytest.raises(DataError, match=r"two or more classes in memory \(train\), found \['x'\]"):
+        findings([("a", "x"), ("b", "x")])
+
+
+def test_unknown_label():
+    message = r"labels of train \('x', 'y'\) in memory \(test\), found 'w' in 2 rows \(1, 3\) and 1 more such"
+    with pytest.raises(DataError, match=message):
+        findings(CLEAN, test=[("e", "w"), ("f", "x"), ("g", "w"), ("h", "z")])
+
+
+def test_identifiers_as_labels():
+    with pytest.raises(DataError, match="2,000 different labels on 2,000 examples, such as '0', .*identifier"):
+        findings([(f"text {i}", i) for i in range(2000)])
+
+
+def test_speed():
+    train = examples([(f"a review of film number {i}, " * 10, i % 2) for i in range(100_000)])
+    start = time.perf_counter()
+    check_splits({"train": train})
+    assert time.perf_counter() - start < 3

@@ -1,0 +1,111 @@
+import logging
+
+import numpy as np
+import pytest
+
+from nlptl.data.columns import describe_rows, find_columns, label_names
+from nlptl.errors import DataError
+
+
+def find(names, text=None, label=None, rows=(), with_labels=True):
+    return find_columns(
+        names, text_column=text, label_column=label, source="a.csv", first_rows=rows, with_labels=with_labels
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "found"),
+    [
+        (["id", "text", "label"], {}, ("text", "label")),
+        (["Class", " SENTENCE "], {}, (" SENTENCE ", "Class")),
+        (["review", "stars"], {"text": "review", "label": "stars"}, ("review", "stars")),
+        (["text", "content", "label"], {"label": "text"}, ("content", "text")),
+        (["text", "stars"], {"with_labels": False}, ("text", None)),
+    ],
+)
+def test_find_columns(names, given, found):
+    assert find(names, **given) == found
+
+
+def test_choice_by_name_is_logged(caplog):
+    caplog.set_level(logging.INFO)
+    find(["text", "label"], text="text", label="label")
+    assert caplog.messages == []
+    find(["text", "label"], text="text")
+    assert caplog.messages == ["a.csv: text column 'text', label column 'label'"]
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "message"),
+    [
+        (
+            ["stars", "review"],
+            {"rows": [["5", "a long text"], ["4", "another"]]},
+            r"Expected a text column \(text, sentence, content, document\) and a label column \(label, .*\) in a.csv, "
+            r"found columns 'stars', 'review'. Pass --text-column review --label-column stars "
+            r"\(text_column= and label_column= in Python\)",
+        ),
+        (["text", "stars"], {}, "Expected a label column .*Pass --text-column text --label-column stars"),
+        (["id", "a", "label"], {}, "Expected a text column .*Pass --text-column COLUMN --label-column label"),
+        (["my review", "x"], {"label": "x"}, "Pass --text-column 'my review' --label-column x"),
+        (
+            ["Review", "stars", "id"],
+            {"text": "reviw", "label": "stars"},
+            "Expected text column 'reviw' in a.csv, .*Did you mean 'Review'. Pass --text-column Review --label-column",
+        ),
+        (["a"], {"with_labels": False}, r"Pass --text-column a \(text_column= in Python\)"),
+        (["text", "a"], {"text": "a", "label": "a"}, "found 'a' for both"),
+        (["text"], {}, "Pass --text-column text --label-column COLUMN"),
+        (["a", "a"], {}, "found column 'a' more than once"),
+    ],
+)
+def test_columns_not_found(names, given, message):
+    with pytest.raises(DataError, match=message):
+        find(names, **given)
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (["NA", " a", "a"], ["NA", " a", "a"]),
+        ([3, 10, 2**70], ["3", "10", str(2**70)]),
+        ([True, False], ["True", "False"]),
+        ([1.0, 0], ["1", "0"]),
+        (list(np.array([1, 2])), ["1", "2"]),
+        (np.array(["a", "b"]), ["a", "b"]),
+    ],
+)
+def test_label_names(values, names):
+    assert label_names(values, range(len(names)), where="here") == names
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["a", None, ""], r"found none in 2 rows \(2, 3\). Fill in"),
+        ([1.0, float("nan")], "found none in row 2"),
+        ([1, 0.5], r"found 0.5 \(row 2\), which looks like a regression target"),
+        ([1, float("inf")], "looks like a regression target"),
+        ([0, -1, -1], r"found -1 in 2 rows \(2, 3\), which looks like 'unlabelled'"),
+        ([1, "1", True], r"3 types: boolean True \(row 3\), number 1 \(row 1\), string '1' \(row 2\)"),
+        ([["a", "b"], []], r"one label per text in here, found a list, \['a', 'b'\] \(row 1\)"),
+        ([{"a": 1}, {}], r"found object \{'a': 1\} \(row 1\)"),
+        (["a\ud800"], "half of a surrogate pair"),
+    ],
+)
+def test_bad_labels(values, message):
+    with pytest.raises(DataError, match=message):
+        label_names(values, range(1, len(values) + 1), where="here")
+
+
+def test_class_names():
+    assert label_names([1, 0], [1, 2], where="here", class_names=["neg", "pos"]) == ["pos", "neg"]
+    with pytest.raises(DataError, match=r"from 0 to 1 in here, .*found 2 \(row 1\)"):
+        label_names([2], [1], where="here", class_names=["neg", "pos"])
+    with pytest.raises(DataError, match="unlabelled"):
+        label_names([-1, 0], [1, 2], where="here", class_names=["neg", "pos"])
+
+
+def test_describe_rows():
+    assert describe_rows([7]) == "row 7"
+    assert describe_rows(range(2, 1202)) == "1,200 rows (2, 3, 4, 5, 6, ...)"

@@ -1,0 +1,195 @@
+import logging
+import os
+import subprocess
+import sys
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nlptl.data.sources import Examples, _hub_table, _is_unlabelled, read_file
+from nlptl.data.tables import MAX_FIELD_CHARACTERS
+from nlptl.errors import DataError
+
+
+def write(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+CSV = "text,label\ngood,pos\nbad,neg\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", CSV),
+        ("a.CSV", CSV.replace("\n", "\r\n")),
+        ("a.csv", "\n \n" + CSV),
+        ("a.csv", "\ufeff" + CSV),
+        ("a.csv", CSV.encode("utf-16")),
+        ("a.csv", CSV.replace(",", ";")),
+        ("a.csv", CSV.replace(",", "\t")),
+        ("a.tsv", CSV.replace(",", "\t")),
+        ("a.csv", "id, Label ,TEXT\n1,pos,good\n2,neg,bad\n"),
+        ("a.jsonl", '{"text": "good", "label": "pos"}\n{"label": "neg", "text": "bad", "more": []}\n'),
+        ("a.ndjson", '\ufeff{"text": "good", "label": "pos"}\r\n{"text": "bad", "label": "neg"}'),
+    ],
+)
+def test_formats(tmp_path, name, content):
+    examples = read_file(write(tmp_path, name, content))
+    assert (examples.texts, examples.labels) == (["good", "bad"], ["pos", "neg"])
+    assert examples.source.endswith(name)
+
+
+def test_rows_are_lines_of_an_editor(tmp_path):
+    content = 'text,label\n\n"two\nlines",a\r\n\n  \nb,b\n'
+    examples = read_file(write(tmp_path, "a.csv", content))
+    assert examples.texts == ["two\nlines", "b"]
+    assert examples.rows == [3, 7]
+    content = '\n{"text": "a\u2028b", "label": "x"}\n\n{"text": "c", "label": "y"}\n'
+    examples = read_file(write(tmp_path, "a.jsonl", content))
+    assert examples.texts == ["a\u2028b", "c"]
+    assert examples.rows == [2, 4]
+
+
+def test_values_are_never_guessed(tmp_path):
+    values = ["NA", "null", "None", "007", "1e5", " nan ", "-1", "0.0"]
+    content = "text,label\n" + "".join(f"{value},{value}\n" for value in values)
+    examples = read_file(write(tmp_path, "a.csv", content))
+    assert examples.texts == values
+    assert examples.labels == values
+
+
+def test_long_field(tmp_path):
+    text = "x" * 200_000
+    assert read_file(write(tmp_path, "a.csv", f"text,label\n{text},a\n")).texts == [text]
+    too_long = "x" * (MAX_FIELD_CHARACTERS + 1)
+    with pytest.raises(DataError, match="starting on row 2: field larger"):
+        read_file(write(tmp_path, "b.csv", f"text,label\n{too_long},a\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "", "has no rows"),
+        ("a.csv", "\n \n", "has no rows"),
+        ("a.csv", "text,label\n", "has no rows"),
+        ("a.jsonl", "\n", "has no rows"),
+        ("a.csv", "text,label\na,b\nc,d,e\n", "2 fields in each row of .*found 3 in row 3"),
+        ("a.csv", "text,label\na\n", "found 1 in row 2"),
+        ("a.csv", "text,text\na,b\n", "'text' more than once"),
+        ("a.csv", 'text,label\na,b\n"c,d\n\n', "starting on row 3: a quote that is never closed"),
+        ("a.csv", 'text,label\n"a"b,c\n', "starting on row 2: ',' expected"),
+        ("a.csv", b"text,label\na,b\nc\xe9,d\n", r"UTF-8 .* byte 0xe9 on line 3 \(byte 16 of the file\)"),
+        ("a.csv", CSV.encode("utf-16")[:-1], "Expected UTF-16 .* on line 3"),
+        ("a.csv", CSV.encode("utf-16-le"), "NUL character on line 1"),
+        ("a.txt", "text", r"\.csv, \.tsv, \.jsonl, \.ndjson, \.parquet, found 'a.txt'"),
+        ("a.csv.gz", "text", "found 'a.csv.gz'"),
+        ("a.parquet", "PAR1", "Expected a Parquet file"),
+        ("a.csv", '" "\n', "found no columns"),
+        ("a.jsonl", '{"text": "a", "label": "b"}\n{"text": }\n', "on row 2: Expecting value"),
+        ("a.jsonl", '{"text": "a", "label": NaN}\n', "on row 1: NaN is not JSON"),
+        ("a.jsonl", '["a", "b"]\n', "on row 1: a value of type list"),
+        ("a.jsonl", '{"text": ' + "[" * 100_000, "on row 1: values nested too deeply"),
+        ("a.jsonl", '{"text": "a", "label": "b"}\n\n{"text": "a"}\n', r"key 'label' .*\['text'\] \(row 3\)"),
+        ("a.jsonl", '{"text": 5, "label": "b"}\n', r"string as text .*found 5, a number \(row 1\)"),
+        ("a.jsonl", '{"text": null, "label": "b"}\n', r"no text \(null\) \(row 1\)"),
+        ("a.jsonl", '{"text": "\\ud800", "label": "b"}\n', r"surrogate pair in '\\ud800' \(row 1\)"),
+        ("a.jsonl", '{"text": "\\u0000", "label": "b"}\n', r"NUL character in '\\x00' \(row 1\)"),
+        ("a.csv", "text,label\na,b\nc,\nd,  \n", r"label for every text in column 'label' .*none in 2 rows \(3, 4\)"),
+    ],
+)
+def test_bad_files(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message):
+        read_file(write(tmp_path, name, content))
+
+
+def test_not_a_file(tmp_path):
+    with pytest.raises(DataError, match="found nothing at .*nope.csv"):
+        read_file(tmp_path / "nope.csv")
+    with pytest.raises(DataError, match="found a folder"):
+        read_file(tmp_path)
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match="found a pipe"):
+        read_file(tmp_path / "pipe.csv")
+    (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
+    with pytest.raises(DataError, match="cannot look at"):
+        read_file(tmp_path / "loop.csv")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(tmp_path):
+    path = write(tmp_path, "a.csv", CSV)
+    path.chmod(0)
+    with pytest.raises(DataError, match="cannot read"):
+        read_file(path)
+
+
+def test_parquet(tmp_path):
+    path = tmp_path / "a.parquet"
+    text = pa.array(["good", "bad"]).dictionary_encode()
+    pq.write_table(pa.table({"text": text, "label": pa.array([True, False]), "more": [[1], []]}), path)
+    examples = read_file(path)
+    assert (examples.texts, examples.labels, examples.rows) == (["good", "bad"], ["True", "False"], [1, 2])
+    pq.write_table(pa.table({"text": pa.array(["a", None], pa.large_string()), "label": [0, 1]}), path)
+    with pytest.raises(DataError, match=r"no text \(null\) \(row 2\)"):
+        read_file(path)
+    pq.write_table(pa.table({"stars": [5, 4], "review": ["good", "bad"]}), path)
+    with pytest.raises(DataError, match="--text-column review --label-column stars"):
+        read_file(path)
+    pq.write_table(pa.table({"text": [], "label": []}), path)
+    with pytest.raises(DataError, match="has no rows"):
+        read_file(path)
+
+
+def test_class_names_of_parquet_and_hub(tmp_path):
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    dataset = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
+    pq.write_table(dataset.data.table, tmp_path / "a.parquet")
+    assert read_file(tmp_path / "a.parquet").labels == ["pos", "neg"]
+    table = _hub_table(dataset)
+    assert table.class_names == {"label": ["neg", "pos"]}
+    assert table.read(["label", "text"]) == ([1, 2], [[1, 0], ["a", "b"]])
+    assert list(table.first_rows) == [["a", 1], ["b", 0]]
+    assert not _is_unlabelled(table, None)
+    unlabelled = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [-1, -1]}, features=features)
+    assert _is_unlabelled(_hub_table(unlabelled), "label")
+
+
+def test_unreachable_hub_is_one_message():
+    script = """
+from nlptl.data.sources import read_hub
+from nlptl.errors import ResourceError
+try:
+    read_hub("someone/reviews@main")
+except ResourceError as error:
+    print(error)
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stderr == ""
+    (message,) = done.stdout.splitlines()
+    assert message.startswith("Expected to load the data set 'someone/reviews@main' from the Hugging Face Hub, found: ")
+    assert "sample:rotten_tomatoes" in message
+    assert "hf download someone/reviews --repo-type dataset" in message
+
+
+def test_examples():
+    examples = Examples.from_lists(["a", "b", "c"], [0, 1, 0], split="test")
+    assert (examples.labels, examples.rows, examples.split, len(examples)) == (["0", "1", "0"], [1, 2, 3], "test", 3)
+    assert examples.select([2, 0]) == Examples(["c", "a"], ["0", "0"], [3, 1], "memory", "test")
+    with pytest.raises(DataError, match="found 2 texts and 1 labels"):
+        Examples.from_lists(["a", "b"], ["x"])
+    with pytest.raises(DataError, match=r"found 1, a number \(row 2\)"):
+        Examples.from_lists(["a", 1], ["x", "y"])
+
+
+def test_without_labels(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    examples = read_file(write(tmp_path, "a.csv", "text\n\na\n"), with_labels=False)
+    assert (examples.texts, examples.labels, examples.rows) == (["a"], [], [3])
+    assert examples.select([0]).labels == []
+    assert caplog.messages == [f"{tmp_path / 'a.csv'}: text column 'text'"]

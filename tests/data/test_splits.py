@@ -1,0 +1,172 @@
+import logging
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nlptl.data.splits import NAMES, load_splits
+from nlptl.errors import ConfigError, DataError, ResourceError
+
+
+def write(path, labels, start=0, header="text,label"):
+    lines = [f"text {start + i},{label}" for i, label in enumerate(labels)]
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    return write(tmp_path / "reviews.csv", ["a", "b", "b", "c"] * 50)
+
+
+def test_one_file_is_split_by_class(reviews, caplog):
+    caplog.set_level(logging.INFO)
+    splits = load_splits(reviews)
+    assert Counter(splits["train"].labels) == {"a": 40, "b": 80, "c": 40}
+    for name in ("validation", "test"):
+        assert Counter(splits[name].labels) == {"a": 5, "b": 10, "c": 5}
+    assert splits.labels.names == ("a", "b", "c")
+    assert sorted(row for name in NAMES for row in splits.row_ids()[name]) == list(range(2, 202))
+    for name in NAMES:
+        assert splits[name].split == name
+        assert splits[name].rows == sorted(splits[name].rows)
+    assert caplog.messages[-1] == f"{reviews}: 160 train, 20 validation, 20 test; labels a, b, c"
+
+
+def test_split_depends_on_the_seed_alone(reviews):
+    assert load_splits(reviews) == load_splits(str(reviews))
+    assert load_splits(reviews, seed=1).row_ids() != load_splits(reviews).row_ids()
+
+
+def test_split_of_a_real_sample(caplog):
+    caplog.set_level(logging.INFO)
+    splits = load_splits("sample:rotten_tomatoes")
+    message = "rotten_tomatoes: 6,824 train, 853 validation, 853 test; labels negative, positive"
+    assert caplog.messages[-1] == message
+    assert splits.findings == ()
+
+
+def test_unknown_split(reviews):
+    with pytest.raises(ConfigError, match=r"train, validation, test\), found 'dev'"):
+        load_splits(reviews)["dev"]
+
+
+def test_rare_classes_stay_in_train(tmp_path):
+    splits = load_splits(write(tmp_path / "a.csv", ["a"] * 20 + ["b"] * 20 + ["c"] + ["d", "d"]))
+    assert "c" in splits["train"].labels
+    assert "d" in splits["train"].labels
+    assert {finding.kind for finding in splits.findings} >= {"small_class", "missing_class"}
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["a", "a", "b"], ["a", "b", "c", "d"]])
+def test_too_few_rows(tmp_path, labels):
+    with pytest.raises(DataError, match="Expected enough rows .*Add rows"):
+        load_splits(write(tmp_path / "a.csv", labels))
+
+
+def test_smallest_file_that_can_be_split(tmp_path):
+    splits = load_splits(write(tmp_path / "a.csv", ["a", "a", "a", "b"]))
+    assert [len(splits[name]) for name in NAMES] == [2, 1, 1]
+
+
+def test_folder(tmp_path):
+    write(tmp_path / "train.csv", ["a", "b"] * 10)
+    write(tmp_path / "dev.csv", ["a", "b"], 100)
+    write(tmp_path / "test.csv", ["b", "a"], 200)
+    (tmp_path / "README.md").write_text("notes")
+    splits = load_splits(tmp_path)
+    assert [len(splits[name]) for name in NAMES] == [20, 2, 2]
+    assert splits["validation"].texts == ["text 100", "text 101"]
+    assert splits.findings == ()
+
+
+def test_given_test_split_is_not_touched(tmp_path):
+    write(tmp_path / "train.csv", ["a", "b"] * 20)
+    write(tmp_path / "test.csv", ["b", "a"], 200)
+    splits = load_splits(tmp_path)
+    assert [len(splits[name]) for name in NAMES] == [36, 4, 2]
+    assert splits["test"].texts == ["text 200", "text 201"]
+
+
+def test_folder_without_test(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    write(tmp_path / "train.csv", ["a", "b"] * 20)
+    write(tmp_path / "valid.csv", ["b", "a"], 200)
+    splits = load_splits(tmp_path)
+    assert [len(splits[name]) for name in NAMES] == [36, 2, 4]
+    assert f"{tmp_path}: no test split is given: 4 examples of train are set aside" in caplog.messages
+
+
+def test_shards(tmp_path):
+    for part in range(2):
+        table = pa.table({"text": [f"{part} {i}" for i in range(20)], "label": ["a", "b"] * 10})
+        pq.write_table(table, tmp_path / f"train-0000{part}-of-00002.parquet")
+    splits = load_splits(tmp_path)
+    assert sorted(row for name in NAMES for row in splits[name].rows) == list(range(1, 41))
+    (tmp_path / "train-00000-of-00002.parquet").unlink()
+    with pytest.raises(DataError, match="Expected 2 parts of train .*found 1: train-00001-of-00002.parquet"):
+        load_splits(tmp_path)
+
+
+def test_bad_folders(tmp_path):
+    with pytest.raises(DataError, match="such as train.csv .*found nothing"):
+        load_splits(tmp_path)
+    write(tmp_path / "test.csv", ["a", "b"])
+    with pytest.raises(DataError, match="such as train.csv .*found test.csv"):
+        load_splits(tmp_path)
+    write(tmp_path / "train.csv", ["a", "b"])
+    write(tmp_path / "train.tsv", ["a", "b"])
+    with pytest.raises(DataError, match=r"one file for train in .*found train.csv, train.tsv"):
+        load_splits(tmp_path)
+
+
+def test_columns_are_passed_on(tmp_path):
+    path = write(tmp_path / "a.csv", ["a", "b"] * 10, header="review,stars")
+    with pytest.raises(DataError, match="--text-column review --label-column stars"):
+        load_splits(path)
+    assert load_splits(path, text_column="review", label_column="stars").labels.names == ("a", "b")
+
+
+def test_max_examples(reviews):
+    splits = load_splits(reviews, max_examples=8)
+    assert [len(splits[name]) for name in NAMES] == [8, 8, 8]
+    assert all(set(splits[name].labels) == {"a", "b", "c"} for name in NAMES)
+    assert Counter(load_splits(reviews, max_examples=40)["train"].labels) == {"a": 10, "b": 20, "c": 10}
+    assert load_splits(reviews, max_examples=1000) == load_splits(reviews)
+    for name in NAMES:
+        assert set(splits[name].rows) <= set(load_splits(reviews)[name].rows)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_max_examples_too_small(reviews, count):
+    with pytest.raises(ConfigError, match=f"max_examples.*found {count}"):
+        load_splits(reviews, max_examples=count)
+
+
+def test_findings_are_logged(tmp_path, caplog):
+    write(tmp_path / "train.csv", ["a", "b"] * 20)
+    write(tmp_path / "val.csv", ["a", "b"], 100)
+    write(tmp_path / "test.csv", ["a", "b"], 39)
+    splits = load_splits(tmp_path)
+    assert [finding.kind for finding in splits.findings] == ["leak"]
+    assert caplog.messages == [splits.findings[0].message]
+
+
+@pytest.mark.parametrize("name", ["nope.csv", "./nope", "/no/such", "a/b/c", "~/nope", "some/data.json", "two words"])
+def test_missing_files_are_no_hub_ids(name):
+    with pytest.raises(DataError, match="found nothing at"):
+        load_splits(name)
+
+
+def test_sample_errors():
+    with pytest.raises(ConfigError, match="found 'sample:nope'"):
+        load_splits("sample:nope")
+    with pytest.raises(ConfigError, match="Expected no columns with sample:imdb"):
+        load_splits("sample:imdb", text_column="text")
+
+
+def test_hub_id(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ResourceError, match="Expected to load the data set 'someone/reviews'"):
+        load_splits("someone/reviews")

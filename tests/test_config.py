@@ -1,0 +1,150 @@
+"""TrainingConfig, and JSON <-> frozen dataclass."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from nlptl.config import TrainingConfig, from_json, load_config, save_config, to_json
+from nlptl.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One field of each kind."""
+
+    name: str
+    freeze: Literal["nothing", "encoder"] | int = "encoder"
+    rate: float | None = None
+    folder: Path = Path("runs")
+    columns: tuple[str, ...] = ()
+    is_new: bool = False
+    train: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+EXAMPLES = [
+    Config(name="x"),
+    Config(name="x", freeze=3, rate=1e-5, folder=Path("a/b"), columns=("t", "l"), is_new=True),
+    Config(name="caf\u00e9", train=TrainingConfig(num_epochs=1, learning_rate=2e-5, optimizer="sgd", eval_steps=5)),
+]
+
+
+@pytest.mark.parametrize("config", EXAMPLES)
+def test_a_saved_configuration_loads_to_an_equal_one(config: Config, tmp_path: Path):
+    save_config(config, tmp_path / "config.json")
+    loaded = load_config(Config, tmp_path / "config.json")
+    assert loaded == config
+    assert type(loaded.folder) is type(config.folder)
+    save_config(loaded, tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "config.json").read_bytes()
+
+
+def test_whole_numbers_of_numpy_are_saved(tmp_path: Path):
+    config = TrainingConfig(num_epochs=np.int64(3), learning_rate=np.float64(0.5))
+    save_config(config, tmp_path / "config.json")
+    assert load_config(TrainingConfig, tmp_path / "config.json") == TrainingConfig(num_epochs=3, learning_rate=0.5)
+
+
+def test_missing_keys_take_the_defaults():
+    assert from_json(Config, {"name": "x", "train": {"num_epochs": 2}}) == Config(
+        name="x", train=TrainingConfig(num_epochs=2)
+    )
+
+
+def test_whole_numbers_are_floats_where_a_float_is_wanted():
+    config = from_json(Config, {"name": "x", "rate": 1})
+    assert type(config.rate) is float
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"nam": "x"}, "Unknown setting 'nam' in the configuration. Did you mean 'name'?"),
+        ({"zzz": 1}, "Unknown setting 'zzz' in the configuration. Known settings: name, freeze, rate"),
+        ({"name": "x", "train": {"num_epoch": 1}}, "Unknown setting 'num_epoch' in train in the configuration."),
+        ({"rate": 1.0}, "Expected 'name' in the configuration: these settings have no default."),
+        ({"name": 3}, "Expected str for name in the configuration, found 3."),
+        ({"name": "x", "is_new": 1}, "Expected bool for is_new in the configuration, found 1."),
+        ({"name": "x", "rate": "1"}, "Expected float or null for rate in the configuration, found '1'."),
+        ({"name": "x", "rate": True}, "Expected float or null for rate in the configuration, found True."),
+        ({"name": "x", "freeze": "all"}, "Expected 'nothing' or 'encoder' or int for freeze"),
+        ({"name": "x", "freeze": True}, "for freeze in the configuration, found True."),
+        ({"name": "x", "columns": "t"}, "Expected tuple for columns in the configuration, found 't'."),
+        ({"name": "x", "columns": [1]}, "Expected str for columns in the configuration, found 1."),
+        ({"name": "x", "folder": None}, "Expected Path for folder in the configuration, found None."),
+        ({"name": "x", "train": 3}, "Expected an object with settings in train in the configuration, found int."),
+        ({"name": "x", "train": {"num_epochs": 2.0}}, "Expected int for num_epochs"),
+        ({"name": "x", "train": {"num_epochs": -1}}, "num_epochs must be a whole number from 1 on, found -1"),
+        ([], "Expected an object with settings in the configuration, found list."),
+    ],
+)
+def test_what_does_not_fit_is_refused(values: Any, message: str):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        from_json(Config, values)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"num_epochs: 3", "Expected JSON in "),
+        (b"", "Expected JSON in "),
+        (b"\xff\xfe", "Expected JSON in "),
+        (b'{"name": "x", "name": "y"}', "the key 'name' occurs twice"),
+        (b"[1]", "Expected an object with settings in "),
+        (b'{"name": 1}', "Expected str for name in "),
+    ],
+)
+def test_a_file_that_does_not_fit_is_named(content: bytes, message: str, tmp_path: Path):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
+        load_config(Config, path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["missing.json", "."])
+def test_a_file_that_cannot_be_read_is_named(name: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=f"cannot read {re.escape(str(tmp_path / name))}"):
+        load_config(Config, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"num_epochs": 0},
+        {"num_epochs": 2.5},
+        {"batch_size": -1},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("inf")},
+        {"head_learning_rate": -1.0},
+        {"weight_decay": float("nan")},
+        {"warmup_ratio": 1.5},
+        {"max_grad_norm": -0.1},
+        {"label_smoothing": 1.0},
+        {"micro_batch_tokens": 0},
+        {"eval_steps": 0},
+        {"early_stopping": 0},
+        {"logging_steps": 0},
+        {"optimizer": "lion"},
+        {"schedule": "step"},
+        {"mixed_precision": "int8"},
+        {"selection_metric": "f1"},
+    ],
+)
+def test_values_out_of_range_are_refused(setting: dict[str, Any]):
+    ((name, value),) = setting.items()
+    with pytest.raises(ConfigError, match=re.escape(f"{name} must be ") + ".*" + re.escape(f"found {value!r}")):
+        TrainingConfig(**setting)
+
+
+def test_all_bad_values_are_named_at_once():
+    with pytest.raises(ConfigError, match="num_epochs must be .*; warmup_ratio must be .*; optimizer must be "):
+        TrainingConfig(num_epochs=0, warmup_ratio=2, optimizer="lion")
+
+
+def test_the_defaults_are_json():
+    assert json.loads(json.dumps(to_json(TrainingConfig()))) == to_json(TrainingConfig())
