@@ -14,7 +14,8 @@ def stream_key(*parts: str | int) -> int:
 def order(n: int, *parts: str | int) -> np.ndarray:
     """Return a permutation of range(n) that depends on n and `parts` alone, on any machine and version.
 
-    The indices are sorted by a 64-bit hash of each (SplitMix64, Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195).
+    The indices are sorted by a 64-bit hash of each (SplitMix64: Steele, Lea and Flood 2014,
+    doi:10.1145/2660193.2660195).
     """
     z = np.arange(n, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream_key("order", *parts))
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

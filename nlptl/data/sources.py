@@ -86,6 +86,13 @@ def read_file(
     return _examples(open_table(path), text_column, label_column, str(path), split, with_labels)
 
 
+def read_lines(lines: Iterable[str]) -> Examples:
+    """Read one text per line, such as from standard input; row numbers are line numbers."""
+    texts = [line.rstrip("\r\n") for line in lines]
+    rows = list(range(1, len(texts) + 1))
+    return Examples(check_texts(texts, rows, where="standard input"), [], rows, "standard input", "test")
+
+
 def file_status(path: Path) -> os.stat_result | None:
     """Return what `path` is, or None if there is nothing.
 

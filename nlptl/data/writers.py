@@ -19,7 +19,7 @@ def check_suffix(path: str | Path) -> str:
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise ConfigError(f"Expected an output file that ends in {', '.join(SUFFIXES)}, found {str(path)!r}. Rename it.")
+        raise ConfigError(f"Expected an output file in {', '.join(SUFFIXES)}, found {str(path)!r}. Rename it.")
     return suffix
 
 
@@ -44,7 +44,7 @@ def write_table(path: str | Path, columns: Mapping[str, Sequence[Any]]) -> None:
         temporary.replace(target)
     except OSError as error:
         raise ResourceError(
-            f"Expected to write {target}, found: {error.strerror}. Pass a path in a folder that exists and can be written."
+            f"Expected to write {target}, found: {error.strerror}. Pass a path in a folder that can be written."
         ) from error
 
 

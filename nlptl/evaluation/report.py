@@ -7,12 +7,21 @@ def score_table(scores: Scores, *, split: str, baseline: Scores | None = None) -
     """Return a table of each score with its 95 % interval, the number of examples and the majority-class baseline."""
     rows = [(split, "value", "95 % interval", "n", "" if baseline is None else "majority baseline")]
     for name, score in scores.items():
+        majority = "" if baseline is None else f"{baseline[name].value:.4f}"
         interval = f"{score.low:.4f} to {score.high:.4f}"
         rows.append(
-            (name, f"{score.value:.4f}", interval, f"{score.n:,}", "" if baseline is None else f"{baseline[name].value:.4f}")
+            (
+                name,
+                f"{score.value:.4f}",
+                interval,
+                f"{score.n:,}",
+                majority,
+            )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 5))]).rstrip() for row in rows]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 5))]).rstrip() for row in rows
+    ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 

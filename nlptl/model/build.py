@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -95,9 +96,9 @@ def _check(head: HeadConfig, labels: Labels) -> None:
 def _load_encoder(folder: Path, config: PreTrainedConfig, head: HeadConfig) -> tuple[PreTrainedModel, bool]:
     if isinstance(config, HeadedConfig):
         if head.dropout is not None:
-            set_dropout(config.encoder, head.dropout)
+            set_dropout(cast(PreTrainedConfig, config.encoder), head.dropout)
         network, _ = load_weights(HeadedClassifier, folder, config)
-        return network.encoder, False
+        return cast(PreTrainedModel, network.encoder), False
     if head.dropout is not None:
         set_dropout(config, head.dropout)
     return load_encoder(folder, config, needs_pooler=head.pooling == "native")

@@ -35,7 +35,11 @@ from nlptl.tasks.single_label import probabilities
 MAX_LENGTH = 256
 """Tokens of a text that are read where nothing else is said."""
 
-CANARY = ("The quick brown fox jumps over the lazy dog.", "na\u00efve caf\u00e9 \u2014 \u6570\u636e \U0001f642", "[SEP] 007")
+CANARY = (
+    "The quick brown fox jumps over the lazy dog.",
+    "na\u00efve caf\u00e9 \u2014 \u6570\u636e \U0001f642",
+    "[SEP] 007",
+)
 """Texts whose token ids are hashed into a saved model, since tokenizers have changed silently between versions."""
 
 
@@ -53,6 +57,8 @@ class Classifier(nn.Module):
 
     `network` is the transformers model that is trained and saved; `head` says what its head reads, and its shape.
     """
+
+    network: Any  # a PreTrainedModel; its parts differ by family, which no type says
 
     def __init__(
         self,
@@ -123,7 +129,7 @@ class Classifier(nn.Module):
         folder = find_model(str(name))
         if labels is None:
             given = (pooling, hidden, activation, dropout, binary_loss) != ("auto", None, None, None, "softmax")
-            model = cls._load_saved(folder, source=str(name), max_length=max_length, has_other_settings=given)
+            model = cls._load_saved(folder, source=str(name), max_length=max_length, has_settings=given)
         else:
             names = labels if isinstance(labels, Labels) else Labels(tuple(labels))
             resolved = ("mean" if freeze == "encoder" else "native") if pooling == "auto" else pooling
@@ -139,14 +145,14 @@ class Classifier(nn.Module):
         return model
 
     @classmethod
-    def _load_saved(cls, folder: Path, *, source: str, max_length: int | None, has_other_settings: bool) -> "Classifier":
+    def _load_saved(cls, folder: Path, *, source: str, max_length: int | None, has_settings: bool) -> "Classifier":
         card = folder / "nlptl.json"
         if not card.is_file():
             raise ConfigError(
                 f"Expected labels for a new head, or a folder that nlptl has saved; found no nlptl.json in {folder}. "
                 "Pass labels=, or the model/ folder of a run."
             )
-        if has_other_settings:
+        if has_settings:
             raise ConfigError(
                 "Expected no pooling, hidden, activation, dropout or binary_loss for a saved classifier, which brings "
                 "its own. Leave them out, or pass labels= to put a new head on its encoder."
@@ -158,11 +164,13 @@ class Classifier(nn.Module):
             head, canary = from_json(HeadConfig, values["head"]), values["tokenizer_canary"]
             max_length = values["max_length"] if max_length is None else max_length
         except (ValueError, KeyError, TypeError) as error:
-            raise UntrustedFileError(f"Expected the card of a saved classifier, cannot read {card}: {error!r}.") from error
+            raise UntrustedFileError(
+                f"Expected the settings of a saved classifier, cannot read {card}: {error!r}. Copy the folder again."
+            ) from error
         if canary != _canary(tokenizer):
             raise UntrustedFileError(
-                f"Expected the tokenizer that the classifier in {folder} was trained with, found other token ids for the "
-                "same text. Use the versions in the run's manifest.json, or restore the tokenizer files."
+                f"Expected the tokenizer that the classifier in {folder} was trained with, found other token ids "
+                "for the same text. Use the versions in the run's manifest.json, or restore the tokenizer files."
             )
         network, info = load_weights(AutoModelForSequenceClassification, folder, config)
         if info["missing_keys"] or len(labels) != network.config.num_labels:
@@ -176,7 +184,8 @@ class Classifier(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.network.device
+        device: torch.device = self.network.device
+        return device
 
     @property
     def trains_head_only(self) -> bool:
@@ -219,18 +228,23 @@ class Classifier(nn.Module):
     ) -> torch.Tensor:
         """Return logits [batch, labels] of token ids [batch, tokens], or of the `features` of texts [batch, width]."""
         if features is None:
-            return self.network(input_ids=input_ids, attention_mask=attention_mask).logits
-        if self.head.pooling != "native":
-            return self.network.head(features)
-        return self._native_head(features)
+            logits: torch.Tensor = self.network(input_ids=input_ids, attention_mask=attention_mask).logits
+        elif self.head.pooling == "native":
+            logits = self._native_head(features)
+        else:
+            logits = self.network.head(features)
+        return logits
 
     def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return what the head reads of token ids [batch, tokens]: shape [batch, width]."""
+        features: torch.Tensor
         if self.head.pooling != "native":
-            return self.network.features(input_ids, attention_mask)
+            features = self.network.features(input_ids, attention_mask)
+            return features
         outputs = self.network.base_model(input_ids=input_ids, attention_mask=attention_mask)
         if "pooler_output" in outputs:
-            return outputs.pooler_output
+            features = outputs.pooler_output
+            return features
         # Stock heads read the first token; modernbert's configuration may ask for the mean instead.
         config = self.network.config.to_dict()
         return pool(outputs.last_hidden_state, attention_mask, config.get("classifier_pooling", "cls"))
@@ -242,9 +256,10 @@ class Classifier(nn.Module):
         outputs = BaseModelOutputWithPooling(last_hidden_state=features[:, None], pooler_output=features)
         encoder.forward = lambda *args, **kwargs: outputs
         try:
-            return self.network(input_ids=None).logits
+            logits: torch.Tensor = self.network(input_ids=None).logits
         finally:
             del encoder.forward
+        return logits
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Return the token ids of `texts`, at most max_length of each."""
@@ -257,7 +272,9 @@ class Classifier(nn.Module):
             ConfigError: If `texts` is a single string.
         """
         if isinstance(texts, str):
-            raise ConfigError(f"Expected a list of texts, found the string {texts[:40]!r}. Pass [text] for a single one.")
+            raise ConfigError(
+                f"Expected a list of texts, found the string {texts[:40]!r}. Pass [text] for a single one."
+            )
         if not texts:
             return torch.zeros(0, len(self.labels), dtype=torch.float64)
         tokens = self.tokenize(texts)

@@ -4,26 +4,45 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from nlptl.data.samples import sample_model
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 
 FAMILIES = (
-    "bert distilbert roberta xlm-roberta camembert electra albert mpnet deberta deberta-v2 modernbert".split()
+    "bert",
+    "distilbert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "albert",
+    "mpnet",
+    "deberta",
+    "deberta-v2",
+    "modernbert",
 )
 """Model types whose native classification head and layers are known to work; tested one by one."""
 
 CODE_KEYS = ("auto_map", "trust_remote_code", "quantization_config", "_attn_implementation", "attn_implementation")
 """Keys of a configuration that make a loader run or download code; `_attn_implementation_internal` is one more."""
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5")
 
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt"]
 
@@ -56,8 +75,8 @@ def find_model(name: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise ResourceError(
             f"Expected to download the model {name!r} from the Hugging Face Hub, found {_first_line(error)} "
-            f"Check the spelling and the network; or, where there is a network, run `hf download {repository}` and copy "
-            "the folder here, then pass its path; or pass sample:minilm, which needs no network."
+            f"Check the spelling and the network; or, where there is a network, run `hf download {repository}` and "
+            "copy the folder here, then pass its path; or pass sample:minilm, which needs no network."
         ) from error
 
 
@@ -71,10 +90,10 @@ def read_config(folder: Path) -> PreTrainedConfig:
     values = _read_json(folder / "config.json", folder)
     weights = sorted(path.name for path in folder.glob("*.safetensors"))
     if not weights:
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5"))
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
         if pickles:
             raise UntrustedFileError(
-                f"Expected weights as safetensors in {folder}, found {', '.join(pickles)}, which can run code when read. "
+                f"Expected weights as safetensors in {folder}, found {', '.join(pickles)}, which can run code. "
                 "Convert it once with the tool of whoever made it (transformers: model.save_pretrained), "
                 "or take a revision of the model that has safetensors."
             )
@@ -88,7 +107,8 @@ def read_config(folder: Path) -> PreTrainedConfig:
             f"Expected an encoder of one of the families {', '.join(FAMILIES)}, "
             f"found {family or values.get('model_type')!r} in {folder}. Pass a model of one of these families."
         )
-    return AutoConfig.from_pretrained(folder, local_files_only=True)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return config
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -168,17 +188,18 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def encoder_layers(encoder: PreTrainedModel) -> nn.ModuleList | None:
+def encoder_layers(encoder: nn.Module) -> nn.ModuleList | None:
     """Return the stack of layers, lowest first; None if layers share their weights (albert)."""
+    config = cast(PreTrainedModel, encoder).config
     for module in encoder.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == encoder.config.num_hidden_layers:
-            return None if encoder.config.model_type == "albert" else module
+        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
+            return None if config.model_type == "albert" else module
     return None
 
 
-def max_positions(encoder: PreTrainedModel) -> int:
+def max_positions(encoder: nn.Module) -> int:
     """Return how many tokens a text may have, special tokens included."""
-    positions = int(encoder.config.max_position_embeddings)
+    positions = int(cast(PreTrainedModel, encoder).config.max_position_embeddings)
     for name, module in encoder.named_modules():
         # Families after fairseq number positions from padding_idx + 1, so that many rows are never reached.
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
@@ -210,7 +231,7 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UntrustedFileError(f"Expected JSON in {path}, found something else: {error}. Get the file again.") from error
+        raise UntrustedFileError(f"Expected JSON in {path}, cannot read it: {error}. Get the file again.") from error
     if not isinstance(values, dict):
         raise UntrustedFileError(f"Expected an object in {path}, found {type(values).__name__}. Get the file again.")
     return values

@@ -31,9 +31,11 @@ class Head(nn.Module):
         self.hidden = None if config.hidden is None else nn.Linear(width, config.hidden)
         self.activation = ACT2FN[config.activation]
         self.dropout = nn.Dropout(config.dropout)
-        self.output = nn.Linear(config.hidden or width, 1 if config.one_logit else config.num_labels)
+        inputs = width if config.hidden is None else config.hidden
+        self.output = nn.Linear(inputs, 1 if config.one_logit else int(config.num_labels or 0))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits [batch, labels]."""
         if self.hidden is not None:
             features = self.activation(self.hidden(features))
         logits = self.output(self.dropout(features))

@@ -51,8 +51,9 @@ def map_texts(
     width = None
     results = torch.zeros(len(tokens), 0, device=device)
     counts = torch.zeros(len(tokens), dtype=torch.long, device=device)
+    is_silent = progress is None or not sys.stderr.isatty()
     # One text tells the width to a process that has none of its own.
-    for rows in tqdm(share or [everything[:1]], desc=progress, disable=progress is None or not sys.stderr.isatty(), leave=False):
+    for rows in tqdm(share or [everything[:1]], desc=progress, disable=is_silent, leave=False):
         batch = collate(tokens, rows, pad_id=pad_id, device=device)
         output = function(batch["input_ids"], batch["attention_mask"])
         if width is None:

@@ -1,7 +1,7 @@
 """Each text has one label out of two or more.
 
 A classifier always gives one logit per label. In the sigmoid form of a binary head the first logit is held at zero:
-softmax over (0, z) is the sigmoid of z, so that probabilities, saved models and pipelines are those of the softmax form.
+softmax over (0, z) is the sigmoid of z, so that probabilities, saved models and pipelines are as in the softmax form.
 """
 
 import torch

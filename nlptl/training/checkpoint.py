@@ -58,7 +58,8 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
         for name, content in files.items():
             _write(staging / name, content)
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        _write(staging / MANIFEST, (json.dumps({"format": 1, "step": step, "sha256": hashes}, indent=2) + "\n").encode())
+        manifest = {"format": 1, "step": step, "sha256": hashes}
+        _write(staging / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
         _flush_folder(staging)
         if target.exists():  # left by an interrupted run that went further than the checkpoint it is resumed from
             shutil.rmtree(target)
@@ -83,7 +84,8 @@ def load_checkpoint(folder: Path, step: int) -> Checkpoint:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         contents = {name: (path / name).read_bytes() for name in manifest["sha256"]}
-        wrong = [name for name, data in contents.items() if hashlib.sha256(data).hexdigest() != manifest["sha256"][name]]
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        wrong = [name for name in contents if hashes[name] != manifest["sha256"][name]]
         if wrong or manifest["step"] != step:
             raise ValueError(f"{', '.join(wrong) or MANIFEST} is not what was written")
         return Checkpoint(
@@ -93,7 +95,7 @@ def load_checkpoint(folder: Path, step: int) -> Checkpoint:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UntrustedFileError(
-            f"Expected a complete checkpoint in {path}, found: {error}. Remove this folder to go on from an earlier one."
+            f"Expected a complete checkpoint in {path}, found: {error}. Remove this folder to use an earlier one."
         ) from error
 
 
@@ -117,7 +119,7 @@ def prune_checkpoints(folder: Path, *, keep: Collection[int]) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
-    """Return the optimizer's state as tensors `parameter name//key`; `names` gives the name for each `id(parameter)`."""
+    """Return the optimizer's state as tensors `parameter name//key`; `names` maps `id(parameter)` to the name."""
     return {
         f"{names[id(parameter)]}//{key}": value.detach().cpu().contiguous()
         for parameter, values in optimizer.state.items()

@@ -1,6 +1,7 @@
 """What the loop reads: token ids and label ids of a split, and the outputs of a frozen encoder, computed once."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +87,14 @@ def facts(model: Classifier, train: Inputs, validation: Inputs | None, *, seed: 
     }
 
 
-def _gather(function: Any, model: Classifier, tokens: Tokens, accelerator: Accelerator, *, progress: str | None) -> Any:
+def _gather(
+    function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    model: Classifier,
+    tokens: Tokens,
+    accelerator: Accelerator,
+    *,
+    progress: str | None,
+) -> torch.Tensor:
     with evaluating(model), accelerator.autocast():
         results, counts = map_texts(
             function,
@@ -99,6 +107,7 @@ def _gather(function: Any, model: Classifier, tokens: Tokens, accelerator: Accel
         )
     if results.dtype in (torch.float16, torch.bfloat16):
         results = results.float()
-    results, counts = accelerator.reduce(results, "sum"), accelerator.reduce(counts, "sum")
+    counts = accelerator.reduce(counts, "sum")
     assert bool((counts == 1).all()), "every text is computed exactly once"
-    return results
+    total: torch.Tensor = accelerator.reduce(results, "sum")
+    return total

@@ -22,8 +22,9 @@ def learning_rates(config: TrainingConfig, *, head_only: bool) -> tuple[float, f
     if head_only:
         if config.learning_rate is not None and config.head_learning_rate is not None:
             raise ConfigError(
-                "Expected one learning rate, since the encoder is frozen and the head alone trains; found learning_rate="
-                f"{config.learning_rate} and head_learning_rate={config.head_learning_rate}. Pass one of the two."
+                "Expected one learning rate, since the encoder is frozen and the head alone trains; found "
+                f"learning_rate={config.learning_rate} and head_learning_rate={config.head_learning_rate}. "
+                "Pass one of the two."
             )
         given = config.learning_rate if config.head_learning_rate is None else config.head_learning_rate
         rate = HEAD_LEARNING_RATE if given is None else given

@@ -168,8 +168,8 @@ def _check_same_config(folder: Path, config: Any) -> None:
     if changed:
         differences = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
         raise ConfigError(
-            f"Expected the settings of the run in {folder}, found others: {differences}. Resume with the settings it was "
-            "started with (--config with its config.json), or start a new run in another --output-dir."
+            f"Expected the settings of the run in {folder}, found others: {differences}. Resume with the settings it "
+            "was started with (--config with its config.json), or start a new run in another --output-dir."
         )
 
 

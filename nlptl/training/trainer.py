@@ -21,7 +21,6 @@ from nlptl.errors import ConfigError, NonFiniteError
 from nlptl.evaluation.metrics import Scores, majority_scores, point_scores, score_predictions
 from nlptl.evaluation.report import class_table, score_table
 from nlptl.model.classifier import Classifier
-from nlptl.model.inference import evaluating
 from nlptl.tasks.single_label import example_losses, probabilities
 from nlptl.training.checkpoint import (
     Checkpoint,
@@ -85,8 +84,7 @@ class Trainer:
         self.config = config
         self.seed = seed
         self.accelerator = _accelerator(config.mixed_precision)
-        is_run = output_dir is None or isinstance(output_dir, Run)
-        self.run = output_dir if is_run else Run.open(output_dir, config)
+        self.run = Run.open(output_dir, config) if isinstance(output_dir, str | Path) else output_dir
         self.train_counts: np.ndarray | None = None
         self._best: dict[str, torch.Tensor] = {}
 
@@ -104,10 +102,8 @@ class Trainer:
         logger.info(self.model.describe_training())
         self.model.to(self.accelerator.device)
         learning_rates(self.config, head_only=self.model.trains_head_only)
-        inputs = prepare_inputs(self.model, train, self.accelerator, self.run, reuse=self.config.reuse_features)
-        held_out = None
-        if validation is not None:
-            held_out = prepare_inputs(self.model, validation, self.accelerator, self.run, reuse=self.config.reuse_features)
+        inputs = self._prepare(train, reuse=self.config.reuse_features)
+        held_out = None if validation is None else self._prepare(validation, reuse=self.config.reuse_features)
         self.train_counts = np.bincount(inputs.labels, minlength=len(self.model.labels))
         if self.run is not None:
             self.run.record_data(facts(self.model, inputs, held_out, seed=self.seed, **self._derived(inputs)))
@@ -127,15 +123,18 @@ class Trainer:
             DataError: If a label is unknown to the model.
         """
         self.model.to(self.accelerator.device)
-        inputs = prepare_inputs(self.model, examples, self.accelerator, self.run, reuse=False)
+        inputs = self._prepare(examples, reuse=False)
         scores, baseline, shares = self._score(inputs)
         logger.info("\n%s", score_table(scores, split=examples.split, baseline=baseline))
         if 2 < len(self.model.labels) <= CLASSES_SHOWN:
             logger.info("\n%s", class_table(scores))
         if self.run is not None and self.run.is_main_process and examples.split == "test":
-            self._write_predictions(examples, shares)
+            self._write_predictions(self.run.path / "predictions.csv", examples, shares)
         self.accelerator.wait_for_everyone()
         return scores
+
+    def _prepare(self, examples: Examples, *, reuse: bool) -> Inputs:
+        return prepare_inputs(self.model, examples, self.accelerator, self.run, reuse=reuse)
 
     def _train(self, inputs: Inputs, held_out: Inputs | None) -> None:
         config, model = self.config, self.model
@@ -152,6 +151,7 @@ class Trainer:
         )
         model.train()
         first_step = num_steps if state.is_stopped else state.step
+        losses: list[float] = []  # since the last evaluation
         for step, indices in global_batches(
             len(inputs), config.batch_size, seed=self.seed, first_step=first_step, num_steps=num_steps
         ):
@@ -162,12 +162,15 @@ class Trainer:
                 group["lr"] = group["peak_lr"] * multiplier
             loss, norm = self._step(network, optimizer, inputs, indices, step=step, max_tokens=max_tokens)
             state.step = step + 1
+            losses.append(loss)
             tracker.advance(loss=loss)
             if state.step % config.logging_steps == 0:
                 rate = optimizer.param_groups[-1]["lr"]
                 tracker.record(step=state.step, loss=loss, gradient_norm=norm, learning_rate=rate)
             if state.step % (config.eval_steps or steps_per_epoch) == 0 or state.step == num_steps:
-                self._evaluate(held_out, state, tracker, epoch=state.step / steps_per_epoch, loss=loss)
+                mean = float(np.mean(losses))
+                self._evaluate(held_out, state, tracker, epoch=state.step / steps_per_epoch, loss=mean)
+                losses.clear()
                 self._save(state, optimizer)
                 if state.is_stopped:
                     break
@@ -302,7 +305,7 @@ class Trainer:
             self.run.write_scores(inputs.examples.split, scores, baseline)
         return scores, baseline, shares
 
-    def _write_predictions(self, examples: Examples, shares: np.ndarray) -> None:
+    def _write_predictions(self, path: Path, examples: Examples, shares: np.ndarray) -> None:
         names = self.model.labels.names
         best = shares.argmax(axis=1)
         columns: dict[str, list[Any]] = {
@@ -312,7 +315,7 @@ class Trainer:
             "probability": shares.max(axis=1).tolist(),
             **{f"probability_{name}": shares[:, i].tolist() for i, name in enumerate(names)},
         }
-        write_table(self.run.path / "predictions.csv", columns)
+        write_table(path, columns)
 
     def _trained_tensors(self) -> dict[str, torch.Tensor]:
         parameters = self.model.network.named_parameters()
@@ -336,8 +339,8 @@ class Trainer:
         if wanted < length:
             raise ConfigError(
                 f"Expected micro_batch_tokens to hold the longest example, {length} tokens ({inputs.examples.split}, "
-                f"row {inputs.examples.rows[longest]}), found {wanted}. Raise --micro-batch-tokens to {length} or more, "
-                f"lower --max-length to {wanted}, or leave --micro-batch-tokens unset."
+                f"row {inputs.examples.rows[longest]}), found {wanted}. Raise --micro-batch-tokens to {length} or "
+                f"more, lower --max-length to {wanted}, or leave --micro-batch-tokens unset."
             )
         return wanted
 
