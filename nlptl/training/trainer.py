@@ -176,6 +176,7 @@ class Trainer:
                     break
         tracker.close()
         self._restore_best(held_out, state)
+        self.accelerator.unwrap_model(network, keep_fp32_wrapper=False)  # with mixed precision, forward was replaced
         # A DistributedDataParallel that outlives its process group can hang the process at its end.
         self.accelerator.free_memory(network, optimizer)
         del network, optimizer

@@ -1,0 +1,123 @@
+"""Tiny models and toy data, built in process: no test needs a network."""
+
+import os
+
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+FAMILIES = {
+    "bert": {},
+    "distilbert": {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2},
+    "roberta": {"type_vocab_size": 1},
+    "xlm-roberta": {"type_vocab_size": 1},
+    "camembert": {"type_vocab_size": 1},
+    "electra": {"embedding_size": 16},
+    "albert": {"embedding_size": 16},
+    "mpnet": {},
+    "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 16},
+    "modernbert": {"local_attention": 8, "classifier_pooling": "mean"},
+}
+"""Every supported model type, and what its tiny configuration needs besides the common sizes."""
+
+WORDS = (
+    "a the film movie story plot acting scene was is and but very quite rather it this good great fine lovely superb "
+    "touching bad poor dull awful boring weak not never always made me feel by end of . , !"
+).split()
+POSITIVE, NEGATIVE = ("good", "great", "lovely", "superb"), ("bad", "dull", "awful", "boring")
+
+
+def build_tokenizer():
+    """Return a word-level tokenizer with the special tokens of BERT."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: i for i, word in enumerate([*special, *dict.fromkeys(WORDS)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def build_model(family: str, folder: Path, **settings: object) -> Path:
+    """Save a tiny encoder with random weights and its tokenizer into `folder`."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    common = {
+        "vocab_size": 80,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.2,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+    }
+    if family == "distilbert":
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+            common.pop(name)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(family, **{**common, **FAMILIES[family], **settings})
+        AutoModel.from_config(config).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def toy_rows(count: int) -> list[tuple[str, str]]:
+    """Return texts of different lengths with labels that a few words decide."""
+    rows = []
+    for i in range(count):
+        label, words = (("positive", POSITIVE), ("negative", NEGATIVE))[i % 2]
+        filler = " ".join(WORDS[(i * 7 + k) % 13] for k in range(3 + (i * 5) % 17))
+        rows.append((f"{filler} {words[i % 4]} {words[(i // 3) % 4]} .", label))
+    return rows
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of a tiny encoder of a family, built once."""
+    built: dict[str, Path] = {}
+
+    def get(family: str) -> Path:
+        if family not in built:
+            built[family] = build_model(family, tmp_path_factory.mktemp(family))
+        return built[family]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(family_folder: Callable[[str], Path]) -> Path:
+    """Return the folder of a tiny BERT with dropout 0.1."""
+    return family_folder("bert")
+
+
+@pytest.fixture(scope="session")
+def toy_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a CSV file of 120 toy reviews with the columns text and label."""
+    path = tmp_path_factory.mktemp("toy") / "reviews.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("text", "label"))
+        writer.writerows(toy_rows(120))
+    return path
