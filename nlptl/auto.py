@@ -21,6 +21,9 @@ REGISTRATIONS = {
 class _AfterAutoClasses(importlib.abc.MetaPathFinder):
     """Finds a module of the Auto classes once, as Python would, and imports ours after it has run."""
 
+    def __init__(self) -> None:
+        self.found: set[str] = set()
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
@@ -37,9 +40,6 @@ class _AfterAutoClasses(importlib.abc.MetaPathFinder):
 
             spec.loader.exec_module = run_then_register  # type: ignore[method-assign]
         return spec
-
-    def __init__(self) -> None:
-        self.found: set[str] = set()
 
 
 def register_heads() -> None:

@@ -7,6 +7,7 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import gc
 import importlib
 import importlib.util
 import io
@@ -138,7 +139,8 @@ def run(
     words = list(sys.argv[1:] if argv is None else argv)
     flags = [word for word in words if word != "--debug"]
     doc = sys.modules[cls.__module__].__doc__ if doc is None else doc
-    with _errors_as_messages(debug="--debug" in words), _logging(sys.stdout if log_to is None else log_to):
+    stream = sys.stdout if log_to is None else log_to
+    with _errors_as_messages(debug="--debug" in words), _process_group(), _logging(stream):
         main(parse(cls, flags, prog=prog, description=doc))
 
 
@@ -275,6 +277,22 @@ def _errors_as_messages(*, debug: bool) -> Iterator[None]:
         # more when the interpreter flushes its buffers.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+@contextlib.contextmanager
+def _process_group() -> Iterator[None]:
+    """Leave the group of processes at the end, if there is one: gloo warns and may hang where nobody does."""
+    try:
+        yield
+    except BaseException as error:
+        # The frames of the traceback hold the trainer, and with it what must not outlive the group.
+        traceback.clear_frames(error.__traceback__)
+        raise
+    finally:
+        distributed = sys.modules.get("torch.distributed")
+        if distributed is not None and distributed.is_available() and distributed.is_initialized():
+            gc.collect()
+            distributed.destroy_process_group()
 
 
 @contextlib.contextmanager

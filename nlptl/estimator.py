@@ -6,9 +6,10 @@ from typing import Literal
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from nlptl.config import Activation, BinaryLoss, Freeze, Pooling, TrainingConfig
+from nlptl.data.columns import check_texts
 from nlptl.data.sources import Examples
 from nlptl.errors import DataError
 from nlptl.model.classifier import Classifier
@@ -69,15 +70,23 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def fit(self, texts: Sequence[str], labels: Sequence[object]) -> "TextClassifier":
-        """Train on texts and as many labels, of any type that sorts; return self.
+        """Train on texts and as many labels, strings, whole numbers or booleans; return self.
+
+        Lists, arrays and pandas Series will do for both.
 
         Raises:
-            DataError: If the texts are no texts, or if there are fewer than two classes.
+            DataError: If the texts are no texts, if there are more or fewer of them than labels, if a label is missing
+                or no class, or if there are fewer than two classes.
             ConfigError: If a parameter is out of range.
+            ValueError: If the labels are a table.
         """
-        self.classes_, ids = np.unique(np.asarray(labels), return_inverse=True)
-        if len(self.classes_) < 2:
-            raise DataError(f"Expected labels of two or more classes, found {self.classes_.tolist()}.")
+        targets = column_or_1d(labels)
+        # As strings, since elsewhere -1 means unlabelled, but to scikit-learn it is a class.
+        is_whole = np.issubdtype(targets.dtype, np.integer)
+        train = Examples.from_lists(_texts(texts), (targets.astype(str) if is_whole else targets).tolist())
+        classes, first = np.unique(targets, return_index=True)
+        if len(classes) < 2:
+            raise DataError(f"Expected labels of two or more classes, found {classes.tolist()}. Pass more examples.")
         config = TrainingConfig(
             num_epochs=self.num_epochs,
             batch_size=self.batch_size,
@@ -87,9 +96,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             weight_decay=self.weight_decay,
             label_smoothing=self.label_smoothing,
         )
-        self.classifier_ = Classifier.from_pretrained(
+        classifier = Classifier.from_pretrained(
             self.model,
-            labels=[str(name) for name in self.classes_],
+            labels=[train.labels[i] for i in first],
             freeze=self.freeze,
             pooling=self.pooling,
             hidden=self.hidden,
@@ -99,17 +108,38 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             max_length=self.max_length,
             seed=self.seed,
         )
-        train = Examples.from_lists(texts, [str(self.classes_[i]) for i in ids])
-        Trainer(self.classifier_, config, seed=self.seed).fit(train)
+        Trainer(classifier, config, seed=self.seed).fit(train)
+        self.classes_, self.classifier_ = classes, classifier
         return self
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the probability of each class, float64 [texts, classes], in the order of `classes_`."""
+        """Return the probability of each class, float64 [texts, classes], in the order of `classes_`.
+
+        Raises:
+            DataError: If the texts are no texts.
+            NotFittedError: Before `fit`.
+        """
         check_is_fitted(self)
-        probabilities: np.ndarray = self.classifier_.predict_probabilities(list(texts)).numpy()
+        probabilities: np.ndarray = self.classifier_.predict_probabilities(_texts(texts)).numpy()
         return probabilities
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the most probable class of each text, shape [texts]."""
-        classes: np.ndarray = self.classes_[self.predict_proba(texts).argmax(axis=1)]
+        """Return the most probable class of each text, shape [texts].
+
+        Raises:
+            DataError: If the texts are no texts.
+            NotFittedError: Before `fit`.
+        """
+        best = self.predict_proba(texts).argmax(axis=1)
+        classes: np.ndarray = self.classes_[best]
         return classes
+
+
+def _texts(texts: Sequence[str]) -> list[str]:
+    """Return the texts as a list; a table, which would be taken for the list of its columns, is refused."""
+    dimensions = 0 if isinstance(texts, str) else np.ndim(np.asarray(texts, dtype=object))
+    if dimensions != 1:
+        found = "a single string" if isinstance(texts, str) else f"something of {dimensions} dimensions"
+        raise DataError(f"Expected a list of texts, found {found}. Pass [text] for one text, one column of a table.")
+    values = list(texts)
+    return check_texts(values, range(1, len(values) + 1), where="the texts")

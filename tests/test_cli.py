@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import types
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -415,3 +417,87 @@ def test_a_reader_who_leaves_ends_it_quietly(greeting: Path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (141, "Hello\n", "")
+
+
+class Held:
+    """Stands for what must not outlive the group of processes."""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("is_initialized", [False, True])
+def test_the_group_of_processes_is_left_at_the_end(fails: bool, is_initialized: bool, monkeypatch: pytest.MonkeyPatch):
+    held: list[weakref.ref[Held]] = []
+    alive: list[object] = []
+    distributed = types.SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: is_initialized,
+        destroy_process_group=lambda: alive.append(held[0]()),
+    )
+    monkeypatch.setitem(sys.modules, "torch.distributed", distributed)
+
+    def train(config: Config) -> None:
+        network = Held()
+        network.itself = network  # As in a model that is wrapped: freed by the garbage collector alone.
+        held.append(weakref.ref(network))
+        if fails:
+            raise errors.DataError("Expected rain, found sun.")
+
+    if fails:
+        with pytest.raises(SystemExit, match="3"):
+            cli.run(train, Config, [])
+    else:
+        cli.run(train, Config, [])
+    assert alive == [None] * is_initialized
+
+
+FAILING = """
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.distributed import barrier, init_process_group
+from torch.nn.parallel import DistributedDataParallel
+
+from nlptl import cli
+from nlptl.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    failing: int = -1
+
+
+def main(config):
+    init_process_group("gloo")
+    network = DistributedDataParallel(nn.Linear(2, 2))
+    network(torch.ones(3, 2)).sum().backward()
+    if config.failing in (-1, torch.distributed.get_rank()):
+        raise DataError("Expected rain, found sun.")
+    barrier()
+
+
+cli.run(main, Config)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("failing", [-1, 0, 1])
+def test_failing_processes_end_soon_with_their_exit_code(failing: int, tmp_path: Path):
+    (tmp_path / "fail.py").write_text(FAILING)
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher = subprocess.Popen(
+        [sys.executable, *words, str(tmp_path / "fail.py"), f"--failing={failing}"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _, err = launcher.communicate(timeout=90)
+    except subprocess.TimeoutExpired:
+        launcher.terminate()  # which it hands on to its processes
+        launcher.communicate(timeout=60)
+        raise
+    assert launcher.returncode == 1  # of the launcher; those of its processes are in its report
+    assert "nlptl: error: Expected rain, found sun." in err
+    assert re.search(r"exitcode +: 3 ", err.partition("Root Cause (first observed failure):")[2])

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,15 +11,24 @@ from nlptl.errors import ConfigError, ResourceError
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
-def check_suffix(path: str | Path) -> str:
-    """Return the suffix that says how a table is written.
+def check_output(path: str | Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> str:
+    """Return the suffix of a file that is to be written, after a look at where: before any work is done for it.
 
     Raises:
-        ConfigError: If it is none that `write_table` knows.
+        ConfigError: If the suffix is none of `suffixes`.
+        ResourceError: If there is no such folder, a folder of that name, or no telling.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ConfigError(f"Expected an output file in {', '.join(SUFFIXES)}, found {str(path)!r}. Rename it.")
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix not in suffixes:
+        raise ConfigError(f"Expected an output file in {', '.join(suffixes)}, found {str(path)!r}. Rename it.")
+    try:
+        found = "a folder of that name" if target.is_dir() else ""
+        found = found if target.parent.is_dir() else f"no folder {target.parent}"
+    except OSError as error:
+        found = str(error.strerror)
+    if found:
+        raise ResourceError(f"Expected to write {target}, found {found}. Pass a file in a folder that exists.")
     return suffix
 
 
@@ -30,22 +39,27 @@ def write_table(path: str | Path, columns: Mapping[str, Sequence[Any]]) -> None:
         ConfigError: If the suffix is unknown.
         ResourceError: If the file cannot be written.
     """
-    target, suffix = Path(path), check_suffix(path)
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        if suffix == ".parquet":
-            import pyarrow
-            import pyarrow.parquet
+    target, suffix = Path(path), check_output(path)
+    if suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
 
-            pyarrow.parquet.write_table(pyarrow.table(dict(columns)), temporary)
-        else:
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                write_lines(file, columns, suffix=suffix)
-        temporary.replace(target)
-    except OSError as error:
-        raise ResourceError(
-            f"Expected to write {target}, found: {error.strerror}. Pass a path in a folder that can be written."
-        ) from error
+        table = pyarrow.table(dict(columns))
+        _replace(target, lambda temporary: pyarrow.parquet.write_table(table, temporary))
+    else:
+        _replace(target, lambda temporary: _write_text(temporary, columns, suffix))
+
+
+def write_json(path: str | Path, values: Any) -> None:
+    """Write `values` as JSON to `path`, whole or not at all.
+
+    Raises:
+        ConfigError: If the suffix is not .json.
+        ResourceError: If the file cannot be written.
+    """
+    check_output(path, suffixes=(".json",))
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    _replace(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_lines(file: IO[str], columns: Mapping[str, Sequence[Any]], *, suffix: str) -> None:
@@ -57,3 +71,22 @@ def write_lines(file: IO[str], columns: Mapping[str, Sequence[Any]], *, suffix: 
     writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
+
+
+def _write_text(path: Path, columns: Mapping[str, Sequence[Any]], suffix: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        write_lines(file, columns, suffix=suffix)
+
+
+def _replace(target: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file beside `target`, then give it its name."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        reason = error.strerror if error.strerror else error
+        raise ResourceError(
+            f"Expected to write {target}, found: {reason}. Pass a path in a folder that can be written."
+        ) from error

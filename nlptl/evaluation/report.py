@@ -9,15 +9,7 @@ def score_table(scores: Scores, *, split: str, baseline: Scores | None = None) -
     for name, score in scores.items():
         majority = "" if baseline is None else f"{baseline[name].value:.4f}"
         interval = f"{score.low:.4f} to {score.high:.4f}"
-        rows.append(
-            (
-                name,
-                f"{score.value:.4f}",
-                interval,
-                f"{score.n:,}",
-                majority,
-            )
-        )
+        rows.append((name, f"{score.value:.4f}", interval, f"{score.n:,}", majority))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 5))]).rstrip() for row in rows

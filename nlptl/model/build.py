@@ -6,26 +6,27 @@ from typing import cast
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from nlptl.config import HeadConfig
 from nlptl.data.order import stream_key
 from nlptl.errors import ConfigError
 from nlptl.labels import Labels
-from nlptl.model.encoder import load_encoder, load_weights, read_config, set_dropout
+from nlptl.model.encoder import load_weights, set_dropout
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.heads import HeadedClassifier
 
 
 def build_network(
-    folder: Path, labels: Labels, head: HeadConfig, *, num_ids: int, seed: int
+    folder: Path, config: PreTrainedConfig, labels: Labels, head: HeadConfig, *, num_ids: int, seed: int
 ) -> tuple[PreTrainedModel, frozenset[str]]:
     """Load the encoder in `folder` and put a new head on it.
 
     Args:
         folder: The model folder.
+        config: The folder's configuration, as `read_config` has passed it.
         labels: Names of the classes.
-        head: What the user asked for; pooling is no longer "auto".
+        head: What the user asked for, as `check_head` has passed it; pooling is no longer "auto".
         num_ids: Number of token ids that the tokenizer can give.
         seed: Seeds the new weights.
 
@@ -33,10 +34,9 @@ def build_network(
         The network, and the names of parameters inside the encoder that are new, since the checkpoint lacks them.
 
     Raises:
-        ConfigError: If a setting is out of range, contradicts another one, or does not fit the encoder.
+        ConfigError: If the tokenizer can give more ids than the encoder takes.
+        UntrustedFileError: If the weights are damaged or incomplete.
     """
-    _check(head, labels)
-    config = read_config(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_key("init", seed))
         encoder, pooler_is_new = _load_encoder(folder, config, head)
@@ -44,10 +44,7 @@ def build_network(
         if head.pooling == "native":
             network = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
             own = network.base_model.state_dict()
-            weights = {k: v for k, v in encoder.state_dict().items() if k in own}
-            if pooler_is_new:
-                weights = {k: v for k, v in weights.items() if not k.startswith("pooler.")}
-            network.base_model.load_state_dict(weights, strict=not pooler_is_new)
+            network.base_model.load_state_dict({k: v for k, v in encoder.state_dict().items() if k in own})
             if head.binary_loss == "sigmoid":
                 _hold_first_logit_at_zero(network)
         else:
@@ -59,13 +56,17 @@ def build_network(
             f"Expected a tokenizer with at most {rows} token ids, the encoder's embeddings, found {num_ids}. "
             "Pass a model folder whose tokenizer and weights belong together."
         )
-    prefix = network.base_model_prefix
+    pooler = f"{network.base_model_prefix}.pooler."
     is_new = pooler_is_new and head.pooling == "native"
-    new_names = frozenset(n for n, _ in network.named_parameters() if is_new and n.startswith(f"{prefix}.pooler."))
-    return network, new_names
+    return network, frozenset(name for name, _ in network.named_parameters() if is_new and name.startswith(pooler))
 
 
-def _check(head: HeadConfig, labels: Labels) -> None:
+def check_head(head: HeadConfig, labels: Labels) -> None:
+    """Check the settings of a new head before anything is downloaded or loaded.
+
+    Raises:
+        ConfigError: If a setting is out of range or contradicts another one.
+    """
     if head.pooling not in ("native", "cls", "mean", "max"):
         raise ConfigError(f"Expected pooling 'auto', 'native', 'cls', 'mean' or 'max', found {head.pooling!r}.")
     if head.pooling == "native" and head.hidden is not None:
@@ -94,14 +95,13 @@ def _check(head: HeadConfig, labels: Labels) -> None:
 
 
 def _load_encoder(folder: Path, config: PreTrainedConfig, head: HeadConfig) -> tuple[PreTrainedModel, bool]:
-    if isinstance(config, HeadedConfig):
-        if head.dropout is not None:
-            set_dropout(cast(PreTrainedConfig, config.encoder), head.dropout)
+    is_headed = isinstance(config, HeadedConfig)
+    if head.dropout is not None:
+        set_dropout(cast(PreTrainedConfig, config.encoder if is_headed else config), head.dropout)
+    if is_headed:
         network, _ = load_weights(HeadedClassifier, folder, config)
         return cast(PreTrainedModel, network.encoder), False
-    if head.dropout is not None:
-        set_dropout(config, head.dropout)
-    return load_encoder(folder, config, needs_pooler=head.pooling == "native")
+    return load_weights(AutoModel, folder, config, optional=("pooler.",))
 
 
 def _name_labels(config: PreTrainedConfig, labels: Labels) -> None:

@@ -1,9 +1,5 @@
 """Classifier = encoder + head + labels + tokenizer."""
 
-import hashlib
-import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +10,12 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from nlptl.config import Activation, BinaryLoss, Freeze, HeadConfig, Pooling, from_json, to_json
+from nlptl.config import Activation, BinaryLoss, Freeze, HeadConfig, Pooling
 from nlptl.data.tokens import Tokens, tokenize
-from nlptl.errors import ConfigError, UntrustedFileError
+from nlptl.errors import ConfigError
 from nlptl.labels import Labels
 from nlptl.model import freezing
-from nlptl.model.build import build_network
+from nlptl.model.build import build_network, check_head
 from nlptl.model.encoder import (
     find_model,
     load_tokenizer,
@@ -28,19 +24,13 @@ from nlptl.model.encoder import (
     quiet_transformers,
     read_config,
 )
+from nlptl.model.folder import CARD, Card, new_folder, read_card, write_card
 from nlptl.model.heads import pool
 from nlptl.model.inference import evaluating, map_texts
 from nlptl.tasks.single_label import probabilities
 
 MAX_LENGTH = 256
 """Tokens of a text that are read where nothing else is said."""
-
-CANARY = (
-    "The quick brown fox jumps over the lazy dog.",
-    "na\u00efve caf\u00e9 \u2014 \u6570\u636e \U0001f642",
-    "[SEP] 007",
-)
-"""Texts whose token ids are hashed into a saved model, since tokenizers have changed silently between versions."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +72,13 @@ class Classifier(nn.Module):
         self.head_names = frozenset(name for name in names if not name.startswith(prefix)) | new_names
         reads_pooler = head.pooling == "native"
         self.unused_names = frozenset(n for n in names if n.startswith(f"{prefix}pooler.") and not reads_pooler)
-        limit = max_positions(network.base_model)
-        self.max_length = min(MAX_LENGTH, limit) if max_length is None else max_length
-        if not 1 <= self.max_length <= limit:
-            raise ConfigError(f"Expected max_length from 1 to {limit}, what the encoder takes, found {max_length}.")
+        # Below the special tokens and one more, tokenizers does not truncate.
+        least, most = tokenizer.num_special_tokens_to_add() + 1, max_positions(network.base_model)
+        self.max_length = min(MAX_LENGTH, most) if max_length is None else max_length
+        if not least <= self.max_length <= most:
+            raise ConfigError(
+                f"Expected max_length from {least} to {most}, what tokenizer and encoder take, found {max_length}."
+            )
         self.freeze("nothing")
 
     @classmethod
@@ -126,18 +119,25 @@ class Classifier(nn.Module):
             UntrustedFileError: If a file of the model is damaged or could run code.
             ResourceError: If a Hub id cannot be downloaded.
         """
-        folder = find_model(str(name))
         if labels is None:
-            given = (pooling, hidden, activation, dropout, binary_loss) != ("auto", None, None, None, "softmax")
-            model = cls._load_saved(folder, source=str(name), max_length=max_length, has_settings=given)
+            if (pooling, hidden, activation, dropout, binary_loss) != ("auto", None, None, None, "softmax"):
+                raise ConfigError(
+                    "Expected no pooling, hidden, activation, dropout or binary_loss for a saved classifier, which "
+                    "brings its own. Leave them out, or pass labels= to put a new head on its encoder."
+                )
+            model = cls._load_saved(find_model(str(name)), source=str(name), max_length=max_length)
         else:
-            names = labels if isinstance(labels, Labels) else Labels(tuple(labels))
+            names = labels if isinstance(labels, Labels) else _labels(labels)
             resolved = ("mean" if freeze == "encoder" else "native") if pooling == "auto" else pooling
             head = HeadConfig(
                 pooling=resolved, hidden=hidden, activation=activation, dropout=dropout, binary_loss=binary_loss
             )
+            check_head(head, names)
+            folder = find_model(str(name))
+            config = read_config(folder)  # Before the tokenizer, since it is what looks for code.
             tokenizer = load_tokenizer(folder)
-            network, new_names = build_network(folder, names, head, num_ids=len(tokenizer), seed=seed)
+            num_ids = max(tokenizer.get_vocab().values()) + 1
+            network, new_names = build_network(folder, config, names, head, num_ids=num_ids, seed=seed)
             model = cls(
                 network, tokenizer, names, head=head, max_length=max_length, source=str(name), new_names=new_names
             )
@@ -145,41 +145,17 @@ class Classifier(nn.Module):
         return model
 
     @classmethod
-    def _load_saved(cls, folder: Path, *, source: str, max_length: int | None, has_settings: bool) -> "Classifier":
-        card = folder / "nlptl.json"
-        if not card.is_file():
+    def _load_saved(cls, folder: Path, *, source: str, max_length: int | None) -> "Classifier":
+        if not (folder / CARD).is_file():
             raise ConfigError(
-                f"Expected labels for a new head, or a folder that nlptl has saved; found no nlptl.json in {folder}. "
+                f"Expected labels for a new head, or a folder that nlptl has saved; found no {CARD} in {folder}. "
                 "Pass labels=, or the model/ folder of a run."
             )
-        if has_settings:
-            raise ConfigError(
-                "Expected no pooling, hidden, activation, dropout or binary_loss for a saved classifier, which brings "
-                "its own. Leave them out, or pass labels= to put a new head on its encoder."
-            )
         config, tokenizer = read_config(folder), load_tokenizer(folder)
-        try:
-            values = json.loads(card.read_text(encoding="utf-8"))
-            labels = Labels(tuple(values["labels"]))
-            head, canary = from_json(HeadConfig, values["head"]), values["tokenizer_canary"]
-            max_length = values["max_length"] if max_length is None else max_length
-        except (ValueError, KeyError, TypeError) as error:
-            raise UntrustedFileError(
-                f"Expected the settings of a saved classifier, cannot read {card}: {error!r}. Copy the folder again."
-            ) from error
-        if canary != _canary(tokenizer):
-            raise UntrustedFileError(
-                f"Expected the tokenizer that the classifier in {folder} was trained with, found other token ids "
-                "for the same text. Use the versions in the run's manifest.json, or restore the tokenizer files."
-            )
-        network, info = load_weights(AutoModelForSequenceClassification, folder, config)
-        if info["missing_keys"] or len(labels) != network.config.num_labels:
-            raise UntrustedFileError(
-                f"Expected the weights of a classifier of {len(labels)} labels in {folder}, found "
-                f"{network.config.num_labels} labels and {len(info['missing_keys'])} missing tensors. "
-                "Copy the model folder again."
-            )
-        return cls(network, tokenizer, labels, head=head, max_length=max_length, source=source)
+        card = read_card(folder, config, tokenizer)
+        network, _ = load_weights(AutoModelForSequenceClassification, folder, config)
+        length = card.max_length if max_length is None else max_length
+        return cls(network, tokenizer, card.labels, head=card.head, max_length=length, source=source)
 
     @property
     def device(self) -> torch.device:
@@ -269,13 +245,16 @@ class Classifier(nn.Module):
         """Return the probability of each label for each text, float64 [texts, labels].
 
         Raises:
-            ConfigError: If `texts` is a single string.
+            ConfigError: If `texts` is a single string, or something in it is not one.
         """
         if isinstance(texts, str):
             raise ConfigError(
                 f"Expected a list of texts, found the string {texts[:40]!r}. Pass [text] for a single one."
             )
-        if not texts:
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise ConfigError(f"Expected texts, found {text!r} at position {i}. Leave it out, or pass ''.")
+        if len(texts) == 0:
             return torch.zeros(0, len(self.labels), dtype=torch.float64)
         tokens = self.tokenize(texts)
         with evaluating(self):
@@ -286,7 +265,7 @@ class Classifier(nn.Module):
         """Return the label of each text by name, with probabilities. Texts are run sorted by length, in batches.
 
         Raises:
-            ConfigError: If `texts` is a single string.
+            ConfigError: If `texts` is a single string, or something in it is not one.
         """
         predictions = []
         for row in self.predict_probabilities(texts).tolist():
@@ -303,45 +282,22 @@ class Classifier(nn.Module):
     def save(self, directory: str | Path) -> None:
         """Write the model folder: stock transformers files, and `nlptl.json` with labels and settings.
 
-        The folder appears whole or not at all; one that is there already is replaced.
+        The folder appears whole or not at all; a model folder that is there already is replaced.
+
+        Raises:
+            ConfigError: If `directory` holds something else than a model that nlptl has saved.
+            ResourceError: If the disk is full or cannot be written.
         """
-        target = Path(directory)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        staging.chmod(0o755)
-        with quiet_transformers():
-            self.network.save_pretrained(staging)
-            self.tokenizer.save_pretrained(staging)
-        values: dict[str, Any] = {
-            "format": 1,
-            "labels": list(self.labels.names),
-            "max_length": self.max_length,
-            "head": to_json(self.head),
-            "source": self.source,
-            "tokenizer_canary": _canary(self.tokenizer),
-        }
-        (staging / "nlptl.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        (staging / "README.md").write_text(self._model_card(), encoding="utf-8")
-        old = None
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-            target.rename(old / target.name)
-        staging.rename(target)
-        if old is not None:
-            shutil.rmtree(old)
+        card = Card(labels=self.labels, head=self.head, max_length=self.max_length, source=self.source)
+        with new_folder(Path(directory).absolute()) as folder, quiet_transformers():
+            self.network.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            write_card(folder, card, self.tokenizer)
 
-    def _model_card(self) -> str:
-        names = "\n".join(f"- {name}" for name in self.labels.names)
-        note = "" if self.head.pooling == "native" else "import nlptl  # makes this head known to transformers\n"
-        return (
-            "---\nlibrary_name: transformers\npipeline_tag: text-classification\n---\n\n"
-            f"# Text classifier over {self.source}\n\nPooling: {self.head.pooling}. It reads at most "
-            f"{self.max_length} tokens of a text. Labels:\n\n{names}\n\n```python\n{note}"
-            "from transformers import pipeline\n\n"
-            'classify = pipeline("text-classification", "path/to/this/folder", truncation=True, '
-            f"max_length={self.max_length})\n```\n"
+
+def _labels(names: Sequence[str]) -> Labels:
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"Expected labels as a list of names, found {names!r}. Pass for instance ['negative', 'positive']."
         )
-
-
-def _canary(tokenizer: PreTrainedTokenizerBase) -> str:
-    return hashlib.sha256(json.dumps([tokenizer(text)["input_ids"] for text in CANARY]).encode()).hexdigest()
+    return Labels(tuple(names))

@@ -8,12 +8,11 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -44,6 +43,7 @@ CODE_KEYS = ("auto_map", "trust_remote_code", "quantization_config", "_attn_impl
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5")
 
+VOCABULARY_FILES = ("tokenizer.json", "vocab.*", "*.model")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt"]
 
 
@@ -72,9 +72,9 @@ def find_model(name: str) -> Path:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=HUB_FILES))
     except HFValidationError as error:
         raise ConfigError(f"Expected a folder or a Hub id, found {name!r}: {error}.") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except Exception as error:  # The HTTP client has errors of its own, and it changed with huggingface_hub 2.
         raise ResourceError(
-            f"Expected to download the model {name!r} from the Hugging Face Hub, found {_first_line(error)} "
+            f"Expected to download the model {name!r} from the Hugging Face Hub, found {_one_line(error)} "
             f"Check the spelling and the network; or, where there is a network, run `hf download {repository}` and "
             "copy the folder here, then pass its path; or pass sample:minilm, which needs no network."
         ) from error
@@ -97,17 +97,27 @@ def read_config(folder: Path) -> PreTrainedConfig:
                 "Convert it once with the tool of whoever made it (transformers: model.save_pretrained), "
                 "or take a revision of the model that has safetensors."
             )
-        raise ConfigError(f"Expected model.safetensors in {folder}, found no weights. Check the path of the model.")
+        raise ConfigError(
+            f"Expected model.safetensors in {folder}, found no weights in this format, the only one that is read. "
+            "Check the path, or take a model or a revision of it that has safetensors."
+        )
     _refuse_code(values, folder / "config.json")
     if (folder / "tokenizer_config.json").exists():
         _refuse_code(_read_json(folder / "tokenizer_config.json", folder), folder / "tokenizer_config.json")
-    family = (values.get("encoder") or {}).get("model_type") if values.get("model_type") == "nlptl" else None
-    if (family or values.get("model_type")) not in FAMILIES:
+    encoder = values.get("encoder") if values.get("model_type") == "nlptl" else values
+    family = encoder.get("model_type") if isinstance(encoder, dict) else None
+    if family not in FAMILIES:
         raise ConfigError(
             f"Expected an encoder of one of the families {', '.join(FAMILIES)}, "
-            f"found {family or values.get('model_type')!r} in {folder}. Pass a model of one of these families."
+            f"found {family!r} in {folder}. Pass a model of one of these families."
         )
-    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (StrictDataclassError, ValueError, TypeError, AttributeError) as error:
+        raise UntrustedFileError(
+            f"Expected the settings of a {family} encoder in {folder / 'config.json'}, cannot use them: "
+            f"{_one_line(error)} Download or save the model again."
+        ) from error
     return config
 
 
@@ -115,12 +125,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the fast tokenizer of a model folder.
 
     Raises:
-        ConfigError: If there is none, or if it has no padding token.
+        ConfigError: If there is none, if it cannot be read, or if it has no padding token.
     """
+    if not any(path for pattern in VOCABULARY_FILES for path in folder.glob(pattern)):
+        # transformers 5 would make up a tokenizer without any words.
+        raise ConfigError(f"Expected tokenizer files in {folder}, found none. Pass a model folder with tokenizer.json.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"Expected tokenizer files in {folder}, cannot load them: {_first_line(error)}") from error
+    except Exception as error:  # tokenizers raises nothing more special for a damaged file.
+        raise ConfigError(
+            f"Expected tokenizer files in {folder}, cannot load them: {_one_line(error)} "
+            "Pass a model folder with its tokenizer.json."
+        ) from error
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
         raise ConfigError(
             f"Expected a fast tokenizer (tokenizer.json) with a padding token in {folder}, "
@@ -129,27 +145,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_encoder(folder: Path, config: PreTrainedConfig, *, needs_pooler: bool) -> tuple[PreTrainedModel, bool]:
-    """Load the encoder in float32, and say whether its pooler is new, that is, not in the checkpoint.
+def load_weights(
+    model_class: Any, folder: Path, config: PreTrainedConfig, *, optional: tuple[str, ...] = ()
+) -> tuple[PreTrainedModel, bool]:
+    """Load a model in float32 from safetensors.
+
+    Args:
+        model_class: What loads it, one of the Auto classes or of the models.
+        folder: The model folder.
+        config: The folder's configuration, as `read_config` has passed it.
+        optional: First parts of the names of parameters that are new where the checkpoint lacks them.
+
+    Returns:
+        The model, and whether it has such new parameters.
 
     Raises:
         UntrustedFileError: If a weight is missing, damaged, of another shape, NaN or infinite.
-    """
-    encoder, info = load_weights(AutoModel, folder, config)
-    missing = {name for name in info["missing_keys"] if not name.startswith("pooler.")}
-    if missing:
-        raise UntrustedFileError(
-            f"Expected all weights of a {config.model_type} encoder in {folder}, found {len(missing)} missing: "
-            f"{', '.join(sorted(missing)[:3])}. Download the model again, or pass another one."
-        )
-    return encoder, needs_pooler and "pooler.dense.weight" in info["missing_keys"]
-
-
-def load_weights(model_class: Any, folder: Path, config: PreTrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Load a model in float32 from safetensors, check that its weights are finite, return it and what was missing.
-
-    Raises:
-        UntrustedFileError: If a weight is damaged, of another shape, NaN or infinite.
     """
     try:
         with quiet_transformers():
@@ -161,17 +172,25 @@ def load_weights(model_class: Any, folder: Path, config: PreTrainedConfig) -> tu
                 use_safetensors=True,
                 output_loading_info=True,
             )
-    except (SafetensorError, RuntimeError, OSError) as error:
+    except (SafetensorError, RuntimeError, OSError, ValueError, KeyError, AttributeError, AssertionError) as error:
+        has_other_shapes = "ignore_mismatched_sizes" in str(error)
+        found = "the shapes differ." if has_other_shapes else _one_line(error)
         raise UntrustedFileError(
-            f"Expected intact safetensors weights in {folder}, cannot load them: {_first_line(error)} "
+            f"Expected intact safetensors weights in {folder} that fit its config.json, cannot load them: {found} "
             "Download or save the model again."
         ) from error
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith(optional))
+    if missing:
+        raise UntrustedFileError(
+            f"Expected all weights of a {config.model_type} model in {folder}, found {len(missing)} missing: "
+            f"{', '.join(missing[:3])}. Download or save the model again, or pass another one."
+        )
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise UntrustedFileError(
                 f"Expected finite weights in {folder}, found NaN or infinity in {name}. Pass another copy of the model."
             )
-    return model, info
+    return model, bool(info["missing_keys"])
 
 
 @contextmanager
@@ -237,5 +256,6 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     return values
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".") + "."
+def _one_line(error: Exception) -> str:
+    lines = [line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip()]
+    return ": ".join(lines[:2] or [type(error).__name__]) + "."

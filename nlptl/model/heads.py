@@ -80,12 +80,15 @@ class HeadedClassifier(PreTrainedModel):
 
 def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling | str) -> torch.Tensor:
     """Pool hidden states [batch, tokens, width] over the tokens of each text, padding left out: [batch, width]."""
-    if pooling == "cls":
-        return hidden[:, 0]
     mask = attention_mask.unsqueeze(-1).bool()
-    if pooling == "max":
-        return hidden.masked_fill(~mask, torch.finfo(hidden.dtype).min).amax(dim=1)
-    return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+    match pooling:
+        case "cls":
+            return hidden[:, 0]
+        case "mean":
+            return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+        case "max":
+            return hidden.masked_fill(~mask, torch.finfo(hidden.dtype).min).amax(dim=1)
+    raise ValueError(f"Expected pooling 'cls', 'mean' or 'max', found {pooling!r}.")
 
 
 # Importing this module makes the Auto classes know saved `HeadedClassifier` folders.

@@ -1,14 +1,17 @@
 """How good a trained model is on labelled data: `nlptl evaluate`."""
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from nlptl.data.columns import describe_rows
 from nlptl.data.sources import Examples, read_file
 from nlptl.data.splits import load_splits
+from nlptl.data.writers import check_output, write_json
+from nlptl.errors import DataError
 from nlptl.evaluation.metrics import Scores, score_predictions
 from nlptl.evaluation.report import class_table, score_table
+from nlptl.labels import Labels
 from nlptl.model.classifier import Classifier
 
 logger = logging.getLogger(__name__)
@@ -27,11 +30,11 @@ class EvaluateConfig:
     label_column: str | None = None
     """Column with the label. None: found by name."""
     output: Path | None = None
-    """JSON file for the scores. None: the table alone."""
+    """JSON file for the scores; one that is there is replaced. None: the table alone."""
     max_length: int | None = None
     """Tokens of a text that are read. None: as in training."""
     seed: int = 0
-    """Seeds the bootstrap, and the split where the data has no test split."""
+    """Seeds the bootstrap and, where the data has no test split, what is set aside: pass the seed of the training."""
 
 
 def evaluate(config: EvaluateConfig) -> Scores:
@@ -40,15 +43,20 @@ def evaluate(config: EvaluateConfig) -> Scores:
     Raises:
         ConfigError: If a flag cannot be obeyed.
         DataError: If the data cannot be read, or holds a label that the model does not know.
+        ResourceError: If the output cannot be written.
     """
+    if config.output is not None:
+        check_output(config.output, suffixes=(".json",))
     examples = _read(config)
     model = Classifier.from_pretrained(config.model_dir, max_length=config.max_length)
+    _check_labels(examples, model.labels)
     labels = model.labels.ids(examples.labels)
     shares = model.predict_probabilities(examples.texts, progress="predicting").numpy()
     scores = score_predictions(labels, shares, names=model.labels.names, seed=config.seed)
     logger.info("\n%s\n\n%s", score_table(scores, split=examples.split), class_table(scores))
     if config.output is not None:
-        config.output.write_text(json.dumps({examples.split: scores.to_json()}, indent=2) + "\n", encoding="utf-8")
+        write_json(config.output, {examples.split: scores.to_json()})
+        logger.info("\nwrote the scores to %s", config.output)
     return scores
 
 
@@ -61,3 +69,15 @@ def _read(config: EvaluateConfig) -> Examples:
         config.dataset, text_column=config.text_column, label_column=config.label_column, seed=config.seed
     )
     return splits.test
+
+
+def _check_labels(examples: Examples, labels: Labels) -> None:
+    unknown = [row for row, name in zip(examples.rows, examples.labels, strict=True) if name not in labels.names]
+    if unknown:
+        first = examples.labels[examples.rows.index(unknown[0])]
+        known = ", ".join(map(repr, labels.names[:20])) + (", ..." if len(labels) > 20 else "")
+        raise DataError(
+            f"Expected only labels of the model ({known}) in {examples.source}, found others in "
+            f"{describe_rows(unknown)}, the first of them {first!r}. Rename or delete these rows, or pass another "
+            "--label-column."
+        )

@@ -1,13 +1,16 @@
 """Labels for new texts: `nlptl predict`."""
 
+import io
 import logging
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nlptl.data.columns import check_texts
 from nlptl.data.sources import Examples, read_file, read_lines
-from nlptl.data.writers import check_suffix, write_lines, write_table
+from nlptl.data.writers import check_output, write_lines, write_table
 from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
 
@@ -27,13 +30,20 @@ class PredictConfig:
     text_column: str | None = None
     """Column with the text. None: found by name."""
     output: str = "-"
-    """File for the predictions: CSV, TSV, JSON lines or Parquet; - writes JSON lines to standard output."""
+    """File for the predictions: CSV, TSV, JSON lines or Parquet; - writes JSON lines to standard output.
+    A file that is there is replaced."""
     max_length: int | None = None
     """Tokens of a text that are read. None: as in training."""
 
     def __post_init__(self) -> None:
         if bool(self.text) == (self.input is not None):
-            raise ConfigError("Expected --text or --input, found " + ("both." if self.text else "neither. Pass one."))
+            found = "both" if self.text else "neither"
+            raise ConfigError(f"Expected --text or --input, found {found}. Pass one of the two.")
+        if self.text_column is not None and self.input in (None, "-"):
+            raise ConfigError(
+                f"Expected --text-column only with a file as --input, found {self.text_column!r} without a file. "
+                "Leave it out."
+            )
 
 
 def predict(config: PredictConfig) -> None:
@@ -42,9 +52,11 @@ def predict(config: PredictConfig) -> None:
     Raises:
         ConfigError: If a flag cannot be obeyed.
         DataError: If the input cannot be read.
+        ResourceError: If the output cannot be written.
     """
     if config.output != "-":
-        check_suffix(config.output)
+        check_output(config.output)
+        _check_not_input(config)
     examples = _read(config)
     model = Classifier.from_pretrained(config.model_dir, max_length=config.max_length)
     shares = model.predict_probabilities(examples.texts, progress="predicting")
@@ -58,15 +70,28 @@ def predict(config: PredictConfig) -> None:
         **{f"probability_{name}": shares[:, i].tolist() for i, name in enumerate(names)},
     }
     if config.output == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as JSON is, whatever the terminal's is
         write_lines(sys.stdout, columns, suffix=".jsonl")
     else:
         write_table(config.output, columns)
         logger.info("wrote %s predictions to %s", f"{len(examples):,}", config.output)
 
 
+def _check_not_input(config: PredictConfig) -> None:
+    if config.input not in (None, "-") and os.path.realpath(str(config.input)) == os.path.realpath(config.output):
+        raise ConfigError(
+            f"Expected another file as output than the input, found {config.output} as both, which would replace the "
+            "texts. Pass another --output."
+        )
+
+
 def _read(config: PredictConfig) -> Examples:
     if config.text:
-        return Examples(list(config.text), [], list(range(1, len(config.text) + 1)))
+        rows = list(range(1, len(config.text) + 1))
+        return Examples(check_texts(config.text, rows, where="--text"), [], rows)
     if config.input == "-":
-        return read_lines(sys.stdin)
+        # Bytes that are not UTF-8 become halves of surrogate pairs, which are refused with their line.
+        content = io.BytesIO(sys.stdin.buffer.read())
+        return read_lines(io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="\n"))
     return read_file(Path(str(config.input)), text_column=config.text_column, with_labels=False)

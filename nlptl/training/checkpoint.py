@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from nlptl.errors import ResourceError, UntrustedFileError
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
         for name, content in files.items():
             _write(staging / name, content)
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        manifest = {"format": 1, "step": step, "sha256": hashes}
+        manifest = {"format": FORMAT, "step": step, "sha256": hashes}
         _write(staging / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
         _flush_folder(staging)
         if target.exists():  # left by an interrupted run that went further than the checkpoint it is resumed from
@@ -86,8 +87,10 @@ def load_checkpoint(folder: Path, step: int) -> Checkpoint:
         contents = {name: (path / name).read_bytes() for name in manifest["sha256"]}
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         wrong = [name for name in contents if hashes[name] != manifest["sha256"][name]]
-        if wrong or manifest["step"] != step:
-            raise ValueError(f"{', '.join(wrong) or MANIFEST} is not what was written")
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} is not what was written")
+        if (manifest["format"], manifest["step"]) != (FORMAT, step):
+            raise ValueError(f"format {manifest['format']} and step {manifest['step']}, not {FORMAT} and {step}")
         return Checkpoint(
             safetensors.torch.load(contents["weights.safetensors"]),
             safetensors.torch.load(contents["optimizer.safetensors"]),
@@ -95,57 +98,47 @@ def load_checkpoint(folder: Path, step: int) -> Checkpoint:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UntrustedFileError(
-            f"Expected a complete checkpoint in {path}, found: {error}. Remove this folder to use an earlier one."
+            f"Expected a complete checkpoint in {path}, found: {error}. Restore the folder from a copy, or "
+            "start a new run."
         ) from error
 
 
-def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint that is whole, by step; a damaged one is skipped with a line that says why."""
+def latest_checkpoint(folder: Path) -> tuple[Checkpoint, Checkpoint | None] | None:
+    """Return the newest checkpoint that is whole, and the one with the best weights up to there, if there was a best.
+
+    A damaged one is skipped with a line that says why. None: there are no checkpoints.
+
+    Raises:
+        UntrustedFileError: If there are checkpoints, and none of them can be used.
+    """
     steps = sorted((int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdigit()), reverse=True)
     for step in steps:
         try:
-            return load_checkpoint(folder, step)
+            checkpoint = load_checkpoint(folder, step)
+            best_step = checkpoint.state["best_step"]
+            best = checkpoint if best_step in (None, step) else load_checkpoint(folder, best_step)
+            return checkpoint, None if best_step is None else best
         except UntrustedFileError as error:
-            logger.warning("skipping a checkpoint: %s", error)
+            logger.warning("skipping the checkpoint of step %d: %s", step, error)
+    if steps:
+        raise UntrustedFileError(
+            f"Expected a complete checkpoint in {folder}, found {len(steps)} damaged. Restore one from a copy, or "
+            "start the run anew with --overwrite, which moves this one aside."
+        )
     return None
 
 
 def prune_checkpoints(folder: Path, *, keep: Collection[int]) -> None:
-    """Remove the checkpoints of all steps but `keep`, and what interrupted writes have left behind."""
+    """Remove the checkpoints of all steps but `keep`, and what interrupted writes have left behind.
+
+    What cannot be removed stays, with a line in the log.
+    """
     kept = {step_folder(folder, step) for step in keep}
     for path in folder.iterdir():
         if path not in kept and path.name.startswith(("step-", ".step-")):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
-    """Return the optimizer's state as tensors `parameter name//key`; `names` maps `id(parameter)` to the name."""
-    return {
-        f"{names[id(parameter)]}//{key}": value.detach().cpu().contiguous()
-        for parameter, values in optimizer.state.items()
-        for key, value in values.items()
-        if isinstance(value, torch.Tensor)
-    }
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], names: Mapping[int, str]
-) -> None:
-    """Put back what `optimizer_tensors` returned, through the optimizer's own loading."""
-    by_name: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        name, _, field = key.rpartition("//")
-        by_name.setdefault(name, {})[field] = tensor.clone()
-    packed = optimizer.state_dict()
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    missing = [names[id(p)] for p in parameters if tensors and names[id(p)] not in by_name]
-    if missing:
-        raise UntrustedFileError(
-            f"Expected optimizer state for every parameter that trains, found none for {missing[0]} and "
-            f"{len(missing) - 1} more. Remove the checkpoint to go on from an earlier one."
-        )
-    packed["state"] = {i: by_name[names[id(p)]] for i, p in enumerate(parameters) if names[id(p)] in by_name}
-    optimizer.load_state_dict(packed)
+            if path.exists():
+                logger.warning("could not remove the old checkpoint %s", path)
 
 
 def _write(path: Path, content: bytes) -> None:

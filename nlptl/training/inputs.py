@@ -2,22 +2,25 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
+from nlptl.config import to_json
 from nlptl.data.batches import collate
 from nlptl.data.sources import Examples
 from nlptl.data.tokens import Tokens, concatenate, describe_truncation
+from nlptl.errors import ConfigError, DataError
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating, map_texts
 from nlptl.training.run import Run, sha256_of
 
 logger = logging.getLogger(__name__)
 
+CPU_TOKENS, ACCELERATOR_TOKENS = 512, 16384
 ROWS_PER_CALL = 4096
 
 
@@ -43,24 +46,52 @@ class Inputs:
         return collate(self.tokens, indices, pad_id=pad_id, device=device), labels
 
 
-def prepare_inputs(
-    model: Classifier, examples: Examples, accelerator: Accelerator, run: Run | None, *, reuse: bool
-) -> Inputs:
-    """Tokenize a split, say what was cut off, and run a frozen encoder over it once if `reuse` is set.
+def prepare_inputs(model: Classifier, examples: Examples, run: Run | None) -> Inputs:
+    """Tokenize a split, and say what was cut off.
 
     Raises:
-        DataError: If a label is unknown to the model.
+        DataError: If the split is empty or has no labels, or if a label is unknown to the model.
     """
+    if not examples.texts or len(examples.labels) != len(examples.texts):
+        raise DataError(
+            f"Expected one example or more, each with its label, in {examples.source} ({examples.split}), found "
+            f"{len(examples.texts)} texts and {len(examples.labels)} labels. Pass a split that has them."
+        )
     labels = model.labels.ids(examples.labels)
     tokens = model.tokenize(examples.texts)
     logger.info(describe_truncation(tokens, name=examples.split, max_length=model.max_length))
     if run is not None:
         run.record_truncation(examples.split, tokens.truncation())
-    features = None
-    if reuse and model.encoder_is_frozen:
-        features = _gather(model.features, model, tokens, accelerator, progress=f"encoding {examples.split}")
-        logger.info("%s: ran the frozen encoder once over %s texts", examples.split, f"{len(tokens):,}")
-    return Inputs(examples, tokens, labels, features)
+    return Inputs(examples, tokens, labels, features=None)
+
+
+def encode_once(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> Inputs:
+    """Return `inputs` with what the head reads, computed once, if the encoder is frozen; else as they are."""
+    if not model.encoder_is_frozen:
+        return inputs
+    split = inputs.examples.split
+    features = _gather(model.features, model, inputs.tokens, accelerator, progress=f"encoding {split}")
+    logger.info("%s: ran the frozen encoder once over %s texts", split, f"{len(inputs):,}")
+    return replace(inputs, features=features)
+
+
+def token_budget(inputs: Inputs, wanted: int | None, device: torch.device) -> int:
+    """Return how many tokens a micro-batch may have; `wanted` None: by the device.
+
+    Raises:
+        ConfigError: If an example of `inputs` is longer than `wanted`.
+    """
+    if wanted is None:
+        return CPU_TOKENS if device.type == "cpu" else ACCELERATOR_TOKENS
+    longest = int(inputs.tokens.lengths.argmax())
+    length = int(inputs.tokens.lengths[longest])
+    if wanted < length:
+        raise ConfigError(
+            f"Expected micro_batch_tokens to hold the longest example, {length} tokens ({inputs.examples.split}, "
+            f"row {inputs.examples.rows[longest]}), found {wanted}. Raise --micro-batch-tokens to {length} or "
+            f"more, lower --max-length to {wanted}, or leave --micro-batch-tokens unset."
+        )
+    return wanted
 
 
 def logits_of(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> torch.Tensor:
@@ -72,17 +103,23 @@ def logits_of(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> to
 
 
 def facts(model: Classifier, train: Inputs, validation: Inputs | None, *, seed: int, **derived: Any) -> dict[str, Any]:
-    """Return what identifies a training: the seed, hashes of data, splits and encoder, and derived settings."""
+    """Return what identifies a training: seed, hashes of data, splits and encoder, the model's and derived settings."""
     parts = [part for part in (train, validation) if part is not None]
     texts = {p.examples.split: concatenate([*p.examples.texts, *p.examples.labels]) for p in parts}
     rows = {p.examples.split: np.array(p.examples.rows, dtype=np.int64).tobytes() for p in parts}
-    encoder = {name: p.detach().cpu().numpy().tobytes() for name, p in model.network.base_model.named_parameters()}
+    encoder = {
+        name: p.detach().cpu().contiguous().numpy().data for name, p in model.network.base_model.named_parameters()
+    }
     return {
         "seed": seed,
         "data_sha256": sha256_of(texts),
         "splits_sha256": sha256_of(rows),
         "encoder": model.source,
         "encoder_sha256": sha256_of(encoder),
+        "labels": list(model.labels.names),
+        "freeze": model.frozen,
+        "max_length": model.max_length,
+        **to_json(model.head),
         **derived,
     }
 

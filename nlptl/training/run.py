@@ -10,36 +10,42 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from accelerate import PartialState
 
-from nlptl.config import save_config, to_json
+from nlptl.config import to_json
+from nlptl.data.sources import Examples
 from nlptl.data.splits import Splits
-from nlptl.errors import ConfigError, ResourceError
+from nlptl.data.writers import write_table
+from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.evaluation.metrics import Scores
+from nlptl.model.classifier import Classifier
+from nlptl.training.devices import on_main, processes
 
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("nlptl", "torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors", "numpy")
 COMMANDS = ("resume", "overwrite")
 """Settings that say what to do with the folder; they are not part of what a run is."""
+FREE = ("encoder", "micro_batch_tokens")
+"""Facts that may differ when a run is resumed: where the encoder stood, and what the device holds at once."""
 
 
 class Run:
     """An `output_dir`, claimed for one run: a folder that holds another run is refused.
 
-    Only the main process writes into it.
+    Every process calls every method; the main process alone writes, and what stops it stops all.
     """
 
-    def __init__(self, path: Path, *, resume: bool, is_main_process: bool) -> None:
+    def __init__(self, path: Path, *, resume: bool) -> None:
         self.path = path
         self.resume = resume
-        self.is_main_process = is_main_process
         self.checkpoints = path / "checkpoints"
 
     @classmethod
@@ -54,18 +60,15 @@ class Run:
 
         Raises:
             ConfigError: If the folder holds a run and neither is set, or a run with other settings is to be resumed.
+            UntrustedFileError: If the settings of the run that is to be resumed cannot be read.
             ResourceError: If the folder cannot be written.
         """
-        folder = Path(path)
-        state = PartialState()
-        names = {field.name for field in dataclasses.fields(config)} & set(COMMANDS)
-        recorded = dataclasses.replace(config, **dict.fromkeys(names, False))
         if resume and overwrite:
             raise ConfigError("Expected --resume or --overwrite, found both. Pass one of the two.")
-        if state.is_main_process:
-            resume = _claim(folder, recorded, resume=resume, overwrite=overwrite)
-        state.wait_for_everyone()
-        return cls(folder, resume=resume, is_main_process=state.is_main_process)
+        folder = Path(path)
+        names = {field.name for field in dataclasses.fields(config)} & set(COMMANDS)
+        recorded = dataclasses.replace(config, **dict.fromkeys(names, False))
+        return cls(folder, resume=on_main(lambda: _claim(folder, recorded, resume=resume, overwrite=overwrite)))
 
     def record_splits(self, splits: Splits) -> None:
         """Write which rows each split is made of to `splits.json`, counts and findings to `data_report.json`."""
@@ -76,94 +79,154 @@ class Run:
 
     def record_truncation(self, split: str, shares: Mapping[str, float]) -> None:
         """Add to `data_report.json` what `max_length` has cut off a split."""
-        path = self.path / "data_report.json"
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        values.setdefault("truncation", {})[split] = dict(shares)
-        self.write_json("data_report.json", values)
+        self._update("data_report.json", {"truncation": {split: dict(shares)}})
 
     def record_data(self, facts: Mapping[str, Any]) -> None:
-        """Write `manifest.json`; on a resumed run, check that data and encoder are those it was started with.
+        """Write `manifest.json`; on a resumed run, check that it is about to go on with what it was started with.
 
         Args:
-            facts: Seed, hashes of data, encoder and splits, settings that were derived.
+            facts: Seed, hashes of data, encoder and splits, settings of the model, and settings that were derived.
 
         Raises:
-            ConfigError: If data or encoder have changed since the run was started.
+            ConfigError: If something that learning depends on has changed since the run was started.
         """
-        old = self.path / "manifest.json"
-        if self.resume and old.is_file():
-            before = json.loads(old.read_text(encoding="utf-8"))
-            changed = [key for key in facts if key.endswith("sha256") and before.get(key) != facts[key]]
-            if changed:
-                raise ConfigError(
-                    f"Expected to resume the run in {self.path} on the same data and encoder, found another "
-                    f"{', '.join(changed)}. Restore them, or start a new run in another --output-dir."
-                )
+        before = _read(self.path / "manifest.json") if self.resume else {}
+        changed = [key for key in facts if key not in FREE and before and before.get(key) != facts[key]]
+        if changed:
+            differences = ", ".join(
+                f"another {key}" if key.endswith("sha256") else f"{key} was {before.get(key)!r} and is {facts[key]!r}"
+                for key in changed
+            )
+            raise ConfigError(
+                f"Expected to resume the run in {self.path} on the same data, encoder and settings, found others: "
+                f"{differences}. Restore them, or start a new run in another --output-dir."
+            )
         self.write_json("manifest.json", {**facts, **_surroundings()})
 
     def write_json(self, name: str, values: Any) -> None:
-        """Write a JSON file into the folder, whole or not at all."""
-        if self.is_main_process:
-            temporary = self.path / f".{name}.tmp"
-            temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            temporary.replace(self.path / name)
+        """Write a JSON file into the folder, whole or not at all.
+
+        Raises:
+            ResourceError: If the folder cannot be written.
+        """
+        on_main(lambda: _write(self.path / name, values))
 
     def write_scores(self, split: str, scores: Scores, baseline: Scores | None) -> None:
         """Add the scores of a split, and those of the majority baseline on it, to `scores.json`."""
-        path = self.path / "scores.json"
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        values[split] = scores.to_json()
+        values = {split: scores.to_json()}
         if baseline is not None:
-            values.setdefault("majority_baseline", {})[split] = baseline.to_json()
-        self.write_json("scores.json", values)
+            values["majority_baseline"] = {split: baseline.to_json()}
+        self._update("scores.json", values)
+
+    def write_predictions(self, examples: Examples, probabilities: np.ndarray, *, names: Sequence[str]) -> None:
+        """Write `predictions.csv`: a row per example, with the probabilities [examples, labels] of all `names`.
+
+        Raises:
+            ResourceError: If the folder cannot be written.
+        """
+        columns: dict[str, list[Any]] = {
+            "row": examples.rows,
+            "label": examples.labels,
+            "predicted": [names[i] for i in probabilities.argmax(axis=1)],
+            "probability": probabilities.max(axis=1).tolist(),
+            **{f"probability_{name}": probabilities[:, i].tolist() for i, name in enumerate(names)},
+        }
+        on_main(lambda: write_table(self.path / "predictions.csv", columns))
+
+    def write_model(self, model: Classifier) -> None:
+        """Write the folder `model/`.
+
+        Raises:
+            ResourceError: If the folder cannot be written.
+        """
+        on_main(lambda: model.save(self.path / "model"))
+
+    def _update(self, name: str, values: Mapping[str, Any]) -> None:
+        def update() -> None:
+            merged = _read(self.path / name)
+            for key, value in values.items():
+                is_part = key in ("truncation", "majority_baseline")  # one entry per split
+                merged[key] = {**merged.get(key, {}), **value} if is_part else value
+            _write(self.path / name, merged)
+
+        on_main(update)
 
 
-def sha256_of(parts: Mapping[str, bytes]) -> str:
+def sha256_of(parts: Mapping[str, bytes | memoryview]) -> str:
     """Return one hash over named bytes."""
     digest = hashlib.sha256()
     for name, content in parts.items():
-        digest.update(f"{name}\x1f{len(content)}\x1f".encode())
+        digest.update(f"{name}\x1f{memoryview(content).nbytes}\x1f".encode())
         digest.update(content)
     return digest.hexdigest()
 
 
 def _claim(folder: Path, config: Any, *, resume: bool, overwrite: bool) -> bool:
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"Expected a folder at {folder}, found a file. Pass another --output-dir.")
-    has_run = folder.is_dir() and any(folder.iterdir())
-    if has_run and resume:
-        _check_same_config(folder, config)
-        return True
-    if has_run and not overwrite:
-        raise ConfigError(
-            f"Expected a new or empty folder, found a run in {folder}. Pass --resume to go on with it, --overwrite to "
-            "move it aside, or another --output-dir."
-        )
-    try:
+    """Make the folder ready, and return whether there is a run in it to go on with."""
+    with _writing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"Expected a folder at {folder}, found a file. Pass another --output-dir.")
+        # Hidden files are what an interrupted start or a file browser leaves behind.
+        has_run = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+        if has_run and resume:
+            _check_same_config(folder, config)
+            return True
+        if has_run and not overwrite:
+            raise ConfigError(
+                f"Expected a new or empty folder, found a run in {folder}. Pass --resume to go on with it, --overwrite "
+                "to move it aside, or another --output-dir."
+            )
         if has_run:
             number = next(n for n in range(1, 1_000_000) if not Path(f"{folder}.{n}").exists())
-            shutil.move(folder, f"{folder}.{number}")
+            folder.rename(f"{folder}.{number}")
             logger.info("moved the run in %s to %s.%d", folder, folder, number)
         folder.mkdir(parents=True, exist_ok=True)
-        save_config(config, folder / "config.json")
-    except OSError as error:
-        raise ResourceError(
-            f"Expected to write into {folder}, found: {error.strerror}. Mend the permissions, free space, or pass "
-            "another --output-dir."
-        ) from error
+        _write(folder / "config.json", to_json(config))
     if resume:
         logger.info("nothing to resume in %s: starting a new run", folder)
     return False
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"Expected to write into {path}, found: {error.strerror}. Mend the permissions, free space, or pass "
+            "another --output-dir."
+        ) from error
+
+
+def _write(path: Path, values: Any) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _writing(path.parent):
+        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`; empty, if there is no such file."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        values = error
+    if not isinstance(values, dict):
+        raise UntrustedFileError(
+            f"Expected a JSON object in {path}, found something else. Restore the file, or start a new run in another "
+            "--output-dir."
+        )
+    return values
+
+
 def _check_same_config(folder: Path, config: Any) -> None:
-    path = folder / "config.json"
-    if not path.is_file():
+    before, now = _flat(_read(folder / "config.json")), _flat(to_json(config))
+    if not before:
         raise ConfigError(
             f"Expected a run to resume in {folder}, found a folder without config.json. Pass another --output-dir."
         )
-    before, now = json.loads(path.read_text(encoding="utf-8")), to_json(config)
-    before, now = _flat(before), _flat(now)
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k != "output_dir"]
     if changed:
         differences = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
@@ -181,11 +244,14 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _surroundings() -> dict[str, Any]:
-    state = PartialState()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    state = processes()
+    commit = ""
+    if shutil.which("git") is not None:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        commit = found.stdout.strip()
     return {
         "command": sys.argv,
-        "git_commit": commit.stdout.strip() or None,
+        "git_commit": commit or None,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "hardware": {
             "machine": platform.machine(),

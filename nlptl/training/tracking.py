@@ -2,10 +2,10 @@
 
 import json
 import logging
+import math
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -20,9 +20,9 @@ class Tracker:
         self.path = path if is_main_process else None
         self.started = time.monotonic()
         if self.path is not None:
-            kept = self.path.read_text(encoding="utf-8").splitlines() if first_step and self.path.is_file() else []
-            kept = [line for line in kept if line and json.loads(line)["step"] <= first_step]
-            self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            temporary = self.path.with_name(f".{self.path.name}.tmp")
+            temporary.write_text("".join(_records(self.path, first_step)), encoding="utf-8")
+            temporary.replace(self.path)
         self.bar = tqdm(
             total=num_steps,
             initial=first_step,
@@ -37,18 +37,29 @@ class Tracker:
         self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
         self.bar.update()
 
-    def record(self, **values: Any) -> None:
-        """Append one object to metrics.jsonl; `step` must be among the values."""
+    def record(self, **values: float) -> None:
+        """Append one object to metrics.jsonl; `step` must be among the values. NaN and infinity become null."""
         if self.path is not None:
             seconds = round(time.monotonic() - self.started, 3)
+            finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**values, "seconds": seconds}) + "\n")
+                file.write(json.dumps({**finite, "seconds": seconds}, allow_nan=False) + "\n")
 
     def say(self, line: str) -> None:
         """Log a line without tearing the bar."""
         with self.bar.external_write_mode(nolock=True):
             logger.info(line)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Remove the bar."""
         self.bar.close()
+
+
+def _records(path: Path, last_step: int) -> list[str]:
+    """Return the lines up to `last_step`; one that was torn by a crash is later than that."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if last_step and path.is_file() else []
+    whole = [line for line in lines if line.endswith("}\n")]
+    return [line for line in whole if json.loads(line)["step"] <= last_step]

@@ -1,0 +1,125 @@
+"""What nlptl adds to a stock model folder: nlptl.json, a model card, and that it appears whole or not at all."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from nlptl.config import HeadConfig, from_json, to_json
+from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
+from nlptl.labels import Labels
+from nlptl.model.headed_config import HeadedConfig
+
+CARD = "nlptl.json"
+
+CANARY = (
+    "The quick brown fox jumps over the lazy dog.",
+    "na\u00efve caf\u00e9 \u2014 \u6570\u636e \U0001f642",
+    "[SEP] 007",
+)
+"""Texts whose token ids are hashed into a saved model, since tokenizers have changed silently between versions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a saved classifier is besides its network and its tokenizer."""
+
+    labels: Labels
+    head: HeadConfig
+    max_length: int
+    source: str
+
+
+def write_card(folder: Path, card: Card, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write nlptl.json, and README.md for whoever finds the folder."""
+    values: dict[str, Any] = {
+        "format": 1,
+        "labels": list(card.labels.names),
+        "max_length": card.max_length,
+        "head": to_json(card.head),
+        "source": card.source,
+        "tokenizer_canary": _canary(tokenizer),
+    }
+    (folder / CARD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    names = "\n".join(f"- {name}" for name in card.labels.names)
+    note = "" if card.head.pooling == "native" else "import nlptl  # makes this head known to transformers\n"
+    (folder / "README.md").write_text(
+        "---\nlibrary_name: transformers\npipeline_tag: text-classification\n---\n\n"
+        f"# Text classifier over {card.source}\n\nPooling: {card.head.pooling}. It reads at most "
+        f"{card.max_length} tokens of a text. Labels:\n\n{names}\n\n```python\n{note}"
+        "from transformers import pipeline\n\n"
+        'classify = pipeline("text-classification", "path/to/this/folder", truncation=True, '
+        f"max_length={card.max_length})\n```\n",
+        encoding="utf-8",
+    )
+
+
+def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Card:
+    """Read nlptl.json and check it against the configuration and the tokenizer of the same folder.
+
+    Raises:
+        UntrustedFileError: If it is damaged or contradicts them.
+    """
+    path = folder / CARD
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        card = Card(
+            labels=Labels(tuple(values["labels"])),
+            head=from_json(HeadConfig, values["head"]),
+            max_length=int(values["max_length"]),
+            source=str(folder),
+        )
+        canary = values["tokenizer_canary"]
+        pooling = config.pooling if isinstance(config, HeadedConfig) else "native"
+        names = tuple(name for _, name in sorted((config.id2label or {}).items()))
+        if (card.head.pooling, card.labels.names) != (pooling, names):
+            raise ValueError(f"config.json has pooling {pooling!r} and labels {names}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UntrustedFileError(
+            f"Expected the settings of a saved classifier, cannot read {path}: {error!r}. Copy the folder again."
+        ) from error
+    if canary != _canary(tokenizer):
+        raise UntrustedFileError(
+            f"Expected the tokenizer that the classifier in {folder} was trained with, found other token ids "
+            "for the same text. Use the versions in the run's manifest.json, or restore the tokenizer files."
+        )
+    return card
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give a folder to write into; at the end it becomes `target`, in place of a saved classifier that is there.
+
+    Raises:
+        ConfigError: If `target` is something else than a saved classifier.
+        ResourceError: If the disk is full or cannot be written; what was there stays as it is.
+    """
+    if target.exists() and not (target / CARD).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(
+            f"Expected a new folder, or one with a saved classifier, found something else at {target}. "
+            "Pass another folder; nothing but a saved classifier is replaced."
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:
+            staging = Path(beside) / "new"
+            staging.mkdir()
+            yield staging
+            if target.exists():
+                target.rename(Path(beside) / "old")
+            staging.rename(target)
+    except (OSError, SafetensorError) as error:
+        raise ResourceError(
+            f"Expected to write the model folder {target}, found: {error}. Free space or mend the permissions."
+        ) from error
+
+
+def _canary(tokenizer: PreTrainedTokenizerBase) -> str:
+    return hashlib.sha256(json.dumps([tokenizer(text)["input_ids"] for text in CANARY]).encode()).hexdigest()

@@ -1,0 +1,108 @@
+"""The device and the processes of a training, through Accelerate."""
+
+import os
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType, broadcast, parse_flag_from_env
+
+from nlptl.errors import ConfigError, UserError
+
+KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""Ways to use processes that average gradients over them, which is what the objective counts on."""
+
+
+def processes() -> PartialState:
+    """Return this process's device and its place among the others, as the launcher has started them.
+
+    Raises:
+        ConfigError: If the launcher has started several and Accelerate was told of one.
+    """
+    num_launched = int(os.environ.get("WORLD_SIZE", "1"))
+    device = torch.accelerator.current_accelerator()
+    # Left to itself, Accelerate takes several processes without a device of their own for several runs of one.
+    on_cpu = num_launched > 1 and (device is None or device.type == "mps")
+    state = PartialState(cpu=on_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    if state.num_processes != num_launched:
+        raise ConfigError(
+            f"Expected the {num_launched} processes that were launched, found {state.num_processes} in Accelerate's "
+            "state. Create no Accelerator or PartialState before nlptl does."
+        )
+    return state
+
+
+def open_accelerator(mixed_precision: str) -> Accelerator:
+    """Return Accelerate's view of the device and the other processes.
+
+    Raises:
+        ConfigError: If the device lacks the precision, or a launcher has set what would change the gradient.
+    """
+    device = processes().device
+    has_it = device.type == "cuda" and (mixed_precision == "fp16" or torch.cuda.is_bf16_supported())
+    if mixed_precision != "no" and not has_it:
+        found = torch.cuda.get_device_name(device) if device.type == "cuda" else f"the device {device.type}"
+        raise ConfigError(f"Expected a device with {mixed_precision}, found {found}. Pass --mixed-precision no.")
+    launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched_with not in ("no", mixed_precision):
+        raise ConfigError(
+            f"Expected the precision as a setting of the run, found {launched_with} from the launcher and "
+            f"mixed_precision={mixed_precision!r}. Pass --mixed-precision {launched_with} to the recipe, or take it "
+            "away from the launcher."
+        )
+    try:
+        accelerator = Accelerator(mixed_precision=mixed_precision)
+    except ValueError as error:
+        if "already been initialized" not in str(error):
+            raise
+        raise ConfigError(
+            f"Expected one precision in a Python process, found mixed_precision={mixed_precision!r} after another one. "
+            "Start a new process."
+        ) from error
+    if accelerator.gradient_accumulation_steps != 1:
+        raise ConfigError(
+            f"Expected no gradient accumulation from the launcher, found {accelerator.gradient_accumulation_steps} "
+            "steps. Take it away: --batch-size says what a step learns from, --micro-batch-tokens what fits at once."
+        )
+    if accelerator.distributed_type not in KINDS:
+        raise ConfigError(
+            f"Expected processes that each hold the whole model, found {accelerator.distributed_type}. "
+            "Launch with torchrun, or with accelerate launch --multi_gpu."
+        )
+    return accelerator
+
+
+def on_main(action: Callable[[], bool | None]) -> bool:
+    """Run `action` on the main process alone, and return what it returned, as a bool, on every process.
+
+    Every process has to call this. What `action` raises stops all of them, so that none waits for one that is gone.
+
+    Raises:
+        UserError: On the other processes, of the kind and with the message that stopped the main process.
+    """
+    state = processes()
+    error: Exception | None = None
+    result = 0
+    if state.is_main_process:
+        try:
+            result = int(bool(action()))
+        except Exception as caught:
+            error, result = caught, -(caught.exit_code if isinstance(caught, UserError) else UserError.exit_code)
+    if state.num_processes > 1:
+        result = int(broadcast(torch.tensor(result, device=state.device)))
+        if result < 0:
+            message = _broadcast_text(str(error), state)
+    if error is not None:
+        raise error
+    if result < 0:
+        kinds = {kind.exit_code: kind for kind in UserError.__subclasses__()}
+        raise kinds.get(-result, UserError)(message)
+    return bool(result)
+
+
+def _broadcast_text(text: str, state: PartialState) -> str:
+    content = torch.tensor(list(text.encode()), dtype=torch.uint8, device=state.device)
+    length = int(broadcast(torch.tensor(len(content), device=state.device)))
+    if not state.is_main_process:
+        content = torch.zeros(length, dtype=torch.uint8, device=state.device)
+    return bytes(broadcast(content).tolist()).decode()

@@ -1,0 +1,126 @@
+"""What a checkpoint holds of a training, and how training goes on from it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from nlptl.errors import UntrustedFileError
+from nlptl.training.checkpoint import Checkpoint
+
+
+@dataclass
+class State:
+    """Where training is; with the weights and the optimizer's state, all that going on needs."""
+
+    step: int = 0
+    best_step: int | None = None
+    best_value: float | None = None
+    evaluations_since_best: int = 0
+    is_stopped: bool = False
+
+    def observe(self, value: float, *, lower_is_better: bool, patience: int | None) -> bool:
+        """Take in the score after `step`, and return whether it is the best so far. NaN never is, nor is a tie."""
+        sign = -1 if lower_is_better else 1
+        is_best = math.isfinite(value) and (self.best_value is None or sign * value > sign * self.best_value)
+        if is_best:
+            self.best_step, self.best_value = self.step, value
+        self.evaluations_since_best = 0 if is_best else self.evaluations_since_best + 1
+        self.is_stopped = patience is not None and self.evaluations_since_best >= patience
+        return is_best
+
+
+def capture(network: nn.Module, optimizer: torch.optim.Optimizer, state: State, scaler: Any) -> Checkpoint:
+    """Return the checkpoint of a training; `scaler` is that of fp16, or None."""
+    scale = None if scaler is None else scaler.state_dict()
+    return Checkpoint(
+        trained_tensors(network), optimizer_tensors(optimizer, _names(network)), {**asdict(state), "scaler": scale}
+    )
+
+
+def restore(checkpoint: Checkpoint, network: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> State:
+    """Put the checkpoint back into what `capture` took it from.
+
+    Raises:
+        UntrustedFileError: If it is not a checkpoint of this training.
+    """
+    values = dict(checkpoint.state)
+    scale = values.pop("scaler", None)
+    try:
+        state = State(**values)
+    except TypeError as error:
+        raise UntrustedFileError(
+            f"Expected the state of a training in the checkpoint, found {sorted(values)}. "
+            "Use the version of nlptl that wrote it, or start a new run."
+        ) from error
+    load_tensors(network, checkpoint.weights)
+    restore_optimizer(optimizer, checkpoint.optimizer, _names(network))
+    if scaler is not None and scale is not None:
+        scaler.load_state_dict(scale)
+    return state
+
+
+def trained_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters that train, by name, on the CPU; there they are those of the network, not copies."""
+    return {n: p.detach().cpu().contiguous() for n, p in network.named_parameters() if p.requires_grad}
+
+
+def load_tensors(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copy `tensors` into the parameters that train.
+
+    Raises:
+        UntrustedFileError: If they are not the parameters that train, by name and shape.
+    """
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    different = [name for name in trained.keys() ^ tensors.keys()]
+    different += [name for name in trained.keys() & tensors.keys() if trained[name].shape != tensors[name].shape]
+    if different:
+        raise UntrustedFileError(
+            f"Expected the {len(trained)} tensors that train in the checkpoint, found {len(tensors)}, of which "
+            f"{len(different)} are missing, unknown or of another shape, such as {min(different)}. Resume with the "
+            "settings of the run, freeze among them, or start a new run."
+        )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            trained[name].copy_(tensor)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
+    """Return the optimizer's state as tensors `parameter name//key`; `names` maps `id(parameter)` to the name."""
+    return {
+        f"{names[id(parameter)]}//{key}": value.detach().cpu().contiguous()
+        for parameter, values in optimizer.state.items()
+        for key, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], names: Mapping[int, str]
+) -> None:
+    """Put back what `optimizer_tensors` returned, through the optimizer's own loading.
+
+    Raises:
+        UntrustedFileError: If it is not the state of the parameters that the optimizer updates.
+    """
+    by_name: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, field = key.rpartition("//")
+        by_name.setdefault(name, {})[field] = tensor.clone()
+    wanted = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    if set(wanted) != by_name.keys():
+        raise UntrustedFileError(
+            f"Expected the optimizer's state of {len(wanted)} tensors in the checkpoint, found that of {len(by_name)}; "
+            f"they differ in {min(set(wanted) ^ by_name.keys())}. Resume with the settings of the run, freeze among "
+            "them, or start a new run."
+        )
+    packed = optimizer.state_dict()
+    packed["state"] = {i: by_name[name] for i, name in enumerate(wanted)}
+    optimizer.load_state_dict(packed)
+
+
+def _names(network: nn.Module) -> dict[int, str]:
+    return {id(parameter): name for name, parameter in network.named_parameters()}

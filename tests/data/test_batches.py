@@ -1,0 +1,88 @@
+"""Global batches and their parts are pure functions; nothing is lost, nothing is doubled."""
+
+import numpy as np
+import pytest
+import torch
+
+from nlptl.data.batches import collate, global_batches, micro_batches
+from nlptl.data.order import order
+from nlptl.data.tokens import Tokens
+
+LENGTHS = (order(200, "lengths") % 37) + 2
+
+
+def batches(num_examples, batch_size, *, seed=0, first_step=0, epochs=2):
+    num_steps = epochs * -(-num_examples // batch_size)
+    return list(global_batches(num_examples, batch_size, seed=seed, first_step=first_step, num_steps=num_steps))
+
+
+@pytest.mark.parametrize(("num_examples", "batch_size"), [(1, 1), (1, 8), (7, 8), (8, 8), (9, 8), (200, 32), (5, 1)])
+def test_each_example_once_an_epoch(num_examples, batch_size):
+    found = batches(num_examples, batch_size, epochs=3)
+    assert [step for step, _ in found] == list(range(len(found)))
+    per_epoch = len(found) // 3
+    epochs = [np.concatenate([rows for _, rows in found[i : i + per_epoch]]) for i in range(0, len(found), per_epoch)]
+    for number, rows in enumerate(epochs):
+        assert np.array_equal(rows, order(num_examples, 0, number))
+    sizes = [len(rows) for _, rows in found[:per_epoch]]
+    assert sizes == [batch_size] * (num_examples // batch_size) + [num_examples % batch_size] * (
+        num_examples % batch_size > 0
+    )
+
+
+def test_to_seek_is_to_skip():
+    whole = batches(100, 32)
+    for first_step in range(9):
+        rest = batches(100, 32, first_step=first_step)
+        assert [(step, rows.tolist()) for step, rows in rest] == [(s, rows.tolist()) for s, rows in whole[first_step:]]
+
+
+def test_another_seed_gives_another_order():
+    assert not np.array_equal(batches(100, 100)[0][1], batches(100, 100, seed=1)[0][1])
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("max_tokens", [1, 38, 100, 1000])
+@pytest.mark.parametrize("count", [1, 2, 5, 32, 200])
+def test_micro_batches_of_all_processes_partition_the_batch(count, max_tokens, num_processes):
+    indices = order(200, "rows")[:count]
+    shares = [
+        micro_batches(indices, LENGTHS, max_tokens=max_tokens, process=process, num_processes=num_processes)
+        for process in range(num_processes)
+    ]
+    everything = [row for share in shares for part in share for row in part]
+    assert sorted(everything) == sorted(indices)
+    sizes = [sum(map(len, share)) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    for share in shares:
+        for part in share:
+            assert len(part) > 0
+            assert len(part) * LENGTHS[part].max() <= max_tokens or len(part) == 1
+
+
+def test_micro_batches_depend_on_the_set_of_rows_alone():
+    indices = order(200, "rows")[:50]
+    one = micro_batches(indices, LENGTHS, max_tokens=100)
+    two = micro_batches(np.sort(indices), LENGTHS, max_tokens=100)
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(one, two, strict=True))
+
+
+def test_micro_batches_are_of_similar_length():
+    parts = micro_batches(np.arange(200), LENGTHS, max_tokens=200)
+    longest = [LENGTHS[part].max() for part in parts]
+    shortest = [LENGTHS[part].min() for part in parts]
+    assert all(low >= high for low, high in zip(shortest, longest[1:], strict=False))
+    padded = sum(len(part) * LENGTHS[part].max() for part in parts)
+    assert padded < 1.1 * LENGTHS.sum()
+
+
+def test_share_is_empty_with_fewer_examples_than_processes():
+    assert micro_batches(np.array([4]), LENGTHS, max_tokens=100, process=1, num_processes=2) == []
+
+
+def test_collation_pads_on_the_right():
+    tokens = Tokens(np.array([2, 5, 3, 2, 6, 7, 3], dtype=np.int32), np.array([0, 3, 7]), 0, 0)
+    batch = collate(tokens, np.array([1, 0]), pad_id=9, device=torch.device("cpu"))
+    assert batch["input_ids"].tolist() == [[2, 6, 7, 3], [2, 5, 3, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert {value.dtype for value in batch.values()} == {torch.int64}

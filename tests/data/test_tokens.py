@@ -1,0 +1,81 @@
+"""Tokenization, and its account of what was cut off."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from nlptl.data.tokens import TEXTS_PER_CALL, concatenate, describe_truncation, tokenize
+
+TEXTS = ["a good film .", "", "the story and the plot and the acting", "unknown words", "  ", "[SEP] bad [PAD]"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_bert: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(tiny_bert)
+
+
+def test_ids_are_those_of_the_tokenizer(tokenizer: PreTrainedTokenizerBase):
+    tokens = tokenize(TEXTS, tokenizer, max_length=64)
+    assert len(tokens) == len(TEXTS)
+    assert [tokens[i].tolist() for i in range(len(TEXTS))] == [tokenizer(text)["input_ids"] for text in TEXTS]
+    assert tokens.lengths.tolist() == [6, 2, 10, 4, 2, 5]
+    assert tokens[1].tolist() == [tokenizer.cls_token_id, tokenizer.sep_token_id]
+    assert tokens.ids.dtype == np.int32
+    assert (tokens.num_cut_texts, tokens.num_cut_tokens) == (0, 0)
+    assert tokens.truncation() == {"cut_texts": 0, "cut_tokens": 0}
+
+
+@pytest.mark.parametrize("max_length", [3, 4, 5, 9, 10])
+def test_what_is_cut_is_counted(max_length: int, tokenizer: PreTrainedTokenizerBase):
+    tokens = tokenize(TEXTS, tokenizer, max_length=max_length)
+    whole = [len(tokenizer(text)["input_ids"]) for text in TEXTS]
+    assert tokens.lengths.tolist() == [min(length, max_length) for length in whole]
+    expected = [tokenizer(text, truncation=True, max_length=max_length)["input_ids"] for text in TEXTS]
+    assert [tokens[i].tolist() for i in range(len(TEXTS))] == expected
+    num_cut_texts = sum(length > max_length for length in whole)
+    num_cut_tokens = sum(max(0, length - max_length) for length in whole)
+    assert (tokens.num_cut_texts, tokens.num_cut_tokens) == (num_cut_texts, num_cut_tokens)
+    assert tokens.truncation() == {
+        "cut_texts": num_cut_texts / len(TEXTS),
+        "cut_tokens": num_cut_tokens / sum(whole),
+    }
+
+
+def test_truncation_in_words(tokenizer: PreTrainedTokenizerBase):
+    tokens = tokenize(TEXTS[:4], tokenizer, max_length=5)
+    line = "train: 4 texts, 16 tokens; max_length 5 cuts 50.0% of the texts and 27.3% of the tokens"
+    assert describe_truncation(tokens, name="train", max_length=5) == line
+
+
+def test_no_texts(tokenizer: PreTrainedTokenizerBase):
+    tokens = tokenize([], tokenizer, max_length=8)
+    assert len(tokens) == len(tokens.ids) == len(tokens.lengths) == 0
+    assert tokens.truncation() == {"cut_texts": 0, "cut_tokens": 0}
+
+
+def test_many_texts_are_tokenized_in_parts(tokenizer: PreTrainedTokenizerBase):
+    texts = [" ".join(["good", "bad", "film"][: 1 + i % 3] * (1 + i % 7)) for i in range(2 * TEXTS_PER_CALL + 3)]
+    tokens = tokenize(texts, tokenizer, max_length=10)
+    assert len(tokens) == len(texts)
+    for i in (0, 1, TEXTS_PER_CALL - 1, TEXTS_PER_CALL, 2 * TEXTS_PER_CALL, len(texts) - 1):
+        assert tokens[i].tolist() == tokenizer(texts[i], truncation=True, max_length=10)["input_ids"]
+    assert tokens.num_cut_texts == sum(len(text.split()) > 8 for text in texts)
+    assert tokens.num_cut_tokens == sum(max(0, len(text.split()) - 8) for text in texts)
+
+
+def test_settings_inside_the_tokenizer_file_change_nothing(tokenizer: PreTrainedTokenizerBase, tiny_bert: Path):
+    other = AutoTokenizer.from_pretrained(tiny_bert)
+    other.backend_tokenizer.enable_truncation(4)
+    other.backend_tokenizer.enable_padding(length=20)
+    expected, found = (tokenize(TEXTS, each, max_length=8) for each in (tokenizer, other))
+    assert np.array_equal(found.ids, expected.ids)
+    assert np.array_equal(found.offsets, expected.offsets)
+    assert found.num_cut_tokens == expected.num_cut_tokens == 2
+
+
+def test_texts_as_bytes_differ_when_the_texts_do():
+    texts = [["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""], ["", "abc"], [], ["1:a"], ["1", "a"], ["\ud800"]]
+    assert len({concatenate(each) for each in texts}) == len(texts)
+    assert concatenate(iter(["a", "b"])) == concatenate(["a", "b"])

@@ -1,0 +1,239 @@
+"""A run that was stopped anywhere and resumed ends in the bytes of one that was not; dropout is on."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from nlptl import Classifier, ConfigError, Trainer, TrainingConfig, UntrustedFileError, load_splits
+from nlptl.training.tracking import Tracker
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Stopped(BaseException):
+    """No error that anything catches."""
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Arrange that the training stops at its n-th optimizer step, backward pass or record; return how to undo that."""
+
+    def arrange(place, count):
+        calls = []
+
+        def stop(*_):
+            calls.append(place)
+            if len(calls) == count:
+                raise Stopped
+
+        if place == "step":
+            return register_optimizer_step_post_hook(stop).remove
+        owner = torch.Tensor if place == "backward" else Tracker
+        real = getattr(owner, place)
+        monkeypatch.setattr(owner, place, lambda *args, **kwargs: (real(*args, **kwargs), stop()))
+        return monkeypatch.undo
+
+    return arrange
+
+
+@pytest.fixture(scope="module")
+def whole(train, outcome, tmp_path_factory):
+    """Return what a run with these settings comes to that nothing has stopped."""
+    found = {}
+
+    def get(**settings):
+        key = str(settings)
+        if key not in found:
+            output = tmp_path_factory.mktemp("whole") / "run"
+            train(output, **settings)
+            found[key] = outcome(output)
+        return found[key]
+
+    return get
+
+
+@pytest.fixture
+def stopped(train, stop_at, tmp_path):
+    """Return the folder of a run that was stopped after step 7, with the checkpoints of steps 3 and 6."""
+    interrupted(train, tmp_path / "run", stop_at("step", 7))
+    return tmp_path / "run"
+
+
+def interrupted(train, output, undo, **settings):
+    with pytest.raises(Stopped):
+        train(output, **settings)
+    undo()
+
+
+@pytest.mark.parametrize("settings", [{}, {"freeze": "encoder"}, {"optimizer": "sgd", "early_stopping": 1}], ids=str)
+def test_stop_after_every_step(settings, train, outcome, whole, stop_at, tmp_path):
+    expected = whole(**settings)
+    num_steps = expected["records"][-1]["step"]
+    assert num_steps == (8 if "early_stopping" not in settings else 6)
+    for step in range(1, num_steps + 1):
+        output = tmp_path / str(step)
+        interrupted(train, output, stop_at("step", step), **settings)
+        train(output, resume=True, **settings)
+        assert outcome(output) == expected, step
+
+
+@pytest.mark.parametrize(
+    ("place", "count"), [("backward", 8), ("backward", 23), ("record", 4), ("record", 9), ("say", 2)]
+)
+def test_stop_inside_a_step_and_inside_an_evaluation(place, count, train, outcome, whole, stop_at, tmp_path):
+    settings = {"micro_batch_tokens": 100}
+    interrupted(train, tmp_path / "run", stop_at(place, count), **settings)
+    train(tmp_path / "run", resume=True, **settings)
+    assert outcome(tmp_path / "run") == whole(**settings)
+
+
+def test_two_stops_in_a_row_and_a_resume_of_what_is_done(train, outcome, whole, stop_at, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    interrupted(train, tmp_path / "run", stop_at("step", 5))
+    interrupted(train, tmp_path / "run", stop_at("step", 4), resume=True)
+    assert "resuming after step 3" in caplog.messages
+    for _ in range(2):
+        train(tmp_path / "run", resume=True)
+        assert outcome(tmp_path / "run") == whole()
+    assert caplog.messages.count("resuming after step 6") == 1
+    assert caplog.messages.count("resuming after step 8") == 1
+
+
+def test_torn_last_record_is_dropped(train, outcome, whole, stop_at, tmp_path):
+    interrupted(train, tmp_path / "run", stop_at("step", 5))
+    with (tmp_path / "run/metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+    train(tmp_path / "run", resume=True)
+    assert outcome(tmp_path / "run") == whole()
+
+
+def test_interrupted_model_can_be_trained_again(tiny_bert, toy_csv, stop_at):
+    """Gradients of a step that was left in its middle are not part of the next training."""
+    splits, found = load_splits(toy_csv), []
+    for count in (None, 3):
+        model = Classifier.from_pretrained(tiny_bert, labels=splits.labels)
+        start = {name: p.detach().clone() for name, p in model.network.named_parameters()}
+        trainer = Trainer(model, TrainingConfig(num_epochs=1, micro_batch_tokens=100))
+        if count is not None:
+            undo = stop_at("backward", count)
+            with pytest.raises(Stopped):
+                trainer.fit(splits["train"])
+            undo()
+            assert all(torch.equal(start[name], p) for name, p in model.network.named_parameters())
+        trainer.fit(splits["train"])
+        found.append(model.network.classifier.weight.detach())
+    assert torch.equal(*found)
+
+
+def test_nothing_to_resume_starts_from_the_beginning(train, outcome, whole, stop_at, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    interrupted(train, tmp_path / "run", stop_at("step", 1), resume=True)
+    assert f"nothing to resume in {tmp_path / 'run'}: starting a new run" in caplog.messages
+    train(tmp_path / "run", resume=True)
+    message = f"no checkpoint in {tmp_path / 'run/checkpoints'}: starting from the beginning"
+    assert caplog.messages.count(message) == 1
+    assert outcome(tmp_path / "run") == whole()
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "flipped":
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    else:
+        path.write_bytes({"empty": b"", "half": content[: len(content) // 2], "short": content[:-1]}[how])
+
+
+@pytest.mark.parametrize("how", ["missing", "flipped", "empty", "half", "short"])
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+def test_damaged_checkpoint_is_skipped_for_the_one_before(file, how, train, outcome, whole, stopped, caplog):
+    if (file, how) == ("manifest.json", "short"):
+        how = "half"  # without its last line break it says the same
+    damage(stopped / "checkpoints/step-000006" / file, how)
+    caplog.set_level(logging.INFO)
+    train(stopped, resume=True)
+    assert "skipping the checkpoint of step 6: Expected a complete checkpoint in " in caplog.text
+    assert "resuming after step 3" in caplog.messages
+    assert outcome(stopped) == whole()
+
+
+def test_checkpoints_in_each_others_place_are_refused(train, stopped):
+    folder = stopped / "checkpoints"
+    (folder / "step-000003").rename(folder / "aside")
+    (folder / "step-000006").rename(folder / "step-000003")
+    (folder / "aside").rename(folder / "step-000006")
+    with pytest.raises(UntrustedFileError, match=r"found 2 damaged\. Restore one from a copy, or start the run anew"):
+        train(stopped, resume=True)
+
+
+def test_run_whose_checkpoints_are_all_damaged_does_not_start_afresh(train, stopped, caplog):
+    for path in (stopped / "checkpoints").glob("step-*"):
+        damage(path / "weights.safetensors", "short")
+    records = (stopped / "metrics.jsonl").read_bytes()
+    with pytest.raises(UntrustedFileError, match="found 2 damaged") as error:
+        train(stopped, resume=True)
+    assert error.value.exit_code == 4
+    assert caplog.text.count("weights.safetensors is not what was written") == 2
+    assert (stopped / "metrics.jsonl").read_bytes() == records
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 0.5}, "learning_rate was 0.001 and is 0.5"),
+        ({"freeze": "encoder"}, "freeze was 'nothing' and is 'encoder', pooling was 'native' and is 'mean'"),
+    ],
+)
+def test_other_settings_are_refused(change, message, train, stopped):
+    with pytest.raises(ConfigError, match=message):
+        train(stopped, resume=True, **change)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [["--freeze", "nothing"], ["--freeze", "encoder", "--batch-size", "12", "--early-stopping", "9"]],
+    ids=["full", "frozen with early stopping"],
+)
+def test_killed_recipe_resumes_to_the_same_bytes(flags, tiny_bert, toy_csv, outcome, tmp_path):
+    command = [sys.executable, str(REPOSITORY / "recipes/sentiment.py"), "--model", str(tiny_bert)]
+    command += ["--dataset", str(toy_csv), "--num-epochs", "40", "--eval-steps", "7", "--logging-steps", "5"]
+    command += ["--selection-metric", "log_loss", *flags, "--output-dir"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, capture_output=True, timeout=120)
+    expected = outcome(tmp_path / "whole")
+    last = max(record["step"] for record in expected["records"])
+    for share in (0.3, 0.7):
+        wanted = int(share * last)
+        run = subprocess.Popen(
+            [*command, str(tmp_path / "run"), "--resume"], env=environment, stdout=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 100
+        while not any(step >= wanted for step in steps_of(tmp_path / "run")):
+            assert time.monotonic() < deadline
+            assert run.poll() is None
+            time.sleep(0.002)
+        run.send_signal(signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL
+    subprocess.run(
+        [*command, str(tmp_path / "run"), "--resume"], env=environment, check=True, capture_output=True, timeout=120
+    )
+    assert outcome(tmp_path / "run") == expected
+
+
+def steps_of(run):
+    """Return the steps recorded so far; the last line may still be in the writing."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line)["step"] for line in lines if line.endswith("\n")]

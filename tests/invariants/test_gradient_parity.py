@@ -1,0 +1,111 @@
+"""One gradient, however a global batch is split: against the plain mean over the whole batch, in float64."""
+
+import copy
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nlptl import Trainer, TrainingConfig
+from nlptl.data.batches import collate
+from nlptl.data.order import order
+from nlptl.model.encoder import FAMILIES
+
+KINDS = {
+    "bert": {},
+    "distilbert": {},
+    "dense head": {"pooling": "mean", "hidden": 8},
+    "frozen": {"freeze": "encoder"},
+    "sigmoid": {"binary_loss": "sigmoid"},
+    "sigmoid dense": {"pooling": "mean", "hidden": 8, "binary_loss": "sigmoid"},
+}
+
+
+def plain_gradient(model, weights, examples, indices, *, label_smoothing):
+    """Return loss and gradients of the mean over all examples, padded into one batch, with stock torch ops."""
+    model = copy.deepcopy(model).eval()
+    parameters = dict(model.network.named_parameters())
+    with torch.no_grad():
+        for name, (weight, _) in weights.items():
+            parameters[name].copy_(weight)
+    model.zero_grad()
+    tokens = model.tokenize(examples.texts)
+    batch = collate(tokens, indices, pad_id=model.pad_id, device=torch.device("cpu"))
+    labels = torch.tensor([model.labels.names.index(examples.labels[i]) for i in indices])
+    logits = model.network(**batch).logits
+    if model.head.binary_loss == "sigmoid":
+        targets = labels.double() * (1 - label_smoothing) + label_smoothing / 2
+        loss = F.binary_cross_entropy_with_logits(logits[:, 1], targets)
+    else:
+        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    loss.backward()
+    return loss.item(), {name: parameters[name].grad for name in weights}
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "num_micro_batches"),
+    [(160, [1, 1]), (80, [2, 1]), (60, [3, 1]), (40, [4, 2]), (30, [7, 2]), (20, [8, 3]), (None, [1, 1])],
+)
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_is_that_of_the_whole_batch(
+    kind, label_smoothing, max_tokens, num_micro_batches, build_model, texts_of_lengths, watch_steps, tmp_path
+):
+    model = build_model("distilbert" if kind == "distilbert" else "bert", **KINDS[kind])
+    examples = texts_of_lengths(11)
+    config = TrainingConfig(
+        num_epochs=1,
+        batch_size=8,
+        learning_rate=0.01,
+        optimizer="sgd",
+        schedule="constant",
+        warmup_ratio=0,
+        max_grad_norm=0,
+        label_smoothing=label_smoothing,
+        micro_batch_tokens=max_tokens,
+        logging_steps=1,
+        reuse_features=max_tokens != 40,
+    )
+    micro_batches = []
+    module = model.network.head if model.head.pooling == "mean" else model.network.classifier
+    handle = module.register_forward_hook(lambda *_: micro_batches.append(torch.is_grad_enabled()))
+    with watch_steps(model) as steps:
+        Trainer(model, config, output_dir=tmp_path / "run", seed=0).fit(examples)
+    handle.remove()
+
+    indices = order(11, 0, 0)
+    assert [len(steps), sum(micro_batches)] == [2, sum(num_micro_batches)]
+    records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    for step, rows, record in zip(steps, (indices[:8], indices[8:]), records, strict=True):
+        loss, gradients = plain_gradient(model, step, examples, rows, label_smoothing=label_smoothing)
+        largest = max(gradient.abs().max() for gradient in gradients.values())
+        assert largest > 1e-3
+        for name, gradient in gradients.items():
+            assert (step[name][1] - gradient).abs().max() <= 1e-10 * largest, name
+        norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm().item()
+        assert record["loss"] == pytest.approx(loss, rel=1e-10)
+        assert record["gradient_norm"] == pytest.approx(norm, rel=1e-10)
+
+
+def test_clipping_is_by_the_norm_of_the_whole_step(build_model, texts_of_lengths, watch_steps):
+    clipped = []
+    for max_tokens in (20, 160):
+        model = build_model()
+        config = TrainingConfig(num_epochs=1, batch_size=8, max_grad_norm=1e-3, micro_batch_tokens=max_tokens)
+        with watch_steps(model) as steps:
+            Trainer(model, config).fit(texts_of_lengths(8))
+        clipped.append({name: gradient for name, (_, gradient) in steps[0].items()})
+    norm = torch.stack([gradient.norm() for gradient in clipped[0].values()]).norm().item()
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+    for name, gradient in clipped[0].items():
+        torch.testing.assert_close(gradient, clipped[1][name], rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("pooling", ["native", "mean"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_trains_gets_a_gradient(family, pooling, build_model, texts_of_lengths, watch_steps):
+    model = build_model(family, pooling=pooling).float()
+    with watch_steps(model) as steps:
+        Trainer(model, TrainingConfig(num_epochs=1, batch_size=8)).fit(texts_of_lengths(8))
+    assert [name for name, (_, gradient) in steps[0].items() if gradient is None] == []

@@ -1,0 +1,138 @@
+"""Two processes learn what one learns, score what one scores, and stop together."""
+
+import csv
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+
+WORKER = Path(__file__).with_name("worker.py")
+REPOSITORY = Path(__file__).parents[2]
+
+
+def launch(jobs, model, output, *, timeout=150, processes=2):
+    """Run the worker in two processes; return their exit codes and what they said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+    }
+    workers = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), jobs, str(model), str(output)],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    deadline = time.monotonic() + timeout
+    try:
+        said = [worker.communicate(timeout=max(1, deadline - time.monotonic()))[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    return [worker.returncode for worker in workers], said
+
+
+@pytest.fixture(scope="module")
+def found(tiny_bert, tmp_path_factory):
+    """Return the folder with what one process and two processes have found."""
+    output = tmp_path_factory.mktemp("processes")
+    jobs = "gradients,training,errors"
+    codes, said = launch(jobs, tiny_bert, output)
+    assert codes == [0, 0], "\n".join(said)
+    spec = importlib.util.spec_from_file_location("worker", WORKER)
+    worker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(worker)
+    worker.main(jobs.split(","), tiny_bert, output)
+    return output
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_gradient_is_that_of_one_process(found, count):
+    one = load_file(found / f"gradients-{count}-0-of-1.safetensors")
+    largest = max(gradient.abs().max() for gradient in one.values())
+    assert largest > 1e-3
+    for rank in (0, 1):
+        two = load_file(found / f"gradients-{count}-{rank}-of-2.safetensors")
+        assert one.keys() == two.keys()
+        for name, gradient in one.items():
+            assert (two[name] - gradient).abs().max() <= 1e-10 * largest, name
+    losses = [
+        json.loads((found / f"gradients-{count}-{n}" / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+        for n in (1, 2)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-10)
+
+
+@pytest.mark.parametrize("freeze", ["nothing", "encoder"])
+def test_trained_weights_are_those_of_one_process(found, freeze):
+    one = load_file(found / f"training-{freeze}-0-of-1.safetensors")
+    for rank in (0, 1):
+        two = load_file(found / f"training-{freeze}-{rank}-of-2.safetensors")
+        for name, weight in one.items():
+            torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("freeze", ["nothing", "encoder"])
+def test_scores_count_each_example_once(found, freeze):
+    one, *two = (
+        json.loads((found / f"training-{freeze}-{suffix}.json").read_text())
+        for suffix in ("0-of-1", "0-of-2", "1-of-2")
+    )
+    assert one["accuracy"]["n"] == 11
+    assert two[0] == two[1]
+    for metric, score in one.items():
+        if metric != "per_class":
+            assert two[0][metric] == pytest.approx(score, rel=1e-9)
+
+
+@pytest.mark.parametrize("freeze", ["nothing", "encoder"])
+def test_run_folders_are_those_of_one_process(found, freeze):
+    one, two = (found / f"run-{freeze}-{n}" for n in (1, 2))
+    names = [sorted(str(path.relative_to(run)) for path in run.rglob("*")) for run in (one, two)]
+    assert names[0] == names[1]
+    steps = [
+        [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)
+    ]
+    assert steps[0] == steps[1]
+    tables = [list(csv.reader((run / "predictions.csv").read_text().splitlines())) for run in (one, two)]
+    assert [row[:3] for row in tables[0]] == [row[:3] for row in tables[1]]
+    assert len(tables[1]) == 12
+
+
+def test_what_stops_one_process_stops_all(found):
+    main, other = (json.loads((found / f"errors-{rank}-of-2.json").read_text()) for rank in (0, 1))
+    kinds = {"claimed": "ConfigError", "file": "ConfigError", "below a file": "ResourceError", "nan": "NonFiniteError"}
+    for name, kind in kinds.items():
+        assert main["errors"][name][0] == kind
+    assert other["errors"] == main["errors"]
+    assert "found a run in" in main["errors"]["claimed"][1]
+    assert "found loss nan" in main["errors"]["nan"][1]
+    assert main["resumed"] == other["resumed"] == [False, True]
+
+
+def test_no_process_waits_for_one_that_is_gone(tiny_bert, tmp_path):
+    codes, said = launch("crash", tiny_bert, tmp_path, timeout=60)
+    assert 0 not in codes
+    assert "RuntimeError: one process fails" in said[1]

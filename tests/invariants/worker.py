@@ -1,0 +1,133 @@
+"""What the tests of several processes run in each of them: `python worker.py JOB MODEL_FOLDER OUTPUT_FOLDER`.
+
+A job leaves what it found in the output folder, under its name, rank and number of processes.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="", TOKENIZERS_PARALLELISM="false")
+
+import torch
+from safetensors.torch import save_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from nlptl import Classifier, Examples, Run, Trainer, TrainingConfig, UserError
+from nlptl.training.devices import processes
+
+WORDS = ["good", "bad", "film", "story", "great", "dull", "plot", "was", "not", "very"]
+COUNTS = (1, 2, 3, 8)
+
+
+def examples(count: int, split: str = "train") -> Examples:
+    """Return texts of different lengths, labelled by a word."""
+    texts = [" ".join(WORDS[(i * 7 + 3 * k) % 10] for k in range(1 + (i * 5) % 14)) for i in range(count)]
+    return Examples.from_lists(texts, ["positive" if i % 3 else "negative" for i in range(count)], split=split)
+
+
+def build(folder: Path, **settings: object) -> Classifier:
+    """Return a float64 model without dropout."""
+    settings = {"dropout": 0.0, **settings}
+    return Classifier.from_pretrained(folder, labels=("negative", "positive"), **settings).double()
+
+
+def weights(model: Classifier) -> dict[str, torch.Tensor]:
+    """Return copies of all weights."""
+    return {name: parameter.detach().clone() for name, parameter in model.network.named_parameters()}
+
+
+def gradients(folder: Path, output: Path, suffix: str) -> None:
+    """One step on batches of few examples, down to fewer than there are processes."""
+    for count in COUNTS:
+        model = build(folder)
+        found: dict[str, torch.Tensor] = {}
+
+        def look(*_: object, model: Classifier = model, found: dict[str, torch.Tensor] = found) -> None:
+            found.update({name: p.grad.clone() for name, p in model.network.named_parameters()})
+
+        config = TrainingConfig(
+            num_epochs=1, batch_size=8, optimizer="sgd", max_grad_norm=0, micro_batch_tokens=30, logging_steps=1
+        )
+        run = Run.open(output / f"gradients-{count}-{processes().num_processes}", config)
+        handle = register_optimizer_step_pre_hook(look)
+        Trainer(model, config, output_dir=run).fit(examples(count))
+        handle.remove()
+        save_file(found, output / f"gradients-{count}-{suffix}.safetensors")
+
+
+def training(folder: Path, output: Path, suffix: str) -> None:
+    """Several epochs of AdamW with a run folder, full and frozen, and scores on validation and test."""
+    for freeze in ("nothing", "encoder"):
+        model = build(folder, freeze=freeze)
+        config = TrainingConfig(num_epochs=2, batch_size=8, learning_rate=1e-3, eval_steps=3, logging_steps=1)
+        run = Run.open(output / f"run-{freeze}-{processes().num_processes}", config)
+        trainer = Trainer(model, config, output_dir=run)
+        trainer.fit(examples(21), validation=examples(13, "validation"))
+        scores = trainer.evaluate(examples(11, "test")).to_json()
+        save_file(weights(model), output / f"training-{freeze}-{suffix}.safetensors")
+        (output / f"training-{freeze}-{suffix}.json").write_text(json.dumps(scores))
+
+
+def errors(folder: Path, output: Path, suffix: str) -> None:
+    """Mistakes that the main process alone can see, and numbers that one process alone sees, stop all of them."""
+    config = TrainingConfig(num_epochs=1, batch_size=8)
+    here = output / f"errors-{processes().num_processes}"
+    model = build(folder)
+
+    def poison(_: object, __: object, logits: torch.Tensor) -> torch.Tensor:
+        return logits * float("nan") if suffix.startswith("1") or processes().num_processes == 1 else logits
+
+    def train_with_nan() -> None:
+        before = weights(model)
+        handle = model.register_forward_hook(poison)
+        try:
+            Trainer(model, config, output_dir=Run.open(here / "nan", config)).fit(examples(8))
+        finally:
+            handle.remove()
+            assert all(torch.equal(before[name], weight) for name, weight in weights(model).items())
+
+    Run.open(here / "run", config)
+    (output / "file").touch()
+    attempts = {
+        "claimed": lambda: Run.open(here / "run", config),
+        "file": lambda: Run.open(output / "file", config),
+        "below a file": lambda: Run.open(output / "file" / "run", config),
+        "nan": train_with_nan,
+    }
+    found = {}
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except UserError as error:
+            found[name] = [type(error).__name__, str(error)]
+    resumed = Run.open(here / "new", config, resume=True).resume, Run.open(here / "new", config, resume=True).resume
+    (output / f"errors-{suffix}.json").write_text(json.dumps({"errors": found, "resumed": resumed}))
+
+
+def crash(folder: Path, output: Path, suffix: str) -> None:
+    """One process fails in the middle of training, in a way that nobody has thought of."""
+    model = build(folder)
+
+    def fail(*_: object) -> None:
+        if suffix.startswith("1"):
+            raise RuntimeError("one process fails")
+
+    model.register_forward_pre_hook(fail)
+    Trainer(model, TrainingConfig(num_epochs=1, batch_size=8)).fit(examples(8))
+
+
+JOBS = {job.__name__: job for job in (gradients, training, errors, crash)}
+
+
+def main(jobs: list[str], folder: Path, output: Path) -> None:
+    """Run `jobs` in this process, one of as many as the launcher has started."""
+    state = processes()
+    for job in jobs:
+        JOBS[job](folder, output, f"{state.process_index}-of-{state.num_processes}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1].split(","), Path(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,192 @@
+"""Every family of encoders with every pooling: trained, saved, loaded again, frozen in part."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification
+
+from nlptl.errors import ConfigError
+from nlptl.model.classifier import Classifier
+from nlptl.model.encoder import FAMILIES
+from nlptl.model.inference import evaluating
+from tests import conftest
+
+POOLINGS = ("native", "mean", "max", "cls")
+LABELS = ["negative", "positive", "mixed"]
+# Three texts of 5, 3 and 8 tokens, padded with 0.
+INPUT_IDS = torch.tensor([[2, 5, 22, 7, 3, 0, 0, 0], [2, 30, 3, 0, 0, 0, 0, 0], [2, 9, 31, 10, 6, 8, 25, 3]])
+BATCH = {"input_ids": INPUT_IDS, "attention_mask": (INPUT_IDS != 0).long()}
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+every_pooling = pytest.mark.parametrize("pooling", POOLINGS)
+
+
+def train_one_step(model: Classifier) -> set[str]:
+    """Take one step of SGD and return the names of the parameters that got a gradient."""
+    model.train()
+    trained = [parameter for parameter in model.network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1)
+    nn.functional.cross_entropy(model(**BATCH), torch.tensor([0, 1, 2])).backward()
+    optimizer.step()
+    return {name for name, parameter in model.network.named_parameters() if parameter.grad is not None}
+
+
+def trained_names(model: Classifier) -> set[str]:
+    return {name for name, parameter in model.network.named_parameters() if parameter.requires_grad}
+
+
+def logits_of(model: Classifier) -> torch.Tensor:
+    with evaluating(model):
+        return model(**BATCH)
+
+
+def test_every_family_has_a_tiny_model():
+    assert tuple(conftest.FAMILIES) == FAMILIES
+    assert len(FAMILIES) == 11
+
+
+@every_pooling
+@every_family
+def test_train_save_and_load(family: str, pooling: str, family_folder: Callable[[str], Path], tmp_path: Path):
+    model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, max_length=12)
+    before = logits_of(model)
+    assert train_one_step(model) == trained_names(model)
+    assert trained_names(model) == {name for name, _ in model.network.named_parameters()} - model.unused_names
+    logits = logits_of(model)
+    assert not torch.equal(logits, before)
+
+    model.save(tmp_path / "saved")
+    loaded = Classifier.from_pretrained(tmp_path / "saved")
+    assert torch.equal(logits_of(loaded), logits)
+    assert (loaded.labels, loaded.head, loaded.max_length) == (model.labels, model.head, 12)
+
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
+    with torch.no_grad():
+        assert torch.equal(stock(**BATCH).logits, logits)
+    assert stock.config.id2label == dict(enumerate(LABELS))
+    assert type(stock).__module__.startswith("transformers." if pooling == "native" else "nlptl.")
+
+
+@every_pooling
+@every_family
+def test_the_head_over_features_is_the_whole_network(family: str, pooling: str, family_folder: Callable[[str], Path]):
+    model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling)
+    with evaluating(model):
+        features = model.features(**BATCH)
+        assert features.shape == (3, 32)
+        assert torch.equal(model(features=features), model(**BATCH))
+    loss = model(features=features).square().sum()
+    loss.backward()
+    with_gradient = {name for name, parameter in model.network.named_parameters() if parameter.grad is not None}
+    assert with_gradient == model.head_names
+    assert with_gradient
+
+
+@every_family
+@pytest.mark.parametrize("pooling", ["native", "mean"])
+def test_a_frozen_encoder_stays_as_it_is(family: str, pooling: str, family_folder: Callable[[str], Path]):
+    model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, freeze="encoder")
+    assert model.trains_head_only
+    assert model.encoder_is_frozen
+    encoder = model.network.base_model
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    assert train_one_step(model) == model.head_names
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+    model.train()
+    assert not any(module.training for module in encoder.modules())
+    assert any(module.training for module in model.network.modules())
+    features = model.features(**BATCH)
+    model.eval()
+    assert torch.equal(model.features(**BATCH), features)
+
+
+# Parameters outside the head that still train. Where layers share something (the embeddings of relative positions,
+# say), it is frozen with the lowest layer, since the output of that layer depends on it.
+ABOVE_EMBEDDINGS = {
+    "electra": r"embeddings_project\.|encoder\.layer\.",
+    "modernbert": r"layers\.|final_norm\.",
+    "distilbert": r"transformer\.layer\.",
+}
+ABOVE_LAYER_1 = {
+    "modernbert": r"layers\.1\.|final_norm\.",
+    "distilbert": r"transformer\.layer\.1\.",
+}
+
+
+@every_family
+def test_frozen_embeddings(family: str, family_folder: Callable[[str], Path]):
+    model = Classifier.from_pretrained(family_folder(family), labels=LABELS, freeze="embeddings")
+    check_trained(model, ABOVE_EMBEDDINGS.get(family, r"encoder\.|pooler\."))
+    model.train()
+    assert not any(module.training for module in model.network.base_model.embeddings.modules())
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "albert"])
+def test_frozen_lowest_layer(family: str, family_folder: Callable[[str], Path]):
+    model = Classifier.from_pretrained(family_folder(family), labels=LABELS, freeze=1)
+    check_trained(model, ABOVE_LAYER_1.get(family, r"encoder\.layer\.1\.|pooler\."))
+    model.freeze(2)
+    check_trained(model, r"pooler\.|final_norm\.")
+    model.freeze("nothing")
+    check_trained(model, "")
+    with pytest.raises(ConfigError, match=r"lowest 3 layers, found an encoder with 2 layers\. .*or 1 to 2\."):
+        model.freeze(3)
+
+
+def check_trained(model: Classifier, pattern: str) -> None:
+    prefix = model.network.base_model_prefix + "."
+    names = [name for name, _ in model.network.named_parameters()]
+    above = {name for name in names if name.startswith(prefix) and re.match(pattern, name.removeprefix(prefix))}
+    assert trained_names(model) == above | model.head_names
+    assert model.head_names == {name for name in names if not name.startswith(prefix)}
+    # Frozen parts are in eval mode, and nothing else is.
+    model.train()
+    for module in model.network.modules():
+        if own := list(module.parameters(recurse=False)):
+            assert module.training == any(parameter.requires_grad for parameter in own)
+
+
+def test_layers_that_share_weights_cannot_be_told_apart(family_folder: Callable[[str], Path]):
+    with pytest.raises(ConfigError, match=r"found an encoder with layers that share their weights\. .*'encoder'\.$"):
+        Classifier.from_pretrained(family_folder("albert"), labels=LABELS, freeze=1)
+
+
+@pytest.mark.parametrize("what", [0, -1, True, "all", "1"])
+def test_what_freeze_takes(what: object, tiny_bert: Path):
+    with pytest.raises(ConfigError, match=r"Expected (freeze to be|to freeze the lowest (0|-1) layers)"):
+        Classifier.from_pretrained(tiny_bert, labels=LABELS, freeze=what)
+
+
+@pytest.mark.parametrize("pooling", ["native", "mean"])
+@every_family
+def test_every_dropout_is_set(family: str, pooling: str, family_folder: Callable[[str], Path], tmp_path: Path):
+    model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, dropout=0.3)
+    check_dropout(model, 0.3)
+    model.save(tmp_path / "saved")
+    check_dropout(Classifier.from_pretrained(tmp_path / "saved"), 0.3)
+    unset = Classifier.from_pretrained(tmp_path / "saved", labels=["a", "b"], pooling=pooling)
+    check_dropout(unset, 0.3)
+    check_dropout(Classifier.from_pretrained(tmp_path / "saved", labels=["a", "b"], pooling=pooling, dropout=0.2), 0.2)
+
+
+def check_dropout(model: Classifier, expected: float) -> None:
+    layers = [module.p for module in model.network.modules() if isinstance(module, nn.Dropout)]
+    assert len(layers) > 2
+    assert set(layers) == {expected}
+    # Attention keeps its dropout as a number.
+    numbers = {
+        (type(module).__name__, name): value
+        for module in model.network.modules()
+        for name, value in vars(module).items()
+        if "dropout" in name and isinstance(value, float)
+    }
+    assert set(numbers.values()) <= {expected}
+    settings = model.network.base_model.config.to_dict()
+    named = [value for name, value in settings.items() if "dropout" in name]
+    assert len(named) > 1
+    assert set(named) == {expected}

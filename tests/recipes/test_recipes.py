@@ -1,0 +1,399 @@
+"""Every recipe, on tiny models and toy data: its flags, its run folder, and what repeats it."""
+
+import csv
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from nlptl import Classifier, TrainingConfig, cli
+from nlptl.config import HeadConfig
+
+ROOT = Path(cli.__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+SNAPSHOT = Path(__file__).parent / "flags.txt"
+TRAIN = TrainingConfig(num_epochs=4, batch_size=8, learning_rate=3e-3)
+# Plain gradient descent: Adam divides by the size of the gradient, so that where it is zero but for rounding, as on the
+# biases of the attention keys, rounding decides.
+ALONE = "--freeze nothing --num-epochs 4 --batch-size 8 --optimizer sgd --learning-rate 0.05 --dropout 0"
+
+PROMISED = [
+    "--model",
+    "--dataset",
+    "--text-column",
+    "--label-column",
+    "--freeze",
+    "--pooling",
+    "--max-length",
+    "--num-epochs",
+    "--batch-size",
+    "--learning-rate",
+    "--head-learning-rate",
+    "--weight-decay",
+    "--warmup-ratio",
+    "--optimizer",
+    "--micro-batch-tokens",
+    "--dropout",
+    "--seed",
+    "--output-dir",
+    "--resume",
+    "--overwrite",
+    "--config",
+    "--hidden",
+    "--activation",
+    "--binary-loss",
+    "--max-examples",
+]
+
+RUN_FOLDER = [
+    "config.json",
+    "manifest.json",
+    "data_report.json",
+    "metrics.jsonl",
+    "scores.json",
+    "predictions.csv",
+    "model",
+    "checkpoints",
+    "model/config.json",
+    "model/model.safetensors",
+    "model/nlptl.json",
+    "model/README.md",
+    "model/tokenizer.json",
+]
+
+for_each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+
+
+def load(path: Path) -> ModuleType:
+    """Import a recipe by its path."""
+    name = f"recipe_{path.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def flags_of(cls: type) -> list[str]:
+    types = typing.get_type_hints(cls)
+    flags = []
+    for field in dataclasses.fields(cls):
+        nested = dataclasses.is_dataclass(types[field.name])
+        flags += flags_of(types[field.name]) if nested else [f"--{field.name.replace('_', '-')}"]
+    return sorted(flags)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_bert: Path, toy_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], tuple]:
+    """Return the run folder and the scores of a recipe that was run through, once, in this process."""
+    done: dict[Path, tuple] = {}
+
+    def get(path: Path) -> tuple:
+        if path not in done:
+            recipe, folder = load(path), tmp_path_factory.mktemp(path.stem) / "run"
+            config = replace(
+                recipe.Config(),
+                model=str(tiny_bert),
+                dataset=str(toy_csv),
+                freeze="nothing",
+                output_dir=folder,
+                train=TRAIN,
+            )
+            done[path] = folder, recipe.main(config)
+        return done[path]
+
+    return get
+
+
+def refused(path: Path, flags: Sequence[object], code: int, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a recipe as a script does, expect `code` and one message, and return it."""
+    recipe = load(path)
+    with pytest.raises(SystemExit) as exit:
+        cli.run(recipe.main, recipe.Config, [str(flag) for flag in flags])
+    err = capsys.readouterr().err
+    assert exit.value.code == code
+    assert err.startswith("nlptl: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_there_are_recipes():
+    assert {"sentiment", "text_classification"} <= {path.stem for path in RECIPES}
+
+
+@for_each_recipe
+def test_a_recipe_is_short_and_says_what_it_does(path: Path):
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) < 80
+    documentation = load(path).__doc__
+    assert "\n\nUsage:\n    " in documentation
+    assert f"python recipes/{path.name}" in documentation
+    # Importing it runs nothing; running it parses the flags.
+    assert source.endswith('\n\nif __name__ == "__main__":\n    cli.run(main, Config)\n')
+
+
+@for_each_recipe
+def test_the_commands_of_the_manual_can_be_parsed(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = load(path)
+    config = tmp_path / "runs" / path.stem / "config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(rf"recipes/{path.name} *([^#\n]*)", recipe.__doc__)
+    assert len(commands) >= 5
+    for command in commands:
+        cli.parse(recipe.Config, command.split())
+
+
+@for_each_recipe
+def test_help_explains_every_flag(path: Path, capsys: pytest.CaptureFixture[str]):
+    recipe = load(path)
+    with pytest.raises(SystemExit, match="0"):
+        cli.run(recipe.main, recipe.Config, ["--help"])
+    out = capsys.readouterr().out
+    assert recipe.__doc__.partition("\n")[0] in " ".join(out.split())
+    assert [flag for flag in PROMISED if not re.search(rf"{flag}\b", out)] == []
+
+
+def test_help_imports_no_torch():
+    words = ["-X", "importtime", str(RECIPES[0]), "--help"]
+    done = subprocess.run([sys.executable, *words], env=environment(), capture_output=True, text=True, timeout=60)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0
+    assert "nlptl.config" in imported
+    assert not {"torch", "transformers", "datasets", "sklearn"} & imported
+
+
+def test_the_flags_are_those_of_the_snapshot():
+    """Flags are an interface: a change of them is a change of flags.txt in the same commit."""
+    lines = [f"{path.stem} {flag}" for path in RECIPES for flag in [*flags_of(load(path).Config), "--config", "--help"]]
+    assert SNAPSHOT.read_text().splitlines() == lines
+
+
+@for_each_recipe
+def test_the_recipe_reads_a_toy_task_and_fills_its_folder(path: Path, trained: Callable[[Path], tuple]):
+    folder, scores = trained(path)
+    assert scores["accuracy"].value >= 0.9
+    assert scores["accuracy"].n == 12
+    assert [name for name in RUN_FOLDER if not (folder / name).exists()] == []
+
+    written = json.loads((folder / "scores.json").read_text())
+    assert {"test", "validation"} <= set(written)
+    assert written["test"]["accuracy"] == dataclasses.asdict(scores["accuracy"])
+    with (folder / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    correct = sum(row["label"] == row["predicted"] for row in rows)
+    assert (len(rows), correct / len(rows)) == (12, scores["accuracy"].value)
+    model = Classifier.from_pretrained(folder / "model")
+    assert model.labels.names == ("negative", "positive")
+    assert [prediction.label for prediction in model.predict(["good great .", "bad awful ."])] == [
+        "positive",
+        "negative",
+    ]
+    assert [path.name for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".tmp")] == []
+
+
+@for_each_recipe
+def test_its_configuration_repeats_it_to_the_same_bytes(
+    path: Path, trained: Callable[[Path], tuple], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder, _ = trained(path)
+    recipe = load(path)
+    cli.run(
+        recipe.main, recipe.Config, ["--config", str(folder / "config.json"), "--output-dir", str(tmp_path / "again")]
+    )
+    out, _ = capsys.readouterr()
+    assert "training 41 of 41 tensors" in out
+    for name in ("model/model.safetensors", "scores.json", "predictions.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+@for_each_recipe
+def test_a_folder_that_holds_a_run_is_refused(
+    path: Path, trained: Callable[[Path], tuple], capsys: pytest.CaptureFixture[str]
+):
+    folder, _ = trained(path)
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    message = refused(path, ["--output-dir", folder], 2, capsys)
+    assert f"found a run in {folder}. Pass --resume to go on with it, --overwrite to move it aside" in message
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("pooling", ["auto", "cls"])
+def test_the_dense_sigmoid_recipe_runs(pooling: str, tiny_bert: Path, toy_csv: Path, tmp_path: Path):
+    """The frozen encoder, a dense layer of 1024 with relu, one sigmoid, Adam and the binary cross-entropy."""
+    recipe = load(ROOT / "recipes" / "sentiment.py")
+    words = (
+        f"--model {tiny_bert} --dataset {toy_csv} --output-dir {tmp_path / 'run'} --num-epochs 4 --pooling {pooling}"
+    )
+    cli.run(
+        recipe.main,
+        recipe.Config,
+        [
+            *words.split(),
+            *["--hidden", "1024", "--activation", "relu", "--binary-loss", "sigmoid", "--optimizer", "adam"],
+        ],
+    )
+    assert (tmp_path / "run" / "scores.json").is_file()
+    head = json.loads((tmp_path / "run" / "model" / "nlptl.json").read_text())["head"]
+    expected = HeadConfig(
+        pooling="mean" if pooling == "auto" else pooling, hidden=1024, activation="relu", binary_loss="sigmoid"
+    )
+    assert head == dataclasses.asdict(expected)
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert (1024, 32) in {tensor.shape for tensor in weights.values()}
+
+
+@for_each_recipe
+def test_columns_of_another_name_need_two_flags(
+    path: Path, tiny_bert: Path, toy_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    _, *rows = csv.reader(toy_csv.read_text().splitlines())
+    stars = {"positive": 5, "negative": 1}
+    with (tmp_path / "reviews.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("review", "stars"), *((text, stars[label]) for text, label in rows)])
+    words = ["--model", tiny_bert, "--dataset", tmp_path / "reviews.csv", "--num-epochs", 1]
+
+    message = refused(path, [*words, "--output-dir", tmp_path / "first"], 3, capsys)
+    assert "found columns 'review', 'stars'. Pass --text-column review --label-column stars" in message
+    assert not (tmp_path / "first" / "model").exists()
+
+    recipe = load(path)
+    flags = [*words, "--output-dir", tmp_path / "second", "--text-column", "review", "--label-column", "stars"]
+    cli.run(recipe.main, recipe.Config, [str(flag) for flag in flags])
+    assert "labels 1, 5" in capsys.readouterr().out
+    assert Classifier.from_pretrained(tmp_path / "second" / "model").labels.names == ("1", "5")
+
+
+@for_each_recipe
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--num_train_epochs", "--num-epochs"),
+        ("--per_device_train_batch_size", "--batch-size"),
+        ("--model_name_or_path", "--model"),
+        ("--max_seq_length", "--max-length"),
+        ("--learning-rat", "--learning-rate"),
+    ],
+)
+def test_other_spellings_are_answered(path: Path, typed: str, meant: str, capsys: pytest.CaptureFixture[str]):
+    message = refused(path, [typed, "3"], 2, capsys)
+    assert re.search(rf"Unknown option {typed}\. Did you mean {meant}\b", message)
+
+
+@for_each_recipe
+def test_both_dashes_and_underscores_are_read(path: Path):
+    recipe = load(path)
+    for spelling in ("--head-learning-rate", "--head_learning_rate"):
+        parsed = cli.parse(recipe.Config, [spelling, "0.01", "--output_dir", "a-b_c"])
+        assert (parsed.train.head_learning_rate, parsed.output_dir) == (0.01, Path("a-b_c"))
+
+
+@for_each_recipe
+def test_examples_are_limited(path: Path, tiny_bert: Path, toy_csv: Path, tmp_path: Path):
+    recipe = load(path)
+    config = replace(
+        recipe.Config(),
+        model=str(tiny_bert),
+        dataset=str(toy_csv),
+        output_dir=tmp_path / "run",
+        max_examples=8,
+        train=TrainingConfig(num_epochs=1),
+    )
+    assert recipe.main(config)["accuracy"].n == 8
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a new process, in which no launcher has left its mark."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def run_command(words: Sequence[object], *, timeout: float = 150) -> str:
+    """Run a command to its end and return what it wrote; a launcher that hangs is told to end its processes."""
+    process = subprocess.Popen(
+        [str(word) for word in words],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        out, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.communicate(timeout=60)
+        raise
+    assert process.returncode == 0, out
+    return out
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+LAUNCHERS = {
+    "torchrun": lambda: ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2],
+    # What starts several processes of one machine, with or without GPUs; `--cpu` starts one, or those of mpirun.
+    "accelerate": lambda: [
+        *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", free_port()),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_bert: Path, toy_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run of `python recipes/sentiment.py` on its own, without dropout."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    script = ROOT / "recipes" / "sentiment.py"
+    out = run_command(
+        [sys.executable, script, "--model", tiny_bert, "--dataset", toy_csv, *ALONE.split(), "--output-dir", folder]
+    )
+    assert "Traceback" not in out
+    assert re.search(r"^accuracy +(1\.0000|0\.9)", out, re.MULTILINE)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_learn_what_one_does(launcher: str, alone: Path, tiny_bert: Path, toy_csv: Path, tmp_path: Path):
+    recipe = [ROOT / "recipes" / "sentiment.py", "--model", tiny_bert, "--dataset", toy_csv]
+    out = run_command(
+        [sys.executable, *LAUNCHERS[launcher](), *recipe, *ALONE.split(), "--output-dir", tmp_path / "run"]
+    )
+    assert out.count("training 41 of 41 tensors") == 1  # the main process alone tells how it goes
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["hardware"]["processes"] == 2
+
+    expected, found = (load_file(folder / "model" / "model.safetensors") for folder in (alone, tmp_path / "run"))
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_allclose(found[name], tensor, rtol=0, atol=1e-5, err_msg=name)
+    expected, found = (json.loads((folder / "scores.json").read_text()) for folder in (alone, tmp_path / "run"))
+    for split in ("validation", "test"):
+        for metric in ("accuracy", "macro_f1", "log_loss"):
+            assert found[split][metric] == pytest.approx(expected[split][metric], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_the_nlptl_command_runs_it_to_the_same_bytes(alone: Path, tiny_bert: Path, toy_csv: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "nlptl", "run", "sentiment", "--model", tiny_bert, "--dataset", toy_csv]
+    run_command([*command, *ALONE.split(), "--output-dir", tmp_path / "run"])
+    for name in ("model/model.safetensors", "scores.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (alone / name).read_bytes()

@@ -1,0 +1,249 @@
+"""Texts in, labels and probabilities out, through the command line."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nlptl import Classifier, cli
+from nlptl.data.sources import read_file
+from nlptl.errors import ConfigError
+from nlptl.serving.predict import PredictConfig
+
+ROOT = Path(cli.__file__).parents[1]
+TEXTS = ["a great film .", "", "the plot was dull , rather awful and never good .", '"na\u00efve", \U0001f642', "great"]
+
+
+def expected_rows(model_dir: Path, texts: Sequence[str], rows: Sequence[int]) -> list[dict[str, object]]:
+    predictions = Classifier.from_pretrained(model_dir).predict(texts)
+    return [
+        {
+            "row": row,
+            "text": text,
+            "label": prediction.label,
+            "probability": prediction.probability,
+            **{f"probability_{name}": value for name, value in prediction.probabilities.items()},
+        }
+        for row, text, prediction in zip(rows, texts, predictions, strict=True)
+    ]
+
+
+def write_texts(path: Path) -> list[int]:
+    """Write TEXTS as the column `text` and return the row numbers."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"id": list(range(5)), "text": TEXTS}), path)
+        return [1, 2, 3, 4, 5]
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+        return [1, 2, 3, 4, 5]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writerows([("id", "text"), *enumerate(TEXTS)])
+    return [2, 3, 4, 5, 6]
+
+
+def read_rows(path: Path) -> list[dict[str, object]]:
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    if path.suffix in (".jsonl", ".ndjson"):
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+    kinds = {"row": int, "text": str, "label": str}
+    return [{name: kinds.get(name, float)(value) for name, value in row.items()} for row in rows]
+
+
+def standard_input(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def refused(words: Sequence[object], code: int, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run the command, expect `code` and one message, and return the message."""
+    with pytest.raises(SystemExit) as exit:
+        cli.main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    assert (exit.value.code, out) == (code, "")
+    message = err.splitlines()[-1]
+    assert message.startswith("nlptl: error: ")
+    assert err.count("nlptl: error: ") == 1
+    assert "Traceback" not in err
+    return message
+
+
+def test_texts_are_labelled_as_in_python(model_dir: Path, capsys: pytest.CaptureFixture[str]):
+    cli.main(["predict", str(model_dir), "--text", *TEXTS])
+    out, err = capsys.readouterr()
+    assert [json.loads(line) for line in out.splitlines()] == expected_rows(model_dir, TEXTS, [1, 2, 3, 4, 5])
+    assert "na\u00efve" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize("output", ["csv", "tsv", "jsonl", "ndjson", "parquet"])
+@pytest.mark.parametrize("source", ["csv", "tsv", "jsonl", "parquet"])
+def test_files_keep_the_order_of_their_rows(
+    source: str, output: str, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    texts, predictions = tmp_path / f"in.{source}", tmp_path / f"out.{output}"
+    rows = write_texts(texts)
+    cli.main(["predict", str(model_dir), "--input", str(texts), "--output", str(predictions)])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"wrote 5 predictions to {predictions}" in err
+    assert read_rows(predictions) == expected_rows(model_dir, TEXTS, rows)
+    assert {path.name for path in tmp_path.iterdir()} == {texts.name, predictions.name}
+
+
+def test_predictions_can_be_read_as_data(model_dir: Path, tmp_path: Path):
+    write_texts(tmp_path / "in.csv")
+    cli.main(["predict", str(model_dir), "--input", f"{tmp_path}/in.csv", "--output", f"{tmp_path}/out.csv"])
+    assert read_file(tmp_path / "out.csv").texts == TEXTS
+
+
+def test_a_labelled_file_is_read_for_its_texts_alone(
+    model_dir: Path, toy_csv: Path, capsys: pytest.CaptureFixture[str]
+):
+    cli.main(["predict", str(model_dir), "--input", str(toy_csv)])
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 120
+    assert err == f"{toy_csv}: text column 'text'\n"
+
+
+def test_standard_input_holds_one_text_per_line(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    standard_input(monkeypatch, b"\xef\xbb\xbfa great film\r\n\n\xc3\xa9t\xc3\xa9\rb")
+    cli.main(["predict", str(model_dir), "--input", "-"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows == expected_rows(model_dir, ["a great film", "", "\u00e9t\u00e9\rb"], [1, 2, 3])
+
+
+def test_an_empty_standard_input_gives_no_rows(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    standard_input(monkeypatch, b"")
+    cli.main(["predict", str(model_dir), "--input", "-"])
+    assert capsys.readouterr().out == ""
+    standard_input(monkeypatch, b"")
+    cli.main(["predict", str(model_dir), "--input", "-", "--output", f"{tmp_path}/out.csv"])
+    header = "row,text,label,probability,probability_negative,probability_positive\n"
+    assert (tmp_path / "out.csv").read_text() == header
+
+
+def test_an_output_that_is_there_is_replaced(model_dir: Path, tmp_path: Path):
+    path = tmp_path / "out.jsonl"
+    path.write_text("old\n" * 9)
+    cli.main(["predict", str(model_dir), "--text", "good", "--output", str(path)])
+    assert read_rows(path) == expected_rows(model_dir, ["good"], [1])
+
+
+def test_max_length_cuts_texts(model_dir: Path, capsys: pytest.CaptureFixture[str]):
+    cli.main(["predict", str(model_dir), "--max-length", "3", "--text", "great a a a", "great bad"])
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert first["probability"] == pytest.approx(second["probability"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "Expected --text or --input, found neither. Pass one of the two."),
+        (["--text", "a", "--input", "-"], "Expected --text or --input, found both."),
+        (["--text", "a", "--text-column", "b"], "Expected --text-column only with a file as --input, found 'b'"),
+        (["--input", "-", "--text-column", "b"], "Expected --text-column only with a file as --input, found 'b'"),
+        (["--text", "a", "--output", "out.txt"], "Expected an output file in .csv, .tsv, .jsonl, .ndjson, .parquet"),
+        (["--text", "a", "--max-length", "65"], "to 64, what"),
+        (["--text", "a", "--batch-size", "3"], "Unknown option --batch-size."),
+    ],
+)
+def test_flags_that_cannot_be_obeyed(
+    words: list[str], message: str, model_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert message in refused(["predict", model_dir, *words], 2, capsys)
+
+
+def test_text_and_input_exclude_each_other_in_python():
+    with pytest.raises(ConfigError, match="Expected --text or --input, found both"):
+        PredictConfig(model_dir="model", text=("a",), input="-")
+    with pytest.raises(ConfigError, match="Expected --text-column only with a file"):
+        PredictConfig(model_dir="model", text=("a",), text_column="b")
+
+
+@pytest.mark.parametrize("other", ["in.csv", "./in.csv", "link.csv"])
+def test_the_input_is_never_replaced(
+    other: str, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    write_texts(tmp_path / "in.csv")
+    (tmp_path / "link.csv").symlink_to("in.csv")
+    before = (tmp_path / "in.csv").read_bytes()
+    words = ["predict", model_dir, "--input", "in.csv", "--output", other]
+    assert "Expected another file as output than the input" in refused(words, 2, capsys)
+    assert (tmp_path / "in.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("output", "message"), [("none/out.csv", "found no folder"), ("out.csv", "found a folder of that name")]
+)
+def test_an_output_that_cannot_be_written_is_refused_first(
+    output: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "out.csv").mkdir()
+    words = ["predict", "no/such/model", "--text", "a", "--output", tmp_path / output]
+    assert message in refused(words, 6, capsys)
+
+
+def test_a_model_that_is_not_there(tmp_path: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]):
+    assert f"found nothing at {tmp_path}/model" in refused(["predict", f"{tmp_path}/model", "--text", "a"], 2, capsys)
+    assert "found no nlptl.json" in refused(["predict", tiny_bert, "--text", "a"], 2, capsys)
+
+
+def test_an_input_that_cannot_be_read(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert "found nothing at" in refused(["predict", model_dir, "--input", tmp_path / "none.csv"], 3, capsys)
+    write_texts(tmp_path / "in.csv")
+    words = ["predict", model_dir, "--input", tmp_path / "in.csv", "--text-column", "review"]
+    message = refused(words, 3, capsys)
+    assert "Expected text column 'review'" in message
+    assert "found columns 'id', 'text'" in message
+    standard_input(monkeypatch, b"good\n\xff\xfe bad\n")
+    message = refused(["predict", model_dir, "--input", "-"], 3, capsys)
+    assert "Expected text in standard input, found half of a surrogate pair" in message
+    assert "(row 2)" in message
+
+
+def test_a_text_that_is_no_text(model_dir: Path, capsys: pytest.CaptureFixture[str]):
+    message = refused(["predict", model_dir, "--text", "good", "b\udcffd"], 3, capsys)
+    assert "Expected text in --text, found half of a surrogate pair" in message
+
+
+def run_shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable} | environment
+    words = ["bash", "-o", "pipefail", "-c", command]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=120)
+
+
+@pytest.mark.slow
+def test_a_pipe_goes_through(model_dir: Path):
+    command = 'printf "a great film\\n\\303\\251t\\303\\251\\n" | "$PYTHON" -m nlptl predict "$MODEL" --input - | cat'
+    done = run_shell(command, MODEL=str(model_dir), PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    expected = expected_rows(model_dir, ["a great film", "\u00e9t\u00e9"], [1, 2])
+    assert [row["text"] for row in rows] == [row["text"] for row in expected]
+    assert [row["probability"] for row in rows] == pytest.approx([row["probability"] for row in expected])
+
+
+@pytest.mark.slow
+def test_a_reader_who_leaves_ends_it_quietly(model_dir: Path):
+    command = 'yes "a great film" | head -n 3000 | "$PYTHON" -m nlptl predict "$MODEL" --input - | head -n 1'
+    done = run_shell(f"{command}; exit ${{PIPESTATUS[2]}}", MODEL=str(model_dir))
+    assert (done.returncode, done.stderr) == (141, "")
+    assert json.loads(done.stdout)["row"] == 1

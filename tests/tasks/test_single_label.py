@@ -1,0 +1,62 @@
+"""Losses and probabilities against torch and scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import log_loss
+
+from nlptl.tasks.single_label import example_losses, probabilities
+
+
+@pytest.fixture
+def logits():
+    return torch.randn(20, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
+
+
+@pytest.fixture
+def labels():
+    return torch.arange(20) % 4
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 0.9])
+def test_softmax_loss_is_that_of_torch(label_smoothing, logits, labels):
+    losses = example_losses(logits, labels, label_smoothing=label_smoothing)
+    assert losses.shape == (20,)
+    assert losses.mean() == pytest.approx(F.cross_entropy(logits, labels, label_smoothing=label_smoothing).item())
+
+
+def test_softmax_loss_is_that_of_scikit_learn(logits, labels):
+    shares = probabilities(logits).numpy()
+    assert example_losses(logits, labels).mean() == pytest.approx(log_loss(labels.numpy(), shares))
+
+
+def test_smoothing_is_the_cross_entropy_of_smoothed_targets(logits, labels):
+    targets = F.one_hot(labels, 4) * 0.7 + 0.3 / 4
+    expected = -(targets * logits.log_softmax(dim=-1)).sum(dim=-1)
+    torch.testing.assert_close(example_losses(logits, labels, label_smoothing=0.3), expected)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_sigmoid_loss_is_that_of_torch_and_of_softmax_over_zero_and_z(label_smoothing, logits, labels):
+    logits, labels = F.pad(logits[:, :1], (1, 0)), labels % 2
+    losses = example_losses(logits, labels, binary_loss="sigmoid", label_smoothing=label_smoothing)
+    targets = labels.double() * (1 - label_smoothing) + label_smoothing / 2
+    expected = F.binary_cross_entropy_with_logits(logits[:, 1], targets, reduction="none")
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(losses, example_losses(logits, labels, label_smoothing=label_smoothing))
+    torch.testing.assert_close(probabilities(logits)[:, 1], logits[:, 1].sigmoid())
+
+
+def test_sigmoid_loss_leaves_the_first_logit_alone(logits, labels):
+    logits = logits[:, :2].clone().requires_grad_()
+    example_losses(logits, labels % 2, binary_loss="sigmoid").sum().backward()
+    assert torch.equal(logits.grad[:, 0], torch.zeros(20, dtype=torch.float64))
+    assert logits.grad[:, 1].abs().min() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_probabilities_are_float64_and_sum_to_one(dtype):
+    shares = probabilities(torch.tensor([[1e4, -1e4, 0.0], [0.5, 0.25, 0.0]], dtype=dtype))
+    assert shares.dtype == torch.float64
+    np.testing.assert_allclose(shares.sum(dim=1), 1, rtol=1e-15)

@@ -1,0 +1,325 @@
+"""TextClassifier does what scikit-learn's users expect of a classifier."""
+
+import copy
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone, is_classifier
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import estimator_checks
+
+from nlptl import Classifier, DataError, Examples, TextClassifier, Trainer, TrainingConfig
+from nlptl.data.sources import read_file
+from nlptl.errors import ConfigError
+
+FULL = {"freeze": "nothing", "num_epochs": 4, "batch_size": 8, "learning_rate": 3e-3, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def data(toy_csv: Path) -> Examples:
+    return read_file(toy_csv)
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_bert: Path, data: Examples) -> TextClassifier:
+    return TextClassifier(str(tiny_bert), **FULL).fit(data.texts, data.labels)
+
+
+@pytest.fixture
+def quick(tiny_bert: Path) -> TextClassifier:
+    """Return an estimator that learns little, soon."""
+    return TextClassifier(str(tiny_bert), num_epochs=2, batch_size=60)
+
+
+def test_it_learns(fitted: TextClassifier, data: Examples):
+    assert list(fitted.classes_) == ["negative", "positive"]
+    assert fitted.score(data.texts, data.labels) >= 0.95
+    predicted = fitted.predict(data.texts)
+    probabilities = fitted.predict_proba(data.texts)
+    assert fitted.score(data.texts, data.labels) == accuracy_score(data.labels, predicted)
+    assert (probabilities.shape, probabilities.dtype) == ((120, 2), np.float64)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    np.testing.assert_array_equal(predicted, fitted.classes_[probabilities.argmax(axis=1)])
+
+
+def test_it_equals_classifier_and_trainer(tiny_bert: Path, fitted: TextClassifier, data: Examples):
+    model = Classifier.from_pretrained(tiny_bert, labels=["negative", "positive"], freeze="nothing", dropout=0.0)
+    config = TrainingConfig(num_epochs=4, batch_size=8, learning_rate=3e-3)
+    Trainer(model, config).fit(Examples.from_lists(data.texts, data.labels))
+    expected = model.predict_probabilities(data.texts).numpy()
+    np.testing.assert_array_equal(fitted.predict_proba(data.texts), expected)
+
+
+def test_every_parameter_reaches_the_parts(tiny_bert: Path, data: Examples):
+    estimator = TextClassifier(
+        str(tiny_bert),
+        freeze=1,
+        pooling="max",
+        hidden=16,
+        activation="gelu",
+        dropout=0.2,
+        binary_loss="sigmoid",
+        max_length=20,
+        num_epochs=2,
+        batch_size=40,
+        learning_rate=1e-3,
+        head_learning_rate=1e-2,
+        optimizer="sgd",
+        weight_decay=0.1,
+        label_smoothing=0.1,
+        seed=5,
+    )
+    defaults = TextClassifier().get_params()
+    assert not [name for name, value in estimator.get_params().items() if value == defaults[name]]
+
+    model = Classifier.from_pretrained(
+        tiny_bert,
+        labels=["negative", "positive"],
+        freeze=1,
+        pooling="max",
+        hidden=16,
+        activation="gelu",
+        dropout=0.2,
+        binary_loss="sigmoid",
+        max_length=20,
+        seed=5,
+    )
+    config = TrainingConfig(
+        num_epochs=2,
+        batch_size=40,
+        learning_rate=1e-3,
+        head_learning_rate=1e-2,
+        optimizer="sgd",
+        weight_decay=0.1,
+        label_smoothing=0.1,
+    )
+    Trainer(model, config, seed=5).fit(Examples.from_lists(data.texts, data.labels))
+    expected = model.predict_probabilities(data.texts).numpy()
+    np.testing.assert_array_equal(estimator.fit(data.texts, data.labels).predict_proba(data.texts), expected)
+
+
+def test_it_depends_on_the_seed_and_nothing_else_random(quick: TextClassifier, data: Examples):
+    first = quick.fit(data.texts, data.labels).predict_proba(data.texts)
+    np.random.default_rng().random()
+    np.testing.assert_array_equal(clone(quick).fit(data.texts, data.labels).predict_proba(data.texts), first)
+    assert not np.array_equal(quick.set_params(seed=1).fit(data.texts, data.labels).predict_proba(data.texts), first)
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (["yes", "no"], ["no", "yes"]),
+        ([1, 0], [0, 1]),
+        ([1, -1], [-1, 1]),
+        ([10, 9], [9, 10]),
+        ([2.0, 1.0], [1.0, 2.0]),
+        ([True, False], [False, True]),
+        (["b", "a", "c"], ["a", "b", "c"]),
+    ],
+)
+def test_labels_of_any_kind_come_back(classes: list, expected: list, quick: TextClassifier, data: Examples):
+    labels = (classes * 120)[:120]
+    quick.fit(data.texts, labels)
+    assert quick.classes_.tolist() == expected
+    assert quick.predict_proba(data.texts[:3]).shape == (3, len(expected))
+    assert set(quick.predict(data.texts).tolist()) <= set(expected)
+    names = [int(name) if isinstance(name, float) else name for name in expected]
+    assert quick.classifier_.labels.names == tuple(map(str, names))
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array, pd.Series, lambda labels: np.array(labels)[:, None]])
+def test_labels_in_any_vessel(kind, quick: TextClassifier, data: Examples):
+    quick.fit(data.texts, kind([1, -1] * 60))
+    assert quick.classes_.tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize("dtype", ["category", "object", "string", "bool"])
+def test_labels_of_a_table(dtype: str, quick: TextClassifier, data: Examples):
+    labels = pd.Series([name == "positive" for name in data.labels] if dtype == "bool" else data.labels, dtype=dtype)
+    quick.fit(data.texts, labels)
+    assert quick.classes_.tolist() == ([False, True] if dtype == "bool" else ["negative", "positive"])
+    assert 0 <= quick.score(data.texts, labels) <= 1
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array, pd.Series, lambda texts: np.array(texts, dtype=object)])
+def test_texts_of_any_kind(kind, fitted: TextClassifier, data: Examples):
+    np.testing.assert_array_equal(fitted.predict(kind(data.texts)), fitted.predict(data.texts))
+
+
+def test_a_series_is_read_by_position(quick: TextClassifier, data: Examples):
+    table = pd.DataFrame({"text": data.texts, "label": data.labels})
+    first = quick.fit(data.texts, data.labels).predict_proba(data.texts)
+    table.index = table.index[::-1]
+    np.testing.assert_array_equal(quick.fit(table["text"], table["label"]).predict_proba(table["text"]), first)
+
+
+def test_no_texts_no_predictions(fitted: TextClassifier):
+    assert fitted.predict([]).shape == (0,)
+    assert fitted.predict_proba([]).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("good", "Expected a list of texts, found a single string. Pass [text] for one text"),
+        (pd.DataFrame({"text": ["a", "b"]}), "found something of 2 dimensions"),
+        (np.array([["a"], ["b"]]), "found something of 2 dimensions"),
+        (["a", None], "Expected a string as text in the texts, found no text (null) (row 2)"),
+        (["a", 1.0], "Expected a string as text in the texts, found 1.0"),
+        (["a", float("nan")], "Expected a string as text in the texts, found nan"),
+        ([b"a", b"b"], "Expected a string as text in the texts, found b'a'"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(texts, message: str, fitted: TextClassifier, quick: TextClassifier):
+    with pytest.raises(DataError, match=re.escape(message)):
+        quick.fit(texts, ["x", "y"])
+    with pytest.raises(DataError, match=re.escape(message)):
+        fitted.predict(texts)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["x", "x", "x"], "Expected labels of two or more classes, found ['x']"),
+        (["x", "y"], "Expected one label per text, found 3 texts and 2 labels"),
+        (["x", None, "y"], "Expected a label for every text in the train labels, found none in row 2"),
+        ([1.0, float("nan"), 2.0], "Expected a label for every text in the train labels, found none in row 2"),
+        ([0.5, 1.5, 2.5], "Regression is not supported"),
+        (np.array(["x", 1, "y"], dtype=object), "Expected labels of one type"),
+        ([[1, 0], [0, 1], [1, 1]], "y should be a 1d array, got an array of shape (3, 2) instead"),
+    ],
+)
+def test_what_is_no_list_of_classes_is_refused(labels, message: str, quick: TextClassifier):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        quick.fit(["a", "b", "c"], labels)
+    with pytest.raises(NotFittedError, match="not fitted"):
+        quick.predict(["a"])
+
+
+def test_two_classes_are_needed(quick: TextClassifier):
+    with pytest.raises(DataError, match=r"two or more classes, found \[\]"):
+        quick.fit([], [])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"num_epochs": 0}, "num_epochs must be a whole number from 1 on, found 0"),
+        ({"optimizer": "lamb"}, "optimizer must be"),
+        ({"learning_rate": -1.0}, "learning_rate must be above 0"),
+        ({"pooling": "sum"}, "pooling"),
+        ({"activation": "relu"}, "activation"),
+        ({"freeze": 9}, "layers"),
+        ({"max_length": 65}, "max_length"),
+        ({"model": "./nowhere"}, "found nothing at"),
+    ],
+)
+def test_parameters_are_checked_by_fit(parameters: dict, message: str, quick: TextClassifier, data: Examples):
+    quick.set_params(**parameters)
+    with pytest.raises(ConfigError, match=message):
+        quick.fit(data.texts, data.labels)
+
+
+def test_before_fit_there_is_nothing_to_predict_with(quick: TextClassifier):
+    with pytest.raises(NotFittedError, match="not fitted"):
+        quick.predict(["good"])
+    with pytest.raises(NotFittedError, match="not fitted"):
+        quick.predict_proba(["good"])
+
+
+def test_a_failed_fit_keeps_the_model_before_it(quick: TextClassifier, data: Examples):
+    before = quick.fit(data.texts, data.labels).predict_proba(data.texts)
+    with pytest.raises(ConfigError, match="batch_size"):
+        quick.set_params(batch_size=0).fit(data.texts, [0, 1] * 60)
+    assert list(quick.classes_) == ["negative", "positive"]
+    np.testing.assert_array_equal(quick.predict_proba(data.texts), before)
+
+
+def test_parameters_are_read_set_and_cloned(quick: TextClassifier, data: Examples):
+    quick.fit(data.texts, data.labels)
+    quick.set_params(hidden=8, pooling="max")
+    assert (quick.hidden, quick.get_params()["pooling"]) == (8, "max")
+    copied = clone(quick)
+    assert copied.get_params() == quick.get_params()
+    assert vars(copied).keys() == quick.get_params().keys()
+    assert is_classifier(copied)
+    with pytest.raises(ValueError, match="Invalid parameter 'epochs'"):
+        quick.set_params(epochs=3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'lr'"):
+        TextClassifier(lr=1e-3)
+
+
+def test_a_copy_of_a_fitted_one_predicts_the_same(fitted: TextClassifier, data: Examples):
+    copied = copy.deepcopy(fitted)
+    np.testing.assert_array_equal(copied.predict_proba(data.texts), fitted.predict_proba(data.texts))
+
+
+def test_cross_validation(quick: TextClassifier, data: Examples):
+    scores = cross_val_score(quick, data.texts, data.labels, cv=3, error_score="raise")
+    assert scores.shape == (3,)
+    np.testing.assert_array_equal(scores, cross_val_score(quick, pd.Series(data.texts), np.array(data.labels), cv=3))
+
+
+@pytest.mark.slow
+def test_a_grid_search_finds_the_rate_that_learns(tiny_bert: Path, data: Examples):
+    grid = {"learning_rate": np.array([1e-9, 3e-3]), "batch_size": np.array([8])}
+    search = GridSearchCV(TextClassifier(str(tiny_bert), **FULL), grid, cv=2, error_score="raise")
+    search.fit(data.texts, data.labels)
+    assert search.best_params_["learning_rate"] == 3e-3
+    assert search.best_score_ >= 0.9
+    assert list(search.classes_) == ["negative", "positive"]
+
+
+def test_a_pipeline(tiny_bert: Path, fitted: TextClassifier, data: Examples):
+    strip = FunctionTransformer(lambda texts: [text.removeprefix("noise ") for text in texts])
+    pipeline = make_pipeline(strip, TextClassifier(str(tiny_bert), **FULL))
+    noisy = [f"noise {text}" for text in data.texts]
+    pipeline.fit(noisy, data.labels)
+    np.testing.assert_array_equal(pipeline.predict_proba(noisy), fitted.predict_proba(data.texts))
+    assert pipeline.set_params(textclassifier__seed=3)[-1].seed == 3
+
+
+def test_it_is_silent(
+    quick: TextClassifier, data: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+):
+    monkeypatch.chdir(tmp_path)
+    with_handlers = logging.getLogger().handlers
+    quick.fit(data.texts, data.labels).predict(data.texts)
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger().handlers == with_handlers
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        estimator_checks.check_estimator_tags_renamed,
+        estimator_checks.check_estimator_cloneable,
+        estimator_checks.check_estimator_repr,
+        estimator_checks.check_estimators_unfitted,
+        estimator_checks.check_get_params_invariance,
+        estimator_checks.check_mixin_order,
+        estimator_checks.check_no_attributes_set_in_init,
+        estimator_checks.check_parameters_default_constructible,
+        estimator_checks.check_set_params,
+        estimator_checks.check_valid_tag_types,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_the_checks_of_scikit_learn_that_need_no_numbers(check):
+    check("TextClassifier", TextClassifier())
+
+
+def test_tags_say_that_it_reads_texts():
+    tags = TextClassifier().__sklearn_tags__()
+    assert (tags.input_tags.string, tags.input_tags.one_d_array, tags.input_tags.two_d_array) == (True, True, False)
+    assert tags.classifier_tags is not None
+    assert tags.target_tags.required

@@ -1,0 +1,219 @@
+"""A checkpoint is complete or invisible, whatever happens to whoever writes it."""
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from nlptl.errors import ResourceError, UntrustedFileError
+from nlptl.training import checkpoint as checkpoints
+from nlptl.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
+
+
+class Crashed(BaseException):
+    """The process is gone."""
+
+
+def build(step, best_step=None):
+    weights = {"a": torch.full((3, 2), float(step)), "b": torch.arange(4.0)}
+    optimizer = {"a//step": torch.tensor(float(step)), "a//exp_avg": torch.ones(3, 2)}
+    return Checkpoint(weights, optimizer, {"step": step, "best_step": best_step})
+
+
+def assert_same(one, two):
+    assert one.state == two.state
+    for mine, other in ((one.weights, two.weights), (one.optimizer, two.optimizer)):
+        assert mine.keys() == other.keys()
+        assert all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def test_what_is_read_is_what_was_written(tmp_path):
+    save_checkpoint(tmp_path, 12, build(12, best_step=12))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000012"]
+    assert sorted(path.name for path in (tmp_path / "step-000012").iterdir()) == [
+        "manifest.json",
+        "optimizer.safetensors",
+        "state.json",
+        "weights.safetensors",
+    ]
+    assert_same(load_checkpoint(tmp_path, 12), build(12, best_step=12))
+
+
+def test_optimizer_without_state(tmp_path):
+    save_checkpoint(tmp_path, 1, Checkpoint({"a": torch.ones(2)}, {}, {"best_step": None}))
+    assert load_checkpoint(tmp_path, 1).optimizer == {}
+
+
+def test_latest_is_by_step_and_comes_with_the_best(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    assert latest_checkpoint(tmp_path / "nowhere") is None
+    for step, best in ((999_999, 999_999), (1_000_000, 999_999), (2, None)):
+        save_checkpoint(tmp_path, step, build(step, best_step=best))
+    os.utime(tmp_path / "step-000002", (2e9, 2e9))
+    (tmp_path / "step-x").mkdir()
+    newest, best = latest_checkpoint(tmp_path)
+    assert newest.state["step"] == 1_000_000
+    assert_same(best, build(999_999, best_step=999_999))
+    for step in (1_000_000, 999_999):
+        shutil.rmtree(tmp_path / f"step-{step}")
+    newest, best = latest_checkpoint(tmp_path)
+    assert (newest.state["step"], best) == (2, None)
+
+
+def test_checkpoint_without_its_best_is_not_used(tmp_path, caplog):
+    save_checkpoint(tmp_path, 2, build(2, best_step=2))
+    save_checkpoint(tmp_path, 4, build(4, best_step=3))
+    newest, best = latest_checkpoint(tmp_path)
+    assert newest.state["step"] == best.state["step"] == 2
+    assert "skipping the checkpoint of step 4: Expected a complete checkpoint in " in caplog.text
+    shutil.rmtree(tmp_path / "step-000002")
+    with pytest.raises(UntrustedFileError, match="found 1 damaged"):
+        latest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"format": 2}, "format 2 and step 3, not 1 and 3"),
+        ({"step": 4}, "format 1 and step 4, not 1 and 3"),
+        ({"sha256": {"state.json": "0"}}, "state.json is not what was written"),
+        ({"sha256": {}}, "weights.safetensors"),
+        ({"sha256": None}, "found"),
+    ],
+)
+def test_manifest_that_says_something_else(change, found, tmp_path):
+    save_checkpoint(tmp_path, 3, build(3))
+    path = tmp_path / "step-000003/manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UntrustedFileError, match=found):
+        load_checkpoint(tmp_path, 3)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{}", "\x00"])
+def test_manifest_that_is_none(content, tmp_path):
+    save_checkpoint(tmp_path, 3, build(3))
+    (tmp_path / "step-000003/manifest.json").write_text(content)
+    with pytest.raises(UntrustedFileError, match="Expected a complete checkpoint in .* or start a new run"):
+        load_checkpoint(tmp_path, 3)
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+def test_any_flipped_bit_is_found(file, tmp_path):
+    save_checkpoint(tmp_path, 3, build(3))
+    path = tmp_path / "step-000003" / file
+    content = path.read_bytes()
+    for place in range(0, len(content), max(1, len(content) // 20)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
+        with pytest.raises(UntrustedFileError, match=f"{file} is not what was written"):
+            load_checkpoint(tmp_path, 3)
+
+
+@pytest.fixture
+def fail_at(monkeypatch):
+    """Arrange that the n-th call that changes the disk raises, before or after it is done; count the calls."""
+    places = [(os, "fsync"), (os, "open"), (os, "mkdir"), (os, "rmdir"), (os, "unlink"), (Path, "rename")]
+    real = {name: getattr(owner, name) for owner, name in places}
+    real_open = Path.open
+
+    def arrange(count, error, *, is_done=False):
+        calls = []
+
+        def watch(function):
+            def call(*args, **kwargs):
+                calls.append(function)
+                is_due = len(calls) == count
+                # A file that was opened is there, and empty, as it is before the flush that is the next call.
+                if is_due and (not is_done or function is real_open):
+                    raise error
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    if is_due:
+                        raise error
+
+            return call
+
+        for owner, name in places:
+            monkeypatch.setattr(owner, name, watch(real[name]))
+        monkeypatch.setattr(Path, "open", watch(real_open))
+        return calls
+
+    return arrange
+
+
+def count_calls(fail_at, monkeypatch, folder):
+    calls = fail_at(0, Crashed())
+    save_and_prune(folder)
+    monkeypatch.undo()
+    return len(calls)
+
+
+def save_and_prune(folder):
+    save_checkpoint(folder, 6, build(6, best_step=4))
+    prune_checkpoints(folder, keep={4, 6})
+
+
+@pytest.fixture
+def before(tmp_path):
+    """Return a folder with the checkpoints of steps 2 and 4, and what a crash has left of an earlier step 6."""
+    folder = tmp_path / "before"
+    for step in (2, 4):
+        save_checkpoint(folder, step, build(step, best_step=step))
+    save_checkpoint(folder, 6, build(5, best_step=4))
+    (folder / "step-000006/state.json").unlink()
+    (folder / ".step-000006-left").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+def test_crash_at_every_file_operation(is_done, before, fail_at, monkeypatch, tmp_path):
+    shutil.copytree(before, tmp_path / "counted")
+    num_calls = count_calls(fail_at, monkeypatch, tmp_path / "counted")
+    assert num_calls > 20
+    seen = set()
+    for count in range(1, num_calls + 1):
+        folder = tmp_path / f"{count}"
+        shutil.copytree(before, folder)
+        fail_at(count, Crashed(), is_done=is_done)
+        with pytest.raises(Crashed):
+            save_and_prune(folder)
+        monkeypatch.undo()
+        newest, best = latest_checkpoint(folder)
+        step = newest.state["step"]
+        seen.add(step)
+        assert_same(newest, build(step, best_step=4))
+        assert_same(best, build(4, best_step=4))
+        save_and_prune(folder)
+        assert sorted(path.name for path in folder.iterdir()) == ["step-000004", "step-000006"]
+    assert seen == {4, 6}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EIO])
+def test_disk_that_fails_is_said_and_harms_nothing(code, before, fail_at, monkeypatch, tmp_path):
+    shutil.copytree(before, tmp_path / "counted")
+    calls = fail_at(0, Crashed())
+    save_checkpoint(tmp_path / "counted", 6, build(6, best_step=4))
+    monkeypatch.undo()
+    for count in range(2, len(calls) + 1):  # the first makes the folder, which is there
+        folder = tmp_path / f"{count}"
+        shutil.copytree(before, folder)
+        fail_at(count, OSError(code, os.strerror(code)))
+        with pytest.raises(ResourceError, match=rf"step-000006, found: {os.strerror(code)}\. Free space or mend"):
+            save_checkpoint(folder, 6, build(6, best_step=4))
+        monkeypatch.undo()
+        assert latest_checkpoint(folder)[1].state["step"] == 4
+
+
+def test_pruning_keeps_what_is_named(tmp_path, caplog, monkeypatch):
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, build(step))
+    (tmp_path / "notes.txt").touch()
+    prune_checkpoints(tmp_path, keep={1, 3})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "step-000001", "step-000003"]
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda *_, **__: None)
+    prune_checkpoints(tmp_path, keep={3})
+    assert caplog.messages == [f"could not remove the old checkpoint {tmp_path / 'step-000001'}"]

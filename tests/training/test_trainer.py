@@ -1,0 +1,312 @@
+"""What the trainer does with its settings, and what it refuses."""
+
+import csv
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics
+
+import nlptl
+from nlptl import Classifier, ConfigError, DataError, Examples, NonFiniteError, Run, Trainer, TrainingConfig
+from nlptl.training.run import sha256_of
+
+
+def weights(model):
+    return {name: parameter.detach().clone() for name, parameter in model.network.named_parameters()}
+
+
+def records(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def fit(build_model, splits):
+    """Train a model and return its trainer."""
+
+    def run(output=None, *, validation=True, seed=0, model=None, **settings):
+        model = build_model(freeze="encoder") if model is None else model
+        config = TrainingConfig(**{"num_epochs": 2, "batch_size": 24, "learning_rate": 0.01, **settings})
+        trainer = Trainer(model, config, output_dir=output, seed=seed)
+        trainer.fit(splits["train"], validation=splits["validation"] if validation else None)
+        return trainer
+
+    return run
+
+
+def test_block_of_the_readme(tiny_bert, toy_csv, tmp_path):
+    from nlptl import Classifier, Trainer, TrainingConfig, load_splits
+
+    splits = load_splits(toy_csv, text_column="text", label_column="label", seed=0)
+    model = Classifier.from_pretrained(tiny_bert, labels=splits.labels, max_length=24, freeze="encoder")
+    config = TrainingConfig(num_epochs=100, batch_size=32, learning_rate=3e-2)
+    trainer = Trainer(model, config, output_dir=tmp_path / "runs/reviews", seed=0)
+    trainer.fit(splits["train"], validation=splits["validation"])
+    scores = trainer.evaluate(splits["test"])
+    score = scores["accuracy"]
+    assert isinstance(score, nlptl.Score)
+    assert score.n == 12
+    assert 0.75 <= score.value <= 1
+    assert score.low <= score.value <= score.high
+    (prediction,) = model.predict(["A great movie, superb and lovely."])
+    assert prediction.label in splits.labels.names
+    assert prediction.probability == prediction.probabilities[prediction.label] >= 0.5
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient", "gradient of one micro-batch"])
+def test_numbers_that_are_not_finite_stop_before_the_step(where, build_model, splits, fit, tmp_path):
+    model = build_model(dropout=0.0)
+    before, calls = weights(model), []
+
+    def poison(module, inputs, logits):
+        calls.append(len(logits))
+        if where == "loss":
+            return logits * float("nan")
+        if where == "gradient" or len(calls) == 3:
+            logits.register_hook(lambda gradient: gradient * float("inf"))
+        return logits
+
+    handle = model.register_forward_hook(poison)
+    with pytest.raises(NonFiniteError, match=r"Expected a finite loss and gradient, found loss ") as error:
+        fit(tmp_path / "run", model=model, micro_batch_tokens=100)
+    handle.remove()
+    message = str(error.value)
+    assert error.value.exit_code == 5
+    assert "in step 1, on rows [" in message
+    assert f"and 19 more of {splits['train'].source}. The step was not taken. Lower --learning-rate" in message
+    rows = json.loads("[" + message.partition("on rows [")[2].partition("]")[0] + "]")
+    assert set(rows) <= set(splits["train"].rows)
+    assert all(torch.equal(before[name], weight) for name, weight in weights(model).items())
+    assert not (tmp_path / "run/checkpoints").exists()
+    assert not (tmp_path / "run/model").exists()
+
+
+def test_step_that_breaks_the_weights_is_not_kept(build_model, fit, tmp_path):
+    model = build_model(freeze="encoder")
+    settings = {"optimizer": "sgd", "learning_rate": 1e42, "max_grad_norm": 0, "warmup_ratio": 0, "eval_steps": 1}
+    with pytest.raises(NonFiniteError, match=r"Expected finite weights, found NaN or infinity in head\.output\."):
+        fit(tmp_path / "run", model=model, **settings)
+    assert not (tmp_path / "run/checkpoints").exists()
+    assert not (tmp_path / "run/model").exists()
+
+
+def test_training_after_numbers_that_were_not_finite(build_model, splits):
+    found = []
+    for is_poisoned in (False, True):
+        model = build_model()
+        trainer = Trainer(model, TrainingConfig(num_epochs=1))
+        if is_poisoned:
+            handle = model.register_forward_hook(lambda module, inputs, logits: logits * float("nan"))
+            with pytest.raises(NonFiniteError, match="found loss nan"):
+                trainer.fit(splits["train"])
+            handle.remove()
+        trainer.fit(splits["train"])
+        found.append(weights(model))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_evaluations_and_steps(fit, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    fit(tmp_path / "run", eval_steps=3, logging_steps=2)
+    found = records(tmp_path / "run")
+    assert [r["step"] for r in found if "epoch" in r] == [3, 6, 8]
+    assert [r["epoch"] for r in found if "epoch" in r] == [0.75, 1.5, 2.0]
+    logged = [r for r in found if "epoch" not in r]
+    assert [r["step"] for r in logged] == [2, 4, 6, 8]
+    assert logged[0].keys() == {"step", "loss", "gradient_norm", "learning_rate", "seconds"}
+    assert logged[0]["learning_rate"] == pytest.approx(0.01)
+    assert logged[3]["learning_rate"] == pytest.approx(0.01 / 7)
+    assert caplog.messages[0].startswith("training 2 of 41 tensors: 66 of 22,946 parameters (head); encoder frozen")
+
+
+def test_mean_loss_of_an_evaluation_is_that_of_its_steps(fit, tmp_path):
+    fit(tmp_path / "run", eval_steps=3, logging_steps=1)
+    found = records(tmp_path / "run")
+    losses = {r["step"]: r["loss"] for r in found if "epoch" not in r}
+    means = {r["step"]: r["loss"] for r in found if "epoch" in r}
+    for last, steps in ((3, (1, 2, 3)), (6, (4, 5, 6)), (8, (7, 8))):
+        assert means[last] == pytest.approx(np.mean([losses[step] for step in steps]))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss", "macro_f1"])
+def test_best_model_on_validation_is_kept(metric, fit, splits, tmp_path):
+    trainer = fit(tmp_path / "run", num_epochs=12, learning_rate=0.1, selection_metric=metric)
+    values = [r[f"validation_{metric}"] for r in records(tmp_path / "run")]
+    assert len(set(values)) > 2
+    best = min(values) if metric == "log_loss" else max(values)
+    assert values.index(best) not in (0, 11)
+    first = 4 * (values.index(best) + 1)
+    state = json.loads((tmp_path / "run/checkpoints/step-000048/state.json").read_text())
+    assert (state["best_step"], state["best_value"]) == (first, best)
+    assert trainer.evaluate(splits["validation"])[metric].value == pytest.approx(best)
+    kept = Classifier.from_pretrained(tmp_path / "run/model")
+    assert all(torch.equal(weight, weights(trainer.model)[name]) for name, weight in weights(kept).items())
+
+
+def test_best_and_last_two_checkpoints_are_kept(fit, tmp_path):
+    fit(tmp_path / "run", num_epochs=30, learning_rate=1e-12, selection_metric="accuracy", eval_steps=2)
+    names = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    assert names == ["step-000002", "step-000118", "step-000120"]
+
+
+def test_early_stopping(fit, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    fit(tmp_path / "run", num_epochs=9, learning_rate=1e-12, early_stopping=3)
+    assert [r["step"] for r in records(tmp_path / "run")] == [4, 8, 12, 16]
+    assert "(best so far)" in caplog.text
+    assert "; stopping, no better score in 3 evaluations" in caplog.text
+    assert "kept the model of step 4: best validation accuracy" in caplog.text
+
+
+def test_without_validation_the_last_weights_are_kept(fit, splits, tmp_path):
+    trainer = fit(tmp_path / "run", validation=False)
+    assert records(tmp_path / "run") == []
+    assert not (tmp_path / "run/scores.json").exists()
+    kept = Classifier.from_pretrained(tmp_path / "run/model")
+    assert all(torch.equal(weight, weights(trainer.model)[name]) for name, weight in weights(kept).items())
+    trainer.evaluate(splits["test"])
+    assert json.loads((tmp_path / "run/scores.json").read_text()).keys() == {"test", "majority_baseline"}
+
+
+def test_without_a_folder_nothing_is_written(fit, splits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit().evaluate(splits["test"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluation_without_training_has_no_baseline(build_model, splits, caplog):
+    caplog.set_level(logging.INFO)
+    scores = Trainer(build_model(), TrainingConfig()).evaluate(splits["test"])
+    assert scores["accuracy"].n == 12
+    assert "majority baseline" not in caplog.text
+
+
+def test_classes_are_shown_where_there_are_a_few(tiny_bert, caplog):
+    caplog.set_level(logging.INFO)
+    examples = Examples.from_lists(["good film", "bad film", "plot"] * 4, ["a", "b", "c"] * 4, split="test")
+    model = Classifier.from_pretrained(tiny_bert, labels=("a", "b", "c"))
+    scores = Trainer(model, TrainingConfig()).evaluate(examples)
+    assert scores.per_class.keys() == {"a", "b", "c"}
+    assert "class  precision  recall      f1        n" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"micro_batch_tokens": 9}, r"hold the longest example, 24 tokens \(train, row \d+\), found 9\. Raise"),
+        ({"head_learning_rate": 0.1}, "found learning_rate=0.01 and head_learning_rate=0.1. Pass one of the two"),
+        ({"mixed_precision": "bf16"}, "Expected a device with bf16, found the device "),
+    ],
+)
+def test_settings_that_cannot_be_obeyed_are_refused(settings, message, fit, tmp_path):
+    if "mixed_precision" in settings and torch.cuda.is_available():
+        pytest.skip("this machine has the precision")
+    with pytest.raises(ConfigError, match=message):
+        fit(tmp_path / "run", **settings)
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_micro_batch_of_the_longest_example_is_enough(fit):
+    fit(micro_batch_tokens=24)
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        (Examples(["a film"], ["neutral"], [3]), "Expected labels 'negative', 'positive', found 'neutral' as well"),
+        (Examples([], [], []), r"Expected one example or more, .* in memory \(train\), found 0 texts and 0 labels"),
+        (Examples(["a film"], [], [3]), "found 1 texts and 0 labels. Pass a split that has them"),
+    ],
+)
+def test_examples_that_cannot_be_used_are_refused(examples, message, build_model, splits):
+    trainer = Trainer(build_model(), TrainingConfig())
+    with pytest.raises(DataError, match=message):
+        trainer.evaluate(examples)
+    with pytest.raises(DataError, match=message):
+        trainer.fit(examples)
+    with pytest.raises(DataError, match=message):
+        trainer.fit(splits["train"], validation=examples)
+
+
+def test_folder_with_another_run_is_refused(fit, tmp_path):
+    fit(tmp_path / "run")
+    with pytest.raises(ConfigError, match="found a run in"):
+        fit(tmp_path / "run")
+
+
+def test_manifest_identifies_data_and_encoder(build_model, splits, tmp_path):
+    found = {}
+    for name, train in (("one", splits["train"]), ("two", splits["train"].select(range(90)))):
+        Trainer(build_model(max_length=20), TrainingConfig(num_epochs=1), output_dir=tmp_path / name, seed=4).fit(train)
+        found[name] = json.loads((tmp_path / name / "manifest.json").read_text())
+    one, two = found.values()
+    assert one["encoder_sha256"] == two["encoder_sha256"]
+    assert one["data_sha256"] != two["data_sha256"]
+    assert one["splits_sha256"] != two["splits_sha256"]
+    encoder = {n: p.detach().numpy().tobytes() for n, p in build_model().network.base_model.named_parameters()}
+    assert one["encoder_sha256"] == sha256_of(encoder)
+    expected = {"seed": 4, "max_length": 20, "pooling": "native", "freeze": "nothing", "learning_rate": 5e-5}
+    assert {key: one[key] for key in expected} == expected
+    assert one["labels"] == ["negative", "positive"]
+
+
+def test_run_folder_agrees_with_scikit_learn(build_model, splits, tmp_path):
+    config = TrainingConfig(num_epochs=3, learning_rate=0.01)
+    run = Run.open(tmp_path / "run", config)
+    run.record_splits(splits)
+    trainer = Trainer(build_model(max_length=12, freeze="encoder"), config, output_dir=run)
+    trainer.fit(splits["train"], validation=splits["validation"])
+    trainer.evaluate(splits["test"])
+    assert sorted(path.name for path in run.path.iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "data_report.json",
+        "manifest.json",
+        "metrics.jsonl",
+        "model",
+        "predictions.csv",
+        "scores.json",
+        "splits.json",
+    ]
+    with (run.path / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["row"]) for row in rows] == splits["test"].rows
+    labels, predicted = ([row[key] for row in rows] for key in ("label", "predicted"))
+    assert labels == splits["test"].labels
+    shares = np.array([[float(row[f"probability_{name}"]) for name in ("negative", "positive")] for row in rows])
+    assert predicted == [("negative", "positive")[i] for i in shares.argmax(axis=1)]
+    assert [float(row["probability"]) for row in rows] == shares.max(axis=1).tolist()
+    np.testing.assert_allclose(shares, trainer.model.predict_probabilities(splits["test"].texts).numpy(), atol=1e-12)
+
+    scores = json.loads((run.path / "scores.json").read_text())
+    average = {"average": "macro", "zero_division": 0}
+    expected = {
+        "accuracy": metrics.accuracy_score(labels, predicted),
+        "macro_f1": metrics.f1_score(labels, predicted, **average),
+        "weighted_f1": metrics.f1_score(labels, predicted, average="weighted", zero_division=0),
+        "precision": metrics.precision_score(labels, predicted, **average),
+        "recall": metrics.recall_score(labels, predicted, **average),
+        "matthews": metrics.matthews_corrcoef(labels, predicted),
+        "log_loss": metrics.log_loss(labels, shares, labels=["negative", "positive"]),
+    }
+    for metric, value in expected.items():
+        score = scores["test"][metric]
+        assert score["value"] == pytest.approx(value), metric
+        assert score["low"] <= score["value"] <= score["high"]
+        assert score["n"] == 12
+    assert scores.keys() == {"validation", "test", "majority_baseline"}
+    assert scores["majority_baseline"]["test"]["accuracy"]["value"] == 0.5
+    assert scores["majority_baseline"].keys() == {"validation", "test"}
+    last = [r for r in records(run.path) if "epoch" in r][-1]
+    assert last["validation_accuracy"] <= scores["validation"]["accuracy"]["value"]
+
+    report = json.loads((run.path / "data_report.json").read_text())
+    assert report["labels"]["train"] == {"positive": 48, "negative": 48}
+    lengths = np.array([len(trainer.model.tokenizer(text)["input_ids"]) for text in splits["train"].texts])
+    assert report["truncation"]["train"]["cut_texts"] == pytest.approx((lengths > 12).mean())
+    lost = np.maximum(lengths - 12, 0).sum() / lengths.sum()
+    assert report["truncation"]["train"]["cut_tokens"] == pytest.approx(lost)
+    assert report["truncation"].keys() == {"train", "validation", "test"}
+    assert json.loads((run.path / "splits.json").read_text()) == splits.row_ids()
