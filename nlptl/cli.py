@@ -6,7 +6,6 @@ The one file that imports tyro. Nothing here imports torch: what a command needs
 import ast
 import contextlib
 import dataclasses
-import difflib
 import gc
 import importlib
 import importlib.util
@@ -16,7 +15,7 @@ import os
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TextIO, TypeVar, cast
@@ -26,6 +25,7 @@ import tyro
 from nlptl import __version__
 from nlptl.config import load_config
 from nlptl.errors import ConfigError, UserError
+from nlptl.flags import check_flags, nearest
 
 T = TypeVar("T")
 
@@ -52,42 +52,6 @@ COMMANDS = {
 # An installed wheel has the recipes inside the package, a checkout beside it.
 RECIPE_FOLDERS = (Path(__file__).parent / "recipes", Path(__file__).parents[1] / "recipes")
 
-_ONE_DEVICE = "--micro-batch-tokens bounds what one device forwards at once"
-_WHOLE_BATCH = f"--batch-size (examples per step over all devices; {_ONE_DEVICE})"
-
-# What Hugging Face's scripts call it, and what it is called here: the flag, then what there is to know about it.
-HUGGING_FACE_SPELLINGS = {
-    "bf16": "--mixed-precision bf16",
-    "dataset-name": "--dataset",
-    "early-stopping-patience": "--early-stopping",
-    "epochs": "--num-epochs",
-    "eval-strategy": "--eval-steps (unset: once per epoch)",
-    "evaluation-strategy": "--eval-steps (unset: once per epoch)",
-    "fp16": "--mixed-precision fp16",
-    "gradient-accumulation-steps": _WHOLE_BATCH,
-    "label-column-name": "--label-column",
-    "label-smoothing-factor": "--label-smoothing",
-    "lr": "--learning-rate",
-    "lr-scheduler-type": "--schedule",
-    "max-seq-length": "--max-length",
-    "max-train-samples": "--max-examples",
-    "metric-for-best-model": "--selection-metric",
-    "model-name-or-path": "--model",
-    "num-train-epochs": "--num-epochs",
-    "num-warmup-steps": "--warmup-ratio (a share of all steps)",
-    "optim": "--optimizer",
-    "overwrite-output-dir": "--overwrite",
-    "per-device-eval-batch-size": "--micro-batch-tokens (what one device forwards at once)",
-    "per-device-train-batch-size": _WHOLE_BATCH,
-    "per-gpu-train-batch-size": _WHOLE_BATCH,
-    "resume-from-checkpoint": "--resume",
-    "text-column-name": "--text-column",
-    "text-column-names": "--text-column",
-    "train-batch-size": _WHOLE_BATCH,
-    "train-file": "--dataset",
-    "warmup-steps": "--warmup-ratio (a share of all steps)",
-}
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the `nlptl` command; `argv` are the words after it, by default those of this process."""
@@ -108,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             log_to = sys.stderr if command == "predict" else sys.stdout
             run(function, config, flags, doc=config.__doc__, prog=f"nlptl {command}", log_to=log_to)
         else:
-            near = _nearest(command, ["run", *COMMANDS, *(f"run {name}" for name in _recipes(RECIPE_FOLDERS))])
+            near = nearest(command, ["run", *COMMANDS, *(f"run {name}" for name in _recipes(RECIPE_FOLDERS))])
             raise ConfigError(
                 f"Unknown command {command}. "
                 + (f"Did you mean nlptl {near}?" if near else "nlptl --help lists the commands.")
@@ -158,7 +122,7 @@ def parse(
     """
     hints = _fields(cls)
     has_config = all(_has_default(field) for field in dataclasses.fields(cast(Any, cls)))
-    tokens = _checked(list(sys.argv[1:] if argv is None else argv), hints | ({"config": Path} if has_config else {}))
+    tokens = check_flags(list(sys.argv[1:] if argv is None else argv), hints | ({"config": Path} if has_config else {}))
     path = _take_config(tokens) if has_config else None
     notes = "--config FILE reads settings from the config.json of a run; other flags override them.\n" * has_config
     notes += "--debug shows the traceback of an error."
@@ -200,45 +164,6 @@ def _fields(cls: Any) -> dict[str, Any]:
 
 def _has_default(field: "dataclasses.Field[Any]") -> bool:
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-
-
-def _checked(tokens: list[str], hints: dict[str, Any]) -> list[str]:
-    """Refuse unknown flags; rewrite `--flag true` and `--flag=false` of booleans to what tyro reads."""
-    switches = [f"--{name}" for name, hint in hints.items() if hint is bool]
-    known = {"help", *hints, *(f"no-{switch[2:]}" for switch in switches)}
-    checked: list[str] = []
-    for token in tokens:
-        flag, equals, value = token.partition("=")
-        name = flag[2:].replace("_", "-")
-        if flag.startswith("--") and name and " " not in flag:
-            if name not in known:
-                raise ConfigError(f"Unknown option {flag}. {_did_you_mean(name, hints)}")
-            checked.append(f"--{name}")
-            if not equals:
-                continue
-            token = value
-            if checked[-1] not in switches:
-                checked[-1] += f"={value}"
-                continue
-        if checked and checked[-1] in switches and token.lower() in ("true", "false"):
-            checked[-1] = checked[-1] if token.lower() == "true" else f"--no-{checked[-1][2:]}"
-        else:
-            checked.append(token)
-    return checked
-
-
-def _did_you_mean(name: str, hints: dict[str, Any]) -> str:
-    spelling = HUGGING_FACE_SPELLINGS.get(name, "")
-    if spelling.split(" ")[0][2:] in hints:
-        return f"Did you mean {spelling}?"
-    near = _nearest(name, hints)
-    return f"Did you mean --{near}?" if near else "--help lists the options."
-
-
-def _nearest(name: str, known: Iterable[str]) -> str | None:
-    known = list(known)
-    starting = [candidate for candidate in known if candidate.startswith(name) or candidate == f"run {name}"]
-    return next(iter(starting or difflib.get_close_matches(name, known, n=1)), None)
 
 
 def _take_config(tokens: list[str]) -> Path | None:
@@ -332,7 +257,7 @@ def _run_recipe(words: Sequence[str], *, debug: bool) -> None:
         return
     name = words[0].replace("-", "_")
     if name not in recipes:
-        near = _nearest(name, recipes)
+        near = nearest(name, recipes)
         hint = f"Did you mean {near}?" if near else "nlptl run lists the recipes."
         raise ConfigError(f"Unknown recipe {words[0]}. {hint}")
     recipe = _import_file(f"nlptl.recipes.{name}", recipes[name])

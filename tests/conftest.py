@@ -25,10 +25,11 @@ FAMILIES = {
 }
 """Every supported model type, and what its tiny configuration needs besides the common sizes."""
 
-WORDS = (
+SENTENCES = (
     "a the film movie story plot acting scene was is and but very quite rather it this good great fine lovely superb "
     "touching bad poor dull awful boring weak not never always made me feel by end of . , !"
-).split()
+)
+WORDS = SENTENCES.split()
 POSITIVE, NEGATIVE = ("good", "great", "lovely", "superb"), ("bad", "dull", "awful", "boring")
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from nlptl import cli, errors
 from nlptl.config import TrainingConfig, save_config
+from nlptl.flags import HUGGING_FACE_SPELLINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +105,16 @@ def test_positional_words_are_counted(words: str, capsys: pytest.CaptureFixture[
 
 
 def test_hugging_face_spellings_are_answered_with_ours():
-    assert len(cli.HUGGING_FACE_SPELLINGS) >= 20
+    assert len(HUGGING_FACE_SPELLINGS) >= 20
     named = {"bf16", "num-train-epochs", "per-device-train-batch-size", "model-name-or-path", "lr", "warmup-steps"}
-    assert named <= set(cli.HUGGING_FACE_SPELLINGS)
+    assert named <= set(HUGGING_FACE_SPELLINGS)
 
 
 @pytest.mark.parametrize("underscores", [True, False])
-@pytest.mark.parametrize("name", cli.HUGGING_FACE_SPELLINGS)
+@pytest.mark.parametrize("name", HUGGING_FACE_SPELLINGS)
 def test_hugging_face_spelling_is_refused_with_a_flag_that_exists(name: str, underscores: bool):
     typed = f"--{name.replace('-', '_') if underscores else name}"
-    spelling = cli.HUGGING_FACE_SPELLINGS[name]
+    spelling = HUGGING_FACE_SPELLINGS[name]
     with pytest.raises(errors.ConfigError, match=re.escape(f"Unknown option {typed}. Did you mean {spelling}?")):
         cli.parse(Config, [typed, "1"])
 

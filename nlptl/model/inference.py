@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from nlptl.data.batches import collate, micro_batches
 from nlptl.data.tokens import Tokens

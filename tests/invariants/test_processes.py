@@ -59,12 +59,12 @@ def found(tiny_bert, tmp_path_factory):
     """Return the folder with what one process and two processes have found."""
     output = tmp_path_factory.mktemp("processes")
     jobs = "gradients,training,errors"
-    codes, said = launch(jobs, tiny_bert, output)
+    codes, said = launch(f"{jobs},interrupted", tiny_bert, output)
     assert codes == [0, 0], "\n".join(said)
     spec = importlib.util.spec_from_file_location("worker", WORKER)
     worker = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(worker)
-    worker.main(jobs.split(","), tiny_bert, output)
+    worker.main([*jobs.split(","), "resumed"], tiny_bert, output)
     return output
 
 
@@ -119,6 +119,12 @@ def test_run_folders_are_those_of_one_process(found, freeze):
     tables = [list(csv.reader((run / "predictions.csv").read_text().splitlines())) for run in (one, two)]
     assert [row[:3] for row in tables[0]] == [row[:3] for row in tables[1]]
     assert len(tables[1]) == 12
+
+
+def test_one_process_resumes_what_two_have_begun(found):
+    one, resumed = (load_file(found / f"{name}-0-of-1.safetensors") for name in ("training-nothing", "resumed"))
+    for name, weight in one.items():
+        torch.testing.assert_close(resumed[name], weight, rtol=0, atol=1e-9)
 
 
 def test_what_stops_one_process_stops_all(found):

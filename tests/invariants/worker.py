@@ -12,7 +12,7 @@ os.environ.update(HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="", TOKENIZERS_PARALL
 
 import torch
 from safetensors.torch import save_file
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from nlptl import Classifier, Examples, Run, Trainer, TrainingConfig, UserError
 from nlptl.training.devices import processes
@@ -70,6 +70,33 @@ def training(folder: Path, output: Path, suffix: str) -> None:
         (output / f"training-{freeze}-{suffix}.json").write_text(json.dumps(scores))
 
 
+def interrupted(folder: Path, output: Path, suffix: str) -> None:
+    """The full training above, interrupted in its fifth step on all processes."""
+    steps = []
+
+    def stop(*_: object) -> None:
+        steps.append(1)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+
+    handle = register_optimizer_step_post_hook(stop)
+    try:
+        resumed(folder, output, suffix)
+    except KeyboardInterrupt:
+        assert sorted(path.name for path in (output / "interrupted/checkpoints").iterdir()) == ["step-000003"]
+    finally:
+        handle.remove()
+
+
+def resumed(folder: Path, output: Path, suffix: str) -> None:
+    """What is left to do of the training above, on as many processes as there are."""
+    config = TrainingConfig(num_epochs=2, batch_size=8, learning_rate=1e-3, eval_steps=3, logging_steps=1)
+    model = build(folder)
+    trainer = Trainer(model, config, output_dir=Run.open(output / "interrupted", config, resume=True))
+    trainer.fit(examples(21), validation=examples(13, "validation"))
+    save_file(weights(model), output / f"resumed-{suffix}.safetensors")
+
+
 def errors(folder: Path, output: Path, suffix: str) -> None:
     """Mistakes that the main process alone can see, and numbers that one process alone sees, stop all of them."""
     config = TrainingConfig(num_epochs=1, batch_size=8)
@@ -118,7 +145,7 @@ def crash(folder: Path, output: Path, suffix: str) -> None:
     Trainer(model, TrainingConfig(num_epochs=1, batch_size=8)).fit(examples(8))
 
 
-JOBS = {job.__name__: job for job in (gradients, training, errors, crash)}
+JOBS = {job.__name__: job for job in (gradients, training, interrupted, resumed, errors, crash)}
 
 
 def main(jobs: list[str], folder: Path, output: Path) -> None:
