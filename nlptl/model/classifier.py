@@ -169,6 +169,11 @@ class Classifier(nn.Module):
         return all(name in self.head_names for name, p in self.network.named_parameters() if p.requires_grad)
 
     @property
+    def head_is_linear(self) -> bool:
+        """Whether the head is a single layer: one weight and one bias."""
+        return len(self.head_names) == 2
+
+    @property
     def encoder_is_frozen(self) -> bool:
         """Whether nothing below the head's input gets a gradient, so that its output can be computed once."""
         return not any(parameter.requires_grad for parameter in self.network.base_model.parameters())

@@ -9,12 +9,17 @@ from nlptl.config import TrainingConfig
 from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
 
-HEAD_LEARNING_RATE = 1e-3
-ENCODER_LEARNING_RATE = 5e-5
+LINEAR_HEAD_LEARNING_RATE, DENSE_HEAD_LEARNING_RATE, ENCODER_LEARNING_RATE = 5e-3, 1e-3, 5e-5
+"""Peak rates where none is given; for the head, where it trains alone."""
 
 
-def learning_rates(config: TrainingConfig, *, head_only: bool) -> tuple[float, float]:
+def learning_rates(config: TrainingConfig, *, head_only: bool, is_linear: bool) -> tuple[float, float]:
     """Return the peak learning rates of the encoder and of the head.
+
+    Args:
+        config: Where the rates may be given.
+        head_only: Whether the head alone trains.
+        is_linear: Whether the head is a single layer.
 
     Raises:
         ConfigError: If the head alone trains and both rates are given, since one of them would be ignored.
@@ -27,8 +32,9 @@ def learning_rates(config: TrainingConfig, *, head_only: bool) -> tuple[float, f
                 "Pass one of the two."
             )
         given = config.learning_rate if config.head_learning_rate is None else config.head_learning_rate
-        rate = HEAD_LEARNING_RATE if given is None else given
-        return rate, rate
+        if given is None:
+            given = LINEAR_HEAD_LEARNING_RATE if is_linear else DENSE_HEAD_LEARNING_RATE
+        return given, given
     encoder_rate = ENCODER_LEARNING_RATE if config.learning_rate is None else config.learning_rate
     return encoder_rate, encoder_rate if config.head_learning_rate is None else config.head_learning_rate
 
@@ -38,7 +44,7 @@ def build_optimizer(model: Classifier, config: TrainingConfig) -> torch.optim.Op
 
     Vectors (biases, the scales of norms) get no weight decay. Each group keeps its peak rate as `peak_lr`.
     """
-    encoder_rate, head_rate = learning_rates(config, head_only=model.trains_head_only)
+    encoder_rate, head_rate = learning_rates(config, head_only=model.trains_head_only, is_linear=model.head_is_linear)
     default_decay = 0.01 if config.optimizer == "adamw" else 0.0
     decay = default_decay if config.weight_decay is None else config.weight_decay
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}

@@ -82,7 +82,9 @@ class Trainer:
         """
         logger.info(self.model.describe_training())
         self.model.to(self.accelerator.device)
-        encoder_rate, head_rate = learning_rates(self.config, head_only=self.model.trains_head_only)
+        encoder_rate, head_rate = learning_rates(
+            self.config, head_only=self.model.trains_head_only, is_linear=self.model.head_is_linear
+        )
         inputs = prepare_inputs(self.model, train, self.run)
         held_out = None if validation is None else prepare_inputs(self.model, validation, self.run)
         self.train_counts = np.bincount(inputs.labels, minlength=len(self.model.labels))

@@ -43,13 +43,20 @@ def test_rate_is_that_of_transformers(schedule, num_steps, warmup_ratio):
     ],
 )
 def test_learning_rates(settings, head_only, rates):
-    assert learning_rates(TrainingConfig(**settings), head_only=head_only) == rates
+    assert learning_rates(TrainingConfig(**settings), head_only=head_only, is_linear=False) == rates
+
+
+def test_default_rate_of_a_linear_head_that_trains_alone(build_model):
+    for head, rate in (({}, 5e-3), ({"hidden": 8}, 1e-3)):
+        model = build_model(freeze="encoder", **head)
+        groups = build_optimizer(model, TrainingConfig()).param_groups
+        assert {group["peak_lr"] for group in groups} == {rate}
 
 
 def test_two_rates_for_a_head_are_refused():
     config = TrainingConfig(learning_rate=0.1, head_learning_rate=0.2)
     with pytest.raises(ConfigError, match=r"found learning_rate=0\.1 and head_learning_rate=0\.2\. Pass one of the"):
-        learning_rates(config, head_only=True)
+        learning_rates(config, head_only=True, is_linear=True)
 
 
 @pytest.mark.parametrize(
