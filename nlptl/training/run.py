@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 PACKAGES = ("nlptl", "torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors", "numpy")
 COMMANDS = ("resume", "overwrite")
 """Settings that say what to do with the folder; they are not part of what a run is."""
+BEFORE_TRAINING = {"config.json", "splits.json", "data_report.json"}
+"""Files that are written before `manifest.json`, with which training begins."""
+
 FREE = ("encoder", "micro_batch_tokens")
 """Facts that may differ when a run is resumed: where the encoder stood, and what the device holds at once."""
 
@@ -166,8 +169,7 @@ def _claim(folder: Path, config: Any, *, resume: bool, overwrite: bool) -> bool:
     with _writing(folder):
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"Expected a folder at {folder}, found a file. Pass another --output-dir.")
-        # Hidden files are what an interrupted start or a file browser leaves behind.
-        has_run = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+        has_run = folder.is_dir() and not _is_unused(folder, config)
         if has_run and resume:
             _check_same_config(folder, config)
             return True
@@ -185,6 +187,18 @@ def _claim(folder: Path, config: Any, *, resume: bool, overwrite: bool) -> bool:
     if resume:
         logger.info("nothing to resume in %s: starting a new run", folder)
     return False
+
+
+def _is_unused(folder: Path, config: Any) -> bool:
+    """Whether the folder holds nothing, or only what a run leaves that was refused before it began to train."""
+    # Hidden files are what an interrupted start or a file browser leaves behind.
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    if names - BEFORE_TRAINING:
+        return False
+    try:
+        return not names or _read(folder / "config.json").keys() == to_json(config).keys()
+    except UntrustedFileError:
+        return False
 
 
 @contextmanager

@@ -41,8 +41,24 @@ def test_hidden_files_are_no_run(tmp_path):
     assert Run.open(tmp_path, Config()).resume is False
 
 
+FACTS = {"seed": 0, "data_sha256": "a", "encoder_sha256": "b", "encoder": "here", "micro_batch_tokens": 512}
+
+
+def test_folder_of_a_run_that_was_refused_before_training_can_be_used(tmp_path):
+    Run.open(tmp_path / "run", Config()).write_json("splits.json", {})
+    assert Run.open(tmp_path / "run", Config(model="other"), resume=True).resume is False
+    assert load_config(Config, tmp_path / "run/config.json").model == "other"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_folder_with_settings_of_something_else_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ConfigError, match="Expected a new or empty folder"):
+        Run.open(tmp_path, Config())
+
+
 def test_folder_with_a_run_is_refused(tmp_path):
-    Run.open(tmp_path / "run", Config())
+    Run.open(tmp_path / "run", Config()).record_data(FACTS)
     before = (tmp_path / "run/config.json").read_bytes()
     with pytest.raises(ConfigError, match=r"found a run in .*run\. Pass --resume to go on with it, --overwrite"):
         Run.open(tmp_path / "run", Config(model="other"))
@@ -80,6 +96,7 @@ def test_resume_goes_on_with_the_same_settings(tmp_path, caplog):
     config = Config(head=HeadConfig(dropout=0.2))
     assert Run.open(tmp_path / "run", config, resume=True).resume is False
     assert caplog.messages == [f"nothing to resume in {tmp_path / 'run'}: starting a new run"]
+    Run.open(tmp_path / "run", config, resume=True).record_data(FACTS)
     before = (tmp_path / "run/config.json").read_bytes()
     (tmp_path / "run").rename(tmp_path / "moved")
     elsewhere = dataclasses.replace(config, output_dir=tmp_path / "moved", resume=True)
@@ -88,7 +105,7 @@ def test_resume_goes_on_with_the_same_settings(tmp_path, caplog):
 
 
 def test_resume_names_every_setting_that_differs(tmp_path):
-    Run.open(tmp_path / "run", Config())
+    Run.open(tmp_path / "run", Config()).record_data(FACTS)
     changed = Config(max_length=7, head=HeadConfig(dropout=0.1), train=TrainingConfig(num_epochs=3))
     differences = "dropout was None and is 0.1, max_length was None and is 7, num_epochs was 10 and is 3."
     with pytest.raises(ConfigError, match=f"found others: {differences} Resume with the settings it was started"):
@@ -106,9 +123,6 @@ def test_damaged_settings_are_not_resumed(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UntrustedFileError, match=r"Expected a JSON object in .*config\.json, found something else"):
         Run.open(tmp_path, Config(), resume=True)
-
-
-FACTS = {"seed": 0, "data_sha256": "a", "encoder_sha256": "b", "encoder": "here", "micro_batch_tokens": 512}
 
 
 def test_manifest_says_where_and_on_what(tmp_path, monkeypatch):
