@@ -6,6 +6,7 @@ The one file that imports tyro. Nothing here imports torch: what a command needs
 import ast
 import contextlib
 import dataclasses
+import errno
 import gc
 import importlib
 import importlib.util
@@ -24,7 +25,7 @@ import tyro
 
 from nlptl import __version__
 from nlptl.config import load_config
-from nlptl.errors import ConfigError, UserError
+from nlptl.errors import ConfigError, ResourceError, UserError
 from nlptl.flags import check_flags, nearest
 
 T = TypeVar("T")
@@ -202,6 +203,23 @@ def _errors_as_messages(*, debug: bool) -> Iterator[None]:
         # more when the interpreter flushes its buffers.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if debug or error.errno != errno.ENOSPC:
+            raise
+        print(f"nlptl: error: Expected space on the disk, found: {error.strerror}. Free some.", file=sys.stderr)
+        sys.exit(ResourceError.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        # torch has its own kinds of error for this, and torch is not imported here.
+        is_out_of_memory = isinstance(error, MemoryError) or "memory" in f"{type(error).__name__} {error}".lower()
+        if debug or not is_out_of_memory:
+            raise
+        found = str(error).partition("\n")[0] or "too little"
+        print(
+            f"nlptl: error: Expected enough memory, found: {found}. "
+            "Lower --micro-batch-tokens, --max-length or --hidden, or take a smaller model.",
+            file=sys.stderr,
+        )
+        sys.exit(ResourceError.exit_code)
 
 
 @contextlib.contextmanager
@@ -236,7 +254,7 @@ def _logging(stream: TextIO) -> Iterator[None]:
 
 class _LogHandler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
+        if isinstance(sys.exc_info()[1], OSError):
             raise  # noqa: PLE0704
         super().handleError(record)
 

@@ -51,7 +51,8 @@ class TrainingConfig:
     label_smoothing: float = 0.0
     """Share of the target probability that is spread evenly over all classes."""
     micro_batch_tokens: int | None = None
-    """Tokens, padding included, that one device forwards at once; bounds memory, never changes the gradient.
+    """Tokens, padding included, that one device forwards at once; bounds memory, never changes the gradient
+    but for dropout, whose noise is drawn for each micro-batch.
     None: 512 on a CPU, 16384 on an accelerator, at least one example."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass on devices that have it."""

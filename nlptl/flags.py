@@ -1,6 +1,7 @@
 """What may stand on a command line: flags by their names, and the right name for a wrong one."""
 
 import difflib
+import typing
 from collections.abc import Iterable
 from typing import Any
 
@@ -51,17 +52,24 @@ def check_flags(tokens: list[str], hints: dict[str, Any]) -> list[str]:
         hints: The type of each flag, by its name without the leading dashes.
 
     Raises:
-        ConfigError: If a flag is unknown, with the one that was probably meant.
+        ConfigError: If a flag is unknown, with the one that was probably meant, or if one that takes several values
+            stands there twice.
     """
     switches = [f"--{name}" for name, hint in hints.items() if hint is bool]
     known = {"help", *hints, *(f"no-{switch[2:]}" for switch in switches)}
     checked: list[str] = []
+    given: set[str] = set()
     for token in tokens:
         flag, equals, value = token.partition("=")
         name = flag[2:].replace("_", "-")
         if flag.startswith("--") and name and " " not in flag:
             if name not in known:
                 raise ConfigError(f"Unknown option {flag}. {_did_you_mean(name, hints)}")
+            if name in given and typing.get_origin(hints.get(name)) is tuple:  # of single values the last one counts
+                raise ConfigError(
+                    f"Expected --{name} once, found it twice. Several values follow one flag: --{name} A B."
+                )
+            given.add(name)
             checked.append(f"--{name}")
             if not equals:
                 continue

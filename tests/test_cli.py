@@ -502,3 +502,33 @@ def test_failing_processes_end_soon_with_their_exit_code(failing: int, tmp_path:
     assert launcher.returncode == 1  # of the launcher; those of its processes are in its report
     assert "nlptl: error: Expected rain, found sun." in err
     assert re.search(r"exitcode +: 3 ", err.partition("Root Cause (first observed failure):")[2])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (MemoryError(), 6, "Expected enough memory, found: too little"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 6, "Lower --micro-batch-tokens"),
+        (OSError(28, "No space left on device"), 6, "Expected space on the disk, found: No space left on device"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_message(error, code, message, capsys):
+    def fail(config):
+        raise error
+
+    with pytest.raises(SystemExit) as exit:
+        cli.run(fail, TrainingConfig, [])
+    assert exit.value.code == code
+    assert message in capsys.readouterr().err
+
+
+def test_flag_of_several_values_may_stand_there_once():
+    @dataclass(frozen=True, kw_only=True)
+    class Texts:
+        text: tuple[str, ...] = ()
+
+    assert cli.parse(Texts, ["--text", "a", "b"]).text == ("a", "b")
+    with pytest.raises(
+        errors.ConfigError, match="Expected --text once, found it twice. Several values follow one flag"
+    ):
+        cli.parse(Texts, ["--text", "a", "--text", "b"])

@@ -20,7 +20,7 @@ SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Examples:
     """Texts with their label names, and where each stands in its source."""
 
@@ -34,6 +34,9 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def __repr__(self) -> str:
+        return f"Examples({len(self):,} of {self.split} from {self.source})"
 
     def select(self, indices: Iterable[int]) -> "Examples":
         """Return the examples at `indices`, in that order."""
@@ -76,7 +79,7 @@ def read_file(
     Raises:
         DataError: If the file cannot be read, lacks a column, or holds a value that is no text or no label.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     status = file_status(path)
     if status is None:
         raise DataError(f"Expected a data file, found nothing at {path}. Check the spelling and the folder.")

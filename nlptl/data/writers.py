@@ -18,7 +18,7 @@ def check_output(path: str | Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> s
         ConfigError: If the suffix is none of `suffixes`.
         ResourceError: If there is no such folder, a folder of that name, or no telling.
     """
-    target = Path(path)
+    target = Path(path).expanduser()
     suffix = target.suffix.lower()
     if suffix not in suffixes:
         raise ConfigError(f"Expected an output file in {', '.join(suffixes)}, found {str(path)!r}. Rename it.")
@@ -39,7 +39,7 @@ def write_table(path: str | Path, columns: Mapping[str, Sequence[Any]]) -> None:
         ConfigError: If the suffix is unknown.
         ResourceError: If the file cannot be written.
     """
-    target, suffix = Path(path), check_output(path)
+    target, suffix = Path(path).expanduser(), check_output(path)
     if suffix == ".parquet":
         import pyarrow
         import pyarrow.parquet
@@ -58,8 +58,16 @@ def write_json(path: str | Path, values: Any) -> None:
         ResourceError: If the file cannot be written.
     """
     check_output(path, suffixes=(".json",))
-    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    _replace(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all.
+
+    Raises:
+        ResourceError: If the file cannot be written.
+    """
+    _replace(Path(path).expanduser(), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_lines(file: IO[str], columns: Mapping[str, Sequence[Any]], *, suffix: str) -> None:

@@ -38,7 +38,7 @@ def resample_counts(
     codes, cell_of_row, sizes = np.unique(labels * num_classes + predictions, return_inverse=True, return_counts=True)
     classes_of_cell = _class_indicator(codes // num_classes, codes % num_classes, num_classes)
     cell_of_row = cell_of_row.astype(np.int32)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed % 2**64)
     num_rows, num_cells = len(labels), len(sizes)
     draw_cells = num_cells * _ROWS_PER_BINOMIAL < num_rows
 
@@ -58,7 +58,7 @@ def resample_counts(
 
 def resample_means(values: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
     """Return the means of bootstrap resamples of `values` (shape [rows]); float64, shape [resamples]."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed % 2**64)
     means = np.empty(resamples)
     for chunk in _chunks(resamples, draws_each=len(values)):
         rows = rng.integers(len(values), size=(chunk.stop - chunk.start, len(values)), dtype=np.int32)

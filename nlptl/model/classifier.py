@@ -146,6 +146,8 @@ class Classifier(nn.Module):
 
     @classmethod
     def _load_saved(cls, folder: Path, *, source: str, max_length: int | None) -> "Classifier":
+        if (folder / "model" / CARD).is_file():
+            raise ConfigError(f"Expected the model folder of a run, found the run. Pass {folder / 'model'}.")
         if not (folder / CARD).is_file():
             raise ConfigError(
                 f"Expected labels for a new head, or a folder that nlptl has saved; found no {CARD} in {folder}. "

@@ -1,6 +1,7 @@
 """Finds a pretrained encoder, refuses what could run code, loads it, and names its parts."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,8 @@ CODE_KEYS = ("auto_map", "trust_remote_code", "quantization_config", "_attn_impl
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5")
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.*", "*.model")
+LAYER_NUMBER = re.compile(r"\.layers?\.\d+\.")
+
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt"]
 
 
@@ -184,6 +187,12 @@ def load_weights(
         raise UntrustedFileError(
             f"Expected all weights of a {config.model_type} model in {folder}, found {len(missing)} missing: "
             f"{', '.join(missing[:3])}. Download or save the model again, or pass another one."
+        )
+    layers = sorted(name for name in info["unexpected_keys"] if LAYER_NUMBER.search(name))
+    if layers:
+        raise UntrustedFileError(
+            f"Expected the layers that config.json in {folder} tells of, found weights of more: {layers[0]}. "
+            "Restore config.json, or save the model again."
         )
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():

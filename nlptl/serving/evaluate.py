@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig) -> Scores:
 
 
 def _read(config: EvaluateConfig) -> Examples:
-    if Path(config.dataset).is_file():
+    if Path(config.dataset).expanduser().is_file():
         return read_file(
             Path(config.dataset), text_column=config.text_column, label_column=config.label_column, split="test"
         )

@@ -111,7 +111,7 @@ def latest_checkpoint(folder: Path) -> tuple[Checkpoint, Checkpoint | None] | No
     Raises:
         UntrustedFileError: If there are checkpoints, and none of them can be used.
     """
-    steps = sorted((int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdigit()), reverse=True)
+    steps = sorted((int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdecimal()), reverse=True)
     for step in steps:
         try:
             checkpoint = load_checkpoint(folder, step)

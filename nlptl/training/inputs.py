@@ -70,8 +70,8 @@ def encode_once(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> 
     if not model.encoder_is_frozen:
         return inputs
     split = inputs.examples.split
+    logger.info("%s: running the frozen encoder once over %s texts", split, f"{len(inputs):,}")
     features = _gather(model.features, model, inputs.tokens, accelerator, progress=f"encoding {split}")
-    logger.info("%s: ran the frozen encoder once over %s texts", split, f"{len(inputs):,}")
     return replace(inputs, features=features)
 
 

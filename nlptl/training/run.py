@@ -22,6 +22,7 @@ import torch
 from nlptl.config import to_json
 from nlptl.data.sources import Examples
 from nlptl.data.splits import Splits
+from nlptl.data.tokens import concatenate
 from nlptl.data.writers import write_table
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.evaluation.metrics import Scores
@@ -68,17 +69,31 @@ class Run:
         """
         if resume and overwrite:
             raise ConfigError("Expected --resume or --overwrite, found both. Pass one of the two.")
-        folder = Path(path)
+        folder = Path(path).expanduser()
         names = {field.name for field in dataclasses.fields(config)} & set(COMMANDS)
         recorded = dataclasses.replace(config, **dict.fromkeys(names, False))
         return cls(folder, resume=on_main(lambda: _claim(folder, recorded, resume=resume, overwrite=overwrite)))
 
     def record_splits(self, splits: Splits) -> None:
-        """Write which rows each split is made of to `splits.json`, counts and findings to `data_report.json`."""
+        """Write which rows each split is made of to `splits.json`, counts and findings to `data_report.json`.
+
+        Raises:
+            ConfigError: If the run is resumed, and was started on other data.
+        """
+        examples = {name: splits[name] for name in ("train", "validation", "test")}
+        digest = sha256_of({name: concatenate([*e.texts, *e.labels]) for name, e in examples.items()})
+        before = _read(self.path / "data_report.json") if self.resume else {}
+        if before.get("data_sha256", digest) != digest:
+            raise ConfigError(
+                f"Expected to resume the run in {self.path} on the data it was started with, found other texts or "
+                "labels. Restore the data, or start a new run in another --output-dir."
+            )
         self.write_json("splits.json", splits.row_ids())
         counts = {name: dict(Counter(splits[name].labels)) for name in ("train", "validation", "test")}
         findings = [dataclasses.asdict(finding) for finding in splits.findings]
-        self.write_json("data_report.json", {"labels": counts, "findings": findings, "truncation": {}})
+        self.write_json(
+            "data_report.json", {"data_sha256": digest, "labels": counts, "findings": findings, "truncation": {}}
+        )
 
     def record_truncation(self, split: str, shares: Mapping[str, float]) -> None:
         """Add to `data_report.json` what `max_length` has cut off a split."""
@@ -173,10 +188,15 @@ def _claim(folder: Path, config: Any, *, resume: bool, overwrite: bool) -> bool:
         if has_run and resume:
             _check_same_config(folder, config)
             return True
+        if has_run and not (folder / "config.json").exists():
+            raise ConfigError(
+                f"Expected a new or empty folder, or that of a run, found other files in {folder}. "
+                "Pass another --output-dir."
+            )
         if has_run and not overwrite:
             raise ConfigError(
                 f"Expected a new or empty folder, found a run in {folder}. Pass --resume to go on with it, --overwrite "
-                "to move it aside, or another --output-dir."
+                "to move it aside, or another --output-dir (resume= or overwrite= of Run.open in Python)."
             )
         if has_run:
             number = next(n for n in range(1, 1_000_000) if not Path(f"{folder}.{n}").exists())

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nlptl.data.writers import write_text
+from nlptl.errors import ResourceError, UntrustedFileError
+
 logger = logging.getLogger(__name__)
 
 
@@ -20,9 +23,7 @@ class Tracker:
         self.path = path if is_main_process else None
         self.started = time.monotonic()
         if self.path is not None:
-            temporary = self.path.with_name(f".{self.path.name}.tmp")
-            temporary.write_text("".join(_records(self.path, first_step)), encoding="utf-8")
-            temporary.replace(self.path)
+            write_text(self.path, "".join(_records(self.path, first_step)))
         self.bar = tqdm(
             total=num_steps,
             initial=first_step,
@@ -42,8 +43,15 @@ class Tracker:
         if self.path is not None:
             seconds = round(time.monotonic() - self.started, 3)
             finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**finite, "seconds": seconds}, allow_nan=False) + "\n")
+            line = json.dumps({**finite, "seconds": seconds}, allow_nan=False) + "\n"
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(line)
+            except OSError as error:
+                raise ResourceError(
+                    f"Expected to write {self.path}, found: {error.strerror}. Free space or mend the permissions, then "
+                    "go on with --resume."
+                ) from error
 
     def say(self, line: str) -> None:
         """Log a line without tearing the bar."""
@@ -60,6 +68,13 @@ class Tracker:
 
 def _records(path: Path, last_step: int) -> list[str]:
     """Return the lines up to `last_step`; one that was torn by a crash is later than that."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if last_step and path.is_file() else []
-    whole = [line for line in lines if line.endswith("}\n")]
-    return [line for line in whole if json.loads(line)["step"] <= last_step]
+    if not last_step or not path.exists():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= last_step]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UntrustedFileError(
+            f"Expected the records of the run in {path}, cannot read them: {error!r}. Move the file away to resume "
+            "without them."
+        ) from error

@@ -117,6 +117,9 @@ class Trainer:
             logger.info("\n%s", class_table(scores))
         if self.run is not None and examples.split == "test":
             self.run.write_predictions(examples, shares, names=self.model.labels.names)
+            logger.info(
+                '\nThe run is in %s; try: nlptl predict %s --text "..."', self.run.path, self.run.path / "model"
+            )
         return scores
 
     def _train(self, inputs: Inputs, held_out: Inputs | None, *, max_tokens: int) -> None:
@@ -127,6 +130,10 @@ class Trainer:
             state = self._resume(optimizer)
             self._loop(network, optimizer, inputs, held_out, state, max_tokens=max_tokens)
             self._restore_best(state)
+        except KeyboardInterrupt:
+            if self.run is not None:
+                logger.warning("interrupted: --resume goes on from the last checkpoint in %s", self.run.checkpoints)
+            raise
         finally:
             self._best, self._saved_steps = {}, []
             accelerator.unwrap_model(network, keep_fp32_wrapper=False)  # with mixed precision, forward was replaced

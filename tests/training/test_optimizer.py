@@ -20,7 +20,7 @@ def test_rate_is_that_of_transformers(schedule, num_steps, warmup_ratio):
     scheduler = get_scheduler(
         HF_NAMES[schedule],
         optimizer,
-        num_warmup_steps=math.ceil(warmup_ratio * num_steps),
+        num_warmup_steps=min(math.floor(warmup_ratio * num_steps), num_steps - 1),
         num_training_steps=num_steps,
     )
     for step in range(num_steps):
@@ -28,6 +28,11 @@ def test_rate_is_that_of_transformers(schedule, num_steps, warmup_ratio):
         assert rate == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12, abs=1e-15)
         optimizer.step()
         scheduler.step()
+
+
+@pytest.mark.parametrize("warmup_ratio", [0.0, 0.06, 1.0])
+def test_an_only_step_learns(warmup_ratio):
+    assert rate_multiplier(0, num_steps=1, warmup_ratio=warmup_ratio, schedule="linear") == 1.0
 
 
 @pytest.mark.parametrize(

@@ -199,3 +199,24 @@ def test_hash_depends_on_names_and_borders():
     parts = [{"a": b"xy"}, {"b": b"xy"}, {"a": b"x", "b": b"y"}, {"a": b"", "b": b"xy"}, {"a": b"xyz"}]
     assert len({sha256_of(part) for part in parts}) == len(parts)
     assert sha256_of({"a": np.arange(3.0).data}) == sha256_of({"a": np.arange(3.0).tobytes()})
+
+
+def test_folder_of_something_else_is_never_moved(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/precious.csv").touch()
+    with pytest.raises(ConfigError, match=r"or that of a run, found other files in .*data\. Pass another"):
+        Run.open(tmp_path / "data", Config(), overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_resume_notices_other_test_data(splits, tmp_path):
+    run = Run.open(tmp_path / "run", Config())
+    run.record_splits(splits)
+    run.record_data(FACTS)
+    before = (tmp_path / "run/splits.json").read_bytes()
+    changed = dataclasses.replace(splits, test=dataclasses.replace(splits.test, texts=["x"] * len(splits.test)))
+    again = Run.open(tmp_path / "run", Config(), resume=True)
+    again.record_splits(splits)
+    with pytest.raises(ConfigError, match="on the data it was started with, found other texts or labels"):
+        again.record_splits(changed)
+    assert (tmp_path / "run/splits.json").read_bytes() == before

@@ -3,6 +3,9 @@
 import json
 import logging
 
+import pytest
+
+from nlptl import ResourceError, UntrustedFileError
 from nlptl.training.tracking import Tracker
 
 
@@ -66,3 +69,18 @@ def test_lines_are_logged(caplog):
     with Tracker(None, num_steps=1, first_step=0, is_main_process=True) as tracker:
         tracker.say("epoch 1")
     assert caplog.messages == ["epoch 1"]
+
+
+@pytest.mark.parametrize("content", [b"{}\n", b"{not json}\n", b"\xff}\n"])
+def test_damaged_records_are_named(content, tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(UntrustedFileError, match=r"Expected the records of the run in .*metrics\.jsonl, cannot read"):
+        Tracker(tmp_path / "metrics.jsonl", num_steps=4, first_step=2, is_main_process=True)
+
+
+def test_records_that_cannot_be_written_are_named(tmp_path):
+    tracker = Tracker(tmp_path / "metrics.jsonl", num_steps=4, first_step=0, is_main_process=True)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with tracker, pytest.raises(ResourceError, match=r"Expected to write .*metrics\.jsonl, found: Is a directory"):
+        tracker.record(step=1)
