@@ -79,3 +79,17 @@ def test_a_saved_encoder_that_is_incomplete(labels: list[str] | None, saved: Pat
     change_weights(saved, lambda key, tensor: None if key == name else tensor)
     with pytest.raises(UntrustedFileError, match="1 missing"):
         Classifier.from_pretrained(saved, labels=labels)
+
+
+def test_weights_of_more_layers_than_the_settings_tell_of_are_refused(tiny_bert, tmp_path):
+    Classifier.from_pretrained(tiny_bert, labels=["a", "b"]).save(tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    path.write_text(path.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 1'))
+    with pytest.raises(UntrustedFileError, match="Expected the layers that config.json .* tells of, found weights of"):
+        Classifier.from_pretrained(tmp_path / "model")
+
+
+def test_folder_of_a_run_is_told_from_its_model(tiny_bert, tmp_path):
+    Classifier.from_pretrained(tiny_bert, labels=["a", "b"]).save(tmp_path / "run/model")
+    with pytest.raises(ConfigError, match=r"Expected the model folder of a run, found the run\. Pass .*run/model"):
+        Classifier.from_pretrained(tmp_path / "run")
