@@ -63,10 +63,10 @@ def build_optimizer(model: Classifier, config: TrainingConfig) -> torch.optim.Op
 def rate_multiplier(step: int, *, num_steps: int, warmup_ratio: float, schedule: str) -> float:
     """Return the share of the peak learning rate in optimizer step `step`, counted from 0.
 
-    Equal to the schedules of `transformers.get_scheduler` with `warmup_ratio * num_steps` warmup steps, rounded down
-    and never all of them: with a linear warmup the first step has rate zero, and an only step has to learn something.
+    Equal to the schedules of `transformers.get_scheduler` with `warmup_ratio * num_steps` warmup steps, rounded up
+    but never all of them: with a linear warmup the first step has rate zero, and an only step has to learn something.
     """
-    warmup = min(math.floor(warmup_ratio * num_steps), num_steps - 1)
+    warmup = min(math.ceil(warmup_ratio * num_steps), num_steps - 1)
     if step < warmup:
         return step / warmup
     if schedule == "constant":

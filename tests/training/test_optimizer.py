@@ -20,7 +20,7 @@ def test_rate_is_that_of_transformers(schedule, num_steps, warmup_ratio):
     scheduler = get_scheduler(
         HF_NAMES[schedule],
         optimizer,
-        num_warmup_steps=min(math.floor(warmup_ratio * num_steps), num_steps - 1),
+        num_warmup_steps=min(math.ceil(warmup_ratio * num_steps), num_steps - 1),
         num_training_steps=num_steps,
     )
     for step in range(num_steps):

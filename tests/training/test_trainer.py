@@ -93,8 +93,8 @@ def test_evaluations_and_steps(fit, tmp_path, caplog):
     logged = [r for r in found if "epoch" not in r]
     assert [r["step"] for r in logged] == [2, 4, 6, 8]
     assert logged[0].keys() == {"step", "loss", "gradient_norm", "learning_rate", "seconds"}
-    assert logged[0]["learning_rate"] == pytest.approx(0.01 * 7 / 8)
-    assert logged[3]["learning_rate"] == pytest.approx(0.01 / 8)
+    assert logged[0]["learning_rate"] == pytest.approx(0.01)
+    assert logged[3]["learning_rate"] == pytest.approx(0.01 / 7)
     assert caplog.messages[0].startswith("training 2 of 41 tensors: 66 of 22,946 parameters (head); encoder frozen")
 
 
