@@ -115,7 +115,7 @@ def errors(folder: Path, output: Path, suffix: str) -> None:
             handle.remove()
             assert all(torch.equal(before[name], weight) for name, weight in weights(model).items())
 
-    Run.open(here / "run", config)
+    Run.open(here / "run", config).record_data({"seed": 0})
     (output / "file").touch()
     attempts = {
         "claimed": lambda: Run.open(here / "run", config),
@@ -129,7 +129,9 @@ def errors(folder: Path, output: Path, suffix: str) -> None:
             attempt()
         except UserError as error:
             found[name] = [type(error).__name__, str(error)]
-    resumed = Run.open(here / "new", config, resume=True).resume, Run.open(here / "new", config, resume=True).resume
+    new = Run.open(here / "new", config, resume=True)
+    new.record_data({"seed": 0})
+    resumed = new.resume, Run.open(here / "new", config, resume=True).resume
     (output / f"errors-{suffix}.json").write_text(json.dumps({"errors": found, "resumed": resumed}))
 
 
