@@ -185,8 +185,9 @@ def test_settings_that_cannot_be_obeyed_are_refused(settings, message, fit, tmp_
     assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
-def test_micro_batch_of_the_longest_example_is_enough(fit):
-    fit(micro_batch_tokens=24)
+def test_micro_batch_of_the_longest_example_is_enough(fit, tmp_path):
+    fit(tmp_path / "run", micro_batch_tokens=24)
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["micro_batch_tokens"] == 24
 
 
 @pytest.mark.parametrize(
