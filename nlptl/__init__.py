@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nlptl.evaluation.metrics import Score
     from nlptl.labels import Labels
     from nlptl.model.classifier import Classifier, Prediction
+    from nlptl.training.classification import train_classifier
     from nlptl.training.run import Run
     from nlptl.training.trainer import Trainer
 
@@ -40,6 +41,7 @@ __all__ = [
     "UntrustedFileError",
     "UserError",
     "load_splits",
+    "train_classifier",
 ]
 
 _MODULES = {
@@ -58,6 +60,7 @@ _MODULES = {
     "nlptl.evaluation.metrics": ("Score",),
     "nlptl.labels": ("Labels",),
     "nlptl.model.classifier": ("Classifier", "Prediction"),
+    "nlptl.training.classification": ("train_classifier",),
     "nlptl.training.run": ("Run",),
     "nlptl.training.trainer": ("Trainer",),
 }

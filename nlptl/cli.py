@@ -48,6 +48,16 @@ COMMANDS = {
         "nlptl.serving.evaluate:evaluate",
         "score a trained model on a data set",
     ),
+    "explain-training": Command(
+        "nlptl.training.plan:ExplainConfig",
+        "nlptl.training.plan:explain_training",
+        "show what would train, at which rate",
+    ),
+    "cache": Command(
+        "nlptl.training.cache_command:CacheConfig",
+        "nlptl.training.cache_command:manage_cache",
+        "list or clear the features of frozen encoders",
+    ),
 }
 
 # An installed wheel has the recipes inside the package, a checkout beside it.
@@ -299,7 +309,7 @@ def _load(address: str) -> Any:
 
 def _usage() -> str:
     lines = ["usage: nlptl COMMAND ...", "", "Transfer learning on text.", "", "commands, each with its own --help:"]
-    lines += [f"  {'run':<12}train with a recipe; without the name of one, list the recipes"]
-    lines += [f"  {name:<12}{command.help}" for name, command in COMMANDS.items()]
-    lines += ["", "options:", "  --version   print the version", "  --debug     show the traceback of an error"]
+    lines += [f"  {'run':<18}train with a recipe; without the name of one, list the recipes"]
+    lines += [f"  {name:<18}{command.help}" for name, command in COMMANDS.items()]
+    lines += ["", "options:", "  --version         print the version", "  --debug           show the traceback"]
     return "\n".join(lines)

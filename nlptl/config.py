@@ -14,11 +14,18 @@ from typing import Any, Literal, TypeVar, cast
 from nlptl.errors import ConfigError
 
 Freeze = Literal["nothing", "embeddings", "encoder"] | int
-Pooling = Literal["auto", "native", "cls", "mean", "max"]
+TrainOnly = Literal["norms", "biases", "head"]
+HeadKind = Literal["dense", "logistic", "knn", "centroid"]
+Pooling = Literal["auto", "native", "cls", "mean", "max", "attention"]
+HeadLayers = Literal["last", "mix"] | int
 Activation = Literal["relu", "gelu", "tanh"]
 BinaryLoss = Literal["softmax", "sigmoid"]
 
 T = TypeVar("T")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and int(value) >= 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +49,16 @@ class TrainingConfig:
     """Update rule; sgd has momentum 0.9."""
     weight_decay: float | None = None
     """Weight decay, never on biases and norms. None: 0.01 for adamw, 0 for adam and sgd."""
+    head_weight_decay: float | None = None
+    """Weight decay of the head. None: the same as weight_decay."""
+    layer_decay: float = 1.0
+    """Learning rate of each layer as a share of that of the layer above; the top layer has learning_rate, the
+    embeddings come below the lowest layer."""
+    warm_head_epochs: int = 0
+    """First epochs in which the head alone trains, before all that is not frozen does (LP-FT)."""
+    unfreeze_every_epochs: int | None = None
+    """Gradual unfreezing: start with the head alone, and let one more layer train, from the top, each time after this
+    many epochs. None: everything that is not frozen trains from the start."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Course of the learning rate after warmup: down to zero in a line or a half cosine, or constant."""
     warmup_ratio: float = 0.06
@@ -50,6 +67,19 @@ class TrainingConfig:
     """Gradients with a larger norm are scaled down to it; 0: never."""
     label_smoothing: float = 0.0
     """Share of the target probability that is spread evenly over all classes."""
+    mixout: float = 0.0
+    """Probability with which a weight of the encoder is its pretrained value in a step (Lee et al. 2020)."""
+    l2_sp: float = 0.0
+    """Strength of the pull of the encoder towards its pretrained weights (L2-SP, Li et al. 2018)."""
+    r_drop: float = 0.0
+    """Weight of the divergence between two passes with different dropout (R-Drop, Liang et al. 2021)."""
+    fgm: float = 0.0
+    """Size of the adversarial step on the word embeddings (FGM, Miyato et al. 2017)."""
+    ema_decay: float | None = None
+    """Decay of the moving average of the weights that is evaluated and kept, such as 0.99. None: no average."""
+    wise_ft: float | None = None
+    """Share of the fine-tuned encoder in its mean with the pretrained one, taken at the end (WiSE-FT, Wortsman et al.
+    2022), such as 0.5. None: no mean."""
     micro_batch_tokens: int | None = None
     """Tokens, padding included, that one device forwards at once; bounds memory, never changes the gradient
     but for dropout, whose noise is drawn for each micro-batch.
@@ -64,8 +94,15 @@ class TrainingConfig:
     """Validation score that chooses the best model; ties keep the earlier one."""
     logging_steps: int = 50
     """Steps between two lines of metrics.jsonl."""
-    reuse_features: bool = True
-    """Where the head alone trains: run the frozen encoder once and train on its outputs in memory."""
+    keep_adapter: bool = False
+    """With LoRA: save the low-rank updates as a peft adapter too, in the folder adapter/ of the run."""
+    cache: bool = True
+    """Compute what is frozen once: what the head reads, kept on disk for later runs, where the head alone trains; the
+    hidden states above the lowest frozen layers, kept for this run, where that saves time."""
+    cache_size: float = 20.0
+    """Gigabytes that the cache on disk may have; what was not used for longest goes first."""
+    cache_dtype: Literal["float32", "float16"] = "float32"
+    """Precision of cached hidden states; float16 takes half the space and rounds them to 11 bits."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -76,9 +113,20 @@ class TrainingConfig:
                 ("learning_rate", "above 0, or unset", lambda x: x is None or (math.isfinite(x) and x > 0)),
                 ("head_learning_rate", "above 0, or unset", lambda x: x is None or (math.isfinite(x) and x > 0)),
                 ("weight_decay", "0 or more, or unset", lambda x: x is None or (math.isfinite(x) and x >= 0)),
+                ("head_weight_decay", "0 or more, or unset", lambda x: x is None or (math.isfinite(x) and x >= 0)),
+                ("layer_decay", "above 0 and at most 1", lambda x: 0 < x <= 1),
+                ("warm_head_epochs", "a whole number from 0 on", lambda x: x == 0 or _is_count(x)),
+                ("unfreeze_every_epochs", "a whole number from 1 on, or unset", lambda x: x is None or _is_count(x)),
                 ("warmup_ratio", "from 0 to 1", lambda x: 0 <= x <= 1),
                 ("max_grad_norm", "0 or more", lambda x: math.isfinite(x) and x >= 0),
                 ("label_smoothing", "at least 0 and below 1", lambda x: 0 <= x < 1),
+                ("mixout", "at least 0 and below 1", lambda x: 0 <= x < 1),
+                ("l2_sp", "0 or more", lambda x: math.isfinite(x) and x >= 0),
+                ("r_drop", "0 or more", lambda x: math.isfinite(x) and x >= 0),
+                ("fgm", "0 or more", lambda x: math.isfinite(x) and x >= 0),
+                ("ema_decay", "above 0 and below 1, or unset", lambda x: x is None or 0 < x < 1),
+                ("wise_ft", "from 0 to 1, or unset", lambda x: x is None or 0 <= x <= 1),
+                ("cache_size", "above 0", lambda x: x > 0),
                 ("micro_batch_tokens", "a whole number from 1 on, or unset", lambda x: x is None or _is_count(x)),
                 ("eval_steps", "a whole number from 1 on, or unset", lambda x: x is None or _is_count(x)),
                 ("early_stopping", "a whole number from 1 on, or unset", lambda x: x is None or _is_count(x)),
@@ -96,20 +144,81 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransferConfig:
+    """What of a pretrained encoder stays, what trains, and what is added to it."""
+
+    freeze: Freeze = "nothing"
+    """What keeps its pretrained weights: nothing, embeddings, encoder, or the number of lowest layers, the embeddings
+    included."""
+    train_only: TrainOnly | None = None
+    """What trains of all that is not frozen: norms, biases (BitFit, Ben Zaken et al. 2022) or nothing but the head; the
+    head always trains. None: everything."""
+    reinit_layers: int = 0
+    """Top layers that start from new weights, the pooler with them (Zhang et al. 2021)."""
+    lora_rank: int | None = None
+    """Rank of low-rank updates (LoRA, Hu et al. 2022) that train in place of the encoder's weights. None: no LoRA."""
+    lora_alpha: float = 16.0
+    """Scale of the low-rank updates, in units of their rank."""
+    lora_targets: tuple[str, ...] = ("auto",)
+    """Linear layers that get low-rank updates, by the last parts of their names. auto: all in the encoder's layers."""
+    lora_dropout: float = 0.0
+    """Probability of the dropout before the low-rank updates."""
+    dora: bool = False
+    """Train the magnitudes of the adapted weights apart from their directions (DoRA, Liu et al. 2024)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadConfig:
     """The head of a classifier: what it reads, its shape, and the form of its loss."""
 
+    head: HeadKind = "dense"
+    """dense: trained by gradient. logistic, knn, centroid: fitted by scikit-learn over a frozen encoder."""
     pooling: Pooling = "auto"
-    """What the head reads. native: the architecture's own head; cls, mean, max: over the last hidden states.
+    """What the head reads. native: the architecture's own head; cls, mean, max, attention: over the hidden states.
     auto: native when the encoder trains, mean when it is frozen."""
-    hidden: int | None = None
-    """Units of a dense layer in the head. None: a linear head."""
+    layers: HeadLayers = "last"
+    """Layers whose hidden states are pooled: the last one, the last k side by side, or a learned mix of all."""
+    hidden: tuple[int, ...] = ()
+    """Units of the dense layers in the head, from the encoder to the labels. Empty: a linear head."""
     activation: Activation | None = None
-    """Activation of the dense layer. None: relu."""
+    """Activation of the dense layers. None: relu."""
     dropout: float | None = None
     """Probability of every dropout, in the encoder too. None: as in the checkpoint."""
     binary_loss: BinaryLoss = "softmax"
     """Loss of a head with two labels. sigmoid: one logit and the binary cross-entropy."""
+    neighbors: int | None = None
+    """Neighbors that vote in a knn head. None: 5."""
+    inverse_regularization: float | None = None
+    """C of a logistic head: the larger, the closer it fits the training split. None: 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig:
+    """Settings of a classifier with one label per text."""
+
+    model: str = "sample:minilm"
+    """Pretrained encoder: sample:minilm, a local folder, or a Hub id (name@revision pins it)."""
+    dataset: str = "sample:rotten_tomatoes"
+    """A file, a folder with train / validation / test files, a Hub id, or a sample."""
+    text_column: str | None = None
+    """Column with the text. None: found by name."""
+    label_column: str | None = None
+    """Column with the label. None: found by name."""
+    max_examples: int | None = None
+    """Keep at most this many examples of each split, for a first try."""
+    max_length: int | None = None
+    """Tokens of a text that are read. None: 256, or fewer if the encoder takes fewer."""
+    output_dir: Path = Path("runs/classification")
+    """Folder of the run: model, scores, predictions, checkpoints."""
+    resume: bool = False
+    """Go on with the run in the folder, after an interruption."""
+    overwrite: bool = False
+    """Move a run that is in the folder aside."""
+    seed: int = 0
+    """Seeds the split, the new weights, the order of examples and dropout."""
+    transfer: TransferConfig = TransferConfig()
+    head: HeadConfig = HeadConfig()
+    train: TrainingConfig = TrainingConfig()
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -176,10 +285,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
     return values
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and int(value) >= 1
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:

@@ -30,7 +30,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         *,
         freeze: Freeze = "encoder",
         pooling: Pooling = "auto",
-        hidden: int | None = None,
+        hidden: int | Sequence[int] | None = None,
         activation: Activation | None = None,
         dropout: float | None = None,
         binary_loss: BinaryLoss = "softmax",

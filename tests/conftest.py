@@ -5,7 +5,8 @@ import os
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 import csv
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ FAMILIES = {
     "modernbert": {"local_attention": 8, "classifier_pooling": "mean"},
 }
 """Every supported model type, and what its tiny configuration needs besides the common sizes."""
+
+OTHER_FAMILIES = {
+    "deberta-v2 with a convolution": ("deberta-v2", {"conv_kernel_size": 3, "norm_rel_ebd": "layer_norm"}),
+    "electra without a projection": ("electra", {"embedding_size": 32}),
+    "deberta without relative positions": ("deberta", {"relative_attention": False, "pos_att_type": None}),
+}
+"""Model types with settings that change their structure."""
 
 SENTENCES = (
     "a the film movie story plot acting scene was is and but very quite rather it this good great fine lovely superb "
@@ -94,6 +102,22 @@ def toy_rows(count: int) -> list[tuple[str, str]]:
     return rows
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what fixtures of a wider scope than a test encode out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NLPTL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def feature_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give every test a cache of its own, and return its folder, which is not there yet."""
+    folder = tmp_path_factory.getbasetemp() / f"cache-{uuid.uuid4().hex}"
+    monkeypatch.setenv("NLPTL_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return the folder of a tiny encoder of a family, built once."""
@@ -103,6 +127,21 @@ def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
         if family not in built:
             built[family] = build_model(family, tmp_path_factory.mktemp(family))
         return built[family]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def deep_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of a tiny encoder with three layers, by its name in FAMILIES or OTHER_FAMILIES; built once."""
+    built: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in built:
+            family, settings = OTHER_FAMILIES.get(name, (name, {}))
+            depth = {"n_layers" if family == "distilbert" else "num_hidden_layers": 3}
+            built[name] = build_model(family, tmp_path_factory.mktemp("deep"), **depth, **settings)
+        return built[name]
 
     return get
 

@@ -85,7 +85,7 @@ def test_without_flags_the_defaults_hold():
         ("--overwrite=true", {"overwrite": True}),
         ("--overwrite False", {"overwrite": False}),
         ("--overwrite --model true", {"overwrite": True, "model": "true"}),
-        ("--no_reuse_features", {"train": TrainingConfig(num_epochs=3, reuse_features=False)}),
+        ("--no_cache", {"train": TrainingConfig(num_epochs=3, cache=False)}),
     ],
 )
 def test_values(flags: str, expected: dict[str, object]):

@@ -13,6 +13,7 @@ from nlptl.data.order import stream_key
 from nlptl.errors import ConfigError
 from nlptl.labels import Labels
 from nlptl.model.encoder import load_weights, set_dropout
+from nlptl.model.head_checks import check_layers
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.heads import HeadedClassifier
 
@@ -34,9 +35,11 @@ def build_network(
         The network, and the names of parameters inside the encoder that are new, since the checkpoint lacks them.
 
     Raises:
-        ConfigError: If the tokenizer can give more ids than the encoder takes.
+        ConfigError: If the tokenizer can give more ids than the encoder takes, or the head reads more layers than it
+            has.
         UntrustedFileError: If the weights are damaged or incomplete.
     """
+    check_layers(head, _encoder_config(config).num_hidden_layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_key("init", seed))
         encoder, pooler_is_new = _load_encoder(folder, config, head)
@@ -61,47 +64,17 @@ def build_network(
     return network, frozenset(name for name, _ in network.named_parameters() if is_new and name.startswith(pooler))
 
 
-def check_head(head: HeadConfig, labels: Labels) -> None:
-    """Check the settings of a new head before anything is downloaded or loaded.
-
-    Raises:
-        ConfigError: If a setting is out of range or contradicts another one.
-    """
-    if head.pooling not in ("native", "cls", "mean", "max"):
-        raise ConfigError(f"Expected pooling 'auto', 'native', 'cls', 'mean' or 'max', found {head.pooling!r}.")
-    if head.pooling == "native" and head.hidden is not None:
-        raise ConfigError(
-            f"Expected no hidden layer with the architecture's own head, found hidden={head.hidden} with "
-            "pooling 'native' (what 'auto' means unless the encoder is frozen). Pass --pooling mean, cls or max "
-            "(pooling= in Python)."
-        )
-    if head.hidden is not None and head.hidden < 1:
-        raise ConfigError(f"Expected hidden to be 1 or more units, found {head.hidden}.")
-    if head.activation is not None and head.hidden is None:
-        raise ConfigError(
-            f"Expected an activation only with a hidden layer, found activation={head.activation!r} without one. "
-            "Pass --hidden 1024 as well (hidden= in Python), or leave the activation out."
-        )
-    if head.activation not in (None, "relu", "gelu", "tanh"):
-        raise ConfigError(f"Expected activation 'relu', 'gelu' or 'tanh', found {head.activation!r}.")
-    if head.dropout is not None and not 0 <= head.dropout < 1:
-        raise ConfigError(f"Expected dropout to be at least 0 and below 1, found {head.dropout}.")
-    if head.binary_loss not in ("softmax", "sigmoid"):
-        raise ConfigError(f"Expected binary_loss 'softmax' or 'sigmoid', found {head.binary_loss!r}.")
-    if head.binary_loss == "sigmoid" and len(labels) != 2:
-        raise ConfigError(
-            f"Expected two labels for binary_loss 'sigmoid', found {len(labels)}. Leave binary_loss at 'softmax'."
-        )
-
-
 def _load_encoder(folder: Path, config: PreTrainedConfig, head: HeadConfig) -> tuple[PreTrainedModel, bool]:
-    is_headed = isinstance(config, HeadedConfig)
     if head.dropout is not None:
-        set_dropout(cast(PreTrainedConfig, config.encoder if is_headed else config), head.dropout)
-    if is_headed:
+        set_dropout(_encoder_config(config), head.dropout)
+    if isinstance(config, HeadedConfig):
         network, _ = load_weights(HeadedClassifier, folder, config)
         return cast(PreTrainedModel, network.encoder), False
     return load_weights(AutoModel, folder, config, optional=("pooler.",))
+
+
+def _encoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    return cast(PreTrainedConfig, config.encoder) if isinstance(config, HeadedConfig) else config
 
 
 def _name_labels(config: PreTrainedConfig, labels: Labels) -> None:
@@ -113,11 +86,14 @@ def _name_labels(config: PreTrainedConfig, labels: Labels) -> None:
 def _headed_config(encoder: PreTrainedConfig, labels: Labels, head: HeadConfig) -> HeadedConfig:
     config = HeadedConfig(
         encoder=json.loads(encoder.to_json_string(use_diff=False)),
+        head=head.head,
         pooling=head.pooling,
-        hidden=head.hidden,
+        layers=head.layers if isinstance(head.layers, str) else int(head.layers),
+        hidden=[int(width) for width in head.hidden],
         activation="relu" if head.activation is None else head.activation,
         dropout=_head_dropout(encoder) if head.dropout is None else head.dropout,
         one_logit=head.binary_loss == "sigmoid",
+        neighbors=5 if head.neighbors is None else int(head.neighbors),
     )
     _name_labels(config, labels)
     return config

@@ -1,21 +1,35 @@
 """Classifier = encoder + head + labels + tokenizer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from nlptl.config import Activation, BinaryLoss, Freeze, HeadConfig, Pooling
+from nlptl.config import (
+    Activation,
+    BinaryLoss,
+    Freeze,
+    HeadConfig,
+    HeadKind,
+    HeadLayers,
+    Pooling,
+    TrainOnly,
+    TransferConfig,
+)
+from nlptl.data.batches import collate
 from nlptl.data.tokens import Tokens, tokenize
 from nlptl.errors import ConfigError
 from nlptl.labels import Labels
 from nlptl.model import freezing
-from nlptl.model.build import build_network, check_head
+from nlptl.model.adapters import add_lora, has_adapters, merged_state_dict, save_adapter
+from nlptl.model.boundary import starting_from
+from nlptl.model.build import build_network
 from nlptl.model.encoder import (
     find_model,
     load_tokenizer,
@@ -24,9 +38,14 @@ from nlptl.model.encoder import (
     quiet_transformers,
     read_config,
 )
+from nlptl.model.fitted_heads import check_tensors
 from nlptl.model.folder import CARD, Card, new_folder, read_card, write_card
+from nlptl.model.freezing import check_transfer
+from nlptl.model.head_checks import check_head
 from nlptl.model.heads import pool
-from nlptl.model.inference import evaluating, map_texts
+from nlptl.model.inference import evaluating, map_rows
+from nlptl.model.parts import POOLER, find_parts
+from nlptl.model.reinit import reinit_layers as start_anew
 from nlptl.tasks.single_label import probabilities
 
 MAX_LENGTH = 256
@@ -45,7 +64,8 @@ class Prediction:
 class Classifier(nn.Module):
     """A pretrained encoder with a classification head, its tokenizer, and the names of its labels.
 
-    `network` is the transformers model that is trained and saved; `head` says what its head reads, and its shape.
+    `network` is the transformers model that is trained and saved; `head` says what its head reads, and its shape;
+    `transfer` what of the encoder trains.
     """
 
     network: Any  # a PreTrainedModel; its parts differ by family, which no type says
@@ -70,6 +90,7 @@ class Classifier(nn.Module):
         prefix = network.base_model_prefix + "."
         names = [name for name, _ in network.named_parameters()]
         self.head_names = frozenset(name for name in names if not name.startswith(prefix)) | new_names
+        self.reinit_names: frozenset[str] = frozenset()  # of the encoder, but with no pretrained weights
         reads_pooler = head.pooling == "native"
         self.unused_names = frozenset(n for n in names if n.startswith(f"{prefix}pooler.") and not reads_pooler)
         # Below the special tokens and one more, tokenizers does not truncate.
@@ -79,6 +100,8 @@ class Classifier(nn.Module):
             raise ConfigError(
                 f"Expected max_length from {least} to {most}, what tokenizer and encoder take, found {max_length}."
             )
+        self.parts = find_parts(cast(PreTrainedModel, network.base_model))
+        self.transfer = TransferConfig()
         self.freeze("nothing")
 
     @classmethod
@@ -88,11 +111,22 @@ class Classifier(nn.Module):
         *,
         labels: Labels | Sequence[str] | None = None,
         freeze: Freeze = "nothing",
+        train_only: TrainOnly | None = None,
+        reinit_layers: int = 0,
+        lora_rank: int | None = None,
+        lora_alpha: float = 16.0,
+        lora_targets: Sequence[str] = ("auto",),
+        lora_dropout: float = 0.0,
+        dora: bool = False,
+        head: HeadKind = "dense",
         pooling: Pooling = "auto",
-        hidden: int | None = None,
+        layers: HeadLayers = "last",
+        hidden: int | Sequence[int] | None = None,
         activation: Activation | None = None,
         dropout: float | None = None,
         binary_loss: BinaryLoss = "softmax",
+        neighbors: int | None = None,
+        inverse_regularization: float | None = None,
         max_length: int | None = None,
         seed: int = 0,
     ) -> "Classifier":
@@ -104,12 +138,26 @@ class Classifier(nn.Module):
                 with its own head, labels, pooling and max_length.
             freeze: What keeps its pretrained weights: "nothing", "embeddings", "encoder", or the number of lowest
                 layers (the embeddings included).
-            pooling: What the head reads. "native": the architecture's own head. "cls", "mean", "max": over the last
-                hidden states. "auto": "native" when the encoder trains, "mean" when it is frozen.
-            hidden: Units of a dense layer in the head; None: a linear head. Not with the native head.
-            activation: Activation of the dense layer; None: relu.
+            train_only: What trains of the rest of the encoder: "norms", "biases" (BitFit), or nothing of it: "head".
+            reinit_layers: Top layers that start from new weights, the pooler with them.
+            lora_rank: Rank of low-rank updates that train in place of the encoder's weights; None: no LoRA.
+            lora_alpha: Scale of the low-rank updates, in units of their rank.
+            lora_targets: Linear layers that get them, by the last parts of their names; "auto": all in the layers.
+            lora_dropout: Probability of the dropout before them.
+            dora: Whether the magnitudes of the adapted weights train apart from their directions.
+            head: "dense": trained by gradient. "logistic", "knn", "centroid": fitted by scikit-learn over a frozen
+                encoder.
+            pooling: What the head reads. "native": the architecture's own head. "cls", "mean", "max", "attention":
+                over the hidden states. "auto": "native" when the encoder trains, "mean" when it is frozen.
+            layers: Layers whose hidden states are pooled: "last", the number of top layers that are put side by side,
+                or "mix", a learned mix of all, the embeddings' output included.
+            hidden: Units of a dense layer in the head, or of several in sequence; None: a linear head. Not with the
+                native head.
+            activation: Activation of the dense layers; None: relu.
             dropout: Probability of every dropout in encoder and head; None: as in the checkpoint.
             binary_loss: "sigmoid" gives a binary head one logit and the binary cross-entropy.
+            neighbors: Neighbors that vote in a knn head; None: 5.
+            inverse_regularization: C of a logistic head; None: 1.
             max_length: Tokens of a text that are read, special tokens included. None: 256, or fewer if the encoder
                 takes fewer.
             seed: Seeds the new weights.
@@ -119,30 +167,80 @@ class Classifier(nn.Module):
             UntrustedFileError: If a file of the model is damaged or could run code.
             ResourceError: If a Hub id cannot be downloaded.
         """
+        transfer = TransferConfig(
+            freeze=freeze,
+            train_only=train_only,
+            reinit_layers=reinit_layers,
+            lora_rank=lora_rank,
+            lora_alpha=lora_alpha,
+            lora_targets=tuple(lora_targets),
+            lora_dropout=lora_dropout,
+            dora=dora,
+        )
+        check_transfer(transfer)
+        wanted = HeadConfig(
+            head=head,
+            pooling=pooling,
+            layers=layers,
+            hidden=_widths(hidden),
+            activation=activation,
+            dropout=dropout,
+            binary_loss=binary_loss,
+            neighbors=neighbors,
+            inverse_regularization=inverse_regularization,
+        )
         if labels is None:
-            if (pooling, hidden, activation, dropout, binary_loss) != ("auto", None, None, None, "softmax"):
+            given = [name for name, value in vars(wanted).items() if value != getattr(HeadConfig(), name)]
+            if given:
                 raise ConfigError(
-                    "Expected no pooling, hidden, activation, dropout or binary_loss for a saved classifier, which "
-                    "brings its own. Leave them out, or pass labels= to put a new head on its encoder."
+                    f"Expected no settings of the head for a saved classifier, which brings its own, found "
+                    f"{', '.join(given)}. Leave them out, or pass labels= to put a new head on its encoder."
                 )
             model = cls._load_saved(find_model(str(name)), source=str(name), max_length=max_length)
         else:
             names = labels if isinstance(labels, Labels) else _labels(labels)
-            resolved = ("mean" if freeze == "encoder" else "native") if pooling == "auto" else pooling
-            head = HeadConfig(
-                pooling=resolved, hidden=hidden, activation=activation, dropout=dropout, binary_loss=binary_loss
-            )
-            check_head(head, names)
+            is_frozen = freeze == "encoder" or train_only == "head"
+            if pooling == "auto":
+                wanted = replace(wanted, pooling="mean" if is_frozen else "native")
+            check_head(wanted, names, encoder_is_frozen=is_frozen)
             folder = find_model(str(name))
             config = read_config(folder)  # Before the tokenizer, since it is what looks for code.
             tokenizer = load_tokenizer(folder)
             num_ids = max(tokenizer.get_vocab().values()) + 1
-            network, new_names = build_network(folder, config, names, head, num_ids=num_ids, seed=seed)
+            network, new_names = build_network(folder, config, names, wanted, num_ids=num_ids, seed=seed)
             model = cls(
-                network, tokenizer, names, head=head, max_length=max_length, source=str(name), new_names=new_names
+                network, tokenizer, names, head=wanted, max_length=max_length, source=str(name), new_names=new_names
             )
-        model.freeze(freeze)
+        model._transfer(transfer, seed=seed)
         return model
+
+    def _transfer(self, config: TransferConfig, *, seed: int) -> None:
+        """Give the encoder what `config` says: new weights, low-rank updates, frozen parts."""
+        freezing.check_freeze(self.parts, config.freeze, config.train_only)
+        self.transfer = config
+        if config.reinit_layers:
+            layers = None if self.parts.shares_layers else self.parts.layers
+            num_frozen = config.freeze if isinstance(config.freeze, int) else 0
+            if layers is not None and 0 < len(layers) - num_frozen < config.reinit_layers:
+                raise ConfigError(
+                    f"Expected new weights for layers that train, found reinit_layers={config.reinit_layers} and "
+                    f"{len(layers) - num_frozen} layers above the frozen ones. Lower --reinit-layers or --freeze."
+                )
+            start_anew(self.network, layers, self.parts.pooler, count=config.reinit_layers, seed=seed)
+            new = {POOLER, *self.parts.layer_names[-config.reinit_layers :]}
+            self.reinit_names = frozenset(name for name, group in self.groups.items() if group in new)
+        if config.lora_rank is not None:
+            add_lora(
+                self.network,
+                self.parts.layers[config.freeze if isinstance(config.freeze, int) else 0 :],
+                rank=config.lora_rank,
+                alpha=config.lora_alpha,
+                targets=config.lora_targets,
+                dropout=config.lora_dropout,
+                dora=config.dora,
+                seed=seed,
+            )
+        self.freeze(config.freeze, train_only=config.train_only)
 
     @classmethod
     def _load_saved(cls, folder: Path, *, source: str, max_length: int | None) -> "Classifier":
@@ -156,6 +254,8 @@ class Classifier(nn.Module):
         config, tokenizer = read_config(folder), load_tokenizer(folder)
         card = read_card(folder, config, tokenizer)
         network, _ = load_weights(AutoModelForSequenceClassification, folder, config)
+        if card.head.head != "dense":
+            check_tensors(network, folder)
         length = card.max_length if max_length is None else max_length
         return cls(network, tokenizer, card.labels, head=card.head, max_length=length, source=source)
 
@@ -172,29 +272,77 @@ class Classifier(nn.Module):
 
     @property
     def head_is_linear(self) -> bool:
-        """Whether the head is a single layer: one weight and one bias."""
-        return len(self.head_names) == 2
+        """Whether what the head does after pooling is a single layer: one weight and one bias."""
+        pools = ("head.attention.", "head.mix.")
+        return sum(not name.startswith(pools) for name in self.head_names) == 2
+
+    @property
+    def head_is_fitted(self) -> bool:
+        """Whether the head is fitted in closed form (`nlptl.training.closed_form`): it has no parameters that train."""
+        return self.head.head != "dense"
+
+    @property
+    def lowest_layer_read(self) -> int:
+        """The lowest layer whose output the head reads, counted from 1; 0: the embeddings' output."""
+        if self.head.layers == "mix":
+            return 0
+        num_layers = int(self.network.base_model.config.num_hidden_layers)
+        return num_layers if self.head.layers == "last" else num_layers - self.head.layers + 1
+
+    @property
+    def pools_by_learning(self) -> bool:
+        """Whether pooling has weights of its own, so that features change while a frozen encoder does not."""
+        return self.head.pooling == "attention"
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether low-rank updates train in place of the encoder's weights."""
+        return has_adapters(self.network)
 
     @property
     def encoder_is_frozen(self) -> bool:
         """Whether nothing below the head's input gets a gradient, so that its output can be computed once."""
         return not any(parameter.requires_grad for parameter in self.network.base_model.parameters())
 
-    def freeze(self, what: Freeze) -> None:
-        """Set what keeps its weights from now on: "nothing", "embeddings", "encoder", or the lowest n layers.
+    @property
+    def num_frozen_layers(self) -> int:
+        """How many of the lowest layers never change, the embeddings included, so that their output never does."""
+        names = frozenset(name for name, p in self.network.named_parameters() if p.requires_grad)
+        return freezing.num_frozen_layers(self.parts, self.groups, names)
 
-        The head never changes and always trains. Frozen parts stay in eval mode, also in `train()`.
+    @property
+    def groups(self) -> dict[str, str]:
+        """Where each parameter stands: "embeddings", "layer 1", ..., "final norm", "pooler" or "head"."""
+        return self.parts.group_parameters(self.network, self.head_names)
+
+    def freeze(self, what: Freeze, *, train_only: TrainOnly | None = None, top: int | None = None) -> None:
+        """Set what keeps its weights from now on. The head always trains; frozen parts are in eval mode either way.
+
+        Args:
+            what: "nothing", "embeddings", "encoder", or the number of lowest layers, the embeddings included.
+            train_only: What trains of the rest of the encoder: "norms", "biases" (BitFit), or nothing of it: "head".
+            top: Layers, counted from the top, that may train; 0: the head alone. None: all that are not frozen.
 
         Raises:
-            ConfigError: If the encoder does not have that many layers.
+            ConfigError: If the encoder does not have that many layers, or nothing is left that could train.
         """
-        freezing.freeze(self.network, what, head_names=self.head_names, unused_names=self.unused_names)
-        self.frozen = what
+        freezing.check_freeze(self.parts, what, train_only)
+        names = freezing.trained_names(
+            self.network, self.parts, what, train_only=train_only, head_names=self.head_names, top=top
+        )
+        freezing.set_trained(self.network, names - self.unused_names)
+        self.transfer = replace(self.transfer, freeze=what, train_only=train_only)
         self.train(self.training)
 
     def describe_training(self) -> str:
         """Return one line that says in words what trains."""
-        return freezing.describe_training(self.network, self.frozen, head_names=self.head_names)
+        return freezing.describe_training(
+            self.network,
+            self.parts,
+            head_names=self.head_names,
+            unused_names=self.unused_names,
+            train_only=self.transfer.train_only,
+        )
 
     def train(self, mode: bool = True) -> "Classifier":
         """Set train or eval mode; frozen parts are in eval mode either way."""
@@ -208,10 +356,17 @@ class Classifier(nn.Module):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         features: torch.Tensor | None = None,
+        hidden: torch.Tensor | None = None,
+        depth: int = 0,
     ) -> torch.Tensor:
-        """Return logits [batch, labels] of token ids [batch, tokens], or of the `features` of texts [batch, width]."""
+        """Return logits [batch, labels] of token ids [batch, tokens].
+
+        What was computed before may be given too: the `features` of texts [batch, width], then without token ids; or
+        the `hidden` states [batch, tokens, width] after the lowest `depth` layers.
+        """
         if features is None:
-            logits: torch.Tensor = self.network(input_ids=input_ids, attention_mask=attention_mask).logits
+            with nullcontext() if hidden is None else starting_from(self.parts, depth, hidden):
+                logits: torch.Tensor = self.network(input_ids=input_ids, attention_mask=attention_mask).logits
         elif self.head.pooling == "native":
             logits = self._native_head(features)
         else:
@@ -265,7 +420,12 @@ class Classifier(nn.Module):
             return torch.zeros(0, len(self.labels), dtype=torch.float64)
         tokens = self.tokenize(texts)
         with evaluating(self):
-            logits, _ = map_texts(self, tokens, pad_id=self.pad_id, device=self.device, progress=progress)
+            logits, _ = map_rows(
+                lambda rows: self(**collate(tokens, rows, pad_id=self.pad_id, device=self.device)),
+                tokens.lengths,
+                device=self.device,
+                progress=progress,
+            )
         return probabilities(logits.cpu())
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
@@ -296,10 +456,30 @@ class Classifier(nn.Module):
             ResourceError: If the disk is full or cannot be written.
         """
         card = Card(labels=self.labels, head=self.head, max_length=self.max_length, source=self.source)
+        weights = merged_state_dict(self.network) if self.has_adapters else None
         with new_folder(Path(directory).absolute()) as folder, quiet_transformers():
-            self.network.save_pretrained(folder)
+            self.network.save_pretrained(folder, state_dict=weights)
             self.tokenizer.save_pretrained(folder)
             write_card(folder, card, self.tokenizer)
+
+    def save_adapter(self, directory: str | Path) -> None:
+        """Write the low-rank updates as a stock peft adapter; `PeftModel.from_pretrained` puts it on the encoder.
+
+        With the architecture's own head, the trained head is part of it, and it belongs on the model with that head.
+
+        Raises:
+            ConfigError: If there are no low-rank updates, or `directory` holds something else than an adapter.
+            ResourceError: If the disk is full or cannot be written.
+        """
+        if not self.has_adapters:
+            raise ConfigError("Expected low-rank updates to save, found none. Pass lora_rank=8 to from_pretrained.")
+        save_adapter(self.network, Path(directory).absolute(), base=self.source, head_names=self.head_names)
+
+
+def _widths(hidden: int | Sequence[int] | None) -> tuple[int, ...]:
+    if hidden is None:
+        return ()
+    return tuple(hidden) if isinstance(hidden, Iterable) else (hidden,)
 
 
 def _labels(names: Sequence[str]) -> Labels:

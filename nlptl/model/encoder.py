@@ -88,9 +88,15 @@ def read_config(folder: Path) -> PreTrainedConfig:
 
     Raises:
         ConfigError: If the folder holds no model, or one of another family.
-        UntrustedFileError: If the weights are pickles, or a file names code to run.
+        UntrustedFileError: If the weights are pickles, a file names code to run, or an adapter lies beside them.
     """
     values = _read_json(folder / "config.json", folder)
+    if (folder / "adapter_config.json").exists():
+        # transformers would put the updates on the weights without a word.
+        raise UntrustedFileError(
+            f"Expected a whole model in {folder}, found adapter_config.json beside it. Merge the adapter once with "
+            "peft (merge_and_unload, then save_pretrained), or remove the file."
+        )
     weights = sorted(path.name for path in folder.glob("*.safetensors"))
     if not weights:
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)

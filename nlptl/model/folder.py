@@ -52,8 +52,9 @@ def write_card(folder: Path, card: Card, tokenizer: PreTrainedTokenizerBase) -> 
     note = "" if card.head.pooling == "native" else "import nlptl  # makes this head known to transformers\n"
     (folder / "README.md").write_text(
         "---\nlibrary_name: transformers\npipeline_tag: text-classification\n---\n\n"
-        f"# Text classifier over {card.source}\n\nPooling: {card.head.pooling}. It reads at most "
-        f"{card.max_length} tokens of a text. Labels:\n\n{names}\n\n```python\n{note}"
+        f"# Text classifier over {card.source}\n\nHead: {card.head.head}. Pooling: {card.head.pooling}, "
+        f"layers: {card.head.layers}. It reads at most {card.max_length} tokens "
+        f"of a text. Labels:\n\n{names}\n\n```python\n{note}"
         "from transformers import pipeline\n\n"
         'classify = pipeline("text-classification", "path/to/this/folder", truncation=True, '
         f"max_length={card.max_length})\n```\n",
@@ -77,10 +78,10 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
             source=str(folder),
         )
         canary = values["tokenizer_canary"]
-        pooling = config.pooling if isinstance(config, HeadedConfig) else "native"
-        names = tuple(name for _, name in sorted((config.id2label or {}).items()))
-        if (card.head.pooling, card.labels.names) != (pooling, names):
-            raise ValueError(f"config.json has pooling {pooling!r} and labels {names}")
+        shape, names = _head_shape(config), tuple(name for _, name in sorted((config.id2label or {}).items()))
+        if any(to_json(card.head)[name] != value for name, value in shape.items()) or names != card.labels.names:
+            described = ", ".join(f"{name} {value!r}" for name, value in shape.items())
+            raise ValueError(f"config.json has {described} and labels {names}")
     except (ValueError, KeyError, TypeError) as error:
         raise UntrustedFileError(
             f"Expected the settings of a saved classifier, cannot read {path}: {error!r}. Copy the folder again."
@@ -119,6 +120,14 @@ def new_folder(target: Path) -> Iterator[Path]:
         raise ResourceError(
             f"Expected to write the model folder {target}, found: {error}. Free space or mend the permissions."
         ) from error
+
+
+def _head_shape(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the settings of the head that config.json holds as well."""
+    if not isinstance(config, HeadedConfig):
+        return {"head": "dense", "pooling": "native", "layers": "last", "hidden": []}
+    hidden = list(config.hidden or [])
+    return {"head": config.head, "pooling": config.pooling, "layers": config.layers, "hidden": hidden}
 
 
 def _canary(tokenizer: PreTrainedTokenizerBase) -> str:

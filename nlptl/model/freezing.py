@@ -1,47 +1,132 @@
 """What keeps its pretrained weights, and what trains. Frozen means: no gradient, and eval mode."""
 
+import math
+from collections.abc import Mapping
+
 from torch import nn
-from transformers import PreTrainedModel
 
-from nlptl.config import Freeze
+from nlptl.config import Freeze, TrainOnly, TransferConfig
 from nlptl.errors import ConfigError
-from nlptl.model.encoder import encoder_layers
+from nlptl.model.parts import EMBEDDINGS, HEAD, EncoderParts
+
+ABOVE_LAYERS = -1
+"""What `depths_below_top` says of the final norm, the pooler and the head."""
 
 
-def freeze(network: PreTrainedModel, what: Freeze, *, head_names: frozenset[str], unused_names: frozenset[str]) -> None:
-    """Set which parameters of `network` get a gradient.
+def check_transfer(config: TransferConfig) -> None:
+    """Check, before anything is loaded, settings of which one would contradict another or be ignored.
+
+    Raises:
+        ConfigError: If there are such settings.
+    """
+    what, train_only, defaults = config.freeze, config.train_only, TransferConfig()
+    if train_only not in (None, "norms", "biases", "head"):
+        raise ConfigError(f"Expected train_only to be 'norms', 'biases' or 'head', found {train_only!r}.")
+    if train_only in ("norms", "biases") and what == "encoder":
+        raise ConfigError(
+            f"Expected an encoder that trains for --train-only {train_only}, found it frozen. Pass --freeze nothing as "
+            "well, or a number of layers (freeze= in Python)."
+        )
+    if config.lora_rank is None:
+        names = ("lora_alpha", "lora_targets", "lora_dropout", "dora")
+        given = [f"--{n.replace('_', '-')}" for n in names if getattr(config, n) != getattr(defaults, n)]
+        if given:
+            flags = ", ".join(given)
+            raise ConfigError(f"Expected {flags} only with --lora-rank, found none. Pass --lora-rank 8 as well.")
+    elif what == "encoder":
+        raise ConfigError(
+            "Expected layers that low-rank updates can change, found the encoder frozen. Pass --freeze nothing as "
+            "well, or a number of layers (freeze= in Python), or leave --lora-rank out."
+        )
+    elif train_only is not None or config.reinit_layers:
+        other = "--reinit-layers" if train_only is None else "--train-only"
+        raise ConfigError(
+            f"Expected --lora-rank or {other}, found both; low-rank updates leave pretrained weights as they are. "
+            "Leave one of the two out."
+        )
+    if config.reinit_layers < 0:
+        raise ConfigError(f"Expected reinit_layers to be 0 or more, found {config.reinit_layers}.")
+    if config.reinit_layers and (what == "encoder" or train_only is not None):
+        other = "--freeze encoder" if what == "encoder" else f"--train-only {train_only}"
+        raise ConfigError(
+            f"Expected new weights for layers that train, found --reinit-layers {config.reinit_layers} with {other}. "
+            "Leave one of the two out, or pass --freeze nothing."
+        )
+
+
+def check_freeze(parts: EncoderParts, what: Freeze, train_only: TrainOnly | None) -> None:
+    """Check what is to be frozen against the encoder.
+
+    Raises:
+        ConfigError: If a setting is unknown, or the encoder does not have that many layers or shares their weights.
+    """
+    names = ("nothing", "embeddings", "encoder")
+    if isinstance(what, bool) or (not isinstance(what, int) and what not in names):
+        raise ConfigError(f"Expected freeze to be {', '.join(map(repr, names))} or a number of layers, found {what!r}.")
+    if isinstance(what, int) and (parts.shares_layers or not 1 <= what <= parts.num_layers):
+        found = "layers that share their weights" if parts.shares_layers else f"{parts.num_layers} layers"
+        valid = "" if parts.shares_layers else f", or 1 to {len(parts.layers)}"
+        raise ConfigError(
+            f"Expected to freeze the lowest {what} layers, found an encoder with {found}. "
+            f"Pass 'nothing', 'embeddings', 'encoder'{valid}."
+        )
+    check_transfer(TransferConfig(freeze=what, train_only=train_only))
+
+
+def trained_names(
+    network: nn.Module,
+    parts: EncoderParts,
+    what: Freeze,
+    *,
+    train_only: TrainOnly | None,
+    head_names: frozenset[str],
+    top: int | None = None,
+) -> frozenset[str]:
+    """Return the names of the parameters that train, as `check_freeze` has passed it.
 
     Args:
         network: Encoder and head.
+        parts: Parts of the encoder.
         what: "nothing", "embeddings", "encoder", or the number of lowest layers that are frozen with the embeddings.
-        head_names: Parameters that always train.
-        unused_names: Parameters that never train, since no logit depends on them.
+        train_only: "norms" or "biases": of the rest of the encoder only those; "head": nothing of it.
+        head_names: Parameters of the head, which always train.
+        top: Groups of layers that may train, counted from the top, with all above them; 0: the head alone. None: all.
 
     Raises:
-        ConfigError: If the encoder does not have that many layers, or shares its weights between them.
+        ConfigError: If there are no such norms or biases outside the head.
     """
-    encoder = network.base_model
-    layers = encoder_layers(encoder)
-    if isinstance(what, bool) or (not isinstance(what, int) and what not in ("nothing", "embeddings", "encoder")):
+    groups = parts.group_parameters(network, head_names)
+    depths = depths_below_top(parts)
+    bottom = {"nothing": math.inf, "embeddings": depths[EMBEDDINGS], "encoder": ABOVE_LAYERS}
+    limit = len(parts.layers) - what if isinstance(what, int) else bottom[what]
+    if top is not None:
+        limit = min(limit, top or ABOVE_LAYERS)
+    kind = _names_of_norms(network) if train_only == "norms" else frozenset(groups)
+    if train_only == "biases":
+        kind = frozenset(name for name in groups if name.rpartition(".")[2].endswith("bias"))
+    elif train_only == "head":
+        kind = frozenset()
+    kind &= frozenset(name for name in groups if _is_adapter(name)) or kind
+    names = frozenset(n for n, group in groups.items() if group == HEAD or (depths[group] < limit and n in kind))
+    if train_only in ("norms", "biases") and top is None and names <= head_names:
         raise ConfigError(
-            f"Expected freeze to be 'nothing', 'embeddings', 'encoder' or a number of layers, found {what!r}."
+            f"Expected {train_only} in what is not frozen for --train-only {train_only}, found none. Freeze less, or leave "
+            "--train-only out."
         )
-    trained = {id(parameter) for parameter in encoder.parameters()}
-    if isinstance(what, int):
-        if layers is None or not 1 <= what <= len(layers):
-            found = "layers that share their weights" if layers is None else f"{len(layers)} layers"
-            raise ConfigError(
-                f"Expected to freeze the lowest {what} layers, found an encoder with {found}. "
-                "Pass 'nothing', 'embeddings', 'encoder'" + ("." if layers is None else f", or 1 to {len(layers)}.")
-            )
-        trained = {id(p) for layer in layers[what:] for p in layer.parameters()}
-        trained |= {id(p) for name, p in encoder.named_parameters() if name.startswith(("pooler.", "final_norm."))}
-    elif what == "embeddings":
-        trained -= {id(p) for name, p in encoder.named_parameters() if name.startswith("embeddings.")}
-    elif what == "encoder":
-        trained = set()
+    return names
+
+
+def depths_below_top(parts: EncoderParts) -> dict[str, int]:
+    """Return how many layers each group lies below the top one; for what stands above the layers, ABOVE_LAYERS."""
+    names = (EMBEDDINGS, *parts.layer_names)
+    depths = dict.fromkeys(parts.group_names, ABOVE_LAYERS)
+    return depths | {name: depth for depth, name in enumerate(reversed(names))}
+
+
+def set_trained(network: nn.Module, names: frozenset[str]) -> None:
+    """Let the parameters called `names` get a gradient, and no other."""
     for name, parameter in network.named_parameters():
-        parameter.requires_grad = (id(parameter) in trained or name in head_names) and name not in unused_names
+        parameter.requires_grad = name in names
 
 
 def eval_frozen_parts(module: nn.Module) -> None:
@@ -54,14 +139,65 @@ def eval_frozen_parts(module: nn.Module) -> None:
         eval_frozen_parts(child)
 
 
-def describe_training(network: PreTrainedModel, what: Freeze, *, head_names: frozenset[str]) -> str:
+def num_frozen_layers(parts: EncoderParts, groups: Mapping[str, str], trained: frozenset[str]) -> int:
+    """Return how many of the lowest layers never change, the embeddings included; 0 if there is no such boundary."""
+    if parts.shares_layers:
+        return 0
+    changing = {groups[name] for name in trained}
+    if EMBEDDINGS in changing:
+        return 0
+    return next((i for i, name in enumerate(parts.layer_names) if name in changing), parts.num_layers)
+
+
+def describe_training(
+    network: nn.Module,
+    parts: EncoderParts,
+    *,
+    head_names: frozenset[str],
+    unused_names: frozenset[str],
+    train_only: TrainOnly | None,
+) -> str:
     """Return one line that says in words what trains, with the numbers of tensors and parameters."""
-    everything = dict(network.named_parameters())
-    trained = {name: p for name, p in everything.items() if p.requires_grad}
-    parts = "head" if trained.keys() <= head_names else "encoder and head"
-    frozen = {"nothing": "nothing frozen", "embeddings": "embeddings frozen", "encoder": "encoder frozen"}
-    rest = f"embeddings and lowest {what} layers frozen" if isinstance(what, int) else frozen[what]
+    groups = parts.group_parameters(network, head_names)
+    sizes = {name: p.numel() for name, p in network.named_parameters()}
+    trained = [name for name, p in network.named_parameters() if p.requires_grad]
+    read = {group for name, group in groups.items() if name not in unused_names}
+    used = [name for name in parts.group_names if name in read and name != HEAD]
+    changing = [name for name in used if any(groups[n] == name for n in trained)]
+    frozen = [name for name in used if name not in changing]
+    kind = "low-rank updates of " if any(map(_is_adapter, trained)) else f"{train_only} of " if train_only else ""
+    words = _spans(changing) if frozen else "encoder"
+    what = ([f"{kind}{words}"] if changing else []) + (["head"] if any(groups[n] == HEAD for n in trained) else [])
     return (
-        f"training {len(trained)} of {len(everything)} tensors: {sum(p.numel() for p in trained.values()):,} of "
-        f"{sum(p.numel() for p in everything.values()):,} parameters ({parts}); {rest}"
+        f"training {len(trained)} of {len(sizes)} tensors: {sum(sizes[n] for n in trained):,} of "
+        f"{sum(sizes.values()):,} parameters ({' and '.join(what) or 'none'}); "
+        + (f"{_spans(frozen) if changing else 'encoder'} frozen" if frozen else "nothing frozen")
     )
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_" in name
+
+
+def _names_of_norms(network: nn.Module) -> frozenset[str]:
+    return frozenset(
+        f"{path}.{name}"
+        for path, module in network.named_modules()
+        if "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
+        for name, _ in module.named_parameters(recurse=False)
+    )
+
+
+def _spans(names: list[str]) -> str:
+    """Return names of groups as words: runs of layers as "layers 2 to 5"."""
+    words: list[str] = []
+    numbers: list[int] = []
+    for name in [*names, ""]:
+        if name.startswith("layer "):
+            numbers.append(int(name[6:]))
+            continue
+        if numbers:
+            words.append(f"layer {numbers[0]}" if len(numbers) == 1 else f"layers {numbers[0]} to {numbers[-1]}")
+            numbers = []
+        words += [name] * bool(name)
+    return ", ".join(words)

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from nlptl.config import Activation
+from nlptl.config import Activation, HeadKind
 
 
 class HeadedConfig(PreTrainedConfig):
@@ -14,11 +14,15 @@ class HeadedConfig(PreTrainedConfig):
     sub_configs = {"encoder": AutoConfig}
 
     encoder: PreTrainedConfig | dict[str, Any] | None = None
+    head: HeadKind = "dense"
     pooling: str = "mean"
-    hidden: int | None = None
+    layers: str | int = "last"
+    hidden: list[int] | None = None
     activation: Activation = "relu"
     dropout: float = 0.1
     one_logit: bool = False
+    neighbors: int = 5
+    num_examples: int = 0  # that a head other than "dense" was fitted on
 
     def __post_init__(self, **kwargs: Any) -> None:  # the protocol of PreTrainedConfig
         if isinstance(self.encoder, dict):

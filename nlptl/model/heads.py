@@ -5,6 +5,7 @@ A `HeadedClassifier` is a transformers model like any other: it saves and loads 
 itself ("native") the stock class is used instead.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -15,35 +16,70 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nlptl.config import Pooling
+from nlptl.model.fitted_heads import LinearHead, NeighborsHead
 from nlptl.model.headed_config import HeadedConfig
 
 
-class Head(nn.Module):
-    """Dense layers from pooled features [batch, width] to one logit per label.
+class AttentionPooling(nn.Module):
+    """The mean of hidden states h, weighted by softmax(h q) with a learned query q (after Yang et al. 2016, eq. 6)."""
 
-    With `hidden`, a dense layer and an activation come first: the head of the classic transfer-learning recipe
-    (frozen network, Dense(1024, relu), sigmoid). With `one_logit`, a binary head has a single output unit z and its
-    logits are (0, z).
-    """
-
-    def __init__(self, config: HeadedConfig, width: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.hidden = None if config.hidden is None else nn.Linear(width, config.hidden)
-        self.activation = ACT2FN[config.activation]
-        self.dropout = nn.Dropout(config.dropout)
-        inputs = width if config.hidden is None else config.hidden
-        self.output = nn.Linear(inputs, 1 if config.one_logit else int(config.num_labels or 0))
+        self.query = nn.Linear(width, 1, bias=False)  # a bias would change no softmax
+
+    def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Pool hidden states [batch, tokens, width] over the tokens, padding left out: [batch, width]."""
+        scores = self.query(hidden).masked_fill(~attention_mask.unsqueeze(-1).bool(), float("-inf"))
+        pooled: torch.Tensor = (scores.softmax(dim=1) * hidden).sum(dim=1)
+        return pooled
+
+
+class LayerMix(nn.Module):
+    """A learned mix of layers: scale * sum of softmax(weights)_j * layer_j (Peters et al. 2018, eq. 1)."""
+
+    def __init__(self, num_layers: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(num_layers))
+        self.scale = nn.Parameter(torch.ones(1))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits [batch, labels]."""
-        if self.hidden is not None:
-            features = self.activation(self.hidden(features))
+        """Mix features of all layers side by side [batch, layers * width] into [batch, width]."""
+        layers = features.unflatten(1, (len(self.weights), -1))
+        return self.scale * torch.einsum("j,bjw->bw", self.weights.softmax(dim=0), layers)
+
+
+class Head(nn.Module):
+    """What is trained between the encoder and the logits, one for each label.
+
+    With `hidden`, dense layers and activations come first: with one, the head of the classic transfer-learning recipe
+    (frozen network, Dense(1024, relu), sigmoid). With `one_logit`, a binary head has a single output unit z and its
+    logits are (0, z). Attention pooling is a part of the head, since it has weights; so is the mix of layers, which
+    reads the pooled features of every layer. As the mean and the first token are linear, a mix of pooled layers is the
+    pooled mix of layers; and over a frozen encoder it reads what never changes.
+    """
+
+    def __init__(self, config: HeadedConfig, width: int, *, num_states: int) -> None:
+        super().__init__()
+        self.attention = AttentionPooling(width) if config.pooling == "attention" else None
+        self.mix = LayerMix(num_states) if config.layers == "mix" else None
+        widths = [width if self.mix else width * num_states, *(config.hidden or [])]
+        self.dense = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
+        self.activation = ACT2FN[config.activation]
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(widths[-1], 1 if config.one_logit else int(config.num_labels or 0))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits [batch, labels] of pooled features [batch, width of all layers that are read]."""
+        if self.mix is not None:
+            features = self.mix(features)
+        for dense in self.dense:
+            features = self.activation(dense(features))
         logits = self.output(self.dropout(features))
         return F.pad(logits, (1, 0)) if logits.shape[1] == 1 else logits
 
 
 class HeadedClassifier(PreTrainedModel):
-    """A pretrained encoder, a pooling over its last hidden states, and a `Head`."""
+    """A pretrained encoder, a pooling over its hidden states, and a head."""
 
     config_class = HeadedConfig
     base_model_prefix = "encoder"
@@ -53,17 +89,45 @@ class HeadedClassifier(PreTrainedModel):
     def __init__(self, config: HeadedConfig) -> None:
         super().__init__(config)
         self.encoder = AutoModel.from_config(config.encoder)
-        self.head = Head(config, self.encoder.config.hidden_size)
+        settings = self.encoder.config
+        by_name = {"last": 1, "mix": settings.num_hidden_layers + 1}  # the embeddings' output included
+        self.num_states = config.layers if isinstance(config.layers, int) else by_name[config.layers]
+        width = settings.hidden_size
+        match config.head:
+            case "dense":
+                self.head: nn.Module = Head(config, width, num_states=self.num_states)
+            case "knn":
+                self.head = NeighborsHead(config, width * self.num_states)
+            case _:
+                self.head = LinearHead(config, width * self.num_states)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=self.config.encoder.initializer_range)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return the pooled last hidden states, shape [batch, width]."""
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        """Return the pooled hidden states of the layers that are read, side by side: shape [batch, width]."""
+        needs_all = self.config.layers != "last"
+        outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=needs_all)
+        last = outputs.last_hidden_state
+        # Some families list their top layer without the final norm.
+        states = [*outputs.hidden_states[:-1], last][-self.num_states :] if needs_all else [last]
+        return torch.cat([self._pool(state, attention_mask) for state in states], dim=1)
+
+    def read(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the logits [batch, labels] of last hidden states [batch, tokens, width]; for `layers="last"` alone."""
+        if self.config.layers != "last":
+            raise ValueError(f"Expected a head that reads the last layer, found layers={self.config.layers!r}.")
+        logits: torch.Tensor = self.head(self._pool(hidden, attention_mask))
+        return logits
+
+    def _pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        if self.config.pooling == "attention":
+            pooled: torch.Tensor = self.head.attention(hidden, attention_mask)  # type: ignore[operator]
+            return pooled
         return pool(hidden, attention_mask, self.config.pooling)
 
     def forward(

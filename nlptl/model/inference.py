@@ -1,7 +1,7 @@
 """Runs a model over many texts: sorted by length, in batches by tokens, results in the order of the texts."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from nlptl.data.batches import collate, micro_batches
-from nlptl.data.tokens import Tokens
+from nlptl.data.batches import micro_batches
 
 CPU_TOKENS, ACCELERATOR_TOKENS = 2048, 65536
 
@@ -27,40 +26,48 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def map_texts(
-    function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    tokens: Tokens,
+def map_rows(
+    function: Callable[[np.ndarray], torch.Tensor],
+    lengths: np.ndarray,
     *,
-    pad_id: int,
     device: torch.device,
     process: int = 0,
     num_processes: int = 1,
     progress: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Apply `function(input_ids, attention_mask) -> [rows, width]` to this process's share of the texts.
+    """Apply `function(rows) -> [len(rows), width]` to this process's share of the texts, given by their lengths.
 
     Returns:
         The results [texts, width] in the order of the texts, zero for texts of other processes; and how often each
         text was computed [texts]. Summed over processes, every count is 1.
     """
-    max_tokens = CPU_TOKENS if device.type == "cpu" else ACCELERATOR_TOKENS
-    everything = np.arange(len(tokens))
-    share = micro_batches(
-        everything, tokens.lengths, max_tokens=max_tokens, process=process, num_processes=num_processes
-    )
-    width = None
-    results = torch.zeros(len(tokens), 0, device=device)
-    counts = torch.zeros(len(tokens), dtype=torch.long, device=device)
-    is_silent = progress is None or not sys.stderr.isatty()
+    results = torch.zeros(len(lengths), 0, device=device)
+    counts = torch.zeros(len(lengths), dtype=torch.long, device=device)
+    share = length_batches(lengths, device=device, process=process, num_processes=num_processes)
     # One text tells the width to a process that has none of its own.
-    for rows in tqdm(share or [everything[:1]], desc=progress, disable=is_silent, leave=False):
-        batch = collate(tokens, rows, pad_id=pad_id, device=device)
-        output = function(batch["input_ids"], batch["attention_mask"])
-        if width is None:
-            width = output.shape[1]
-            results = torch.zeros(len(tokens), width, dtype=output.dtype, device=device)
+    for rows in show_progress(share or [np.zeros(1, dtype=np.int64)], progress):
+        output = function(rows)
+        if results.shape[1] == 0:
+            results = torch.zeros(len(lengths), output.shape[1], dtype=output.dtype, device=device)
         if share:
             index = torch.from_numpy(rows).to(device)
             results[index] = output
             counts[index] += 1
     return results, counts
+
+
+def length_batches(
+    lengths: np.ndarray, *, device: torch.device, process: int = 0, num_processes: int = 1
+) -> list[np.ndarray]:
+    """Return this process's share of the texts in batches of similar length, as many tokens as the device likes."""
+    max_tokens = CPU_TOKENS if device.type == "cpu" else ACCELERATOR_TOKENS
+    return micro_batches(
+        np.arange(len(lengths)), lengths, max_tokens=max_tokens, process=process, num_processes=num_processes
+    )
+
+
+def show_progress(batches: list[np.ndarray], name: str | None) -> Iterable[np.ndarray]:
+    """Return `batches` under a progress bar, if it has a name and there is somebody to see it."""
+    is_silent = name is None or not sys.stderr.isatty()
+    bar: Iterable[np.ndarray] = tqdm(batches, desc=name, disable=is_silent, leave=False)
+    return bar

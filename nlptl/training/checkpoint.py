@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,20 @@ from nlptl.errors import ResourceError, UntrustedFileError
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What training goes on from: the weights that train, the optimizer's state by parameter name, and where it is."""
+    """What training goes on from: the weights that train, the optimizer's state by parameter name, and where it is.
+
+    `averages` are those of the weights, if the training keeps a moving average.
+    """
 
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
     state: dict[str, Any]
+    averages: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -54,6 +58,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
         files = {
             "weights.safetensors": safetensors.torch.save(checkpoint.weights, metadata={"format": "pt"}),
             "optimizer.safetensors": safetensors.torch.save(checkpoint.optimizer, metadata={"format": "pt"}),
+            "averages.safetensors": safetensors.torch.save(checkpoint.averages, metadata={"format": "pt"}),
             "state.json": (json.dumps(checkpoint.state, indent=2) + "\n").encode(),
         }
         for name, content in files.items():
@@ -95,6 +100,7 @@ def load_checkpoint(folder: Path, step: int) -> Checkpoint:
             safetensors.torch.load(contents["weights.safetensors"]),
             safetensors.torch.load(contents["optimizer.safetensors"]),
             json.loads(contents["state.json"]),
+            safetensors.torch.load(contents["averages.safetensors"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UntrustedFileError(

@@ -1,13 +1,13 @@
-"""What the loop reads: token ids and label ids of a split, and the outputs of a frozen encoder, computed once."""
+"""What the loop reads: token ids and label ids of a split, or in place of the ids what a frozen encoder gave."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch.nn.utils.rnn import pad_sequence
 
 from nlptl.config import to_json
 from nlptl.data.batches import collate
@@ -15,7 +15,7 @@ from nlptl.data.sources import Examples
 from nlptl.data.tokens import Tokens, concatenate, describe_truncation
 from nlptl.errors import ConfigError, DataError
 from nlptl.model.classifier import Classifier
-from nlptl.model.inference import evaluating, map_texts
+from nlptl.model.inference import evaluating, map_rows
 from nlptl.training.run import Run, sha256_of
 
 logger = logging.getLogger(__name__)
@@ -25,25 +25,44 @@ ROWS_PER_CALL = 4096
 
 
 @dataclass(frozen=True)
+class HiddenStates:
+    """What the lowest `depth` layers give for each token of a split: text i has `rows[offsets[i]:offsets[i + 1]]`."""
+
+    depth: int
+    rows: torch.Tensor  # [tokens, width], float32 or float16, in memory or mapped from a file
+    offsets: np.ndarray
+
+    def batch(self, indices: np.ndarray, *, device: torch.device) -> torch.Tensor:
+        """Return the hidden states of texts, float32 [len(indices), longest text, width], padded with zeros."""
+        texts = [self.rows[self.offsets[i] : self.offsets[i + 1]] for i in indices]
+        return pad_sequence(texts, batch_first=True).to(device).float()
+
+
+@dataclass(frozen=True)
 class Inputs:
-    """A split, ready to be trained on: token ids, label ids, and what the head reads if that never changes."""
+    """A split, ready to be trained on: token ids, label ids, and what is computed from the ids once, if that can be.
+
+    That is what the head reads [texts, width], or the hidden states above the lowest frozen layers.
+    """
 
     examples: Examples
     tokens: Tokens
     labels: np.ndarray
-    features: torch.Tensor | None
+    features: torch.Tensor | None = None
+    hidden: HiddenStates | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(
-        self, indices: np.ndarray, *, pad_id: int, device: torch.device
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    def batch(self, indices: np.ndarray, *, pad_id: int, device: torch.device) -> tuple[dict[str, Any], torch.Tensor]:
         """Return the arguments of the classifier's forward, and label ids [len(indices)]."""
         labels = torch.from_numpy(self.labels[indices]).to(device)
         if self.features is not None:
             return {"features": self.features[torch.from_numpy(indices).to(device)]}, labels
-        return collate(self.tokens, indices, pad_id=pad_id, device=device), labels
+        batch: dict[str, Any] = collate(self.tokens, indices, pad_id=pad_id, device=device)
+        if self.hidden is not None:
+            batch |= {"hidden": self.hidden.batch(indices, device=device), "depth": self.hidden.depth}
+        return batch, labels
 
 
 def prepare_inputs(model: Classifier, examples: Examples, run: Run | None) -> Inputs:
@@ -62,17 +81,7 @@ def prepare_inputs(model: Classifier, examples: Examples, run: Run | None) -> In
     logger.info(describe_truncation(tokens, name=examples.split, max_length=model.max_length))
     if run is not None:
         run.record_truncation(examples.split, tokens.truncation())
-    return Inputs(examples, tokens, labels, features=None)
-
-
-def encode_once(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> Inputs:
-    """Return `inputs` with what the head reads, computed once, if the encoder is frozen; else as they are."""
-    if not model.encoder_is_frozen:
-        return inputs
-    split = inputs.examples.split
-    logger.info("%s: running the frozen encoder once over %s texts", split, f"{len(inputs):,}")
-    features = _gather(model.features, model, inputs.tokens, accelerator, progress=f"encoding {split}")
-    return replace(inputs, features=features)
+    return Inputs(examples, tokens, labels)
 
 
 def token_budget(inputs: Inputs, wanted: int | None, device: torch.device) -> int:
@@ -96,55 +105,59 @@ def token_budget(inputs: Inputs, wanted: int | None, device: torch.device) -> in
 
 def logits_of(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> torch.Tensor:
     """Return the logits [examples, labels] of a split on the CPU, on every process, each text computed once."""
-    if inputs.features is None:
-        return _gather(model, model, inputs.tokens, accelerator, progress=None).cpu()
-    with evaluating(model):
-        return torch.cat([model(features=part) for part in inputs.features.split(ROWS_PER_CALL)]).cpu()
-
-
-def facts(model: Classifier, train: Inputs, validation: Inputs | None, *, seed: int, **derived: Any) -> dict[str, Any]:
-    """Return what identifies a training: seed, hashes of data, splits and encoder, the model's and derived settings."""
-    parts = [part for part in (train, validation) if part is not None]
-    texts = {p.examples.split: concatenate([*p.examples.texts, *p.examples.labels]) for p in parts}
-    rows = {p.examples.split: np.array(p.examples.rows, dtype=np.int64).tobytes() for p in parts}
-    encoder = {
-        name: p.detach().cpu().contiguous().numpy().data for name, p in model.network.base_model.named_parameters()
-    }
-    return {
-        "seed": seed,
-        "data_sha256": sha256_of(texts),
-        "splits_sha256": sha256_of(rows),
-        "encoder": model.source,
-        "encoder_sha256": sha256_of(encoder),
-        "labels": list(model.labels.names),
-        "freeze": model.frozen,
-        "max_length": model.max_length,
-        **to_json(model.head),
-        **derived,
-    }
-
-
-def _gather(
-    function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    model: Classifier,
-    tokens: Tokens,
-    accelerator: Accelerator,
-    *,
-    progress: str | None,
-) -> torch.Tensor:
+    device = accelerator.device
+    if inputs.features is not None:
+        with evaluating(model):
+            return torch.cat([model(features=part) for part in inputs.features.split(ROWS_PER_CALL)]).cpu()
     with evaluating(model), accelerator.autocast():
-        results, counts = map_texts(
-            function,
-            tokens,
-            pad_id=model.pad_id,
-            device=accelerator.device,
+        results, counts = map_rows(
+            lambda rows: model(**inputs.batch(rows, pad_id=model.pad_id, device=device)[0]),
+            inputs.tokens.lengths,
+            device=device,
             process=accelerator.process_index,
             num_processes=accelerator.num_processes,
-            progress=progress if accelerator.is_main_process else None,
         )
     if results.dtype in (torch.float16, torch.bfloat16):
         results = results.float()
     counts = accelerator.reduce(counts, "sum")
     assert bool((counts == 1).all()), "every text is computed exactly once"
     total: torch.Tensor = accelerator.reduce(results, "sum")
-    return total
+    return total.cpu()
+
+
+def encoder_sha256(model: Classifier) -> str:
+    """Return a hash over the weights of the encoder that logits depend on, by name."""
+    prefix = model.network.base_model_prefix + "."
+    used = {
+        name.removeprefix(prefix): parameter
+        for name, parameter in model.network.named_parameters()
+        if name.startswith(prefix) and name not in model.unused_names
+    }
+    return sha256_of({name: p.detach().cpu().contiguous().numpy().data for name, p in used.items()})
+
+
+def facts(
+    model: Classifier,
+    train: Inputs,
+    validation: Inputs | None,
+    *,
+    seed: int,
+    encoder_sha256: str,
+    **derived: Any,
+) -> dict[str, Any]:
+    """Return what identifies a training: seed, hashes of data, splits and encoder, the model's and derived settings."""
+    parts = [part for part in (train, validation) if part is not None]
+    texts = {p.examples.split: concatenate([*p.examples.texts, *p.examples.labels]) for p in parts}
+    rows = {p.examples.split: np.array(p.examples.rows, dtype=np.int64).tobytes() for p in parts}
+    return {
+        "seed": seed,
+        "data_sha256": sha256_of(texts),
+        "splits_sha256": sha256_of(rows),
+        "encoder": model.source,
+        "encoder_sha256": encoder_sha256,
+        "labels": list(model.labels.names),
+        "max_length": model.max_length,
+        **to_json(model.transfer),
+        **to_json(model.head),
+        **derived,
+    }

@@ -8,56 +8,94 @@ import torch
 from nlptl.config import TrainingConfig
 from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
+from nlptl.model.freezing import depths_below_top
+from nlptl.model.parts import HEAD
 
-LINEAR_HEAD_LEARNING_RATE, DENSE_HEAD_LEARNING_RATE, ENCODER_LEARNING_RATE = 5e-3, 1e-3, 5e-5
-"""Peak rates where none is given; for the head, where it trains alone."""
+LINEAR_HEAD_LEARNING_RATE, DENSE_HEAD_LEARNING_RATE = 5e-3, 1e-3
+"""Peak rates of a head that trains alone, where none is given."""
+ENCODER_LEARNING_RATE, FEW_PARAMETERS_LEARNING_RATE = 5e-5, 5e-4
+"""Peak rates where the encoder trains and none is given; the second one for norms, biases and low-rank updates."""
 
 
-def learning_rates(config: TrainingConfig, *, head_only: bool, is_linear: bool) -> tuple[float, float]:
-    """Return the peak learning rates of the encoder and of the head.
-
-    Args:
-        config: Where the rates may be given.
-        head_only: Whether the head alone trains.
-        is_linear: Whether the head is a single layer.
+def check_rates(config: TrainingConfig, *, head_only: bool) -> None:
+    """Refuse rates that would be ignored.
 
     Raises:
-        ConfigError: If the head alone trains and both rates are given, since one of them would be ignored.
+        ConfigError: If the head alone trains and there is a rate or a decay for the encoder too.
     """
-    if head_only:
-        if config.learning_rate is not None and config.head_learning_rate is not None:
-            raise ConfigError(
-                "Expected one learning rate, since the encoder is frozen and the head alone trains; found "
-                f"learning_rate={config.learning_rate} and head_learning_rate={config.head_learning_rate}. "
-                "Pass one of the two."
-            )
-        given = config.learning_rate if config.head_learning_rate is None else config.head_learning_rate
-        if given is None:
-            given = LINEAR_HEAD_LEARNING_RATE if is_linear else DENSE_HEAD_LEARNING_RATE
-        return given, given
-    encoder_rate = ENCODER_LEARNING_RATE if config.learning_rate is None else config.learning_rate
-    return encoder_rate, encoder_rate if config.head_learning_rate is None else config.head_learning_rate
+    if not head_only:
+        return
+    if config.learning_rate is not None and config.head_learning_rate is not None:
+        raise ConfigError(
+            "Expected one learning rate, since the encoder is frozen and the head alone trains; found "
+            f"learning_rate={config.learning_rate} and head_learning_rate={config.head_learning_rate}. "
+            "Pass one of the two."
+        )
+    if config.layer_decay != 1:
+        raise ConfigError(
+            f"Expected layers that train for layer_decay={config.layer_decay}, found the encoder frozen. Pass "
+            "--freeze nothing, or a number of layers (freeze= in Python), or leave --layer-decay out."
+        )
+    if config.weight_decay is not None and config.head_weight_decay is not None:
+        raise ConfigError(
+            "Expected one weight decay, since the encoder is frozen and the head alone trains; found "
+            f"weight_decay={config.weight_decay} and head_weight_decay={config.head_weight_decay}. Pass one of the two."
+        )
 
 
-def build_optimizer(model: Classifier, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return the optimizer over the parameters that train: head and encoder, with and without weight decay.
+def learning_rates(model: Classifier, config: TrainingConfig, *, before_encoder: bool = False) -> dict[str, float]:
+    """Return the peak learning rate of each group of `model`, whether it trains or not.
 
-    Vectors (biases, the scales of norms) get no weight decay. Each group keeps its peak rate as `peak_lr`.
+    The top layer and what stands above it have the encoder's rate, each layer below has `layer_decay` times the rate
+    of the layer above it, the embeddings come last (Howard and Ruder 2018, section 3.2; Clark et al. 2020).
+
+    Args:
+        model: What trains; its frozen parts count.
+        config: Where the rates may be given.
+        before_encoder: Whether the head trains alone now, and the encoder later: then learning_rate is the encoder's.
     """
-    encoder_rate, head_rate = learning_rates(config, head_only=model.trains_head_only, is_linear=model.head_is_linear)
-    default_decay = 0.01 if config.optimizer == "adamw" else 0.0
-    decay = default_decay if config.weight_decay is None else config.weight_decay
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    if model.trains_head_only:
+        given = (config.head_learning_rate, None if before_encoder else config.learning_rate)
+        default = LINEAR_HEAD_LEARNING_RATE if model.head_is_linear else DENSE_HEAD_LEARNING_RATE
+        head_rate = next((rate for rate in given if rate is not None), default)
+        return dict.fromkeys(model.parts.group_names, head_rate)
+    trains_few = model.has_adapters or model.transfer.train_only is not None
+    default = FEW_PARAMETERS_LEARNING_RATE if trains_few else ENCODER_LEARNING_RATE
+    rate = default if config.learning_rate is None else config.learning_rate
+    rates = {name: rate * config.layer_decay ** max(depth, 0) for name, depth in depths_below_top(model.parts).items()}
+    return rates | {HEAD: rate if config.head_learning_rate is None else config.head_learning_rate}
+
+
+def weight_decays(model: Classifier, config: TrainingConfig) -> dict[str, float]:
+    """Return the weight decay of each group of `model`, for its matrices; the encoder has none beside L2-SP."""
+    default = 0.01 if config.optimizer == "adamw" else 0.0
+    decay = default if config.weight_decay is None else config.weight_decay
+    head_decay = decay if config.head_weight_decay is None else config.head_weight_decay
+    encoder_decay = 0.0 if config.l2_sp > 0 and config.weight_decay is None else decay
+    return dict.fromkeys(model.parts.group_names, encoder_decay) | {HEAD: head_decay}
+
+
+def build_optimizer(
+    model: Classifier, config: TrainingConfig, *, before_encoder: bool = False
+) -> torch.optim.Optimizer:
+    """Return the optimizer over the parameters that train, by group, with and without weight decay.
+
+    Vectors (biases, the scales of norms) get no weight decay. Each group keeps its peak rate as `peak_lr`, that of
+    `learning_rates`.
+    """
+    rates, decays = learning_rates(model, config, before_encoder=before_encoder), weight_decays(model, config)
+    names = model.groups
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for name, parameter in model.network.named_parameters():
         if parameter.requires_grad:
-            is_head, decays = name in model.head_names, parameter.ndim > 1
-            rate = head_rate if is_head else encoder_rate
-            group = {"params": [], "peak_lr": rate, "lr": rate, "weight_decay": decay if decays else 0.0}
-            groups.setdefault((is_head, decays), group)["params"].append(parameter)
+            part, is_matrix = names[name], parameter.ndim > 1
+            rate, decay = rates[part], decays[part] if is_matrix else 0.0
+            group = {"params": [], "peak_lr": rate, "lr": rate, "weight_decay": decay}
+            groups.setdefault((part, is_matrix), group)["params"].append(parameter)
     if config.optimizer == "sgd":
-        return torch.optim.SGD(list(groups.values()), lr=head_rate, momentum=0.9, fused=True)
+        return torch.optim.SGD(list(groups.values()), lr=rates[HEAD], momentum=0.9, fused=True)
     rule = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return rule(list(groups.values()), lr=head_rate, fused=True)
+    return rule(list(groups.values()), lr=rates[HEAD], fused=True)
 
 
 def rate_multiplier(step: int, *, num_steps: int, warmup_ratio: float, schedule: str) -> float:

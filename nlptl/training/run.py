@@ -159,6 +159,14 @@ class Run:
         """
         on_main(lambda: model.save(self.path / "model"))
 
+    def write_adapter(self, model: Classifier) -> None:
+        """Write the low-rank updates of `model` as a peft adapter into the folder `adapter/`.
+
+        Raises:
+            ResourceError: If the folder cannot be written.
+        """
+        on_main(lambda: model.save_adapter(self.path / "adapter"))
+
     def _update(self, name: str, values: Mapping[str, Any]) -> None:
         def update() -> None:
             merged = _read(self.path / name)

@@ -33,16 +33,27 @@ class State:
         return is_best
 
 
-def capture(network: nn.Module, optimizer: torch.optim.Optimizer, state: State, scaler: Any) -> Checkpoint:
-    """Return the checkpoint of a training; `scaler` is that of fp16, or None."""
+def capture(
+    network: nn.Module,
+    names: frozenset[str],
+    optimizer: torch.optim.Optimizer,
+    state: State,
+    *,
+    averages: Mapping[str, torch.Tensor],
+    scaler: Any,
+) -> Checkpoint:
+    """Return the checkpoint of a training; `names` are the parameters that train, `scaler` is that of fp16, or None."""
     scale = None if scaler is None else scaler.state_dict()
     return Checkpoint(
-        trained_tensors(network), optimizer_tensors(optimizer, _names(network)), {**asdict(state), "scaler": scale}
+        trained_tensors(network, names),
+        optimizer_tensors(optimizer, names_by_id(network)),
+        {**asdict(state), "scaler": scale},
+        dict(averages),
     )
 
 
-def restore(checkpoint: Checkpoint, network: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> State:
-    """Put the checkpoint back into what `capture` took it from.
+def restore_weights(checkpoint: Checkpoint, network: nn.Module, names: frozenset[str], scaler: Any) -> State:
+    """Put back the weights that `capture` took, and return where training was.
 
     Raises:
         UntrustedFileError: If it is not a checkpoint of this training.
@@ -56,25 +67,24 @@ def restore(checkpoint: Checkpoint, network: nn.Module, optimizer: torch.optim.O
             f"Expected the state of a training in the checkpoint, found {sorted(values)}. "
             "Use the version of nlptl that wrote it, or start a new run."
         ) from error
-    load_tensors(network, checkpoint.weights)
-    restore_optimizer(optimizer, checkpoint.optimizer, _names(network))
+    load_tensors(network, names, checkpoint.weights)
     if scaler is not None and scale is not None:
         scaler.load_state_dict(scale)
     return state
 
 
-def trained_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the parameters that train, by name, on the CPU; there they are those of the network, not copies."""
-    return {n: p.detach().cpu().contiguous() for n, p in network.named_parameters() if p.requires_grad}
+def trained_tensors(network: nn.Module, names: frozenset[str]) -> dict[str, torch.Tensor]:
+    """Return the parameters called `names` on the CPU; there they are those of the network, not copies."""
+    return {n: p.detach().cpu().contiguous() for n, p in network.named_parameters() if n in names}
 
 
-def load_tensors(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Copy `tensors` into the parameters that train.
+def load_tensors(network: nn.Module, names: frozenset[str], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copy `tensors` into the parameters called `names`.
 
     Raises:
-        UntrustedFileError: If they are not the parameters that train, by name and shape.
+        UntrustedFileError: If they are not these parameters, by name and shape.
     """
-    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    trained = {name: p for name, p in network.named_parameters() if name in names}
     different = [name for name in trained.keys() ^ tensors.keys()]
     different += [name for name in trained.keys() & tensors.keys() if trained[name].shape != tensors[name].shape]
     if different:
@@ -122,5 +132,6 @@ def restore_optimizer(
     optimizer.load_state_dict(packed)
 
 
-def _names(network: nn.Module) -> dict[int, str]:
+def names_by_id(network: nn.Module) -> dict[int, str]:
+    """Return the name of each parameter of `network` by its id."""
     return {id(parameter): name for name, parameter in network.named_parameters()}

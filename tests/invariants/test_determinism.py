@@ -87,10 +87,10 @@ def test_evaluation_does_not_disturb_dropout(tiny_bert, splits):
 
 
 @pytest.mark.parametrize("pooling", ["native", "mean"])
-@pytest.mark.parametrize("reuse_features", [True, False])
-def test_frozen_encoder_is_bit_equal_before_and_after(reuse_features, pooling, train, tiny_bert, splits):
+@pytest.mark.parametrize("cache", [True, False])
+def test_frozen_encoder_is_bit_equal_before_and_after(cache, pooling, train, tiny_bert, splits):
     before = Classifier.from_pretrained(tiny_bert, labels=splits.labels, freeze="encoder", pooling=pooling)
-    after = train(freeze="encoder", pooling=pooling, reuse_features=reuse_features)
+    after = train(freeze="encoder", pooling=pooling, cache=cache)
     assert_same(
         *({n: p for n, p in weights(m).items() if n not in m.head_names} for m in (before, after)),
     )
@@ -109,7 +109,7 @@ def test_lowest_layers_are_bit_equal_before_and_after(train, tiny_bert, splits):
 @pytest.mark.parametrize(("pooling", "hidden"), [("mean", 8), ("native", None), ("max", None)])
 def test_feature_reuse_changes_no_weight(pooling, hidden, double, tolerance, train):
     settings = {"freeze": "encoder", "pooling": pooling, "hidden": hidden, "double": double, "dropout": 0.3}
-    reused, computed = (weights(train(reuse_features=reuse, **settings)) for reuse in (True, False))
+    reused, computed = (weights(train(cache=reuse, **settings)) for reuse in (True, False))
     for name, weight in computed.items():
         torch.testing.assert_close(reused[name], weight, rtol=0, atol=tolerance)
 

@@ -65,7 +65,7 @@ def test_gradient_is_that_of_the_whole_batch(
         label_smoothing=label_smoothing,
         micro_batch_tokens=max_tokens,
         logging_steps=1,
-        reuse_features=max_tokens != 40,
+        cache=max_tokens != 40,
     )
     micro_batches = []
     module = model.network.head if model.head.pooling == "mean" else model.network.classifier

@@ -193,11 +193,16 @@ def test_what_trains_in_words(tiny_bert: Path):
     total = sum(parameter.numel() for parameter in model.network.parameters())
     assert model.describe_training() == (f"training 2 of 41 tensors: 99 of {total:,} parameters (head); encoder frozen")
     model.freeze(1)
-    assert model.describe_training().endswith(" parameters (encoder and head); embeddings and lowest 1 layers frozen")
+    assert model.describe_training().endswith(" parameters (layer 2 and head); embeddings, layer 1 frozen")
     model.freeze("nothing")
     assert model.describe_training().endswith(" parameters (encoder and head); nothing frozen")
     model.freeze("embeddings")
-    assert model.describe_training().endswith(" parameters (encoder and head); embeddings frozen")
+    assert model.describe_training().endswith(" parameters (layers 1 to 2 and head); embeddings frozen")
+    model.freeze("nothing", train_only="biases")
+    assert model.describe_training().endswith(" parameters (biases of encoder and head); nothing frozen")
+    model = Classifier.from_pretrained(tiny_bert, labels=LABELS, lora_rank=2)
+    line = " parameters (low-rank updates of layers 1 to 2 and head); embeddings, pooler frozen"
+    assert model.describe_training().endswith(line)
 
 
 @pytest.mark.parametrize(

@@ -105,10 +105,10 @@ def test_a_frozen_encoder_stays_as_it_is(family: str, pooling: str, family_folde
     assert torch.equal(model.features(**BATCH), features)
 
 
-# Parameters outside the head that still train. Where layers share something (the embeddings of relative positions,
-# say), it is frozen with the lowest layer, since the output of that layer depends on it.
+# Parameters outside the head that still train. What the lowest layer reads besides (projections, the embeddings of
+# relative positions) belongs to the embeddings.
 ABOVE_EMBEDDINGS = {
-    "electra": r"embeddings_project\.|encoder\.layer\.",
+    "albert": r"encoder\.albert_layer_groups\.|pooler\.",
     "modernbert": r"layers\.|final_norm\.",
     "distilbert": r"transformer\.layer\.",
 }
@@ -121,7 +121,7 @@ ABOVE_LAYER_1 = {
 @every_family
 def test_frozen_embeddings(family: str, family_folder: Callable[[str], Path]):
     model = Classifier.from_pretrained(family_folder(family), labels=LABELS, freeze="embeddings")
-    check_trained(model, ABOVE_EMBEDDINGS.get(family, r"encoder\.|pooler\."))
+    check_trained(model, ABOVE_EMBEDDINGS.get(family, r"encoder\.layer\.|pooler\."))
     model.train()
     assert not any(module.training for module in model.network.base_model.embeddings.modules())
 

@@ -37,25 +37,32 @@ def test_an_unknown_pooling_is_an_error():
         pool(torch.zeros(1, 1, 1), torch.ones(1, 1), "sum")
 
 
+@pytest.mark.parametrize("hidden", [7, (7, 5), [4, 6, 5]])
 @pytest.mark.parametrize(
     ("activation", "function"), [(None, F.relu), ("relu", F.relu), ("gelu", F.gelu), ("tanh", torch.tanh)]
 )
-def test_dense_head(activation: str | None, function: Callable[..., torch.Tensor], tiny_bert: Path):
+def test_dense_head(
+    activation: str | None, function: Callable[..., torch.Tensor], hidden: int | tuple[int, ...], tiny_bert: Path
+):
     model = Classifier.from_pretrained(
-        tiny_bert, labels=["a", "b", "c"], pooling="mean", hidden=7, activation=activation
+        tiny_bert, labels=["a", "b", "c"], pooling="mean", hidden=hidden, activation=activation
     )
+    widths = [hidden] if isinstance(hidden, int) else list(hidden)
+    assert model.head.hidden == tuple(widths)
     head = dict(model.network.head.named_parameters())
+    shapes = {f"dense.{i}": pair for i, pair in enumerate(zip(widths, [32, *widths[:-1]], strict=True))}
+    shapes["output"] = (3, widths[-1])
     assert {name: tuple(parameter.shape) for name, parameter in head.items()} == {
-        "hidden.weight": (7, 32),
-        "hidden.bias": (7,),
-        "output.weight": (3, 7),
-        "output.bias": (3,),
+        **{f"{name}.weight": shape for name, shape in shapes.items()},
+        **{f"{name}.bias": shape[:1] for name, shape in shapes.items()},
     }
-    features = torch.randn(5, 32)
+    assert model.network.head.dropout.p == 0.1
+    values = features = torch.randn(5, 32)
     with evaluating(model):
         logits = model(features=features)
-    dense = function(features @ head["hidden.weight"].T + head["hidden.bias"])
-    torch.testing.assert_close(logits, dense @ head["output.weight"].T + head["output.bias"])
+    for i in range(len(widths)):
+        values = function(values @ head[f"dense.{i}.weight"].T + head[f"dense.{i}.bias"])
+    torch.testing.assert_close(logits, values @ head["output.weight"].T + head["output.bias"])
 
 
 def test_a_linear_head_has_dropout_before_it_as_in_the_checkpoint(tiny_bert: Path):

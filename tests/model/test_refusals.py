@@ -17,9 +17,9 @@ NOWHERE = "no-such-owner/no-such-model"
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pooling": "sum"}, "Expected pooling 'auto', 'native', 'cls', 'mean' or 'max', found 'sum'"),
+        ({"pooling": "sum"}, "Expected pooling 'auto', 'native', 'cls', 'mean', 'max' or 'attention', found 'sum'"),
         ({"hidden": 8}, "no hidden layer with the architecture's own head, found hidden=8 .* Pass --pooling mean"),
-        ({"pooling": "mean", "hidden": 0}, "Expected hidden to be 1 or more units, found 0"),
+        ({"pooling": "mean", "hidden": 0}, "Expected every width in hidden to be 1 or more units, found 0"),
         ({"pooling": "mean", "activation": "relu"}, "an activation only with a hidden layer, found activation='relu'"),
         ({"pooling": "mean", "hidden": 8, "activation": "elu"}, "activation 'relu', 'gelu' or 'tanh', found 'elu'"),
         ({"dropout": 1.0}, r"Expected dropout to be at least 0 and below 1, found 1\.0"),
@@ -28,8 +28,8 @@ NOWHERE = "no-such-owner/no-such-model"
         ({"binary_loss": "sigmoid", "labels": ["a", "b", "c"]}, "Expected two labels for .* 'sigmoid', found 3"),
         ({"labels": "ab"}, "Expected labels as a list of names, found 'ab'"),
         ({"labels": [0, 1]}, r"Expected labels as a list of names, found \[0, 1\]"),
-        ({"labels": None, "pooling": "mean"}, "Expected no pooling, hidden, .* for a saved classifier"),
-        ({"labels": None, "dropout": 0.1}, "Expected no pooling, hidden, activation, dropout or binary_loss for"),
+        ({"labels": None, "pooling": "mean"}, "Expected no settings of the head for a saved .*, found pooling"),
+        ({"labels": None, "dropout": 0.1, "hidden": 8}, "which brings its own, found hidden, dropout"),
     ],
 )
 def test_settings_are_checked_before_anything_is_looked_up(settings: dict[str, object], message: str):

@@ -20,11 +20,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from nlptl import Classifier, TrainingConfig, cli
-from nlptl.config import HeadConfig
+from nlptl.config import HeadConfig, TransferConfig, to_json
 
 ROOT = Path(cli.__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 SNAPSHOT = Path(__file__).parent / "flags.txt"
+FULL = TransferConfig()  # what each recipe has of its own is tested below
 TRAIN = TrainingConfig(num_epochs=4, batch_size=8, learning_rate=3e-3)
 # Plain gradient descent: Adam divides by the size of the gradient, so that where it is zero but for rounding, as on the
 # biases of the attention keys, rounding decides.
@@ -108,7 +109,8 @@ def trained(tiny_bert: Path, toy_csv: Path, tmp_path_factory: pytest.TempPathFac
                 recipe.Config(),
                 model=str(tiny_bert),
                 dataset=str(toy_csv),
-                freeze="nothing",
+                transfer=FULL,
+                head=HeadConfig(),
                 output_dir=folder,
                 train=TRAIN,
             )
@@ -250,9 +252,9 @@ def test_the_dense_sigmoid_recipe_runs(pooling: str, tiny_bert: Path, toy_csv: P
     assert (tmp_path / "run" / "scores.json").is_file()
     head = json.loads((tmp_path / "run" / "model" / "nlptl.json").read_text())["head"]
     expected = HeadConfig(
-        pooling="mean" if pooling == "auto" else pooling, hidden=1024, activation="relu", binary_loss="sigmoid"
+        pooling="mean" if pooling == "auto" else pooling, hidden=(1024,), activation="relu", binary_loss="sigmoid"
     )
-    assert head == dataclasses.asdict(expected)
+    assert head == to_json(expected)
     weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert (1024, 32) in {tensor.shape for tensor in weights.values()}
 
@@ -265,7 +267,7 @@ def test_columns_of_another_name_need_two_flags(
     stars = {"positive": 5, "negative": 1}
     with (tmp_path / "reviews.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("review", "stars"), *((text, stars[label]) for text, label in rows)])
-    words = ["--model", tiny_bert, "--dataset", tmp_path / "reviews.csv", "--num-epochs", 1]
+    words = ["--model", tiny_bert, "--dataset", tmp_path / "reviews.csv"]
 
     message = refused(path, [*words, "--output-dir", tmp_path / "first"], 3, capsys)
     assert "found columns 'review', 'stars'. Pass --text-column review --label-column stars" in message
@@ -311,7 +313,6 @@ def test_examples_are_limited(path: Path, tiny_bert: Path, toy_csv: Path, tmp_pa
         dataset=str(toy_csv),
         output_dir=tmp_path / "run",
         max_examples=8,
-        train=TrainingConfig(num_epochs=1),
     )
     assert recipe.main(config)["accuracy"].n == 8
 

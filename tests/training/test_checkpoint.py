@@ -35,6 +35,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
     save_checkpoint(tmp_path, 12, build(12, best_step=12))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000012"]
     assert sorted(path.name for path in (tmp_path / "step-000012").iterdir()) == [
+        "averages.safetensors",
         "manifest.json",
         "optimizer.safetensors",
         "state.json",
@@ -78,8 +79,8 @@ def test_checkpoint_without_its_best_is_not_used(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"format": 2}, "format 2 and step 3, not 1 and 3"),
-        ({"step": 4}, "format 1 and step 4, not 1 and 3"),
+        ({"format": 1}, "format 1 and step 3, not 2 and 3"),
+        ({"step": 4}, "format 2 and step 4, not 2 and 3"),
         ({"sha256": {"state.json": "0"}}, "state.json is not what was written"),
         ({"sha256": {}}, "weights.safetensors"),
         ({"sha256": None}, "found"),

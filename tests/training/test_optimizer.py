@@ -7,7 +7,7 @@ import torch
 from transformers import get_scheduler
 
 from nlptl import ConfigError, TrainingConfig
-from nlptl.training.optimizer import build_optimizer, learning_rates, rate_multiplier
+from nlptl.training.optimizer import build_optimizer, check_rates, learning_rates, rate_multiplier, weight_decays
 
 HF_NAMES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
@@ -36,19 +36,43 @@ def test_an_only_step_learns(warmup_ratio):
 
 
 @pytest.mark.parametrize(
-    ("settings", "head_only", "rates"),
+    ("freeze", "settings", "encoder", "head"),
     [
-        ({}, False, (5e-5, 5e-5)),
-        ({}, True, (1e-3, 1e-3)),
-        ({"learning_rate": 0.1}, False, (0.1, 0.1)),
-        ({"learning_rate": 0.1}, True, (0.1, 0.1)),
-        ({"head_learning_rate": 0.2}, False, (5e-5, 0.2)),
-        ({"head_learning_rate": 0.2}, True, (0.2, 0.2)),
-        ({"learning_rate": 0.1, "head_learning_rate": 0.2}, False, (0.1, 0.2)),
+        ("nothing", {}, 5e-5, 5e-5),
+        ("nothing", {"learning_rate": 0.1}, 0.1, 0.1),
+        ("nothing", {"head_learning_rate": 0.2}, 5e-5, 0.2),
+        ("nothing", {"learning_rate": 0.1, "head_learning_rate": 0.2}, 0.1, 0.2),
+        ("encoder", {}, None, 5e-3),
+        ("encoder", {"learning_rate": 0.1}, None, 0.1),
+        ("encoder", {"head_learning_rate": 0.2}, None, 0.2),
     ],
 )
-def test_learning_rates(settings, head_only, rates):
-    assert learning_rates(TrainingConfig(**settings), head_only=head_only, is_linear=False) == rates
+def test_learning_rates(freeze, settings, encoder, head, build_model):
+    rates = learning_rates(build_model(freeze=freeze), TrainingConfig(**settings))
+    assert rates["head"] == head
+    assert encoder is None or {rates[name] for name in rates.keys() - {"head"}} == {encoder}
+
+
+def test_rate_of_the_head_before_the_encoder_trains(build_model):
+    model = build_model(freeze="encoder")
+    for settings, rate in (({"learning_rate": 1e-5}, 5e-3), ({"learning_rate": 1e-5, "head_learning_rate": 0.2}, 0.2)):
+        assert learning_rates(model, TrainingConfig(**settings), before_encoder=True)["head"] == rate
+
+
+@pytest.mark.parametrize("settings", [{"train_only": "biases"}, {"train_only": "norms"}, {"lora_rank": 2}])
+def test_default_rate_where_few_parameters_train(settings, build_model):
+    assert set(learning_rates(build_model(**settings), TrainingConfig()).values()) == {5e-4}
+
+
+def test_decays_of_encoder_and_head(build_model):
+    model = build_model()
+    for settings, encoder, head in (
+        ({"head_weight_decay": 0.3}, 0.01, 0.3),
+        ({"l2_sp": 0.1}, 0.0, 0.01),
+        ({"l2_sp": 0.1, "weight_decay": 0.2}, 0.2, 0.2),
+    ):
+        decays = weight_decays(model, TrainingConfig(**settings))
+        assert (decays["layer 1"], decays["head"]) == (encoder, head)
 
 
 def test_default_rate_of_a_linear_head_that_trains_alone(build_model):
@@ -61,7 +85,7 @@ def test_default_rate_of_a_linear_head_that_trains_alone(build_model):
 def test_two_rates_for_a_head_are_refused():
     config = TrainingConfig(learning_rate=0.1, head_learning_rate=0.2)
     with pytest.raises(ConfigError, match=r"found learning_rate=0\.1 and head_learning_rate=0\.2\. Pass one of the"):
-        learning_rates(config, head_only=True, is_linear=True)
+        check_rates(config, head_only=True)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def test_manifest_identifies_data_and_encoder(build_model, splits, tmp_path):
     assert one["splits_sha256"] != two["splits_sha256"]
     encoder = {n: p.detach().numpy().tobytes() for n, p in build_model().network.base_model.named_parameters()}
     assert one["encoder_sha256"] == sha256_of(encoder)
-    expected = {"seed": 4, "max_length": 20, "pooling": "native", "freeze": "nothing", "learning_rate": 5e-5}
+    expected = {"seed": 4, "max_length": 20, "pooling": "native", "freeze": "nothing", "lora_rank": None}
+    assert one["learning_rates"]["layer 1"] == 5e-5
     assert {key: one[key] for key in expected} == expected
     assert one["labels"] == ["negative", "positive"]
 

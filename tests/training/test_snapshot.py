@@ -7,7 +7,29 @@ import torch
 
 from nlptl import TrainingConfig, UntrustedFileError
 from nlptl.training.optimizer import build_optimizer
-from nlptl.training.snapshot import State, capture, load_tensors, restore, trained_tensors
+from nlptl.training.snapshot import (
+    State,
+    capture,
+    load_tensors,
+    names_by_id,
+    restore_optimizer,
+    restore_weights,
+    trained_tensors,
+)
+
+
+def names_of(model):
+    return frozenset(name for name, p in model.network.named_parameters() if p.requires_grad)
+
+
+def capture_all(model, optimizer, state, scaler=None, averages=()):
+    return capture(model.network, names_of(model), optimizer, state, averages=dict(averages), scaler=scaler)
+
+
+def restore(checkpoint, model, optimizer, scaler=None):
+    state = restore_weights(checkpoint, model.network, names_of(model), scaler)
+    restore_optimizer(optimizer, checkpoint.optimizer, names_by_id(model.network))
+    return state
 
 
 @pytest.fixture
@@ -19,7 +41,7 @@ def trained(build_model):
         parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
     optimizer.step()
     state = State(step=5, best_step=3, best_value=0.5, evaluations_since_best=2, is_stopped=True)
-    return model, optimizer, capture(model.network, optimizer, state, None)
+    return model, optimizer, capture_all(model, optimizer, state)
 
 
 def test_best_value_is_kept():
@@ -42,12 +64,12 @@ def test_restore_puts_back_what_was_captured(trained, build_model):
     model, optimizer, checkpoint = trained
     fresh = build_model(freeze=1, seed=1)
     other = build_optimizer(fresh, TrainingConfig())
-    state = restore(checkpoint, fresh.network, other, None)
+    state = restore(checkpoint, fresh, other)
     assert state == State(step=5, best_step=3, best_value=0.5, evaluations_since_best=2, is_stopped=True)
     for (name, mine), theirs in zip(model.network.named_parameters(), fresh.network.parameters(), strict=True):
         assert torch.equal(mine, theirs), name
         assert mine.data_ptr() != theirs.data_ptr()
-    again = capture(fresh.network, other, state, None)
+    again = capture_all(fresh, other, state)
     assert again.state == checkpoint.state
     assert again.optimizer.keys() == checkpoint.optimizer.keys()
     assert all(torch.equal(again.optimizer[key], value) for key, value in checkpoint.optimizer.items())
@@ -56,10 +78,10 @@ def test_restore_puts_back_what_was_captured(trained, build_model):
 def test_scaler_is_part_of_it(trained):
     model, optimizer, _ = trained
     scaler = torch.amp.GradScaler("cpu", init_scale=128.0)
-    checkpoint = capture(model.network, optimizer, State(), scaler)
+    checkpoint = capture_all(model, optimizer, State(), scaler)
     assert checkpoint.state["scaler"]["scale"] == 128.0
     other = torch.amp.GradScaler("cpu", init_scale=2.0)
-    restore(checkpoint, model.network, optimizer, other)
+    restore(checkpoint, model, optimizer, other)
     assert other.state_dict() == scaler.state_dict()
 
 
@@ -72,10 +94,10 @@ def test_tensors_that_do_not_train_are_refused(trained):
         {key: value for key, value in weights.items() if key != name},
         {**weights, name: torch.zeros(1)},
     ):
-        before = trained_tensors(model.network)[name].clone()
+        before = trained_tensors(model.network, names_of(model))[name].clone()
         with pytest.raises(UntrustedFileError, match=r"of which 1 are missing, unknown or of another shape, such as"):
-            load_tensors(model.network, wrong)
-        assert torch.equal(trained_tensors(model.network)[name], before)
+            load_tensors(model.network, names_of(model), wrong)
+        assert torch.equal(trained_tensors(model.network, names_of(model))[name], before)
 
 
 def test_other_optimizer_state_is_refused(trained):
@@ -84,11 +106,11 @@ def test_other_optimizer_state_is_refused(trained):
     less = {key: value for key, value in checkpoint.optimizer.items() if not key.startswith(name)}
     wrong = dataclasses.replace(checkpoint, optimizer=less)
     with pytest.raises(UntrustedFileError, match=rf"they differ in {name}\. Resume with the settings of the run"):
-        restore(wrong, model.network, optimizer, None)
+        restore(wrong, model, optimizer)
 
 
 def test_state_of_another_version_is_refused(trained):
     model, optimizer, checkpoint = trained
     wrong = dataclasses.replace(checkpoint, state={**checkpoint.state, "epoch": 2})
     with pytest.raises(UntrustedFileError, match="Use the version of nlptl that wrote it"):
-        restore(wrong, model.network, optimizer, None)
+        restore(wrong, model, optimizer)

@@ -1,0 +1,258 @@
+"""LoRA, through peft: low-rank updates that train in place of an encoder's weights.
+
+The updates are put into a transformers network where they are, never into its head. The weight of an adapted layer is
+then named `...query.base_layer.weight`, and all that trains inside the encoder has `lora_` in its name.
+"""
+
+import copy
+import math
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from nlptl.data.order import stream_key
+from nlptl.errors import ConfigError, ResourceError
+from nlptl.model.heads import HeadedClassifier
+from nlptl.model.inference import evaluating
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def add_lora(
+    network: PreTrainedModel,
+    layers: Sequence[nn.Module],
+    *,
+    rank: int,
+    alpha: float,
+    targets: tuple[str, ...],
+    dropout: float,
+    dora: bool,
+    seed: int,
+) -> None:
+    """Put low-rank updates on linear layers of an encoder; of its parameters, they alone train from then on.
+
+    The updates start at zero, so that no output changes. Outside the encoder, what trains stays as it is.
+
+    Args:
+        network: Encoder and head.
+        layers: Layers of the encoder that may be adapted.
+        rank: Rank of the updates.
+        alpha: Scale of the updates, in units of `rank`.
+        targets: Last parts of the names of the linear layers to adapt; ("auto",): all in `layers`.
+        dropout: Probability of the dropout before the updates.
+        dora: Whether the magnitudes of the adapted weights train apart from their directions.
+        seed: Seeds the updates.
+
+    Raises:
+        ConfigError: If peft is not installed, a number is out of its range, or a target is not a linear layer in
+            `layers` that the forward pass calls.
+    """
+    peft = _import_peft()
+    _check_numbers(rank, alpha, dropout)
+    if has_adapters(network):
+        raise ConfigError("Expected a network without adapters, found one with LoRA. Load the model again.")
+    prefix = f"{network.base_model_prefix}."
+    trained = [p for name, p in network.named_parameters() if p.requires_grad and not name.startswith(prefix)]
+    with evaluating(network):  # At its end, the new modules get the mode of the network.
+        names = _find_targets(network, layers, targets)
+        config = peft.LoraConfig(
+            r=rank, lora_alpha=alpha, lora_dropout=dropout, use_dora=dora, target_modules=_pattern(names)
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_key("lora", seed))
+            peft.inject_adapter_in_model(config, network)
+    for parameter in trained:
+        parameter.requires_grad = True
+
+
+def has_adapters(network: nn.Module) -> bool:
+    """Return whether `add_lora` has put updates into `network`."""
+    return any(".lora_A." in name for name, _ in network.named_parameters())
+
+
+def merged_state_dict(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights of `network` under their stock names, the updates merged in; `network` stays as it is."""
+    state = {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in network.state_dict().items()
+        if ".lora_" not in name
+    }
+    for name, layer in _adapted_layers(network).items():
+        merged = copy.deepcopy(layer)  # One at a time: peft merges in place, and does not undo it to the bit.
+        merged.merge()
+        state[f"{name}.weight"] = merged.get_base_layer().weight.detach()
+    return state
+
+
+def save_adapter(network: PreTrainedModel, folder: Path, *, base: str, head_names: frozenset[str]) -> None:
+    """Write the updates as a stock peft adapter, which `PeftModel.from_pretrained(model, folder)` puts on `model`.
+
+    With the architecture's own head, `model` is `AutoModelForSequenceClassification.from_pretrained(base,
+    num_labels=...)`, and the adapter brings the trained head along. With a head of nlptl, which peft does not know, it
+    is `AutoModel.from_pretrained(base)`, and the adapter is that of the encoder alone: the head is in the model folder.
+
+    Args:
+        network: Encoder and head; every weight of the encoder outside `head_names` is that of `base`.
+        folder: Appears whole or not at all; an adapter that is there already is replaced.
+        base: Name of the pretrained model, noted in the adapter; `owner/name@revision` pins a Hub id.
+        head_names: Parameters that were trained in full.
+
+    Raises:
+        ConfigError: If `folder` holds something else than an adapter.
+        ResourceError: If the disk is full or cannot be written.
+    """
+    config, tensors = _stock_adapter(network, head_names)
+    config.base_model_name_or_path, config.revision = _split_revision(base)
+    with _new_adapter_folder(folder.absolute()) as staging:
+        config.save_pretrained(staging)
+        named = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in sorted(tensors.items())}
+        save_file(named, staging / WEIGHTS, metadata={"format": "pt"})
+
+
+def _import_peft() -> Any:
+    try:
+        import peft  # Here, since it takes seconds.
+    except ImportError as error:
+        raise ConfigError(
+            f"Expected the package peft for LoRA (--lora-rank), cannot import it: {error}. "
+            "Install it with pip install 'nlptl[lora]', or leave --lora-rank out."
+        ) from error
+    return peft
+
+
+def _check_numbers(rank: int, alpha: float, dropout: float) -> None:
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise ConfigError(f"Expected a LoRA rank of 1 or more, found {rank!r}. Pass for instance --lora-rank 8.")
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ConfigError(f"Expected a LoRA scale above 0, found {alpha}. Pass for instance --lora-alpha 16.")
+    if not 0 <= dropout < 1:
+        raise ConfigError(
+            f"Expected a LoRA dropout of at least 0 and below 1, found {dropout}. Pass for instance --lora-dropout 0.1."
+        )
+
+
+def _find_targets(network: PreTrainedModel, layers: Sequence[nn.Module], targets: tuple[str, ...]) -> list[str]:
+    """Return the full names of the linear layers that `targets` name."""
+    inside: set[nn.Module] = {module for layer in layers for module in layer.modules() if isinstance(module, nn.Linear)}
+    called = _called_modules(network, inside)
+    choices = [name for name, module in network.named_modules() if module in called]
+    if not choices:
+        raise ConfigError(
+            "Expected linear layers above the frozen ones for LoRA, found none. "
+            "Pass --freeze nothing or a smaller number of layers, or leave --lora-rank out."
+        )
+    if targets == ("auto",):
+        return choices
+    selected = {name for name in choices if any(_is_last_part(target, name) for target in targets)}
+    unknown = [target for target in targets if not any(_is_last_part(target, name) for name in selected)]
+    if unknown or not targets:
+        parts = (name for layer in layers for name, module in layer.named_modules() if module in called)
+        found = f"{unknown[0]!r}, which {_why_not(network, unknown[0], inside)}" if unknown else "no name"
+        raise ConfigError(
+            f"Expected 'auto', or the last parts of names of linear layers for --lora-targets, found {found}. "
+            f"Pass auto alone, or some of: {', '.join(dict.fromkeys(parts))}."
+        )
+    return [name for name in choices if name in selected]
+
+
+def _why_not(network: nn.Module, target: str, inside: set[nn.Module]) -> str:
+    named = [m for name, m in network.named_modules() if isinstance(m, nn.Linear) and _is_last_part(target, name)]
+    if not named:
+        return "names no linear layer"
+    if inside.isdisjoint(named):
+        return (
+            "is only outside the layers that can be adapted (in the embeddings, a frozen layer, the pooler, the head)"
+        )
+    return "the forward pass never calls"
+
+
+def _is_last_part(target: str, name: str) -> bool:
+    return f".{name}".endswith(f".{target}")
+
+
+def _called_modules(network: PreTrainedModel, modules: set[nn.Module]) -> set[nn.Module]:
+    """Return those of `modules` that a forward pass calls.
+
+    An update acts only where its layer is called: where a model reads the weight alone, it would get no gradient.
+    """
+    called: set[nn.Module] = set()
+    hooks = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in modules]
+    try:
+        ids = torch.zeros(1, 2, dtype=torch.long, device=network.device)
+        network.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called
+
+
+def _pattern(names: Sequence[str]) -> str:
+    """Return a regular expression that selects these modules and no others; peft takes a list as last parts of names.
+
+    A list would also be stored as a set, in an order that changes from run to run.
+    """
+    return "|".join(re.escape(name) for name in names)
+
+
+def _adapted_layers(network: nn.Module) -> dict[str, Any]:
+    return {name: module for name, module in network.named_modules() if hasattr(module, "lora_A")}
+
+
+def _stock_adapter(network: PreTrainedModel, head_names: frozenset[str]) -> tuple[Any, dict[str, torch.Tensor]]:
+    peft = _import_peft()
+    brings_head = not isinstance(network, HeadedClassifier)
+    # Inside a HeadedClassifier the names of AutoModel have a prefix.
+    prefix = "" if brings_head else f"{network.base_model_prefix}."
+    state = peft.get_peft_model_state_dict(network, save_embedding_layers=False)
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    config: Any = copy.deepcopy(cast(Any, network).peft_config["default"])
+    config.target_modules = _pattern([name.removeprefix(prefix) for name in _adapted_layers(network)])
+    config.inference_mode = True
+    config.task_type = peft.TaskType.FEATURE_EXTRACTION
+    if brings_head:
+        tensors |= {name: network.get_parameter(name).detach() for name in head_names}
+        config.modules_to_save = _head_modules(network, head_names)
+        config.task_type = peft.TaskType.SEQ_CLS
+    return config, tensors
+
+
+def _head_modules(network: PreTrainedModel, head_names: frozenset[str]) -> list[str]:
+    """Return the outermost modules of the head; those in the encoder, a new pooler, have its prefix."""
+    inside = f"{network.base_model_prefix}."
+    return sorted({".".join(name.split(".")[: 2 if name.startswith(inside) else 1]) for name in head_names})
+
+
+def _split_revision(name: str) -> tuple[str, str | None]:
+    repository, _, revision = name.partition("@")
+    return (name, None) if Path(name).is_dir() or not revision else (repository, revision)
+
+
+@contextmanager
+def _new_adapter_folder(target: Path) -> Iterator[Path]:
+    if target.exists() and not (target / CONFIG).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(
+            f"Expected a new folder, or one with a saved adapter, found something else at {target}. "
+            "Pass another folder; nothing but a saved adapter is replaced."
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:
+            staging = Path(beside) / "new"
+            staging.mkdir()
+            yield staging
+            if target.exists():
+                target.rename(Path(beside) / "old")
+            staging.rename(target)
+    except (OSError, SafetensorError) as error:
+        raise ResourceError(
+            f"Expected to write the adapter folder {target}, found: {error}. Free space or mend the permissions."
+        ) from error

@@ -1,0 +1,117 @@
+"""Settings of a new head that cannot be obeyed, refused before anything is downloaded or loaded."""
+
+import math
+import numbers
+import typing
+
+from nlptl.config import Activation, BinaryLoss, HeadConfig, HeadKind
+from nlptl.errors import ConfigError
+from nlptl.labels import Labels
+
+
+def check_head(head: HeadConfig, labels: Labels, *, encoder_is_frozen: bool) -> None:
+    """Check the settings of a new head; pooling is no longer "auto".
+
+    Raises:
+        ConfigError: If a setting is out of range or contradicts another one.
+    """
+    _check_choices(head)
+    if head.head == "dense":
+        _check_dense(head, labels)
+    else:
+        _check_fitted(head, encoder_is_frozen=encoder_is_frozen)
+    if head.dropout is not None and not 0 <= head.dropout < 1:
+        raise ConfigError(f"Expected dropout to be at least 0 and below 1, found {head.dropout}.")
+    if head.layers != "last" and head.pooling in ("native", "attention"):
+        raise ConfigError(
+            f"Expected the last layer alone with pooling {head.pooling!r} ('auto' means 'native' unless the encoder is "
+            f"frozen), found layers={head.layers!r}. Pass --pooling mean, cls or max (pooling= in Python), or leave "
+            "--layers out."
+        )
+
+
+def check_layers(head: HeadConfig, num_layers: int) -> None:
+    """Check the number of layers that a head reads against an encoder with `num_layers`.
+
+    Raises:
+        ConfigError: If the encoder has fewer.
+    """
+    if isinstance(head.layers, int) and head.layers > num_layers:
+        raise ConfigError(
+            f"Expected layers from 1 to {num_layers}, what the encoder has, 'last' or 'mix', found {head.layers}. "
+            f"Pass --layers {num_layers} or less (layers= in Python)."
+        )
+
+
+def _check_choices(head: HeadConfig) -> None:
+    if head.head not in typing.get_args(HeadKind):
+        raise ConfigError(f"Expected head 'dense', 'logistic', 'knn' or 'centroid', found {head.head!r}.")
+    if head.pooling not in ("native", "cls", "mean", "max", "attention"):
+        raise ConfigError(
+            f"Expected pooling 'auto', 'native', 'cls', 'mean', 'max' or 'attention', found {head.pooling!r}."
+        )
+    if head.layers not in ("last", "mix") and not _is_count(head.layers):
+        raise ConfigError(f"Expected layers 'last', 'mix' or a number of layers from 1 on, found {head.layers!r}.")
+    if not all(_is_count(width) for width in head.hidden):
+        found = " ".join(map(str, head.hidden))
+        raise ConfigError(f"Expected every width in hidden to be 1 or more units, found {found}.")
+    if head.activation not in (None, *typing.get_args(Activation)):
+        raise ConfigError(f"Expected activation 'relu', 'gelu' or 'tanh', found {head.activation!r}.")
+    if head.binary_loss not in typing.get_args(BinaryLoss):
+        raise ConfigError(f"Expected binary_loss 'softmax' or 'sigmoid', found {head.binary_loss!r}.")
+    strength = head.inverse_regularization
+    if strength is not None and not (math.isfinite(strength) and strength > 0):
+        raise ConfigError(f"Expected inverse_regularization to be above 0, found {strength}.")
+    if head.neighbors is not None and not _is_count(head.neighbors):
+        raise ConfigError(f"Expected neighbors to be a whole number from 1 on, found {head.neighbors!r}.")
+    for name, kind in (("neighbors", "knn"), ("inverse_regularization", "logistic")):
+        if getattr(head, name) is not None and head.head != kind:
+            flag = name.replace("_", "-")
+            raise ConfigError(
+                f"Expected {name} only with a {kind} head, found {name}={getattr(head, name)} with head "
+                f"{head.head!r}. Pass --head {kind} (head= in Python), or leave --{flag} out."
+            )
+
+
+def _check_dense(head: HeadConfig, labels: Labels) -> None:
+    if head.pooling == "native" and head.hidden:
+        raise ConfigError(
+            f"Expected no hidden layer with the architecture's own head, found hidden={' '.join(map(str, head.hidden))}"
+            " with pooling 'native' (what 'auto' means unless the encoder is frozen). Pass --pooling mean, cls, max or "
+            "attention (pooling= in Python)."
+        )
+    if head.activation is not None and not head.hidden:
+        raise ConfigError(
+            f"Expected an activation only with a hidden layer, found activation={head.activation!r} without one. "
+            "Pass --hidden 1024 as well (hidden= in Python), or leave the activation out."
+        )
+    if head.binary_loss == "sigmoid" and len(labels) != 2:
+        raise ConfigError(
+            f"Expected two labels for binary_loss 'sigmoid', found {len(labels)}. Leave binary_loss at 'softmax'."
+        )
+
+
+def _check_fitted(head: HeadConfig, *, encoder_is_frozen: bool) -> None:
+    if not encoder_is_frozen:
+        raise ConfigError(
+            f"Expected a frozen encoder below a {head.head} head, which is fitted to features that do not change; "
+            "found an encoder that trains. Pass --freeze encoder (freeze= in Python), or --head dense."
+        )
+    if head.pooling in ("native", "attention") or head.layers == "mix":
+        found = "layers='mix'" if head.layers == "mix" else f"pooling {head.pooling!r}"
+        raise ConfigError(
+            f"Expected features without weights to be learned below a {head.head} head, found {found}. "
+            "Pass --pooling mean, cls or max, and as --layers last or a number (pooling=, layers= in Python)."
+        )
+    unused = {"hidden": head.hidden, "activation": head.activation, "dropout": head.dropout}
+    given = [f"{name}={value!r}" for name, value in unused.items() if value not in ((), None)]
+    given += [f"binary_loss={head.binary_loss!r}"] if head.binary_loss != "softmax" else []
+    if given:
+        raise ConfigError(
+            f"Expected no hidden, activation, dropout or binary_loss with a {head.head} head, which has none of them; "
+            f"found {', '.join(given)}. Leave them out, or pass --head dense (head= in Python)."
+        )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1

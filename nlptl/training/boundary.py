@@ -1,0 +1,118 @@
+"""The hidden states above the lowest frozen layers, computed once for a stage of a training."""
+
+import logging
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+
+from nlptl.data.batches import collate
+from nlptl.model.boundary import hidden_states_after
+from nlptl.model.classifier import Classifier
+from nlptl.model.inference import evaluating, length_batches, show_progress
+from nlptl.training.inputs import HiddenStates, Inputs
+
+logger = logging.getLogger(__name__)
+
+ZEROS = bytes(1 << 24)
+
+MEMORY_SHARE = 0.5
+"""Share of the free memory that hidden states may take; larger ones are mapped from a file."""
+
+
+def cut_at_boundary(
+    model: Classifier, inputs: Inputs, accelerator: Accelerator, *, num_passes: int, dtype: str, folder: Path
+) -> Inputs:
+    """Return `inputs` with the hidden states above the lowest frozen layers, if there are any and it saves work.
+
+    With several processes, those of a machine share one file.
+
+    Args:
+        model: What trains; it decides how many of the lowest layers are frozen.
+        inputs: A split.
+        accelerator: The device and the other processes.
+        num_passes: How often the split will be run through the model.
+        dtype: "float32" or "float16".
+        folder: Where hidden states that do not fit into memory are put; the file is gone when the process ends.
+    """
+    depth, split, tokens = model.num_frozen_layers, inputs.examples.split, inputs.tokens
+    if depth == 0 or num_passes < 2:
+        return inputs
+    shape = (len(tokens.ids), int(model.network.base_model.config.hidden_size))
+    num_bytes = shape[0] * shape[1] * np.dtype(dtype).itemsize
+    logger.info(
+        "%s: running layers 1 to %d once for %d passes, and keeping %s of hidden states%s",
+        split,
+        depth,
+        num_passes,
+        f"{num_bytes / 1e6:,.0f} MB",
+        ", rounded to 11 bits" if dtype == "float16" else "",
+    )
+    rows = _allocate(shape, num_bytes, dtype, accelerator, folder)
+    if rows is None:
+        logger.warning("%s: there is no room for them in memory or in %s: computing them in every pass", split, folder)
+        return inputs
+    start = time.perf_counter()
+    states = HiddenStates(depth, rows, tokens.offsets)
+    _fill(states, model, inputs, accelerator)
+    seconds = time.perf_counter() - start
+    logger.info("%s: that took %.1f s, as it would have in each of %d more passes", split, seconds, num_passes - 1)
+    return replace(inputs, hidden=states)
+
+
+def _fill(states: HiddenStates, model: Classifier, inputs: Inputs, accelerator: Accelerator) -> None:
+    state, device = accelerator.state, accelerator.device
+    num_local = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
+    batches = length_batches(
+        inputs.tokens.lengths, device=device, process=state.local_process_index, num_processes=num_local
+    )
+    name = f"layers 1 to {states.depth}, {inputs.examples.split}" if accelerator.is_main_process else None
+    encoder = model.network.base_model
+    with evaluating(model), accelerator.autocast():
+        for indices in show_progress(batches, name):
+            batch = collate(inputs.tokens, indices, pad_id=model.pad_id, device=device)
+            hidden = hidden_states_after(encoder, model.parts, states.depth, **batch).to("cpu", states.rows.dtype)
+            for i, text in zip(indices, hidden, strict=True):
+                start, end = states.offsets[i], states.offsets[i + 1]
+                states.rows[start:end] = text[: end - start]
+    accelerator.wait_for_everyone()
+
+
+def _allocate(
+    shape: tuple[int, int], num_bytes: int, dtype: str, accelerator: Accelerator, folder: Path
+) -> torch.Tensor | None:
+    """Return room for `num_bytes` of hidden states: in memory, else in a file in `folder`; None: there is none."""
+    if accelerator.num_processes == 1 and num_bytes <= MEMORY_SHARE * psutil.virtual_memory().available:
+        return torch.empty(shape, dtype=getattr(torch, dtype))
+    key = broadcast(torch.randint(2**62, (1,), device=accelerator.device))
+    path = folder / f".hidden-states-{int(key):x}"
+    has_room = True
+    if accelerator.is_local_main_process:
+        has_room = _create_file(path, num_bytes)
+    elsewhere = accelerator.reduce(torch.tensor(int(not has_room), device=accelerator.device), "sum")
+    if int(elsewhere) > 0:
+        path.unlink(missing_ok=True)
+        return None
+    mapped = torch.from_numpy(np.memmap(path, dtype=dtype, mode="r+", shape=shape))
+    accelerator.wait_for_everyone()
+    if accelerator.is_local_main_process:
+        path.unlink()  # The processes that have mapped it keep it, and nothing is left when they end.
+    return mapped
+
+
+def _create_file(path: Path, num_bytes: int) -> bool:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            for start in range(0, num_bytes, len(ZEROS)):  # Written out: a full disk is an error here, a signal later.
+                file.write(ZEROS[: num_bytes - start])
+    except OSError:
+        path.unlink(missing_ok=True)
+        return False
+    return True

@@ -1,0 +1,251 @@
+"""What frozen encoders gave, on disk and shared by runs: whole and verified, or computed again.
+
+`features/KEY/` holds one split under one encoder: `entry.json`, which only tells a reader what it is, and the features
+in parts. The name of a part holds the hash of its content, and its one tensor is named after the key, so a file is
+right or it is not used. No locks: two processes that build the same entry write the same files.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import stat
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import safetensors.numpy
+from safetensors import SafetensorError
+
+logger = logging.getLogger(__name__)
+
+KEY = re.compile(r"[0-9a-f]{64}")
+PART = re.compile(r"(?P<part>\d{6})-(?P<sha256>[0-9a-f]{64})\.safetensors")
+ASIDE = re.compile(r"\.nlptl-.*\.tmp")
+ABOUT = "entry.json"
+STALE_SECONDS = 3600
+"""Age at which a file that is still written aside was left behind: writing one takes seconds."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A folder of the cache, what is in it, its size in bytes, and the time of its last use in seconds."""
+
+    path: Path
+    about: dict[str, Any]
+    size: int
+    last_used: float
+
+
+class FeatureCache:
+    """Features on disk, in a folder that is bounded in size.
+
+    Nothing here raises for what is wrong with the disk: what cannot be read is missing, and after the first write that
+    fails, with a warning, nothing more is written.
+    """
+
+    def __init__(self, folder: Path | None = None, *, gigabytes: float) -> None:
+        """Use the cache in `folder`, by default `cache_folder()`, and keep it to `gigabytes` of 1e9 bytes."""
+        self.folder = cache_folder() if folder is None else folder
+        self.max_bytes = int(gigabytes * 1e9)
+        self.is_writable = True
+        self._used: set[str] = set()
+        self._reasons: set[str | None] = set()
+
+    def has_used(self, key: str) -> bool:
+        """Return whether this object has read or written all of an entry before."""
+        return key in self._used
+
+    def read(self, key: str, part: int, *, num_texts: int, dtype: str) -> np.ndarray | None:
+        """Return the features [num_texts, width] of a part; None if they are not there.
+
+        A file that is damaged or holds something else is removed, with a warning.
+        """
+        for path in _files(self.folder / "features" / key):
+            match = PART.fullmatch(path.name)
+            if match is None or int(match["part"]) != part:
+                continue
+            try:
+                content = _read_own(path)
+                if hashlib.sha256(content).hexdigest() != match["sha256"]:
+                    raise ValueError("its content is not what was written")
+                return _load(content, _name(key, part), num_texts=num_texts, dtype=dtype)
+            except FileNotFoundError:  # Another process has just removed it.
+                continue
+            except OSError as error:
+                if error.strerror not in self._reasons:  # one line, not one for each part
+                    logger.warning("cached features such as %s are not used: %s", path, error.strerror)
+                self._reasons.add(error.strerror)
+            except (ValueError, KeyError, SafetensorError) as error:
+                logger.warning("removing the cached features in %s, to compute them again: %s", path, error)
+                _remove(path)
+        return None
+
+    def write(self, key: str, part: int, features: np.ndarray, *, about: Mapping[str, Any]) -> None:
+        """Keep the features [texts, width] of a part: whole and on disk, or not at all.
+
+        `about` is what `nlptl cache list` shows.
+        """
+        if not self.is_writable:
+            return
+        content = safetensors.numpy.save({_name(key, part): np.ascontiguousarray(features)})
+        entry = self.folder / "features" / key
+        self._used.add(key)
+        try:
+            for folder in (self.folder, entry.parent, entry):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not (entry / ABOUT).exists():
+                _write(entry / ABOUT, json.dumps({**about, "width": features.shape[1]}, indent=2).encode())
+            _write(entry / f"{part:06d}-{hashlib.sha256(content).hexdigest()}.safetensors", content)
+        except OSError as error:
+            self.is_writable = False
+            logger.warning(
+                "going on without writing to the cache in %s: %s. Free space, mend the permissions, set NLPTL_CACHE to "
+                "another folder, or pass --no-cache",
+                self.folder,
+                error.strerror,
+            )
+
+    def finish(self, key: str) -> None:
+        """Note that an entry was used, and remove those used longest ago until the cache fits its bound.
+
+        What this object has read or written stays.
+        """
+        self._used.add(key)
+        with contextlib.suppress(OSError):
+            os.utime(self.folder / "features" / key)
+        held = entries(self.folder)
+        total = sum(entry.size for entry in held)
+        for entry in held:
+            _remove_stale(entry.path)
+            if total > self.max_bytes and entry.path.name not in self._used:
+                total -= remove_entry(entry.path)
+                logger.info("removed from the cache, which is full: %s", describe(entry))
+        if total > self.max_bytes:
+            logger.info("the cache holds %s, more than --cache-size: this run uses it", describe_size(total))
+
+
+def cache_folder() -> Path:
+    """Return where features are kept: in `NLPTL_CACHE`, or in the platform's folder for caches."""
+    chosen = os.environ.get("NLPTL_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("nlptl"))
+
+
+def entries(folder: Path) -> list[Entry]:
+    """Return what the cache in `folder` holds, what was used longest ago first."""
+    found = []
+    for path in _files(folder / "features"):
+        if KEY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(OSError):  # Another process has just removed it.
+                size = sum(file.lstat().st_size for file in _files(path) if _is_ours(file))
+                found.append(Entry(path, _about(path), size, path.stat().st_mtime))
+    return sorted(found, key=lambda entry: entry.last_used)
+
+
+def remove_entry(path: Path) -> int:
+    """Remove the files that nlptl has written into the folder of an entry, and return how many bytes they had.
+
+    The folder goes too, unless something else is in it.
+    """
+    size = 0
+    for file in filter(_is_ours, _files(path)):
+        with contextlib.suppress(OSError):
+            file_size = file.lstat().st_size
+            file.unlink()
+            size += file_size
+    with contextlib.suppress(OSError):
+        path.rmdir()
+    return size
+
+
+def describe(entry: Entry) -> str:
+    """Return in words what an entry holds."""
+    about = entry.about
+    return f"{about['texts']} texts of {about['encoder']}, {describe_size(entry.size)}"
+
+
+def describe_size(size: int) -> str:
+    """Return a number of bytes in words."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size / 1e3:.1f} kB"
+
+
+def _name(key: str, part: int) -> str:
+    return f"{key}/{part}"
+
+
+def _load(content: bytes, name: str, *, num_texts: int, dtype: str) -> np.ndarray:
+    tensors = safetensors.numpy.load(content)
+    features = tensors.get(name)
+    if features is None or len(tensors) > 1 or features.ndim != 2 or len(features) != num_texts:
+        raise ValueError("it holds features of other texts")
+    if features.dtype != dtype:
+        raise ValueError(f"it holds {features.dtype}, not {dtype}")
+    return features
+
+
+def _read_own(path: Path) -> bytes:
+    """Return the content of a plain file of this user: who may write into the folder may not feed a training."""
+    info = path.lstat()
+    if not stat.S_ISREG(info.st_mode):
+        raise ValueError("it is not a plain file")
+    if hasattr(os, "geteuid") and info.st_uid != os.geteuid():
+        raise PermissionError(0, "they belong to another user")
+    return path.read_bytes()
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor, aside = tempfile.mkstemp(prefix=".nlptl-", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(aside).replace(path)
+    except BaseException:
+        _remove(Path(aside))
+        raise
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return what is in a folder, by name; nothing, if it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _is_ours(path: Path) -> bool:
+    return path.name == ABOUT or any(pattern.fullmatch(path.name) for pattern in (PART, ASIDE))
+
+
+def _remove_stale(entry: Path) -> None:
+    for path in _files(entry):
+        with contextlib.suppress(OSError):
+            if ASIDE.fullmatch(path.name) and time.time() - path.lstat().st_mtime > STALE_SECONDS:
+                path.unlink()
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _about(entry: Path) -> dict[str, Any]:
+    """Return what `entry.json` says; a question mark for what it does not say in printable words."""
+    try:
+        values = json.loads((entry / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        values = {}
+    values = values if isinstance(values, dict) else {}
+    words = {name: str(values.get(name, "?")) for name in ("encoder", "split", "texts", "width", "pooling")}
+    return {name: word if word.isprintable() else "?" for name, word in words.items()}

@@ -1,0 +1,54 @@
+"""What the cache of features holds, and its end: `nlptl cache`."""
+
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from nlptl.training.cache import Entry, cache_folder, describe_size, entries, remove_entry
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """Features of frozen encoders, kept for later runs in NLPTL_CACHE or the platform's folder for caches."""
+
+    action: Literal["list", "clear"]
+    """list: show what is kept. clear: remove it; it is computed again when it is needed."""
+
+
+def manage_cache(config: CacheConfig) -> None:
+    """List or clear the cache of features, and log what is or was there."""
+    folder = cache_folder()
+    held = entries(folder)
+    if config.action == "list":
+        if held:
+            logger.info(_table(held))
+        logger.info("%s in %s", _total(len(held), sum(entry.size for entry in held)), folder)
+        return
+    size = sum(remove_entry(entry.path) for entry in held)
+    with contextlib.suppress(OSError):  # Something else is in it, or nothing was ever cached.
+        (folder / "features").rmdir()
+    logger.info("removed %s from %s", _total(len(held), size), folder)
+
+
+def _total(count: int, size: int) -> str:
+    return f"{count:,} {'entry' if count == 1 else 'entries'}, {describe_size(size)}"
+
+
+def _table(held: list[Entry]) -> str:
+    rows = [("encoder", "texts", "width", "size", "last used")]
+    for entry in reversed(held):
+        last_used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
+        about = entry.about
+        rows.append((about["encoder"], about["texts"], about["width"], describe_size(entry.size), last_used))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    )
+    return "\n".join(lines)

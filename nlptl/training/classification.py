@@ -1,0 +1,39 @@
+"""What the recipes for one label per text do, from a data set to scores."""
+
+from nlptl.config import ClassificationConfig
+from nlptl.data.splits import load_splits
+from nlptl.evaluation.metrics import Scores
+from nlptl.model.classifier import Classifier
+from nlptl.training.run import Run
+from nlptl.training.trainer import Trainer
+
+
+def train_classifier(config: ClassificationConfig) -> Scores:
+    """Load and split the data, train, keep the best model on validation, and return the scores on test.
+
+    Raises:
+        ConfigError: If settings contradict each other, the model, or the run that is in the folder.
+        DataError: If the data cannot be read as texts with labels.
+        NonFiniteError: If training diverges.
+    """
+    run = Run.open(config.output_dir, config, resume=config.resume, overwrite=config.overwrite)
+    splits = load_splits(
+        config.dataset,
+        text_column=config.text_column,
+        label_column=config.label_column,
+        max_examples=config.max_examples,
+        seed=config.seed,
+    )
+    run.record_splits(splits)
+    model = Classifier.from_pretrained(
+        config.model,
+        labels=splits.labels,
+        max_length=config.max_length,
+        seed=config.seed,
+        **vars(config.transfer),
+        **vars(config.head),
+    )
+    trainer = Trainer(model, config.train, output_dir=run, seed=config.seed)
+    trainer.fit(splits["train"], validation=splits["validation"])
+    # Test is read once, after every choice was made on validation.
+    return trainer.evaluate(splits["test"])

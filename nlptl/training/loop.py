@@ -1,0 +1,280 @@
+"""The loop: stages, epochs, steps; evaluation, checkpoints, and going on from one."""
+
+import gc
+import logging
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from nlptl.config import TrainingConfig
+from nlptl.data.batches import global_batches
+from nlptl.errors import NonFiniteError, ResourceError
+from nlptl.evaluation.metrics import point_scores
+from nlptl.model.classifier import Classifier
+from nlptl.tasks.single_label import probabilities
+from nlptl.training.averaging import MovingAverage, interpolate
+from nlptl.training.cache import FeatureCache
+from nlptl.training.checkpoint import Checkpoint, latest_checkpoint, prune_checkpoints, save_checkpoint
+from nlptl.training.devices import on_main
+from nlptl.training.features import precompute
+from nlptl.training.inputs import Inputs, logits_of
+from nlptl.training.optimizer import build_optimizer, rate_multiplier
+from nlptl.training.run import Run
+from nlptl.training.snapshot import (
+    State,
+    capture,
+    load_tensors,
+    names_by_id,
+    restore_optimizer,
+    restore_weights,
+    trained_tensors,
+)
+from nlptl.training.stages import Stage
+from nlptl.training.step import Stepper
+from nlptl.training.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+
+class Loop:
+    """One training, from its first stage to its last; at the end the model has the weights that are kept."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+        run: Run | None,
+        *,
+        stages: list[Stage],
+        seed: int,
+        max_tokens: int,
+        cache: FeatureCache | None,
+        encoder_sha256: str,
+    ) -> None:
+        self.model, self.config, self.accelerator, self.run = model, config, accelerator, run
+        self.stages, self.seed, self.max_tokens = stages, seed, max_tokens
+        self.cache, self.encoder_sha256 = cache, encoder_sha256
+        # Each stage trains all that the one before it does, so that this is all that ever trains.
+        self.weights = {name: p for name, p in model.network.named_parameters() if p.requires_grad}
+        self.names = frozenset(self.weights)
+        self.pretrained = self._pretrained()
+        self.average = None if config.ema_decay is None else MovingAverage(self.weights, config.ema_decay)
+        self.state = State()
+        self.best: dict[str, torch.Tensor] = {}
+        self.saved_steps: list[set[int]] = []
+
+    def train(self, inputs: Inputs, held_out: Inputs | None) -> None:
+        """Train through all stages, and keep the weights with the best score on `held_out`, or the last ones."""
+        self.model.zero_grad()  # of a training that was interrupted in the middle of a step
+        frozen, train_only = self.model.transfer.freeze, self.model.transfer.train_only
+        checkpoint = self._resume()
+        steps_per_epoch = -(-len(inputs) // self.config.batch_size)
+        try:
+            for stage in self.stages:
+                end = (stage.first_epoch + stage.num_epochs) * steps_per_epoch
+                if self.state.step < end and not self.state.is_stopped:
+                    self.model.freeze(frozen, train_only=train_only, top=stage.top)
+                    self._train_stage(stage, inputs, held_out, checkpoint, steps_per_epoch=steps_per_epoch)
+                    checkpoint = None
+        except KeyboardInterrupt:
+            if self.run is not None:
+                logger.warning("interrupted: --resume goes on from the last checkpoint in %s", self.run.checkpoints)
+            raise
+        finally:
+            self.model.freeze(frozen, train_only=train_only)
+        self._keep_best()
+
+    def _train_stage(
+        self,
+        stage: Stage,
+        inputs: Inputs,
+        held_out: Inputs | None,
+        checkpoint: Checkpoint | None,
+        *,
+        steps_per_epoch: int,
+    ) -> None:
+        accelerator, model, config = self.accelerator, self.model, self.config
+        if len(self.stages) > 1:
+            logger.info("%s: %s", stage.describe(), model.describe_training())
+        once = partial(
+            precompute,
+            model,
+            accelerator=accelerator,
+            cache=self.cache,
+            dtype=config.cache_dtype,
+            encoder_sha256=self.encoder_sha256,
+        )
+        inputs = once(inputs, num_passes=stage.num_epochs)
+        if held_out is not None:
+            every = config.eval_steps or steps_per_epoch
+            held_out = once(held_out, num_passes=stage.num_epochs * steps_per_epoch // every)
+        is_last = stage is self.stages[-1]
+        network, optimizer = accelerator.prepare(model, build_optimizer(model, config, before_encoder=not is_last))
+        first_step = stage.first_epoch * steps_per_epoch
+        try:
+            if checkpoint is not None and self.state.step > first_step:
+                restore_optimizer(optimizer.optimizer, checkpoint.optimizer, names_by_id(model.network))
+            stepper = Stepper(
+                model, network, optimizer, accelerator, config, self.seed, self.max_tokens, self.pretrained
+            )
+            self._take_steps(stepper, stage, inputs, held_out, steps_per_epoch=steps_per_epoch)
+        finally:
+            accelerator.unwrap_model(network, keep_fp32_wrapper=False)  # with mixed precision, forward was replaced
+            accelerator.free_memory(network, optimizer)
+            if accelerator.num_processes > 1:
+                # A DistributedDataParallel that outlives its process group can hang the process at its end.
+                del network, optimizer
+                gc.collect()
+
+    def _take_steps(
+        self, stepper: Stepper, stage: Stage, inputs: Inputs, held_out: Inputs | None, *, steps_per_epoch: int
+    ) -> None:
+        config, state, optimizer = self.config, self.state, stepper.optimizer
+        first_step, num_steps = stage.first_epoch * steps_per_epoch, stage.num_epochs * steps_per_epoch
+        last_step = first_step + num_steps
+        losses: list[float] = []  # since the last evaluation
+        self.model.train()
+        with Tracker(
+            None if self.run is None else self.run.path / "metrics.jsonl",
+            num_steps=config.num_epochs * steps_per_epoch,
+            first_step=state.step,
+            is_main_process=self.accelerator.is_main_process,
+        ) as tracker:
+            for step, indices in global_batches(
+                len(inputs), config.batch_size, seed=self.seed, first_step=state.step, num_steps=last_step
+            ):
+                multiplier = rate_multiplier(
+                    step - first_step, num_steps=num_steps, warmup_ratio=config.warmup_ratio, schedule=config.schedule
+                )
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak_lr"] * multiplier
+                loss, norm = stepper.take(inputs, indices, step=step)
+                if self.average is not None:
+                    self.average.update()
+                state.step = step + 1
+                losses.append(loss)
+                tracker.advance(loss=loss)
+                if state.step % config.logging_steps == 0:
+                    rate = optimizer.param_groups[-1]["lr"]
+                    tracker.record(step=state.step, loss=loss, gradient_norm=norm, learning_rate=rate)
+                if state.step % (config.eval_steps or steps_per_epoch) == 0 or state.step == last_step:
+                    mean = float(np.mean(losses))
+                    losses.clear()
+                    self._evaluate(held_out, tracker, stage, epoch=state.step / steps_per_epoch, loss=mean)
+                    self._save(optimizer)
+                    if state.is_stopped:
+                        break
+
+    def _evaluate(self, held_out: Inputs | None, tracker: Tracker, stage: Stage, *, epoch: float, loss: float) -> None:
+        """Score validation, remember the weights if they are the best so far, decide whether to stop."""
+        config, state = self.config, self.state
+        with nullcontext() if self.average is None else self.average.applied():
+            weights = trained_tensors(self.model.network, self.names)
+            self._check_finite(weights)
+            line = f"epoch {epoch:.4g}: loss {loss:.4f}"
+            if held_out is None:
+                tracker.say(line)
+                return
+            shares = probabilities(logits_of(self.model, held_out, self.accelerator)).numpy()
+            scores = point_scores(held_out.labels, shares)
+            name = config.selection_metric
+            # The head alone may have learned all it can, while the encoder has yet to train.
+            patience = config.early_stopping if stage is self.stages[-1] else None
+            # Probabilities that are NaN still have a largest one, but never a finite log loss.
+            value = scores[name] if np.isfinite(scores["log_loss"]) else float("nan")
+            is_best = state.observe(value, lower_is_better=name == "log_loss", patience=patience)
+            if is_best:
+                self.best = {key: tensor.clone() for key, tensor in weights.items()}
+        tracker.record(step=state.step, epoch=epoch, loss=loss, **{f"validation_{key}": v for key, v in scores.items()})
+        tracker.say(
+            f"{line}, validation {name} {value:.4f}"
+            + (" (best so far)" if is_best else "")
+            + (f"; stopping, no better score in {patience} evaluations" if state.is_stopped else "")
+        )
+
+    def _check_finite(self, weights: dict[str, torch.Tensor]) -> None:
+        broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+        if broken:
+            raise NonFiniteError(
+                f"Expected finite weights, found NaN or infinity in {broken[0]} and {len(broken) - 1} more after step "
+                f"{self.state.step}. Neither checkpoint nor model was written. Lower --learning-rate, or use "
+                "--mixed-precision no."
+            )
+
+    def _save(self, optimizer: Any) -> None:
+        if self.run is None:
+            return
+        folder, state = self.run.checkpoints, self.state
+        needed = {state.step} if state.best_step is None else {state.step, state.best_step}
+        # The last two can be resumed from, each with the best weights up to there.
+        self.saved_steps = [*self.saved_steps[-1:], needed]
+
+        def save() -> None:
+            averages = {} if self.average is None else self.average.tensors()
+            snapshot = capture(
+                self.model.network,
+                self.names,
+                optimizer.optimizer,
+                state,
+                averages=averages,
+                scaler=self.accelerator.scaler,
+            )
+            save_checkpoint(folder, state.step, snapshot)
+            prune_checkpoints(folder, keep=set().union(*self.saved_steps))
+
+        on_main(save)
+
+    def _resume(self) -> Checkpoint | None:
+        """Put back the newest checkpoint, if the run is to go on, and return it."""
+        if self.run is None or not self.run.resume:
+            return None
+        found = latest_checkpoint(self.run.checkpoints)
+        checkpoint = None
+        if found is None:
+            logger.info("no checkpoint in %s: starting from the beginning", self.run.checkpoints)
+        else:
+            checkpoint, best = found
+            self.state = restore_weights(checkpoint, self.model.network, self.names, self.accelerator.scaler)
+            if self.average is not None:
+                self.average.load(checkpoint.averages, num_updates=self.state.step)
+            if best is not None:
+                self.best = best.averages or best.weights
+            step, best_step = self.state.step, self.state.best_step
+            self.saved_steps = [{step} if best_step is None else {step, best_step}]
+            logger.info("resuming after step %d", step)
+        steps = self.accelerator.gather(torch.tensor([self.state.step], device=self.accelerator.device)).tolist()
+        if len(set(steps)) > 1:
+            raise ResourceError(
+                f"Expected all processes to resume after the same step, found steps {steps}. Put --output-dir on a "
+                "disk that every machine sees."
+            )
+        return checkpoint
+
+    def _keep_best(self) -> None:
+        """Put the best weights into the model, without validation the last ones, averaged as the settings say."""
+        if self.best:
+            load_tensors(self.model.network, self.names, self.best)
+            name, value = self.config.selection_metric, self.state.best_value
+            logger.info("kept the model of step %s: best validation %s %.4f", self.state.best_step, name, value)
+        elif self.average is not None:
+            load_tensors(self.model.network, self.names, self.average.tensors())
+        if self.config.wise_ft is not None:
+            weights = {name: self.weights[name] for name in self.pretrained}
+            interpolate(weights, self.pretrained, self.config.wise_ft)
+            logger.info("kept the mean of the encoder, %.3g, and the pretrained one", self.config.wise_ft)
+
+    def _pretrained(self) -> dict[str, torch.Tensor]:
+        """Return copies of the encoder's weights that will train, where a regularizer wants them."""
+        config = self.config
+        if config.mixout == 0 and config.l2_sp == 0 and config.wise_ft is None:
+            return {}
+        return {
+            name: p.detach().clone()
+            for name, p in self.weights.items()
+            if name not in self.model.head_names | self.model.reinit_names and ".lora_" not in name
+        }

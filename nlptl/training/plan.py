@@ -1,0 +1,132 @@
+"""What a training is going to do, checked and shown before anything is computed."""
+
+import logging
+from dataclasses import dataclass
+
+from torch import nn
+
+from nlptl.config import HeadConfig, TrainingConfig, TransferConfig
+from nlptl.errors import ConfigError
+from nlptl.model.classifier import Classifier
+from nlptl.training.optimizer import check_rates, learning_rates, weight_decays
+from nlptl.training.regularizers import check_regularizers, has_active_dropout, linear_weights
+from nlptl.training.stages import Stage, plan_stages
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a training, and the peak learning rate and weight decay of each group in the last one."""
+
+    stages: list[Stage]
+    learning_rates: dict[str, float]
+    weight_decays: dict[str, float]
+
+
+def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
+    """Check the settings of a training against the model and against each other, and return what they amount to.
+
+    Raises:
+        ConfigError: If a setting would be ignored, contradicts another one, or cannot apply to what trains.
+    """
+    if config.keep_adapter and not model.has_adapters:
+        raise ConfigError("Expected low-rank updates for --keep-adapter, found none. Pass --lora-rank 8 as well.")
+    if model.head_is_fitted:
+        _check_fitted(model, config)
+        return Plan([], {}, {})
+    check_rates(config, head_only=model.trains_head_only)
+    groups = model.groups
+    trained = {groups[name] for name, p in model.network.named_parameters() if p.requires_grad}
+    below = [name for name in model.parts.group_names if name in trained and name.startswith(("layer", "embeddings"))]
+    stages = plan_stages(config, num_unfrozen=len(below))
+    _check_regularizers(model, config)
+    return Plan(stages, learning_rates(model, config), weight_decays(model, config))
+
+
+def training_table(model: Classifier, plan: Plan) -> str:
+    """Return a table of the groups of parameters: how many, how many train, at which peak rate and weight decay."""
+    groups = model.groups
+    rows = [("group", "parameters", "trainable", "learning rate", "weight decay")]
+    for group in model.parts.group_names:
+        members = [p for name, p in model.network.named_parameters() if groups[name] == group]
+        trained = [p for p in members if p.requires_grad]
+        if not members:
+            continue
+        decays = any(p.ndim > 1 for p in trained)  # biases and the scales of norms have none
+        rate = f"{plan.learning_rates[group]:.3g}" if trained else "-"
+        decay = f"{plan.weight_decays[group] if decays else 0:.3g}" if trained else "-"
+        rows.append((group, f"{_size(members):,}", f"{_size(trained):,}", rate, decay))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainConfig:
+    """Show what would train, group by group, and at which rate, without training."""
+
+    model: str = "sample:minilm"
+    """Pretrained encoder: sample:minilm, a local folder, or a Hub id (name@revision pins it)."""
+    num_labels: int = 2
+    """Number of classes of the head."""
+    transfer: TransferConfig = TransferConfig()
+    head: HeadConfig = HeadConfig()
+    train: TrainingConfig = TrainingConfig()
+
+
+def explain_training(config: ExplainConfig) -> None:
+    """Log the table of a training with these settings, and its stages if it has several.
+
+    Raises:
+        ConfigError: As the training itself would.
+    """
+    if config.num_labels < 2:
+        raise ConfigError(f"Expected --num-labels of 2 or more, found {config.num_labels}.")
+    model = Classifier.from_pretrained(
+        config.model,
+        labels=[str(i) for i in range(config.num_labels)],
+        **vars(config.transfer),
+        **vars(config.head),
+    )
+    plan = plan_training(model, config.train)
+    logger.info(model.describe_training())
+    logger.info("\n%s", training_table(model, plan))
+    for stage in plan.stages if len(plan.stages) > 1 else []:
+        model.freeze(config.transfer.freeze, train_only=config.transfer.train_only, top=stage.top)
+        logger.info("%s: %s", stage.describe(), model.describe_training())
+
+
+def _size(parameters: list[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _check_fitted(model: Classifier, config: TrainingConfig) -> None:
+    """Refuse what only an optimizer can obey, if it differs from what it is by default."""
+    defaults = TrainingConfig()
+    obeyed = {"cache", "cache_size", "cache_dtype", "micro_batch_tokens", "mixed_precision", "logging_steps"}
+    ignored = [name for name, value in vars(config).items() if name not in obeyed and value != getattr(defaults, name)]
+    if ignored:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
+        raise ConfigError(
+            f"Expected no settings of an optimizer for a {model.head.head} head, which scikit-learn fits, found "
+            f"{flags}. Leave them out, or pass --head dense."
+        )
+
+
+def _check_regularizers(model: Classifier, config: TrainingConfig) -> None:
+    network, was_training = model.network, model.training
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    own = {name for name in trained - model.head_names if ".lora_" not in name}
+    model.train()
+    try:
+        check_regularizers(
+            config,
+            trains_encoder=bool(own),
+            trains_linear=bool(own & linear_weights(network).keys()),
+            trains_word_embeddings=network.base_model.get_input_embeddings().weight.requires_grad,
+            has_dropout=has_active_dropout(network),
+            has_adapters=model.has_adapters,
+        )
+    finally:
+        model.train(was_training)

@@ -1,0 +1,64 @@
+"""Stages of a training: which layers train in which epochs."""
+
+from dataclasses import dataclass
+
+from nlptl.config import TrainingConfig
+from nlptl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of epochs in which the same parameters train, with an optimizer and a course of the rate of its own.
+
+    `top` is the number of layers, counted from the top, that may train; 0: the head alone; None: all that are not
+    frozen.
+    """
+
+    first_epoch: int
+    num_epochs: int
+    top: int | None
+
+    def describe(self) -> str:
+        """Return the epochs in words, counted from 1."""
+        first, last = self.first_epoch + 1, self.first_epoch + self.num_epochs
+        return f"epoch {first}" if first == last else f"epochs {first} to {last}"
+
+
+def plan_stages(config: TrainingConfig, *, num_unfrozen: int) -> list[Stage]:
+    """Return the stages of a training, in their order; each trains all that the one before it does.
+
+    `warm_head_epochs` is LP-FT (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features"): a linear probe
+    first, then fine-tuning from it. `unfreeze_every_epochs` is the gradual unfreezing of ULMFiT (Howard and Ruder
+    2018, section 3.3).
+
+    Args:
+        config: Where the schedule of freezing stands.
+        num_unfrozen: Groups of layers that are not frozen, the embeddings counted as one; 0: the head alone trains.
+
+    Raises:
+        ConfigError: If both schedules are given, nothing is left to unfreeze, or there are too few epochs.
+    """
+    warm, every, epochs = config.warm_head_epochs, config.unfreeze_every_epochs, config.num_epochs
+    if not warm and every is None:
+        return [Stage(0, epochs, None)]
+    if warm and every is not None:
+        raise ConfigError(
+            f"Expected one schedule of unfreezing, found warm_head_epochs={warm} and unfreeze_every_epochs={every}; "
+            "both start with the head alone. Leave one of the two out."
+        )
+    flag, first = ("--warm-head-epochs", warm) if every is None else ("--unfreeze-every-epochs", every)
+    if num_unfrozen == 0:
+        raise ConfigError(
+            f"Expected layers that train after the head for {flag} {first}, found the encoder frozen. "
+            "Pass --freeze nothing, or a number of layers (freeze= in Python)."
+        )
+    if first >= epochs:
+        raise ConfigError(
+            f"Expected more epochs than the {first} of the head alone, found {epochs}. Lower {flag} to {epochs - 1} or "
+            "raise --num-epochs."
+        )
+    if every is None:
+        return [Stage(0, first, 0), Stage(first, epochs - first, None)]
+    starts = range(0, epochs, every)[: num_unfrozen + 1]
+    ends = [*starts[1:], epochs]
+    return [Stage(start, end - start, top) for top, (start, end) in enumerate(zip(starts, ends, strict=True))]

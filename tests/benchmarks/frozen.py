@@ -1,0 +1,329 @@
+"""What is frozen is computed once: time, memory and accuracy against transformers' Trainer with the same parts frozen.
+
+From texts in memory and a pretrained model folder to the trained model: loading and tokenizing included, imports not,
+no evaluation in between; accuracy on the same test texts comes after the clock has stopped. Every measurement is a
+process of its own, ours and the rival's in turn. Rotten Tomatoes, `sample:minilm`, batch size 32; needs no network.
+
+Usage:
+    python tests/benchmarks/frozen.py
+    python tests/benchmarks/frozen.py --num-texts 1000 --only second
+"""
+
+import os
+
+os.environ.update(CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1")
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# Nothing else is imported up here: the peak memory of a process starts from that of the one that has started it.
+
+BATCH_SIZE, MAX_LENGTH = 32, 256
+SECOND_HEAD = 1000  # added to the seed
+STOCK_HEAD_RATE, MEAN_HEAD_RATE, LAYERS_RATE = 3e-2, 5e-3, 2e-4  # README.md says how they were chosen
+MARK = "RESULT "
+
+Predict = Callable[[list[str]], list[str]]
+"""Returns the labels of texts, by name."""
+
+
+def train_ours(job: dict[str, Any], *, freeze: str | int, rate: float, seed_offset: int = 0) -> Callable[[], Predict]:
+    """Return what trains with nlptl."""
+    import transformers.models.bert.modeling_bert
+    import transformers.models.bert.tokenization_bert  # noqa: F401
+
+    import nlptl
+
+    seed = job["seed"] + seed_offset
+    trainer, classifier = nlptl.Trainer, nlptl.Classifier  # imported now, not on the clock
+    config = nlptl.TrainingConfig(num_epochs=job["num_epochs"], batch_size=BATCH_SIZE, learning_rate=rate)
+
+    def train() -> Predict:
+        model = classifier.from_pretrained(
+            job["model"], labels=job["names"], freeze=freeze, max_length=MAX_LENGTH, seed=seed
+        )
+        trainer(model, config, seed=seed).fit(nlptl.Examples.from_lists(job["texts"], job["labels"]))
+        return lambda texts: [prediction.label for prediction in model.predict(texts)]
+
+    return train
+
+
+def train_stock(
+    job: dict[str, Any], *, num_frozen: int | None, rate: float, sampling: str = "random"
+) -> Callable[[], Predict]:
+    """Return what trains with transformers' Trainer at its defaults; `num_frozen` layers, None: all and the pooler."""
+    import transformers
+    import transformers.models.bert.modeling_bert
+    import transformers.models.bert.tokenization_bert
+
+    load = transformers.AutoModelForSequenceClassification.from_pretrained
+
+    def train() -> Predict:
+        transformers.set_seed(job["seed"])
+        model = load(job["model"], num_labels=len(job["names"]))
+        encoder = model.base_model
+        parts = [encoder] if num_frozen is None else [encoder.embeddings, *encoder.encoder.layer[:num_frozen]]
+        for part in parts:
+            part.requires_grad_(False)
+        return _train_stock(job, model, rate=rate, sampling=sampling)
+
+    return train
+
+
+def train_mean_pooled(job: dict[str, Any], *, rate: float) -> Callable[[], Predict]:
+    """Return what trains the model that ours trains, frozen encoder and new head, with transformers' Trainer."""
+    import torch
+    import transformers.models.bert.modeling_bert
+    import transformers.models.bert.tokenization_bert  # noqa: F401
+
+    import nlptl
+
+    classifier = nlptl.Classifier
+
+    def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        return torch.nn.functional.cross_entropy(outputs.logits, labels)
+
+    def train() -> Predict:
+        model = classifier.from_pretrained(job["model"], labels=job["names"], freeze="encoder", seed=job["seed"])
+        return _train_stock(job, model.network, rate=rate, compute_loss_func=loss)
+
+    return train
+
+
+def _train_stock(
+    job: dict[str, Any], model: Any, *, rate: float, sampling: str = "random", compute_loss_func: Any = None
+) -> Predict:
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(job["model"])
+    encodings = tokenizer(job["texts"], truncation=True, max_length=MAX_LENGTH)
+    columns = {**encodings, "labels": [job["names"].index(label) for label in job["labels"]]}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    with tempfile.TemporaryDirectory() as out:
+        arguments = transformers.TrainingArguments(
+            out,
+            num_train_epochs=job["num_epochs"],
+            per_device_train_batch_size=BATCH_SIZE,
+            learning_rate=rate,
+            train_sampling_strategy=sampling,
+            seed=job["seed"],
+            use_cpu=True,
+            report_to=[],  # from here on: what would only slow it down
+            disable_tqdm=True,
+            save_strategy="no",
+            logging_strategy="no",
+        )
+        trainer = transformers.Trainer(
+            model, arguments, train_dataset=rows, processing_class=tokenizer, compute_loss_func=compute_loss_func
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+    return lambda texts: _predict_stock(model, tokenizer, texts, job["names"])
+
+
+def _predict_stock(model: Any, tokenizer: Any, texts: list[str], names: list[str]) -> list[str]:
+    import torch
+
+    model.eval()
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    ids = [0] * len(texts)
+    for start in range(0, len(texts), BATCH_SIZE):
+        rows = order[start : start + BATCH_SIZE]
+        batch = tokenizer(
+            [texts[i] for i in rows], padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
+        )
+        with torch.no_grad():
+            found = model(**batch).logits.argmax(dim=1).tolist()
+        for i, label in zip(rows, found, strict=True):
+            ids[i] = label
+    return [names[i] for i in ids]
+
+
+SYSTEMS: dict[str, Callable[[dict[str, Any]], Callable[[], Predict]]] = {
+    "ours_frozen": partial(train_ours, freeze="encoder", rate=MEAN_HEAD_RATE),
+    "ours_second": partial(train_ours, freeze="encoder", rate=MEAN_HEAD_RATE, seed_offset=SECOND_HEAD),
+    "ours_top1": partial(train_ours, freeze=5, rate=LAYERS_RATE),
+    "ours_top2": partial(train_ours, freeze=4, rate=LAYERS_RATE),
+    "trainer_frozen": partial(train_stock, num_frozen=None, rate=STOCK_HEAD_RATE),
+    "trainer_grouped": partial(train_stock, num_frozen=None, rate=STOCK_HEAD_RATE, sampling="group_by_length"),
+    "trainer_mean": partial(train_mean_pooled, rate=MEAN_HEAD_RATE),
+    "trainer_top1": partial(train_stock, num_frozen=5, rate=LAYERS_RATE),
+    "trainer_top2": partial(train_stock, num_frozen=4, rate=LAYERS_RATE),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row of the table: what is compared, the two systems, and how many times less than the rival is asked for."""
+
+    part: str  # as --only names it
+    what: str
+    ours: str
+    rival: str
+    target: float | None
+    field: str = "seconds"
+
+
+COMPARISONS = (
+    Comparison("frozen", "frozen encoder", "ours_frozen", "trainer_frozen", 22),
+    Comparison("frozen", "frozen encoder, rival groups by length", "ours_frozen", "trainer_grouped", 14),
+    Comparison("frozen", "frozen encoder, rival with our mean-pooled head", "ours_frozen", "trainer_mean", None),
+    Comparison("second", "second head, warm cache", "ours_second", "trainer_frozen", 300),
+    Comparison("top1", "top 1 of 6 layers", "ours_top1", "trainer_top1", 3.5),
+    Comparison("top2", "top 2 of 6 layers", "ours_top2", "trainer_top2", 2.3),
+    Comparison("memory", "peak memory, frozen encoder", "ours_frozen", "trainer_frozen", 2, "peak_mb"),
+    Comparison("memory", "the same, above that after the imports", "ours_frozen", "trainer_frozen", 2, "above_mb"),
+)
+ORDER = ("ours_frozen", "trainer_frozen", "ours_second", "trainer_grouped", "trainer_mean")
+ORDER += ("ours_top1", "trainer_top1", "ours_top2", "trainer_top2")
+
+
+def work(system: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Train with one system in this process, and return what it took."""
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    train = SYSTEMS[system](job)
+    after_imports = peak_mb()
+    start = time.perf_counter()
+    predict = train()
+    seconds, peak = time.perf_counter() - start, peak_mb()
+    found = predict(job["test_texts"])
+    return {
+        "seconds": seconds,
+        "peak_mb": peak,
+        "above_mb": peak - after_imports,
+        "accuracy": statistics.mean(map(str.__eq__, found, job["test_labels"])),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def peak_mb() -> float:
+    """Return the most memory that this process has had so far, in units of 1e6 bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def prepare(num_texts: int) -> dict[str, Any]:
+    """Return the texts, their labels and the model folder; `num_texts` of the training split, drawn once for all."""
+    import nlptl
+    from nlptl.model.encoder import find_model
+
+    splits = nlptl.load_splits("sample:rotten_tomatoes")
+    train = splits["train"].select(random.Random(0).sample(range(len(splits["train"])), num_texts))
+    return {
+        "model": str(find_model("sample:minilm")),
+        "names": list(splits.labels.names),
+        "texts": train.texts,
+        "labels": train.labels,
+        "test_texts": splits["test"].texts,
+        "test_labels": splits["test"].labels,
+    }
+
+
+def in_process(role: str, values: dict[str, Any], cache: Path) -> dict[str, Any]:
+    """Run this script as `role` in a fresh process and return its result."""
+    path = cache / "job.json"
+    path.write_text(json.dumps(values))
+    command = [sys.executable, __file__, "worker", role, str(path)]
+    environment = {**os.environ, "NLPTL_CACHE": str(cache)}
+    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+    found: dict[str, Any] = json.loads(next(line for line in out.splitlines() if line.startswith(MARK))[len(MARK) :])
+    return found
+
+
+def measure(job: dict[str, Any], systems: list[str], num_pairs: int) -> dict[str, list[dict[str, Any]]]:
+    """Run every system in turn, `num_pairs` times, each time with another seed and an empty cache."""
+    results: dict[str, list[dict[str, Any]]] = {system: [] for system in systems}
+    for pair in range(num_pairs):
+        with tempfile.TemporaryDirectory() as cache:
+            for system in systems:
+                result = in_process(system, {**job, "seed": pair}, Path(cache))
+                results[system].append(result)
+                print(f"pair {pair + 1}, {system}: {result['seconds']:.2f} s", file=sys.stderr, flush=True)
+    return results
+
+
+def table(comparisons: list[Comparison], results: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the medians with their range, the median ratio of the pairs, and the mean accuracies, in Markdown."""
+    lines = ["| what | ours | transformers Trainer | ratio | target | accuracy, ours | accuracy, Trainer |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for row in comparisons:
+        ours, rival = results[row.ours], results[row.rival]
+        ratios = [b[row.field] / a[row.field] for a, b in zip(ours, rival, strict=True)]
+        unit = "s" if row.field == "seconds" else "MB"
+        target = "-" if row.target is None else f">= {row.target:g} x"
+        cells = [row.what, *(_spread([r[row.field] for r in system], unit) for system in (ours, rival))]
+        cells += [_spread(ratios, "x"), target]
+        cells += [f"{statistics.mean(r['accuracy'] for r in system):.1%}" for system in (ours, rival)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float], unit: str) -> str:
+    digits = ".0f" if unit == "MB" else ".3g"
+    return f"{statistics.median(values):{digits}} {unit} ({min(values):{digits}} to {max(values):{digits}})"
+
+
+def conditions(num_threads: int) -> str:
+    """Return the date, the machine and the versions."""
+    packages = ("torch", "transformers", "accelerate", "tokenizers", "nlptl")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    models = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
+    processor = models[0] if models else platform.processor()
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, {processor}, {os.cpu_count()} cores, {num_threads} threads, load {load} at the "
+        f"end; Python {platform.python_version()}, {versions}"
+    )
+
+
+def main() -> None:
+    """Measure what was asked for and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = list(dict.fromkeys(row.part for row in COMPARISONS))
+    parser.add_argument("--num-texts", type=int, default=400, help="training texts; ratios grow with them (400)")
+    parser.add_argument("--num-epochs", type=int, default=10, help="epochs of every training (10)")
+    parser.add_argument("--pairs", type=int, default=3, help="how often each system is run (3)")
+    parser.add_argument("--only", choices=parts, help="one part of the table")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
+    flags = parser.parse_args()
+
+    rows = [row for row in COMPARISONS if flags.only in (None, row.part)]
+    wanted = {system for row in rows for system in (row.ours, row.rival)}
+    wanted |= {"ours_frozen"} & ({"ours_frozen"} if "ours_second" in wanted else set())  # it leaves the warm cache
+    with tempfile.TemporaryDirectory() as folder:
+        job = in_process("prepare", {"num_texts": flags.num_texts}, Path(folder))
+    job["num_epochs"] = flags.num_epochs
+    results = measure(job, [system for system in ORDER if system in wanted], flags.pairs)
+    about = conditions(results["ours_frozen" if "ours_frozen" in results else next(iter(results))][0]["threads"])
+    print(f"{flags.num_texts} texts, {flags.num_epochs} epochs, {flags.pairs} pairs; {about}\n")
+    print(table(rows, results))
+    if flags.json is not None:
+        flags.json.write_text(json.dumps({"conditions": about, **vars(flags), "results": results}, default=str, indent=1))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["worker"]:
+        given = json.loads(Path(sys.argv[3]).read_text())
+        print(MARK + json.dumps(prepare(**given) if sys.argv[2] == "prepare" else work(sys.argv[2], given)))
+    else:
+        main()
