@@ -86,7 +86,7 @@ def build_model(family: str, folder: Path, **settings: object) -> Path:
             common.pop(name)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = AutoConfig.for_model(family, **{**common, **FAMILIES[family], **settings})
+        config = AutoConfig.for_model(family, **{**common, **FAMILIES.get(family, {}), **settings})
         AutoModel.from_config(config).save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
     return folder

@@ -42,12 +42,14 @@ def build_network(
     check_layers(head, _encoder_config(config).num_hidden_layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_key("init", seed))
+        new: list[str] = []
         encoder, pooler_is_new = _load_encoder(folder, config, head)
         _name_labels(config := encoder.config, labels)
         if head.pooling == "native":
             network = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
             own = network.base_model.state_dict()
-            network.base_model.load_state_dict({k: v for k, v in encoder.state_dict().items() if k in own})
+            weights = {k: v for k, v in encoder.state_dict().items() if k in own}
+            new = network.base_model.load_state_dict(weights, strict=False).missing_keys
             if head.binary_loss == "sigmoid":
                 _hold_first_logit_at_zero(network)
         else:
@@ -59,9 +61,9 @@ def build_network(
             f"Expected a tokenizer with at most {rows} token ids, the encoder's embeddings, found {num_ids}. "
             "Pass a model folder whose tokenizer and weights belong together."
         )
-    pooler = f"{network.base_model_prefix}.pooler."
-    is_new = pooler_is_new and head.pooling == "native"
-    return network, frozenset(name for name, _ in network.named_parameters() if is_new and name.startswith(pooler))
+    if pooler_is_new and head.pooling == "native":
+        new = [*new, *(name for name, _ in network.base_model.named_parameters() if name.startswith("pooler."))]
+    return network, frozenset(f"{network.base_model_prefix}.{name}" for name in new)
 
 
 def _load_encoder(folder: Path, config: PreTrainedConfig, head: HeadConfig) -> tuple[PreTrainedModel, bool]:

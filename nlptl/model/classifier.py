@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from nlptl.config import (
     Activation,
@@ -27,10 +26,12 @@ from nlptl.data.tokens import Tokens, tokenize
 from nlptl.errors import ConfigError
 from nlptl.labels import Labels
 from nlptl.model import freezing
-from nlptl.model.adapters import add_lora, has_adapters, merged_state_dict, save_adapter
+from nlptl.model.adaptation import adapt_encoder
+from nlptl.model.adapters import has_adapters, merged_state_dict, save_adapter
 from nlptl.model.boundary import starting_from
 from nlptl.model.build import build_network
 from nlptl.model.encoder import (
+    FAMILIES,
     find_model,
     load_tokenizer,
     load_weights,
@@ -42,10 +43,10 @@ from nlptl.model.fitted_heads import check_tensors
 from nlptl.model.folder import CARD, Card, new_folder, read_card, write_card
 from nlptl.model.freezing import check_transfer
 from nlptl.model.head_checks import check_head
-from nlptl.model.heads import pool
+from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.inference import evaluating, map_rows
-from nlptl.model.parts import POOLER, find_parts
-from nlptl.model.reinit import reinit_layers as start_anew
+from nlptl.model.native import check_other_family, native_features, native_logits
+from nlptl.model.parts import find_parts
 from nlptl.tasks.single_label import probabilities
 
 MAX_LENGTH = 256
@@ -208,39 +209,16 @@ class Classifier(nn.Module):
             tokenizer = load_tokenizer(folder)
             num_ids = max(tokenizer.get_vocab().values()) + 1
             network, new_names = build_network(folder, config, names, wanted, num_ids=num_ids, seed=seed)
+            if config.model_type not in (*FAMILIES, HeadedConfig.model_type):
+                check_other_family(network, is_native=wanted.pooling == "native")
             model = cls(
                 network, tokenizer, names, head=wanted, max_length=max_length, source=str(name), new_names=new_names
             )
-        model._transfer(transfer, seed=seed)
+        freezing.check_freeze(model.parts, freeze, train_only)
+        model.reinit_names = adapt_encoder(model.network, model.parts, transfer, head_names=model.head_names, seed=seed)
+        model.transfer = transfer
+        model.freeze(freeze, train_only=train_only)
         return model
-
-    def _transfer(self, config: TransferConfig, *, seed: int) -> None:
-        """Give the encoder what `config` says: new weights, low-rank updates, frozen parts."""
-        freezing.check_freeze(self.parts, config.freeze, config.train_only)
-        self.transfer = config
-        if config.reinit_layers:
-            layers = None if self.parts.shares_layers else self.parts.layers
-            num_frozen = config.freeze if isinstance(config.freeze, int) else 0
-            if layers is not None and 0 < len(layers) - num_frozen < config.reinit_layers:
-                raise ConfigError(
-                    f"Expected new weights for layers that train, found reinit_layers={config.reinit_layers} and "
-                    f"{len(layers) - num_frozen} layers above the frozen ones. Lower --reinit-layers or --freeze."
-                )
-            start_anew(self.network, layers, self.parts.pooler, count=config.reinit_layers, seed=seed)
-            new = {POOLER, *self.parts.layer_names[-config.reinit_layers :]}
-            self.reinit_names = frozenset(name for name, group in self.groups.items() if group in new)
-        if config.lora_rank is not None:
-            add_lora(
-                self.network,
-                self.parts.layers[config.freeze if isinstance(config.freeze, int) else 0 :],
-                rank=config.lora_rank,
-                alpha=config.lora_alpha,
-                targets=config.lora_targets,
-                dropout=config.lora_dropout,
-                dora=config.dora,
-                seed=seed,
-            )
-        self.freeze(config.freeze, train_only=config.train_only)
 
     @classmethod
     def _load_saved(cls, folder: Path, *, source: str, max_length: int | None) -> "Classifier":
@@ -293,6 +271,11 @@ class Classifier(nn.Module):
     def pools_by_learning(self) -> bool:
         """Whether pooling has weights of its own, so that features change while a frozen encoder does not."""
         return self.head.pooling == "attention"
+
+    @property
+    def features_are_constant(self) -> bool:
+        """Whether what the head reads never changes while it trains, so that it can be computed once."""
+        return self.encoder_is_frozen and not self.pools_by_learning
 
     @property
     def has_adapters(self) -> bool:
@@ -368,36 +351,17 @@ class Classifier(nn.Module):
             with nullcontext() if hidden is None else starting_from(self.parts, depth, hidden):
                 logits: torch.Tensor = self.network(input_ids=input_ids, attention_mask=attention_mask).logits
         elif self.head.pooling == "native":
-            logits = self._native_head(features)
+            logits = native_logits(self.network, features)
         else:
             logits = self.network.head(features)
         return logits
 
     def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return what the head reads of token ids [batch, tokens]: shape [batch, width]."""
-        features: torch.Tensor
-        if self.head.pooling != "native":
-            features = self.network.features(input_ids, attention_mask)
-            return features
-        outputs = self.network.base_model(input_ids=input_ids, attention_mask=attention_mask)
-        if "pooler_output" in outputs:
-            features = outputs.pooler_output
-            return features
-        # Stock heads read the first token; modernbert's configuration may ask for the mean instead.
-        config = self.network.config.to_dict()
-        return pool(outputs.last_hidden_state, attention_mask, config.get("classifier_pooling", "cls"))
-
-    def _native_head(self, features: torch.Tensor) -> torch.Tensor:
-        # The stock classes have no entry between encoder and head, so the encoder's forward is replaced for one call
-        # by one that returns the features: as the pooled output, and as the hidden state of a text of one token.
-        encoder = self.network.base_model
-        outputs = BaseModelOutputWithPooling(last_hidden_state=features[:, None], pooler_output=features)
-        encoder.forward = lambda *args, **kwargs: outputs
-        try:
-            logits: torch.Tensor = self.network(input_ids=None).logits
-        finally:
-            del encoder.forward
-        return logits
+        if self.head.pooling == "native":
+            return native_features(self.network, input_ids, attention_mask)
+        features: torch.Tensor = self.network.features(input_ids, attention_mask)
+        return features
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Return the token ids of `texts`, at most max_length of each."""

@@ -19,6 +19,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 from transformers.utils import logging
 
 from nlptl.data.samples import sample_model
@@ -37,7 +41,7 @@ FAMILIES = (
     "deberta-v2",
     "modernbert",
 )
-"""Model types whose native classification head and layers are known to work; tested one by one."""
+"""Model types that are tested one by one; others that transformers builds alike are checked when they are loaded."""
 
 CODE_KEYS = ("auto_map", "trust_remote_code", "quantization_config", "_attn_implementation", "attn_implementation")
 """Keys of a configuration that make a loader run or download code; `_attn_implementation_internal` is one more."""
@@ -115,9 +119,12 @@ def read_config(folder: Path) -> PreTrainedConfig:
         _refuse_code(_read_json(folder / "tokenizer_config.json", folder), folder / "tokenizer_config.json")
     encoder = values.get("encoder") if values.get("model_type") == "nlptl" else values
     family = encoder.get("model_type") if isinstance(encoder, dict) else None
-    if family not in FAMILIES:
+    is_encoder = (
+        family in MODEL_FOR_MASKED_LM_MAPPING_NAMES and family in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    )
+    if family not in FAMILIES and not is_encoder:
         raise ConfigError(
-            f"Expected an encoder of one of the families {', '.join(FAMILIES)}, "
+            f"Expected an encoder of one of the families {', '.join(FAMILIES)}, or one that transformers builds alike, "
             f"found {family!r} in {folder}. Pass a model of one of these families."
         )
     try:

@@ -110,8 +110,8 @@ def trained_names(
     names = frozenset(n for n, group in groups.items() if group == HEAD or (depths[group] < limit and n in kind))
     if train_only in ("norms", "biases") and top is None and names <= head_names:
         raise ConfigError(
-            f"Expected {train_only} in what is not frozen for --train-only {train_only}, found none. Freeze less, or leave "
-            "--train-only out."
+            f"Expected {train_only} in what is not frozen for --train-only {train_only}, found none. Freeze less, or "
+            "leave --train-only out."
         )
     return names
 

@@ -87,6 +87,29 @@ def find_parts(encoder: PreTrainedModel) -> EncoderParts:
     return EncoderParts(layers, num_layers, calls.layer_outputs, calls.embeddings, between, after[num_layers], pooler)
 
 
+def check_padding(encoder: PreTrainedModel) -> None:
+    """Check that texts do not change with what they are padded to, which everything here counts on.
+
+    Raises:
+        ConfigError: If they do, as where layers mix neighbors or all tokens without looking at the mask.
+    """
+    ids = torch.arange(1, 5, device=encoder.device)[None]
+    padded = torch.cat([ids, torch.ones_like(ids)], dim=1)
+    mask = (torch.arange(8, device=encoder.device) < 4).long()[None]
+    was_training = encoder.training
+    try:
+        with torch.no_grad():
+            alone = encoder.eval()(input_ids=ids, attention_mask=mask[:, :4]).last_hidden_state
+            beside = encoder(input_ids=padded, attention_mask=mask).last_hidden_state
+    finally:
+        encoder.train(was_training)
+    if alone.shape[1] != 4 or beside.shape[1] != 8 or (alone - beside[:, :4]).abs().max() > 1e-4 * alone.abs().max():
+        raise ConfigError(
+            f"Expected an encoder that leaves padding out, found {type(encoder).__name__}, whose hidden states change "
+            "with it. Pass a model of another family, such as bert, roberta or deberta-v2."
+        )
+
+
 def _find_layers(encoder: PreTrainedModel) -> tuple[nn.Module, ...]:
     config = encoder.config
     # albert repeats its few groups of layers.

@@ -41,8 +41,10 @@ def cut_at_boundary(
         dtype: "float32" or "float16".
         folder: Where hidden states that do not fit into memory are put; the file is gone when the process ends.
     """
-    depth, split, tokens = model.num_frozen_layers, inputs.examples.split, inputs.tokens
-    if depth == 0 or num_passes < 2:
+    depth = min(model.num_frozen_layers, model.lowest_layer_read)
+    split, tokens = inputs.examples.split, inputs.tokens
+    # A network in float64 would lose by it.
+    if depth == 0 or num_passes < 2 or model.network.dtype == torch.float64:
         return inputs
     shape = (len(tokens.ids), int(model.network.base_model.config.hidden_size))
     num_bytes = shape[0] * shape[1] * np.dtype(dtype).itemsize

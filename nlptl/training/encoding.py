@@ -63,7 +63,7 @@ def encode_once(
         cache: Where features of earlier runs are, and these are kept. None: in memory alone.
         encoder_sha256: What `inputs.encoder_sha256` returns for the model.
     """
-    if not model.encoder_is_frozen or model.pools_by_learning:
+    if not model.features_are_constant:
         return inputs
     parts = _cut(inputs.tokens, accelerator.device)
     key = feature_key(model, inputs, accelerator, encoder_sha256=encoder_sha256)

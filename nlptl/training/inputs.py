@@ -54,15 +54,16 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, indices: np.ndarray, *, pad_id: int, device: torch.device) -> tuple[dict[str, Any], torch.Tensor]:
-        """Return the arguments of the classifier's forward, and label ids [len(indices)]."""
-        labels = torch.from_numpy(self.labels[indices]).to(device)
-        if self.features is not None:
-            return {"features": self.features[torch.from_numpy(indices).to(device)]}, labels
+    def label_ids(self, indices: np.ndarray, *, device: torch.device) -> torch.Tensor:
+        """Return the label ids [len(indices)]."""
+        return torch.from_numpy(self.labels[indices]).to(device)
+
+    def batch(self, indices: np.ndarray, *, pad_id: int, device: torch.device) -> dict[str, Any]:
+        """Return token ids, and the hidden states above the frozen layers, as arguments of the classifier's forward."""
         batch: dict[str, Any] = collate(self.tokens, indices, pad_id=pad_id, device=device)
         if self.hidden is not None:
             batch |= {"hidden": self.hidden.batch(indices, device=device), "depth": self.hidden.depth}
-        return batch, labels
+        return batch
 
 
 def prepare_inputs(model: Classifier, examples: Examples, run: Run | None) -> Inputs:
@@ -111,7 +112,7 @@ def logits_of(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> to
             return torch.cat([model(features=part) for part in inputs.features.split(ROWS_PER_CALL)]).cpu()
     with evaluating(model), accelerator.autocast():
         results, counts = map_rows(
-            lambda rows: model(**inputs.batch(rows, pad_id=model.pad_id, device=device)[0]),
+            lambda rows: model(**inputs.batch(rows, pad_id=model.pad_id, device=device)),
             inputs.tokens.lengths,
             device=device,
             process=accelerator.process_index,

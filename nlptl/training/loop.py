@@ -116,11 +116,21 @@ class Loop:
         is_last = stage is self.stages[-1]
         network, optimizer = accelerator.prepare(model, build_optimizer(model, config, before_encoder=not is_last))
         first_step = stage.first_epoch * steps_per_epoch
+        if self.state.step == first_step:
+            self.state.evaluations_since_best = 0  # What the stage before did not learn is not counted here.
         try:
             if checkpoint is not None and self.state.step > first_step:
                 restore_optimizer(optimizer.optimizer, checkpoint.optimizer, names_by_id(model.network))
             stepper = Stepper(
-                model, network, optimizer, accelerator, config, self.seed, self.max_tokens, self.pretrained
+                model,
+                network,
+                optimizer,
+                accelerator,
+                config,
+                self.seed,
+                self.max_tokens,
+                model.features_are_constant,
+                self.pretrained,
             )
             self._take_steps(stepper, stage, inputs, held_out, steps_per_epoch=steps_per_epoch)
         finally:

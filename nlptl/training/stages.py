@@ -54,8 +54,8 @@ def plan_stages(config: TrainingConfig, *, num_unfrozen: int) -> list[Stage]:
         )
     if first >= epochs:
         raise ConfigError(
-            f"Expected more epochs than the {first} of the head alone, found {epochs}. Lower {flag} to {epochs - 1} or "
-            "raise --num-epochs."
+            f"Expected more epochs than the {first} of the head alone, found {epochs}. Raise --num-epochs to "
+            f"{first + 1} or more, or lower {flag}."
         )
     if every is None:
         return [Stage(0, first, 0), Stage(first, epochs - first, None)]

@@ -44,20 +44,15 @@ Predict = Callable[[list[str]], list[str]]
 
 def train_ours(job: dict[str, Any], *, freeze: str | int, rate: float, seed_offset: int = 0) -> Callable[[], Predict]:
     """Return what trains with nlptl."""
-    import transformers.models.bert.modeling_bert
-    import transformers.models.bert.tokenization_bert  # noqa: F401
-
-    import nlptl
+    import_models()
+    from nlptl import Classifier, Examples, Trainer, TrainingConfig
 
     seed = job["seed"] + seed_offset
-    trainer, classifier = nlptl.Trainer, nlptl.Classifier  # imported now, not on the clock
-    config = nlptl.TrainingConfig(num_epochs=job["num_epochs"], batch_size=BATCH_SIZE, learning_rate=rate)
 
     def train() -> Predict:
-        model = classifier.from_pretrained(
-            job["model"], labels=job["names"], freeze=freeze, max_length=MAX_LENGTH, seed=seed
-        )
-        trainer(model, config, seed=seed).fit(nlptl.Examples.from_lists(job["texts"], job["labels"]))
+        config = TrainingConfig(num_epochs=job["num_epochs"], batch_size=BATCH_SIZE, learning_rate=rate)
+        model = Classifier.from_pretrained(job["model"], labels=job["names"], freeze=freeze, seed=seed)
+        Trainer(model, config, seed=seed).fit(Examples.from_lists(job["texts"], job["labels"]))
         return lambda texts: [prediction.label for prediction in model.predict(texts)]
 
     return train
@@ -66,48 +61,46 @@ def train_ours(job: dict[str, Any], *, freeze: str | int, rate: float, seed_offs
 def train_stock(
     job: dict[str, Any], *, num_frozen: int | None, rate: float, sampling: str = "random"
 ) -> Callable[[], Predict]:
-    """Return what trains with transformers' Trainer at its defaults; `num_frozen` layers, None: all and the pooler."""
-    import transformers
-    import transformers.models.bert.modeling_bert
-    import transformers.models.bert.tokenization_bert
-
-    load = transformers.AutoModelForSequenceClassification.from_pretrained
+    """Return what trains with transformers' Trainer; the lowest `num_frozen` layers are frozen, None: all and the pooler."""
+    import_models()
+    from transformers import AutoModelForSequenceClassification, Trainer, set_seed  # noqa: F401
 
     def train() -> Predict:
-        transformers.set_seed(job["seed"])
-        model = load(job["model"], num_labels=len(job["names"]))
+        set_seed(job["seed"])
+        model = AutoModelForSequenceClassification.from_pretrained(job["model"], num_labels=len(job["names"]))
         encoder = model.base_model
         parts = [encoder] if num_frozen is None else [encoder.embeddings, *encoder.encoder.layer[:num_frozen]]
         for part in parts:
             part.requires_grad_(False)
-        return _train_stock(job, model, rate=rate, sampling=sampling)
+        return run_trainer(job, model, learning_rate=rate, train_sampling_strategy=sampling)
 
     return train
 
 
 def train_mean_pooled(job: dict[str, Any], *, rate: float) -> Callable[[], Predict]:
-    """Return what trains the model that ours trains, frozen encoder and new head, with transformers' Trainer."""
-    import torch
-    import transformers.models.bert.modeling_bert
-    import transformers.models.bert.tokenization_bert  # noqa: F401
+    """Return what trains the very model of ours, a new head over the mean, with transformers' Trainer."""
+    import_models()
+    from torch.nn.functional import cross_entropy
+    from transformers import Trainer  # noqa: F401
 
-    import nlptl
-
-    classifier = nlptl.Classifier
-
-    def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-        return torch.nn.functional.cross_entropy(outputs.logits, labels)
+    from nlptl import Classifier
 
     def train() -> Predict:
-        model = classifier.from_pretrained(job["model"], labels=job["names"], freeze="encoder", seed=job["seed"])
-        return _train_stock(job, model.network, rate=rate, compute_loss_func=loss)
+        model = Classifier.from_pretrained(job["model"], labels=job["names"], freeze="encoder", seed=job["seed"])
+        loss = lambda outputs, labels, **_: cross_entropy(outputs.logits, labels)  # noqa: E731
+        return run_trainer(job, model.network, loss=loss, learning_rate=rate)
 
     return train
 
 
-def _train_stock(
-    job: dict[str, Any], model: Any, *, rate: float, sampling: str = "random", compute_loss_func: Any = None
-) -> Predict:
+def import_models() -> None:
+    """Import what transformers would import when it is first used: that is not on the clock."""
+    import transformers.models.bert.modeling_bert
+    import transformers.models.bert.tokenization_bert  # noqa: F401
+
+
+def run_trainer(job: dict[str, Any], model: Any, *, loss: Any = None, **arguments: Any) -> Predict:
+    """Train `model` with transformers' Trainer at its defaults, on token ids in memory; nothing is logged or saved."""
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(job["model"])
@@ -115,21 +108,21 @@ def _train_stock(
     columns = {**encodings, "labels": [job["names"].index(label) for label in job["labels"]]}
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     with tempfile.TemporaryDirectory() as out:
-        arguments = transformers.TrainingArguments(
+        settings = transformers.TrainingArguments(
             out,
             num_train_epochs=job["num_epochs"],
             per_device_train_batch_size=BATCH_SIZE,
-            learning_rate=rate,
-            train_sampling_strategy=sampling,
             seed=job["seed"],
+            label_names=["labels"],
             use_cpu=True,
-            report_to=[],  # from here on: what would only slow it down
+            report_to=[],
             disable_tqdm=True,
             save_strategy="no",
             logging_strategy="no",
+            **arguments,
         )
         trainer = transformers.Trainer(
-            model, arguments, train_dataset=rows, processing_class=tokenizer, compute_loss_func=compute_loss_func
+            model, settings, train_dataset=rows, processing_class=tokenizer, compute_loss_func=loss
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
@@ -309,12 +302,13 @@ def main() -> None:
 
     rows = [row for row in COMPARISONS if flags.only in (None, row.part)]
     wanted = {system for row in rows for system in (row.ours, row.rival)}
-    wanted |= {"ours_frozen"} & ({"ours_frozen"} if "ours_second" in wanted else set())  # it leaves the warm cache
+    if "ours_second" in wanted:
+        wanted.add("ours_frozen")  # which leaves the warm cache
     with tempfile.TemporaryDirectory() as folder:
         job = in_process("prepare", {"num_texts": flags.num_texts}, Path(folder))
     job["num_epochs"] = flags.num_epochs
     results = measure(job, [system for system in ORDER if system in wanted], flags.pairs)
-    about = conditions(results["ours_frozen" if "ours_frozen" in results else next(iter(results))][0]["threads"])
+    about = conditions(next(iter(results.values()))[0]["threads"])
     print(f"{flags.num_texts} texts, {flags.num_epochs} epochs, {flags.pairs} pairs; {about}\n")
     print(table(rows, results))
     if flags.json is not None:

@@ -190,3 +190,27 @@ def check_dropout(model: Classifier, expected: float) -> None:
     named = [value for name, value in settings.items() if "dropout" in name]
     assert len(named) > 1
     assert set(named) == {expected}
+
+
+@pytest.mark.parametrize("family", ["ernie", "megatron-bert", "roberta-prelayernorm", "nomic_bert"])
+def test_families_that_are_built_alike(family: str, tmp_path: Path):
+    model = Classifier.from_pretrained(conftest.build_model(family, tmp_path), labels=LABELS, freeze=1)
+    groups = {group for name, group in model.groups.items() if name in trained_names(model)}
+    assert groups <= {"layer 2", "final norm", "pooler", "head"}
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(features=model.features(**BATCH)), model(**BATCH))
+
+
+@pytest.mark.parametrize(
+    ("family", "found"),
+    [
+        ("fnet", "leaves padding out, found FNetModel, whose hidden states change with it"),
+        ("flaubert", "one stack of 2 layers that run in turn, found 4 lists of 2 modules in FlaubertModel"),
+        ("xmod", "takes token ids and a mask, and gives hidden states, found xmod, with: Input language unknown"),
+        ("big_bird", r"reads the first token or the pooler, found another in big_bird\. Pass --pooling mean"),
+    ],
+)
+def test_families_that_are_not_are_refused(family: str, found: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=found):
+        Classifier.from_pretrained(conftest.build_model(family, tmp_path), labels=LABELS)

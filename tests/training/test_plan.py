@@ -1,0 +1,274 @@
+"""The table of what will train, on the command line too, and settings that contradict each other."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from nlptl import Classifier, ConfigError, Examples, Trainer, TrainingConfig, cli
+from nlptl.model.encoder import FAMILIES
+from nlptl.training.plan import plan_training, training_table
+from nlptl.training.stages import Stage
+
+# Of a BERT with 80 words, 64 positions, 2 layers of width 32, 64 units between: word, position and type embeddings
+# and a norm; four projections, two dense layers and two norms; one dense layer; one for two labels.
+EMBEDDINGS = f"{(80 + 64 + 2 + 2) * 32:,}"
+LAYER = f"{4 * (32 * 32 + 32) + 2 * 32 * 64 + 64 + 32 + 2 * 2 * 32:,}"
+POOLER = f"{32 * 32 + 32:,}"
+NORMS = f"{2 * 2 * 32:,}"
+
+
+def cells(table: str) -> dict[str, list[str]]:
+    """Return the cells of each row by its group."""
+    head, line, *rows = table.splitlines()
+    assert head.split("  ")[0] == "group"
+    assert line == "-" * len(head)
+    assert {len(row) for row in rows} == {len(head)}
+    return {words[0].strip(): words[1:] for words in ([w for w in row.split("  ") if w.strip()] for row in rows)}
+
+
+def table_of(model: Classifier, **settings: object) -> dict[str, list[str]]:
+    found = cells(training_table(model, plan_training(model, TrainingConfig(**settings))))
+    return {group: [word.strip() for word in words] for group, words in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("transfer", "settings", "expected"),
+    [
+        (
+            {"freeze": 1},
+            {"layer_decay": 0.8, "head_learning_rate": 1e-3},
+            {
+                "embeddings": [EMBEDDINGS, "0", "-", "-"],
+                "layer 1": [LAYER, "0", "-", "-"],
+                "layer 2": [LAYER, LAYER, "5e-05", "0.01"],
+                "pooler": [POOLER, POOLER, "5e-05", "0.01"],
+                "head": ["66", "66", "0.001", "0.01"],
+            },
+        ),
+        (
+            {},
+            {"layer_decay": 0.5, "learning_rate": 0.1, "weight_decay": 0.2, "head_weight_decay": 0.3},
+            {
+                "embeddings": [EMBEDDINGS, EMBEDDINGS, "0.025", "0.2"],
+                "layer 1": [LAYER, LAYER, "0.05", "0.2"],
+                "layer 2": [LAYER, LAYER, "0.1", "0.2"],
+                "pooler": [POOLER, POOLER, "0.1", "0.2"],
+                "head": ["66", "66", "0.1", "0.3"],
+            },
+        ),
+        (
+            {"train_only": "norms"},
+            {},
+            {
+                "embeddings": [EMBEDDINGS, "64", "0.0005", "0"],
+                "layer 1": [LAYER, NORMS, "0.0005", "0"],
+                "layer 2": [LAYER, NORMS, "0.0005", "0"],
+                "pooler": [POOLER, "0", "-", "-"],
+                "head": ["66", "66", "0.0005", "0.01"],
+            },
+        ),
+        (
+            {"freeze": "encoder"},
+            {"head_learning_rate": 0.2, "head_weight_decay": 0.5},
+            {
+                "embeddings": [EMBEDDINGS, "0", "-", "-"],
+                "layer 1": [LAYER, "0", "-", "-"],
+                "layer 2": [LAYER, "0", "-", "-"],
+                "pooler": [POOLER, "0", "-", "-"],
+                "head": ["66", "66", "0.2", "0.5"],
+            },
+        ),
+        ({"freeze": "embeddings"}, {"l2_sp": 0.1}, {"layer 2": [LAYER, LAYER, "5e-05", "0"]}),
+        ({"freeze": "encoder"}, {"optimizer": "sgd"}, {"head": ["66", "66", "0.005", "0"]}),
+        (
+            {"freeze": "encoder", "hidden": 8},
+            {},
+            {"head": [f"{32 * 8 + 8 + 18}", f"{32 * 8 + 8 + 18}", "0.001", "0.01"]},
+        ),
+    ],
+    ids=str,
+)
+def test_table(transfer: dict, settings: dict, expected: dict, build_model: Callable[..., Classifier]):
+    found = table_of(build_model(**transfer), **settings)
+    assert list(found) == ["embeddings", "layer 1", "layer 2", "pooler", "head"]
+    assert found == found | expected
+
+
+def test_table_of_low_rank_updates(build_model: Callable[..., Classifier]):
+    found = table_of(build_model(freeze=1, lora_rank=2))
+    updates = 2 * (4 * (32 + 32) + 2 * (32 + 64))
+    total = f"{int(LAYER.replace(',', '')) + updates:,}"
+    assert found["layer 2"] == [total, str(updates), "0.0005", "0.01"]
+    assert found["layer 1"] == [LAYER, "0", "-", "-"]
+
+
+def test_a_fitted_head_has_no_rates(build_model: Callable[..., Classifier]):
+    model = build_model(freeze="encoder", head="logistic")
+    plan = plan_training(model, TrainingConfig(cache=False))
+    assert plan.stages == []
+    assert all(row[1:] == ["0", "-", "-"] for row in table_of(model).values())
+
+
+@pytest.fixture
+def explain(capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """Return a function that runs `nlptl explain-training`, and gives the lines that it prints; no step is taken."""
+
+    def run(folder: Path, flags: str) -> list[str]:
+        steps: list[object] = []
+        handle = register_optimizer_step_pre_hook(lambda *_: steps.append(1))
+        try:
+            cli.main(["explain-training", "--model", str(folder), *flags.split()])
+        finally:
+            handle.remove()
+        assert steps == []
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_explain_training(
+    family: str,
+    family_folder: Callable[[str], Path],
+    explain: Callable[..., list[str]],
+    feature_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(tmp_path)
+    depth = "embeddings" if family == "albert" else "1"
+    first, empty, *table = explain(
+        family_folder(family), f"--freeze {depth} --layer-decay 0.8 --head-learning-rate 1e-3"
+    )
+    assert first.startswith("training ")
+    assert empty == ""
+    rows = cells("\n".join(table))
+    model = Classifier.from_pretrained(family_folder(family), labels=("0", "1"))
+    assert list(rows) == [name for name in model.parts.group_names if name in model.groups.values()]
+    counts = [int(row[0].replace(",", "")) for row in rows.values()]
+    assert sum(counts) == sum(parameter.numel() for parameter in model.network.parameters())
+    frozen = [group for group, row in rows.items() if row[1].strip() == "0"]
+    assert frozen == (["embeddings"] if family == "albert" else ["embeddings", "layer 1"])
+    assert rows["head"][2].strip() == "0.001"
+    assert {row[2].strip() for group, row in rows.items() if group not in {*frozen, "head"}} == {"5e-05"}
+    assert list(tmp_path.iterdir()) == []
+    assert not feature_cache.exists()
+
+
+def test_explain_training_shows_the_stages(tiny_bert: Path, explain: Callable[..., list[str]]):
+    lines = explain(tiny_bert, "--num-epochs 6 --unfreeze-every-epochs 1 --num-labels 3")
+    assert lines[8].split()[:3] == ["head", "99", "99"]
+    assert [line.split(":")[0] for line in lines[9:]] == ["epoch 1", "epoch 2", "epoch 3", "epochs 4 to 6"]
+    assert lines[9].endswith("(head); encoder frozen")
+    assert lines[-1].endswith("nothing frozen")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--freeze 3", "found an encoder with 2 layers. Pass 'nothing', 'embeddings', 'encoder', or 1 to 2."),
+        ("--num-labels 1", "Expected --num-labels of 2 or more, found 1."),
+        ("--freeze encoder --layer-decay 0.8", "found the encoder frozen. Pass --freeze nothing"),
+        ("--lora-alpha 8", "Expected --lora-alpha only with --lora-rank"),
+        ("--warm-head-epochs 10", "Raise --num-epochs to 11 or more"),
+    ],
+)
+def test_explain_training_refuses_what_training_would(
+    flags: str, message: str, tiny_bert: Path, explain: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as end:
+        explain(tiny_bert, flags)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+FROZEN, HEAD_ONLY = {"freeze": "encoder"}, {"train_only": "head"}
+LOGISTIC = {"freeze": "encoder", "head": "logistic"}
+
+
+@pytest.mark.parametrize(
+    ("transfer", "settings", "message"),
+    [
+        (
+            FROZEN,
+            {"layer_decay": 0.9},
+            "layers that train for layer_decay=0.9, found the encoder frozen. .* leave --layer",
+        ),
+        (HEAD_ONLY, {"layer_decay": 0.9}, "layers that train for layer_decay=0.9, found the encoder frozen"),
+        (
+            FROZEN,
+            {"learning_rate": 0.1, "head_learning_rate": 0.2},
+            "found learning_rate=0.1 and head_learning_rate=0.2. Pass one of the two",
+        ),
+        (
+            FROZEN,
+            {"weight_decay": 0.1, "head_weight_decay": 0.2},
+            "found weight_decay=0.1 and head_weight_decay=0.2. Pass one of the two",
+        ),
+        (FROZEN, {"mixout": 0.1}, "that train for --mixout, found all of them frozen. Pass --freeze nothing"),
+        (HEAD_ONLY, {"l2_sp": 0.1}, "that train for --l2-sp, found all of them frozen. Pass .* without --train-only"),
+        (FROZEN, {"wise_ft": 0.5}, "that train for --wise-ft, found all of them frozen"),
+        (FROZEN, {"fgm": 1.0}, "word embeddings that train for --fgm, which follows their gradient, found them frozen"),
+        ({"freeze": "embeddings"}, {"fgm": 1.0}, "word embeddings that train for --fgm"),
+        ({"train_only": "biases"}, {"fgm": 1.0}, "word embeddings that train for --fgm"),
+        ({"train_only": "norms"}, {"mixout": 0.1}, "linear layers of the encoder whose weights train for --mixout"),
+        ({"lora_rank": 2}, {"mixout": 0.1}, "--mixout, found low-rank updates in their place. Leave --lora-rank out"),
+        ({"lora_rank": 2}, {"l2_sp": 0.1, "wise_ft": 0.5}, "for --l2-sp, .* for --wise-ft, found low-rank updates"),
+        ({"freeze": "embeddings", "reinit_layers": 2}, {"l2_sp": 0.1}, "that train for --l2-sp, found all of them"),
+        ({"dropout": 0.0}, {"r_drop": 1.0}, "dropout in what trains for --r-drop, .* found none. Pass --dropout 0.1"),
+        ({}, {"keep_adapter": True}, "low-rank updates for --keep-adapter, found none. Pass --lora-rank 8 as well"),
+        (
+            LOGISTIC,
+            {"learning_rate": 0.1},
+            "an optimizer for a logistic head, .* found --learning-rate. Leave them out",
+        ),
+        (LOGISTIC, {"num_epochs": 3, "ema_decay": 0.9}, "found --num-epochs, --ema-decay. .* or pass --head dense"),
+        (
+            {**FROZEN, "head": "knn"},
+            {"early_stopping": 1},
+            "for a knn head, which scikit-learn fits, found --early-stop",
+        ),
+    ],
+    ids=str,
+)
+def test_settings_that_contradict_each_other_are_refused(
+    transfer: dict, settings: dict, message: str, build_model: Callable[..., Classifier], tmp_path: Path
+):
+    model = build_model(**transfer)
+    modes = [module.training for module in model.modules()]
+    trainer = Trainer(model, TrainingConfig(**settings), output_dir=tmp_path / "run")
+    with pytest.raises(ConfigError, match=message):
+        trainer.fit(Examples.from_lists(["good", "bad"], ["positive", "negative"]))
+    assert [module.training for module in model.modules()] == modes
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("transfer", "settings"),
+    [
+        ({}, {"mixout": 0.1, "l2_sp": 0.1, "wise_ft": 0.5, "fgm": 1.0, "r_drop": 1.0, "ema_decay": 0.9}),
+        ({"freeze": 1}, {"mixout": 0.1, "l2_sp": 0.1, "wise_ft": 0.5, "r_drop": 1.0}),
+        ({"train_only": "biases"}, {"l2_sp": 0.1, "wise_ft": 0.5}),
+        ({"reinit_layers": 1}, {"l2_sp": 0.1}),
+        (FROZEN, {"r_drop": 1.0, "ema_decay": 0.9, "learning_rate": 0.1, "head_weight_decay": 0.1}),
+        ({"lora_rank": 2, "lora_dropout": 0.1}, {"ema_decay": 0.9, "keep_adapter": True, "layer_decay": 0.9}),
+        (LOGISTIC, {"cache": False, "logging_steps": 5}),
+    ],
+    ids=str,
+)
+def test_settings_that_go_together(transfer: dict, settings: dict, build_model: Callable[..., Classifier]):
+    plan = plan_training(build_model(**transfer), TrainingConfig(**settings))
+    assert plan.stages == ([] if transfer is LOGISTIC else [Stage(0, 10, None)])
+
+
+def test_the_plan_is_said_before_anything_is_computed(
+    build_model: Callable[..., Classifier], caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    Trainer(build_model(freeze=1), TrainingConfig(num_epochs=2)).fit(
+        Examples.from_lists(["good", "bad"], ["positive", "negative"])
+    )
+    assert caplog.messages[0].endswith("(layer 2, pooler and head); embeddings, layer 1 frozen")
