@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from nlptl.config import Activation, BinaryLoss, Freeze, Pooling, TrainingConfig
+from nlptl.config import Activation, BinaryLoss, Freeze, HeadKind, HeadLayers, Pooling, TrainingConfig
 from nlptl.data.columns import check_texts
 from nlptl.data.sources import Examples
 from nlptl.errors import DataError
@@ -29,11 +29,16 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         model: str = "sample:minilm",
         *,
         freeze: Freeze = "encoder",
+        lora_rank: int | None = None,
+        head: HeadKind = "dense",
         pooling: Pooling = "auto",
+        layers: HeadLayers = "last",
         hidden: int | Sequence[int] | None = None,
         activation: Activation | None = None,
         dropout: float | None = None,
         binary_loss: BinaryLoss = "softmax",
+        neighbors: int | None = None,
+        inverse_regularization: float | None = None,
         max_length: int | None = None,
         num_epochs: int = 10,
         batch_size: int = 32,
@@ -41,16 +46,24 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         head_learning_rate: float | None = None,
         optimizer: Literal["adamw", "adam", "sgd"] = "adamw",
         weight_decay: float | None = None,
+        layer_decay: float = 1.0,
+        warm_head_epochs: int = 0,
+        unfreeze_every_epochs: int | None = None,
         label_smoothing: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.model = model
         self.freeze = freeze
+        self.lora_rank = lora_rank
+        self.head = head
         self.pooling = pooling
+        self.layers = layers
         self.hidden = hidden
         self.activation = activation
         self.dropout = dropout
         self.binary_loss = binary_loss
+        self.neighbors = neighbors
+        self.inverse_regularization = inverse_regularization
         self.max_length = max_length
         self.num_epochs = num_epochs
         self.batch_size = batch_size
@@ -58,6 +71,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.head_learning_rate = head_learning_rate
         self.optimizer = optimizer
         self.weight_decay = weight_decay
+        self.layer_decay = layer_decay
+        self.warm_head_epochs = warm_head_epochs
+        self.unfreeze_every_epochs = unfreeze_every_epochs
         self.label_smoothing = label_smoothing
         self.seed = seed
 
@@ -94,17 +110,25 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             head_learning_rate=self.head_learning_rate,
             optimizer=self.optimizer,
             weight_decay=self.weight_decay,
+            layer_decay=self.layer_decay,
+            warm_head_epochs=self.warm_head_epochs,
+            unfreeze_every_epochs=self.unfreeze_every_epochs,
             label_smoothing=self.label_smoothing,
         )
         classifier = Classifier.from_pretrained(
             self.model,
             labels=[train.labels[i] for i in first],
             freeze=self.freeze,
+            lora_rank=self.lora_rank,
+            head=self.head,
             pooling=self.pooling,
+            layers=self.layers,
             hidden=self.hidden,
             activation=self.activation,
             dropout=self.dropout,
             binary_loss=self.binary_loss,
+            neighbors=self.neighbors,
+            inverse_regularization=self.inverse_regularization,
             max_length=self.max_length,
             seed=self.seed,
         )

@@ -58,52 +58,51 @@ def test_it_equals_classifier_and_trainer(tiny_bert: Path, fitted: TextClassifie
     np.testing.assert_array_equal(fitted.predict_proba(data.texts), expected)
 
 
-def test_every_parameter_reaches_the_parts(tiny_bert: Path, data: Examples):
-    estimator = TextClassifier(
-        str(tiny_bert),
-        freeze=1,
-        pooling="max",
-        hidden=16,
-        activation="gelu",
-        dropout=0.2,
-        binary_loss="sigmoid",
-        max_length=20,
-        num_epochs=2,
-        batch_size=40,
-        learning_rate=1e-3,
-        head_learning_rate=1e-2,
-        optimizer="sgd",
-        weight_decay=0.1,
-        label_smoothing=0.1,
-        seed=5,
-    )
-    defaults = TextClassifier().get_params()
-    assert not [name for name, value in estimator.get_params().items() if value == defaults[name]]
+# Settings of the model, and of the training; together they differ from every default.
+PARAMETERS = [
+    (
+        {
+            "freeze": 1,
+            "pooling": "max",
+            "layers": 2,
+            "hidden": 16,
+            "activation": "gelu",
+            "dropout": 0.2,
+            "binary_loss": "sigmoid",
+            "max_length": 20,
+        },
+        {
+            "num_epochs": 2,
+            "batch_size": 40,
+            "learning_rate": 1e-3,
+            "head_learning_rate": 1e-2,
+            "optimizer": "sgd",
+            "weight_decay": 0.1,
+            "layer_decay": 0.5,
+            "warm_head_epochs": 1,
+            "label_smoothing": 0.1,
+        },
+    ),
+    ({"freeze": "nothing", "lora_rank": 2}, {"num_epochs": 2, "unfreeze_every_epochs": 1}),
+    ({"freeze": "encoder", "head": "knn", "neighbors": 3}, {}),
+    ({"freeze": "encoder", "head": "logistic", "inverse_regularization": 0.5}, {}),
+]
 
-    model = Classifier.from_pretrained(
-        tiny_bert,
-        labels=["negative", "positive"],
-        freeze=1,
-        pooling="max",
-        hidden=16,
-        activation="gelu",
-        dropout=0.2,
-        binary_loss="sigmoid",
-        max_length=20,
-        seed=5,
-    )
-    config = TrainingConfig(
-        num_epochs=2,
-        batch_size=40,
-        learning_rate=1e-3,
-        head_learning_rate=1e-2,
-        optimizer="sgd",
-        weight_decay=0.1,
-        label_smoothing=0.1,
-    )
-    Trainer(model, config, seed=5).fit(Examples.from_lists(data.texts, data.labels))
+
+@pytest.mark.parametrize(("model_settings", "training"), PARAMETERS)
+def test_every_parameter_reaches_the_parts(model_settings: dict, training: dict, tiny_bert: Path, data: Examples):
+    estimator = TextClassifier(str(tiny_bert), **model_settings, **training, seed=5)
+    model = Classifier.from_pretrained(tiny_bert, labels=["negative", "positive"], **model_settings, seed=5)
+    Trainer(model, TrainingConfig(**training), seed=5).fit(Examples.from_lists(data.texts, data.labels))
     expected = model.predict_probabilities(data.texts).numpy()
     np.testing.assert_array_equal(estimator.fit(data.texts, data.labels).predict_proba(data.texts), expected)
+
+
+def test_no_parameter_is_left_out():
+    defaults = TextClassifier().get_params()
+    cases = [{**model_settings, **training} for model_settings, training in PARAMETERS]
+    tried = {name for case in cases for name, value in case.items() if value != defaults[name]}
+    assert tried == defaults.keys() - {"model", "seed"}
 
 
 def test_it_depends_on_the_seed_and_nothing_else_random(quick: TextClassifier, data: Examples):

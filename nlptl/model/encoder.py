@@ -119,10 +119,8 @@ def read_config(folder: Path) -> PreTrainedConfig:
         _refuse_code(_read_json(folder / "tokenizer_config.json", folder), folder / "tokenizer_config.json")
     encoder = values.get("encoder") if values.get("model_type") == "nlptl" else values
     family = encoder.get("model_type") if isinstance(encoder, dict) else None
-    is_encoder = (
-        family in MODEL_FOR_MASKED_LM_MAPPING_NAMES and family in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-    )
-    if family not in FAMILIES and not is_encoder:
+    encoders = MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys() & MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.keys()
+    if family not in [*FAMILIES, *encoders]:
         raise ConfigError(
             f"Expected an encoder of one of the families {', '.join(FAMILIES)}, or one that transformers builds alike, "
             f"found {family!r} in {folder}. Pass a model of one of these families."

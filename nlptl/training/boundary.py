@@ -1,7 +1,9 @@
 """The hidden states above the lowest frozen layers, computed once for a stage of a training."""
 
+import contextlib
 import logging
 import os
+import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -92,14 +94,15 @@ def _allocate(
     """Return room for `num_bytes` of hidden states: in memory, else in a file in `folder`; None: there is none."""
     if accelerator.num_processes == 1 and num_bytes <= MEMORY_SHARE * psutil.virtual_memory().available:
         return torch.empty(shape, dtype=getattr(torch, dtype))
-    key = broadcast(torch.randint(2**62, (1,), device=accelerator.device))
+    # Not from torch's generator, which is in the same state in another run with the same seed.
+    key = broadcast(torch.tensor(secrets.randbits(62), device=accelerator.device))
     path = folder / f".hidden-states-{int(key):x}"
     has_room = True
     if accelerator.is_local_main_process:
         has_room = _create_file(path, num_bytes)
     elsewhere = accelerator.reduce(torch.tensor(int(not has_room), device=accelerator.device), "sum")
     if int(elsewhere) > 0:
-        path.unlink(missing_ok=True)
+        _remove(path)
         return None
     mapped = torch.from_numpy(np.memmap(path, dtype=dtype, mode="r+", shape=shape))
     accelerator.wait_for_everyone()
@@ -115,6 +118,11 @@ def _create_file(path: Path, num_bytes: int) -> bool:
             for start in range(0, num_bytes, len(ZEROS)):  # Written out: a full disk is an error here, a signal later.
                 file.write(ZEROS[: num_bytes - start])
     except OSError:
-        path.unlink(missing_ok=True)
+        _remove(path)
         return False
     return True
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # It may never have been there, nor its folder.
+        path.unlink()
