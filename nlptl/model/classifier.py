@@ -1,6 +1,6 @@
 """Classifier = encoder + head + labels + tokenizer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlptl.config import (
     Activation,
@@ -29,24 +29,13 @@ from nlptl.model import freezing
 from nlptl.model.adaptation import adapt_encoder
 from nlptl.model.adapters import has_adapters, merged_state_dict, save_adapter
 from nlptl.model.boundary import starting_from
-from nlptl.model.build import build_network
-from nlptl.model.encoder import (
-    FAMILIES,
-    find_model,
-    load_tokenizer,
-    load_weights,
-    max_positions,
-    quiet_transformers,
-    read_config,
-)
-from nlptl.model.fitted_heads import check_tensors
-from nlptl.model.folder import CARD, Card, new_folder, read_card, write_card
+from nlptl.model.encoder import max_positions, quiet_transformers
+from nlptl.model.folder import Card, new_folder, write_card
 from nlptl.model.freezing import check_transfer
-from nlptl.model.head_checks import check_head
-from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.inference import evaluating, map_rows
-from nlptl.model.native import check_other_family, native_features, native_logits
+from nlptl.model.native import native_features, native_logits
 from nlptl.model.parts import find_parts
+from nlptl.model.pretrained import dense_widths, load_encoder, load_saved
 from nlptl.tasks.single_label import probabilities
 
 MAX_LENGTH = 256
@@ -138,7 +127,7 @@ class Classifier(nn.Module):
             labels: Names of the classes in the order of their ids; the head is new. None: load a saved classifier
                 with its own head, labels, pooling and max_length.
             freeze: What keeps its pretrained weights: "nothing", "embeddings", "encoder", or the number of lowest
-                layers (the embeddings included).
+                layers (the embeddings included). This and what follows, to `dora`: as in `TransferConfig`.
             train_only: What trains of the rest of the encoder: "norms", "biases" (BitFit), or nothing of it: "head".
             reinit_layers: Top layers that start from new weights, the pooler with them.
             lora_rank: Rank of low-rank updates that train in place of the encoder's weights; None: no LoRA.
@@ -146,14 +135,11 @@ class Classifier(nn.Module):
             lora_targets: Linear layers that get them, by the last parts of their names; "auto": all in the layers.
             lora_dropout: Probability of the dropout before them.
             dora: Whether the magnitudes of the adapted weights train apart from their directions.
-            head: "dense": trained by gradient. "logistic", "knn", "centroid": fitted by scikit-learn over a frozen
-                encoder.
-            pooling: What the head reads. "native": the architecture's own head. "cls", "mean", "max", "attention":
-                over the hidden states. "auto": "native" when the encoder trains, "mean" when it is frozen.
-            layers: Layers whose hidden states are pooled: "last", the number of top layers that are put side by side,
-                or "mix", a learned mix of all, the embeddings' output included.
-            hidden: Units of a dense layer in the head, or of several in sequence; None: a linear head. Not with the
-                native head.
+            head: "dense", or "logistic", "knn", "centroid" over a frozen encoder. This and what follows, to
+                `inverse_regularization`: as in `HeadConfig`.
+            pooling: What the head reads: "native", "cls", "mean", "max", "attention", or "auto".
+            layers: Layers whose hidden states are pooled: "last", the number of top layers, or "mix".
+            hidden: Units of a dense layer in the head, or of several in sequence; None: a linear head.
             activation: Activation of the dense layers; None: relu.
             dropout: Probability of every dropout in encoder and head; None: as in the checkpoint.
             binary_loss: "sigmoid" gives a binary head one logit and the binary cross-entropy.
@@ -183,59 +169,32 @@ class Classifier(nn.Module):
             head=head,
             pooling=pooling,
             layers=layers,
-            hidden=_widths(hidden),
+            hidden=dense_widths(hidden),
             activation=activation,
             dropout=dropout,
             binary_loss=binary_loss,
             neighbors=neighbors,
             inverse_regularization=inverse_regularization,
         )
+        is_frozen = freeze == "encoder" or train_only == "head"
         if labels is None:
-            given = [name for name, value in vars(wanted).items() if value != getattr(HeadConfig(), name)]
-            if given:
-                raise ConfigError(
-                    f"Expected no settings of the head for a saved classifier, which brings its own, found "
-                    f"{', '.join(given)}. Leave them out, or pass labels= to put a new head on its encoder."
-                )
-            model = cls._load_saved(find_model(str(name)), source=str(name), max_length=max_length)
+            loaded = load_saved(str(name), wanted)
         else:
-            names = labels if isinstance(labels, Labels) else _labels(labels)
-            is_frozen = freeze == "encoder" or train_only == "head"
-            if pooling == "auto":
-                wanted = replace(wanted, pooling="mean" if is_frozen else "native")
-            check_head(wanted, names, encoder_is_frozen=is_frozen)
-            folder = find_model(str(name))
-            config = read_config(folder)  # Before the tokenizer, since it is what looks for code.
-            tokenizer = load_tokenizer(folder)
-            num_ids = max(tokenizer.get_vocab().values()) + 1
-            network, new_names = build_network(folder, config, names, wanted, num_ids=num_ids, seed=seed)
-            if config.model_type not in (*FAMILIES, HeadedConfig.model_type):
-                check_other_family(network, is_native=wanted.pooling == "native")
-            model = cls(
-                network, tokenizer, names, head=wanted, max_length=max_length, source=str(name), new_names=new_names
-            )
+            loaded = load_encoder(str(name), labels, wanted, encoder_is_frozen=is_frozen, seed=seed)
+        model = cls(
+            loaded.network,
+            loaded.tokenizer,
+            loaded.labels,
+            head=loaded.head,
+            max_length=loaded.max_length if max_length is None else max_length,
+            source=str(name),
+            new_names=loaded.new_names,
+        )
         freezing.check_freeze(model.parts, freeze, train_only)
         model.reinit_names = adapt_encoder(model.network, model.parts, transfer, head_names=model.head_names, seed=seed)
         model.transfer = transfer
         model.freeze(freeze, train_only=train_only)
         return model
-
-    @classmethod
-    def _load_saved(cls, folder: Path, *, source: str, max_length: int | None) -> "Classifier":
-        if (folder / "model" / CARD).is_file():
-            raise ConfigError(f"Expected the model folder of a run, found the run. Pass {folder / 'model'}.")
-        if not (folder / CARD).is_file():
-            raise ConfigError(
-                f"Expected labels for a new head, or a folder that nlptl has saved; found no {CARD} in {folder}. "
-                "Pass labels=, or the model/ folder of a run."
-            )
-        config, tokenizer = read_config(folder), load_tokenizer(folder)
-        card = read_card(folder, config, tokenizer)
-        network, _ = load_weights(AutoModelForSequenceClassification, folder, config)
-        if card.head.head != "dense":
-            check_tensors(network, folder)
-        length = card.max_length if max_length is None else max_length
-        return cls(network, tokenizer, card.labels, head=card.head, max_length=length, source=source)
 
     @property
     def device(self) -> torch.device:
@@ -438,17 +397,3 @@ class Classifier(nn.Module):
         if not self.has_adapters:
             raise ConfigError("Expected low-rank updates to save, found none. Pass lora_rank=8 to from_pretrained.")
         save_adapter(self.network, Path(directory).absolute(), base=self.source, head_names=self.head_names)
-
-
-def _widths(hidden: int | Sequence[int] | None) -> tuple[int, ...]:
-    if hidden is None:
-        return ()
-    return tuple(hidden) if isinstance(hidden, Iterable) else (hidden,)
-
-
-def _labels(names: Sequence[str]) -> Labels:
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(
-            f"Expected labels as a list of names, found {names!r}. Pass for instance ['negative', 'positive']."
-        )
-    return Labels(tuple(names))

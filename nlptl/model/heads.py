@@ -117,13 +117,6 @@ class HeadedClassifier(PreTrainedModel):
         states = [*outputs.hidden_states[:-1], last][-self.num_states :] if needs_all else [last]
         return torch.cat([self._pool(state, attention_mask) for state in states], dim=1)
 
-    def read(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return the logits [batch, labels] of last hidden states [batch, tokens, width]; for `layers="last"` alone."""
-        if self.config.layers != "last":
-            raise ValueError(f"Expected a head that reads the last layer, found layers={self.config.layers!r}.")
-        logits: torch.Tensor = self.head(self._pool(hidden, attention_mask))
-        return logits
-
     def _pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         if self.config.pooling == "attention":
             pooled: torch.Tensor = self.head.attention(hidden, attention_mask)  # type: ignore[operator]

@@ -266,7 +266,10 @@ def table(comparisons: list[Comparison], results: dict[str, list[dict[str, Any]]
         target = "-" if row.target is None else f">= {row.target:g} x"
         cells = [row.what, *(_spread([r[row.field] for r in system], unit) for system in (ours, rival))]
         cells += [_spread(ratios, "x"), target]
-        cells += [f"{statistics.mean(r['accuracy'] for r in system):.1%}" for system in (ours, rival)]
+        if row.field == "seconds":
+            cells += [f"{statistics.mean(r['accuracy'] for r in system):.1%}" for system in (ours, rival)]
+        else:
+            cells += ["", ""]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -276,17 +279,20 @@ def _spread(values: list[float], unit: str) -> str:
     return f"{statistics.median(values):{digits}} {unit} ({min(values):{digits}} to {max(values):{digits}})"
 
 
-def conditions(flags: argparse.Namespace, *, num_threads: int) -> str:
+def conditions(flags: argparse.Namespace, *, threads: set[int]) -> str:
     """Return what was measured, when, on what machine and with which versions."""
-    packages = ("torch", "transformers", "accelerate", "tokenizers", "nlptl")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     models = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
-    processor = models[0] if models else platform.processor()
-    return (
-        f"{flags.num_texts} texts, {flags.num_epochs} epochs, {flags.pairs} pairs; {datetime.now(UTC):%Y-%m-%d}, {processor}, {os.cpu_count()} cores, {num_threads} "
-        f"threads; Python {platform.python_version()}, {versions}"
+    packages = ("torch", "transformers", "accelerate", "tokenizers", "nlptl")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    what = (f"{flags.num_texts} texts", f"{flags.num_epochs} epochs", f"{flags.pairs} pairs")
+    machine = (
+        models[0] if models else platform.processor(),
+        f"{os.cpu_count()} cores",
+        f"{' and '.join(map(str, sorted(threads)))} threads",
     )
+    software = (f"Python {platform.python_version()}", *versions)
+    return "; ".join([*map(", ".join, (what, machine, software)), f"{datetime.now(UTC):%Y-%m-%d}"])
 
 
 def main() -> None:
@@ -308,7 +314,7 @@ def main() -> None:
         job = in_process("prepare", {"num_texts": flags.num_texts}, Path(folder))
     job["num_epochs"] = flags.num_epochs
     results = measure(job, [system for system in SYSTEMS if system in wanted], flags.pairs)
-    about = conditions(flags, num_threads=next(iter(results.values()))[0]["threads"])
+    about = conditions(flags, threads={result["threads"] for system in results.values() for result in system})
     print(f"{about}\n\n{table(rows, results)}")
     if flags.json is not None:
         flags.json.write_text(json.dumps({"conditions": about, "results": results}, indent=1))

@@ -59,8 +59,8 @@ REGIMES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mix": ({**HEAD_ALONE, "layers": "mix", "hidden": (8, 4)}, {}),
     "mix above frozen layers": ({"freeze": 1, "pooling": "mean", "layers": 2}, {}),
 }
-"""Settings of the model and of the training; the encoder has dropout 0.1."""
-# fgm never reaches the embeddings before the last epoch of "all regularizers": four epochs, two layers.
+"""Settings of the model and of the training; dropout is 0.1. Four epochs of gradual unfreezing end with the
+embeddings, which fgm needs."""
 
 FITTED = {kind: {**HEAD_ALONE, "head": kind} for kind in ("logistic", "knn", "centroid")}
 

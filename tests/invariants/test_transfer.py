@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from nlptl import Classifier, Examples, Trainer, TrainingConfig
 from nlptl.model.encoder import FAMILIES
@@ -208,6 +209,97 @@ def test_hidden_states_in_a_file_give_the_same_bits(
     assert_close(train(**settings), in_memory, atol=0)
     assert [path.parent for path in created] == [feature_cache]
     assert list(feature_cache.rglob("*")) == []
+
+
+@pytest.fixture
+def watch(deep_folder: Callable[[str], Path]) -> Callable[..., tuple[list[Weights], list[Weights], Weights]]:
+    """Return a function that trains with plain SGD on all examples at once.
+
+    It gives the gradients of each step, the weights after it, and the weights that were kept.
+    """
+
+    def run(num_steps: int = 3, **settings: Any) -> tuple[list[Weights], list[Weights], Weights]:
+        model = Classifier.from_pretrained(
+            deep_folder("bert"), labels=LABELS, dropout=0.1 if "r_drop" in settings else 0
+        )
+        gradients, weights = [], []
+
+        def look(*_: object) -> None:
+            gradients.append({name: p.grad.clone() for name, p in model.network.named_parameters()})
+
+        handles = [
+            register_optimizer_step_pre_hook(look),
+            register_optimizer_step_post_hook(lambda *_: weights.append(weights_of(model))),
+        ]
+        try:
+            config = TrainingConfig(
+                **{**SGD, "batch_size": 24, "num_epochs": num_steps, "max_grad_norm": 0, **settings}
+            )
+            Trainer(model, config).fit(toy_examples())
+        finally:
+            for handle in handles:
+                handle.remove()
+        return gradients, weights, weights_of(model)
+
+    return run
+
+
+def test_the_pull_of_l2_sp_is_in_the_gradient(watch: Callable[..., Any], deep_folder: Callable[[str], Path]):
+    start = weights_of(Classifier.from_pretrained(deep_folder("bert"), labels=LABELS))
+    (_, plain, _), (after, *_), _ = watch()
+    _, pulled, _ = watch(l2_sp=0.5)[0]
+    for name, gradient in plain.items():
+        pull = 0 if name.startswith("classifier.") else 0.5 * (after[name] - start[name])
+        torch.testing.assert_close(pulled[name], gradient + pull, rtol=0, atol=1e-6)
+
+
+def test_mixout_takes_inputs_out_of_the_gradient_of_linear_layers(watch: Callable[..., Any]):
+    """In the first step all weights are the pretrained ones, so that mixing changes nothing but the gradient."""
+    plain, mixed = watch()[0][0], watch(mixout=0.25)[0][0]
+    for name, gradient in plain.items():
+        is_linear = gradient.ndim == 2 and "embeddings" not in name and not name.startswith("classifier.")
+        is_own = mixed[name].abs().amax(dim=0) > 0 if is_linear else None
+        expected = gradient if is_own is None else gradient * is_own / 0.75
+        torch.testing.assert_close(mixed[name], expected, rtol=1e-5, atol=1e-7)
+        assert is_own is None or 0 < is_own.float().mean() < 1
+
+
+def test_the_moving_average_is_kept(watch: Callable[..., Any], deep_folder: Callable[[str], Path]):
+    average = weights_of(Classifier.from_pretrained(deep_folder("bert"), labels=LABELS))
+    _, after, kept = watch(ema_decay=0.15)
+    assert_close(after[-1], watch()[1][-1], atol=0)  # what is only averaged learns the same
+    for step, weights in enumerate(after):
+        decay = min(0.15, (1 + step) / (10 + step))
+        average = {name: decay * average[name] + (1 - decay) * weights[name] for name in weights}
+    assert_close(kept, average, atol=1e-6)
+    assert not torch.equal(kept["classifier.weight"], after[-1]["classifier.weight"])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_encoder_that_is_kept_is_between_both(
+    share: float, watch: Callable[..., Any], deep_folder: Callable[[str], Path]
+):
+    start = weights_of(Classifier.from_pretrained(deep_folder("bert"), labels=LABELS))
+    tuned, kept = watch()[2], watch(wise_ft=share)[2]
+    for name, weight in kept.items():
+        expected = tuned[name] if name.startswith("classifier.") else start[name] + share * (tuned[name] - start[name])
+        torch.testing.assert_close(weight, expected, rtol=0, atol=1e-6)
+
+
+def test_the_gradient_over_moved_embeddings_is_added(watch: Callable[..., Any]):
+    plain, nowhere, moved = (watch(1, **settings)[0][0] for settings in ({}, {"fgm": 1e-9}, {"fgm": 1.0}))
+    for name, gradient in plain.items():
+        torch.testing.assert_close(nowhere[name], 2 * gradient, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(moved["classifier.weight"], nowhere["classifier.weight"], rtol=0.01)
+
+
+def test_the_divergence_of_two_passes_is_weighted(watch: Callable[..., Any]):
+    """With the same noise, the gradient is a straight line in the weight of the divergence."""
+    by_weight = [watch(1, r_drop=weight)[0][0] for weight in (1e-9, 1.0, 2.0)]
+    for name in by_weight[0]:
+        none, one, two = (gradients[name] for gradients in by_weight)
+        torch.testing.assert_close(two - one, one - none, rtol=1e-4, atol=1e-6)
+    assert (one - none).abs().max() > 1e-4
 
 
 @pytest.fixture(scope="module")

@@ -138,19 +138,6 @@ def test_stock_classes_and_pipelines_load_every_kind(settings: dict, tiny_bert: 
         assert row == pytest.approx(prediction.probabilities, abs=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["attention", "mean"])
-def test_the_head_reads_hidden_states(pooling: str, tiny_bert: Path):
-    model = Classifier.from_pretrained(tiny_bert, labels=LABELS, pooling=pooling, freeze="encoder")
-    assert model.pools_by_learning == (pooling == "attention")
-    assert model.encoder_is_frozen
-    with evaluating(model):
-        hidden = model.network.encoder(**BATCH).last_hidden_state
-        assert torch.equal(model.network.read(hidden, BATCH["attention_mask"]), model(**BATCH))
-    several = Classifier.from_pretrained(tiny_bert, labels=LABELS, pooling="mean", layers=2)
-    with pytest.raises(ValueError, match="Expected a head that reads the last layer, found layers=2"):
-        several.network.read(hidden, BATCH["attention_mask"])
-
-
 @every_kind
 def test_new_heads_are_seeded(settings: dict, tiny_bert: Path):
     one, again, other = (

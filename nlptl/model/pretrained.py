@@ -1,0 +1,98 @@
+"""Reads what a classifier is made of: from a pretrained encoder and settings of a new head, or from a saved one."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from nlptl.config import HeadConfig
+from nlptl.errors import ConfigError
+from nlptl.labels import Labels
+from nlptl.model.build import build_network
+from nlptl.model.encoder import FAMILIES, find_model, load_tokenizer, load_weights, read_config
+from nlptl.model.fitted_heads import check_tensors
+from nlptl.model.folder import CARD, read_card
+from nlptl.model.head_checks import check_head
+from nlptl.model.headed_config import HeadedConfig
+from nlptl.model.native import check_other_family
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """The parts of a classifier; `new_names` are parameters inside the encoder that the checkpoint lacks."""
+
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    labels: Labels
+    head: HeadConfig
+    max_length: int | None
+    new_names: frozenset[str] = frozenset()
+
+
+def load_encoder(
+    name: str, labels: Labels | Sequence[str], head: HeadConfig, *, encoder_is_frozen: bool, seed: int
+) -> Loaded:
+    """Load the encoder `name` and put a new head on it; pooling "auto" is resolved here, by what is frozen.
+
+    Raises:
+        ConfigError: If a setting is out of range, contradicts another one, or does not fit the encoder.
+        UntrustedFileError: If a file of the model is damaged or could run code.
+        ResourceError: If a Hub id cannot be downloaded.
+    """
+    names = labels if isinstance(labels, Labels) else _labels(labels)
+    if head.pooling == "auto":
+        head = replace(head, pooling="mean" if encoder_is_frozen else "native")
+    check_head(head, names, encoder_is_frozen=encoder_is_frozen)
+    folder = find_model(name)
+    config = read_config(folder)  # Before the tokenizer, since it is what looks for code.
+    tokenizer = load_tokenizer(folder)
+    num_ids = max(tokenizer.get_vocab().values()) + 1
+    network, new_names = build_network(folder, config, names, head, num_ids=num_ids, seed=seed)
+    if config.model_type not in (*FAMILIES, HeadedConfig.model_type):
+        check_other_family(network, is_native=head.pooling == "native")
+    return Loaded(network=network, tokenizer=tokenizer, labels=names, head=head, max_length=None, new_names=new_names)
+
+
+def load_saved(name: str, head: HeadConfig) -> Loaded:
+    """Load a classifier that nlptl has saved; it brings its own head, so that `head` has to be all defaults.
+
+    Raises:
+        ConfigError: If settings of the head are given, or the folder holds no saved classifier.
+        UntrustedFileError: If a file of the model is damaged or could run code.
+        ResourceError: If a Hub id cannot be downloaded.
+    """
+    given = [name for name, value in vars(head).items() if value != getattr(HeadConfig(), name)]
+    if given:
+        raise ConfigError(
+            f"Expected no settings of the head for a saved classifier, which brings its own, found {', '.join(given)}. "
+            "Leave them out, or pass labels= to put a new head on its encoder."
+        )
+    folder = find_model(name)
+    if (folder / "model" / CARD).is_file():
+        raise ConfigError(f"Expected the model folder of a run, found the run. Pass {folder / 'model'}.")
+    if not (folder / CARD).is_file():
+        raise ConfigError(
+            f"Expected labels for a new head, or a folder that nlptl has saved; found no {CARD} in {folder}. "
+            "Pass labels=, or the model/ folder of a run."
+        )
+    config, tokenizer = read_config(folder), load_tokenizer(folder)
+    card = read_card(folder, config, tokenizer)
+    network, _ = load_weights(AutoModelForSequenceClassification, folder, config)
+    if card.head.head != "dense":
+        check_tensors(network, folder)
+    return Loaded(network=network, tokenizer=tokenizer, labels=card.labels, head=card.head, max_length=card.max_length)
+
+
+def dense_widths(hidden: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Return the widths of the dense layers of a head, however they are given."""
+    if hidden is None:
+        return ()
+    return tuple(hidden) if isinstance(hidden, Iterable) else (hidden,)
+
+
+def _labels(names: Sequence[str]) -> Labels:
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"Expected labels as a list of names, found {names!r}. Pass for instance ['negative', 'positive']."
+        )
+    return Labels(tuple(names))
