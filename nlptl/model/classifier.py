@@ -270,9 +270,15 @@ class Classifier(nn.Module):
         """
         freezing.check_freeze(self.parts, what, train_only)
         names = freezing.trained_names(
-            self.network, self.parts, what, train_only=train_only, head_names=self.head_names, top=top
+            self.network,
+            self.parts,
+            what,
+            train_only=train_only,
+            head_names=self.head_names,
+            unused_names=self.unused_names,
+            top=top,
         )
-        freezing.set_trained(self.network, names - self.unused_names)
+        freezing.set_trained(self.network, names)
         self.transfer = replace(self.transfer, freeze=what, train_only=train_only)
         self.train(self.training)
 

@@ -80,6 +80,7 @@ def trained_names(
     *,
     train_only: TrainOnly | None,
     head_names: frozenset[str],
+    unused_names: frozenset[str] = frozenset(),
     top: int | None = None,
 ) -> frozenset[str]:
     """Return the names of the parameters that train, as `check_freeze` has passed it.
@@ -90,6 +91,7 @@ def trained_names(
         what: "nothing", "embeddings", "encoder", or the number of lowest layers that are frozen with the embeddings.
         train_only: "norms" or "biases": of the rest of the encoder only those; "head": nothing of it.
         head_names: Parameters of the head, which always train.
+        unused_names: Parameters that never train, since no logit depends on them.
         top: Groups of layers that may train, counted from the top, with all above them; 0: the head alone. None: all.
 
     Raises:
@@ -108,6 +110,7 @@ def trained_names(
         kind = frozenset()
     kind &= frozenset(name for name in groups if _is_adapter(name)) or kind
     names = frozenset(n for n, group in groups.items() if group == HEAD or (depths[group] < limit and n in kind))
+    names -= unused_names
     if train_only in ("norms", "biases") and top is None and names <= head_names:
         raise ConfigError(
             f"Expected {train_only} in what is not frozen for --train-only {train_only}, found none. Freeze less, or "

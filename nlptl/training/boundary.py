@@ -96,7 +96,7 @@ def _allocate(
         return torch.empty(shape, dtype=getattr(torch, dtype))
     # Not from torch's generator, which is in the same state in another run with the same seed.
     key = broadcast(torch.tensor(secrets.randbits(62), device=accelerator.device))
-    path = folder / f".hidden-states-{int(key):x}"
+    path = folder / f".nlptl-hidden-states-{int(key):x}.tmp"
     has_room = True
     if accelerator.is_local_main_process:
         has_room = _create_file(path, num_bytes)
@@ -113,8 +113,9 @@ def _allocate(
 
 def _create_file(path: Path, num_bytes: int) -> bool:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600, exist_ok=False)
+        with path.open("wb") as file:
             for start in range(0, num_bytes, len(ZEROS)):  # Written out: a full disk is an error here, a signal later.
                 file.write(ZEROS[: num_bytes - start])
     except OSError:

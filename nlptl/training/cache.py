@@ -121,10 +121,11 @@ class FeatureCache:
         self._used.add(key)
         with contextlib.suppress(OSError):
             os.utime(self.folder / "features" / key)
+        remove_stale(self.folder)
         held = entries(self.folder)
         total = sum(entry.size for entry in held)
         for entry in held:
-            _remove_stale(entry.path)
+            remove_stale(entry.path)
             if total > self.max_bytes and entry.path.name not in self._used:
                 total -= remove_entry(entry.path)
                 logger.info("removed from the cache, which is full: %s", describe(entry))
@@ -228,8 +229,9 @@ def _is_ours(path: Path) -> bool:
     return path.name == ABOUT or any(pattern.fullmatch(path.name) for pattern in (PART, ASIDE))
 
 
-def _remove_stale(entry: Path) -> None:
-    for path in _files(entry):
+def remove_stale(folder: Path) -> None:
+    """Remove what killed processes have left written aside in `folder`."""
+    for path in _files(folder):
         with contextlib.suppress(OSError):
             if ASIDE.fullmatch(path.name) and time.time() - path.lstat().st_mtime > STALE_SECONDS:
                 path.unlink()

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from nlptl.training.cache import Entry, cache_folder, describe_size, entries, remove_entry
+from nlptl.training.cache import Entry, cache_folder, describe_size, entries, remove_entry, remove_stale
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ def manage_cache(config: CacheConfig) -> None:
             logger.info(_table(held))
         logger.info("%s in %s", _total(len(held), sum(entry.size for entry in held)), folder)
         return
+    remove_stale(folder)
     size = sum(remove_entry(entry.path) for entry in held)
     with contextlib.suppress(OSError):  # Something else is in it, or nothing was ever cached.
         (folder / "features").rmdir()

@@ -74,13 +74,22 @@ class Loop:
         frozen, train_only = self.model.transfer.freeze, self.model.transfer.train_only
         checkpoint = self._resume()
         steps_per_epoch = -(-len(inputs) // self.config.batch_size)
+        tracker = Tracker(
+            None if self.run is None else self.run.path / "metrics.jsonl",
+            num_steps=self.config.num_epochs * steps_per_epoch,
+            first_step=self.state.step,
+            is_main_process=self.accelerator.is_main_process,
+        )
         try:
-            for stage in self.stages:
-                end = (stage.first_epoch + stage.num_epochs) * steps_per_epoch
-                if self.state.step < end and not self.state.is_stopped:
-                    self.model.freeze(frozen, train_only=train_only, top=stage.top)
-                    self._train_stage(stage, inputs, held_out, checkpoint, steps_per_epoch=steps_per_epoch)
-                    checkpoint = None
+            with tracker:
+                for stage in self.stages:
+                    end = (stage.first_epoch + stage.num_epochs) * steps_per_epoch
+                    if self.state.step < end and not self.state.is_stopped:
+                        self.model.freeze(frozen, train_only=train_only, top=stage.top)
+                        if len(self.stages) > 1:
+                            tracker.say(f"{stage.describe()}: {self.model.describe_training()}")
+                        self._train_stage(stage, inputs, held_out, checkpoint, tracker, steps_per_epoch=steps_per_epoch)
+                        checkpoint = None
         except KeyboardInterrupt:
             if self.run is not None:
                 logger.warning("interrupted: --resume goes on from the last checkpoint in %s", self.run.checkpoints)
@@ -95,12 +104,11 @@ class Loop:
         inputs: Inputs,
         held_out: Inputs | None,
         checkpoint: Checkpoint | None,
+        tracker: Tracker,
         *,
         steps_per_epoch: int,
     ) -> None:
         accelerator, model, config = self.accelerator, self.model, self.config
-        if len(self.stages) > 1:
-            logger.info("%s: %s", stage.describe(), model.describe_training())
         once = partial(
             precompute,
             model,
@@ -132,7 +140,7 @@ class Loop:
                 model.features_are_constant,
                 self.pretrained,
             )
-            self._take_steps(stepper, stage, inputs, held_out, steps_per_epoch=steps_per_epoch)
+            self._take_steps(stepper, stage, inputs, held_out, tracker, steps_per_epoch=steps_per_epoch)
         finally:
             accelerator.unwrap_model(network, keep_fp32_wrapper=False)  # with mixed precision, forward was replaced
             accelerator.free_memory(network, optimizer)
@@ -142,43 +150,44 @@ class Loop:
                 gc.collect()
 
     def _take_steps(
-        self, stepper: Stepper, stage: Stage, inputs: Inputs, held_out: Inputs | None, *, steps_per_epoch: int
+        self,
+        stepper: Stepper,
+        stage: Stage,
+        inputs: Inputs,
+        held_out: Inputs | None,
+        tracker: Tracker,
+        *,
+        steps_per_epoch: int,
     ) -> None:
         config, state, optimizer = self.config, self.state, stepper.optimizer
         first_step, num_steps = stage.first_epoch * steps_per_epoch, stage.num_epochs * steps_per_epoch
         last_step = first_step + num_steps
         losses: list[float] = []  # since the last evaluation
         self.model.train()
-        with Tracker(
-            None if self.run is None else self.run.path / "metrics.jsonl",
-            num_steps=config.num_epochs * steps_per_epoch,
-            first_step=state.step,
-            is_main_process=self.accelerator.is_main_process,
-        ) as tracker:
-            for step, indices in global_batches(
-                len(inputs), config.batch_size, seed=self.seed, first_step=state.step, num_steps=last_step
-            ):
-                multiplier = rate_multiplier(
-                    step - first_step, num_steps=num_steps, warmup_ratio=config.warmup_ratio, schedule=config.schedule
-                )
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak_lr"] * multiplier
-                loss, norm = stepper.take(inputs, indices, step=step)
-                if self.average is not None:
-                    self.average.update()
-                state.step = step + 1
-                losses.append(loss)
-                tracker.advance(loss=loss)
-                if state.step % config.logging_steps == 0:
-                    rate = optimizer.param_groups[-1]["lr"]
-                    tracker.record(step=state.step, loss=loss, gradient_norm=norm, learning_rate=rate)
-                if state.step % (config.eval_steps or steps_per_epoch) == 0 or state.step == last_step:
-                    mean = float(np.mean(losses))
-                    losses.clear()
-                    self._evaluate(held_out, tracker, stage, epoch=state.step / steps_per_epoch, loss=mean)
-                    self._save(optimizer)
-                    if state.is_stopped:
-                        break
+        for step, indices in global_batches(
+            len(inputs), config.batch_size, seed=self.seed, first_step=state.step, num_steps=last_step
+        ):
+            multiplier = rate_multiplier(
+                step - first_step, num_steps=num_steps, warmup_ratio=config.warmup_ratio, schedule=config.schedule
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * multiplier
+            loss, norm = stepper.take(inputs, indices, step=step)
+            if self.average is not None:
+                self.average.update()
+            state.step = step + 1
+            losses.append(loss)
+            tracker.advance(loss=loss)
+            if state.step % config.logging_steps == 0:
+                rate = optimizer.param_groups[-1]["lr"]
+                tracker.record(step=state.step, loss=loss, gradient_norm=norm, learning_rate=rate)
+            if state.step % (config.eval_steps or steps_per_epoch) == 0 or state.step == last_step:
+                mean = float(np.mean(losses))
+                losses.clear()
+                self._evaluate(held_out, tracker, stage, epoch=state.step / steps_per_epoch, loss=mean)
+                self._save(optimizer)
+                if state.is_stopped:
+                    break
 
     def _evaluate(self, held_out: Inputs | None, tracker: Tracker, stage: Stage, *, epoch: float, loss: float) -> None:
         """Score validation, remember the weights if they are the best so far, decide whether to stop."""

@@ -27,11 +27,19 @@ class Plan:
 def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
     """Check the settings of a training against the model and against each other, and return what they amount to.
 
+    The model is left as it is in the last stage, which trains all that ever trains.
+
     Raises:
         ConfigError: If a setting would be ignored, contradicts another one, or cannot apply to what trains.
     """
     if config.keep_adapter and not model.has_adapters:
         raise ConfigError("Expected low-rank updates for --keep-adapter, found none. Pass --lora-rank 8 as well.")
+    unused = [
+        name for name in ("cache_size", "cache_dtype") if getattr(config, name) != getattr(TrainingConfig(), name)
+    ]
+    if unused and not config.cache:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        raise ConfigError(f"Expected a cache for {flags}, found --no-cache. Leave one of the two out.")
     if model.head_is_fitted:
         _check_fitted(model, config)
         return Plan([], {}, {})
@@ -40,6 +48,7 @@ def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
     trained = {groups[name] for name, p in model.network.named_parameters() if p.requires_grad}
     below = [name for name in model.parts.group_names if name in trained and name.startswith(("layer", "embeddings"))]
     stages = plan_stages(config, num_unfrozen=len(below))
+    model.freeze(model.transfer.freeze, train_only=model.transfer.train_only, top=stages[-1].top)
     _check_regularizers(model, config)
     return Plan(stages, learning_rates(model, config), weight_decays(model, config))
 

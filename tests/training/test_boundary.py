@@ -130,7 +130,7 @@ def test_what_is_too_large_for_memory_is_mapped_from_a_file_that_has_no_name(
     mapped = cut(model).hidden
     assert torch.equal(mapped.rows, in_memory.rows)
     assert list(feature_cache.iterdir()) == []
-    assert f"{feature_cache}/.hidden-states-" in Path("/proc/self/maps").read_text()  # of this process, on Linux
+    assert f"{feature_cache}/.nlptl-hidden-states-" in Path("/proc/self/maps").read_text()  # of this process, on Linux
 
 
 def test_files_of_two_runs_with_the_same_seed_have_other_names(

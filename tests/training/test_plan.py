@@ -50,6 +50,17 @@ def table_of(model: Classifier, **settings: object) -> dict[str, list[str]]:
         ),
         (
             {},
+            {"num_epochs": 2, "unfreeze_every_epochs": 1},
+            {
+                "embeddings": [EMBEDDINGS, "0", "-", "-"],
+                "layer 1": [LAYER, "0", "-", "-"],
+                "layer 2": [LAYER, LAYER, "5e-05", "0.01"],
+                "pooler": [POOLER, POOLER, "5e-05", "0.01"],
+                "head": ["66", "66", "5e-05", "0.01"],
+            },
+        ),
+        (
+            {},
             {"layer_decay": 0.5, "learning_rate": 0.1, "weight_decay": 0.2, "head_weight_decay": 0.3},
             {
                 "embeddings": [EMBEDDINGS, EMBEDDINGS, "0.025", "0.2"],
@@ -219,6 +230,13 @@ LOGISTIC = {"freeze": "encoder", "head": "logistic"}
         ({"lora_rank": 2}, {"l2_sp": 0.1, "wise_ft": 0.5}, "for --l2-sp, .* for --wise-ft, found low-rank updates"),
         ({"freeze": "embeddings", "reinit_layers": 2}, {"l2_sp": 0.1}, "that train for --l2-sp, found all of them"),
         ({"dropout": 0.0}, {"r_drop": 1.0}, "dropout in what trains for --r-drop, .* found none. Pass --dropout 0.1"),
+        (
+            {},
+            {"fgm": 1.0, "num_epochs": 2, "unfreeze_every_epochs": 1},  # which ends before the embeddings' turn
+            "word embeddings that train for --fgm",
+        ),
+        ({}, {"cache": False, "cache_dtype": "float16"}, "a cache for --cache-dtype, found --no-cache"),
+        ({}, {"cache": False, "cache_size": 1.0}, "a cache for --cache-size, found --no-cache"),
         ({}, {"keep_adapter": True}, "low-rank updates for --keep-adapter, found none. Pass --lora-rank 8 as well"),
         (
             LOGISTIC,
