@@ -48,8 +48,13 @@ def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
     trained = {groups[name] for name, p in model.network.named_parameters() if p.requires_grad}
     below = [name for name in model.parts.group_names if name in trained and name.startswith(("layer", "embeddings"))]
     stages = plan_stages(config, num_unfrozen=len(below))
-    model.freeze(model.transfer.freeze, train_only=model.transfer.train_only, top=stages[-1].top)
-    _check_regularizers(model, config)
+    transfer = model.transfer
+    model.freeze(transfer.freeze, train_only=transfer.train_only, top=stages[-1].top)
+    try:
+        _check_regularizers(model, config)
+    except ConfigError:
+        model.freeze(transfer.freeze, train_only=transfer.train_only)
+        raise
     return Plan(stages, learning_rates(model, config), weight_decays(model, config))
 
 
