@@ -53,8 +53,7 @@ def build_network(
             if head.binary_loss == "sigmoid":
                 _hold_first_logit_at_zero(network)
         else:
-            network = HeadedClassifier(_headed_config(config, labels, head))
-            network.encoder.load_state_dict(encoder.state_dict())
+            network = HeadedClassifier(_headed_config(config, labels, head), encoder)
     rows = network.base_model.get_input_embeddings().num_embeddings
     if num_ids > rows:
         raise ConfigError(

@@ -86,9 +86,10 @@ class HeadedClassifier(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
 
-    def __init__(self, config: HeadedConfig) -> None:
+    def __init__(self, config: HeadedConfig, encoder: PreTrainedModel | None = None) -> None:
+        """Put a new head on `encoder`; None: on a new one, as `config` describes it."""
         super().__init__(config)
-        self.encoder = AutoModel.from_config(config.encoder)
+        self.encoder = AutoModel.from_config(config.encoder) if encoder is None else encoder
         settings = self.encoder.config
         by_name = {"last": 1, "mix": settings.num_hidden_layers + 1}  # the embeddings' output included
         self.num_states = config.layers if isinstance(config.layers, int) else by_name[config.layers]

@@ -238,8 +238,11 @@ def in_process(role: str, values: dict[str, Any], cache: Path) -> dict[str, Any]
     path.write_text(json.dumps(values))
     command = [sys.executable, __file__, "worker", role, str(path)]
     environment = {**os.environ, "NLPTL_CACHE": str(cache)}
-    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
-    found: dict[str, Any] = json.loads(next(line for line in out.splitlines() if line.startswith(MARK))[len(MARK) :])
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)  # no terminal, so no bars
+    if done.returncode != 0:
+        raise SystemExit(f"{done.stderr}\n{role} failed, see above")
+    line = next(line for line in done.stdout.splitlines() if line.startswith(MARK))
+    found: dict[str, Any] = json.loads(line[len(MARK) :])
     return found
 
 
