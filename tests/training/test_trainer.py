@@ -109,7 +109,7 @@ def test_mean_loss_of_an_evaluation_is_that_of_its_steps(fit, tmp_path):
 
 @pytest.mark.parametrize("metric", ["accuracy", "log_loss", "macro_f1"])
 def test_best_model_on_validation_is_kept(metric, fit, splits, tmp_path):
-    trainer = fit(tmp_path / "run", num_epochs=12, learning_rate=0.1, selection_metric=metric)
+    trainer = fit(tmp_path / "run", num_epochs=12, learning_rate=0.2, selection_metric=metric)
     values = [r[f"validation_{metric}"] for r in records(tmp_path / "run")]
     assert len(set(values)) > 2
     best = min(values) if metric == "log_loss" else max(values)
