@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from nlptl.data.batches import micro_batches
 
-CPU_TOKENS, ACCELERATOR_TOKENS = 2048, 65536
+CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 65536
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import gc
 import logging
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -122,17 +121,20 @@ class Loop:
             every = config.eval_steps or steps_per_epoch
             held_out = once(held_out, num_passes=stage.num_epochs * steps_per_epoch // every)
         is_last = stage is self.stages[-1]
-        network, optimizer = accelerator.prepare(model, build_optimizer(model, config, before_encoder=not is_last))
+        optimizer = build_optimizer(model, config, before_encoder=not is_last)
+        # On one process in full precision Accelerate has nothing to add, and its wrappers take time in every step.
+        is_plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no"
+        network, prepared = (model, optimizer) if is_plain else accelerator.prepare(model, optimizer)
         first_step = stage.first_epoch * steps_per_epoch
         if self.state.step == first_step:
             self.state.evaluations_since_best = 0  # What the stage before did not learn is not counted here.
         try:
             if checkpoint is not None and self.state.step > first_step:
-                restore_optimizer(optimizer.optimizer, checkpoint.optimizer, names_by_id(model.network))
+                restore_optimizer(optimizer, checkpoint.optimizer, names_by_id(model.network))
             stepper = Stepper(
                 model,
                 network,
-                optimizer,
+                prepared,
                 accelerator,
                 config,
                 self.seed,
@@ -140,18 +142,20 @@ class Loop:
                 model.features_are_constant,
                 self.pretrained,
             )
-            self._take_steps(stepper, stage, inputs, held_out, tracker, steps_per_epoch=steps_per_epoch)
+            self._take_steps(stepper, optimizer, stage, inputs, held_out, tracker, steps_per_epoch=steps_per_epoch)
         finally:
-            accelerator.unwrap_model(network, keep_fp32_wrapper=False)  # with mixed precision, forward was replaced
-            accelerator.free_memory(network, optimizer)
+            if not is_plain:
+                accelerator.unwrap_model(network, keep_fp32_wrapper=False)  # with mixed precision, forward was replaced
+                accelerator.free_memory(network, prepared)
             if accelerator.num_processes > 1:
                 # A DistributedDataParallel that outlives its process group can hang the process at its end.
-                del network, optimizer
+                del network, prepared, optimizer
                 gc.collect()
 
     def _take_steps(
         self,
         stepper: Stepper,
+        optimizer: torch.optim.Optimizer,
         stage: Stage,
         inputs: Inputs,
         held_out: Inputs | None,
@@ -159,7 +163,7 @@ class Loop:
         *,
         steps_per_epoch: int,
     ) -> None:
-        config, state, optimizer = self.config, self.state, stepper.optimizer
+        config, state = self.config, self.state
         first_step, num_steps = stage.first_epoch * steps_per_epoch, stage.num_epochs * steps_per_epoch
         last_step = first_step + num_steps
         losses: list[float] = []  # since the last evaluation
@@ -225,7 +229,7 @@ class Loop:
                 "--mixed-precision no."
             )
 
-    def _save(self, optimizer: Any) -> None:
+    def _save(self, optimizer: torch.optim.Optimizer) -> None:
         if self.run is None:
             return
         folder, state = self.run.checkpoints, self.state
@@ -238,7 +242,7 @@ class Loop:
             snapshot = capture(
                 self.model.network,
                 self.names,
-                optimizer.optimizer,
+                optimizer,
                 state,
                 averages=averages,
                 scaler=self.accelerator.scaler,
