@@ -17,7 +17,7 @@ from accelerate.utils import broadcast
 from nlptl.data.batches import collate
 from nlptl.model.boundary import hidden_states_after
 from nlptl.model.classifier import Classifier
-from nlptl.model.inference import evaluating, length_batches, show_progress
+from nlptl.model.inference import evaluating, length_batches, quick_linears, show_progress
 from nlptl.training.inputs import HiddenStates, Inputs
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def _fill(states: HiddenStates, model: Classifier, inputs: Inputs, accelerator: 
     )
     name = f"layers 1 to {states.depth}, {inputs.examples.split}" if accelerator.is_main_process else None
     encoder = model.network.base_model
-    with evaluating(model), accelerator.autocast():
+    with evaluating(model), quick_linears(model), accelerator.autocast():
         for indices in show_progress(batches, name):
             batch = collate(inputs.tokens, indices, pad_id=model.pad_id, device=device)
             hidden = hidden_states_after(encoder, model.parts, states.depth, **batch).to("cpu", states.rows.dtype)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from nlptl.data.batches import collate, micro_batches
 from nlptl.data.tokens import Tokens, concatenate
 from nlptl.model.classifier import Classifier
-from nlptl.model.inference import ACCELERATOR_TOKENS, CPU_TOKENS, evaluating
+from nlptl.model.inference import ACCELERATOR_TOKENS, CPU_TOKENS, evaluating, prefers_onednn, quick_linears
 from nlptl.training.cache import FeatureCache
 from nlptl.training.devices import on_main
 from nlptl.training.inputs import Inputs
@@ -72,7 +72,12 @@ def encode_once(
     if cache is None or not cache.has_used(key):
         _log_source(inputs, parts, widths, cache)
     features = []
-    with evaluating(model), accelerator.autocast(), _bar(inputs, parts, widths, accelerator) as bar:
+    with (
+        evaluating(model),
+        quick_linears(model),
+        accelerator.autocast(),
+        _bar(inputs, parts, widths, accelerator) as bar,
+    ):
         for i, part in enumerate(parts):
             if widths[i]:
                 shape = (sum(map(len, part)), widths[i])
@@ -105,6 +110,7 @@ def feature_key(model: Classifier, inputs: Inputs, accelerator: Accelerator, *, 
         "mixed_precision": accelerator.mixed_precision,
         "matmul_precision": torch.get_float32_matmul_precision(),
         "device": accelerator.device.type,
+        "onednn": prefers_onednn(),
         "micro_batch_tokens": _micro_batch_tokens(accelerator.device),
     }
     return sha256_of(
