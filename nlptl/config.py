@@ -41,8 +41,9 @@ class TrainingConfig:
     batch_size: int = 32
     """Examples per optimizer step, over all devices."""
     learning_rate: float | None = None
-    """Peak learning rate. None: 5e-5 where the encoder trains; where the head alone trains, 5e-3 for a
-    linear head and 1e-3 for a dense one."""
+    """Peak learning rate. None: 5e-5 where the encoder trains, 5e-4 where only norms, biases or low-rank updates of it
+    do; where the head alone trains, 5e-3 for a linear head and 1e-3 for a dense one. In a stage of the head alone
+    before the encoder's, the head has head_learning_rate or this default."""
     head_learning_rate: float | None = None
     """Peak learning rate of the head, where the encoder trains too. None: the same as learning_rate."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"

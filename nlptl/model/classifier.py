@@ -179,6 +179,11 @@ class Classifier(nn.Module):
         is_frozen = freeze == "encoder" or train_only == "head"
         if labels is None:
             loaded = load_saved(str(name), wanted)
+            if loaded.head.head != "dense" and (lora_rank is not None or reinit_layers):
+                raise ConfigError(
+                    f"Expected the encoder that the {loaded.head.head} head in {name} was fitted to, found lora_rank "
+                    "or reinit_layers, which change it. Leave them out, or pass labels= to put a new head on the encoder."
+                )
         else:
             loaded = load_encoder(str(name), labels, wanted, encoder_is_frozen=is_frozen, seed=seed)
         model = cls(
@@ -263,7 +268,8 @@ class Classifier(nn.Module):
         Args:
             what: "nothing", "embeddings", "encoder", or the number of lowest layers, the embeddings included.
             train_only: What trains of the rest of the encoder: "norms", "biases" (BitFit), or nothing of it: "head".
-            top: Layers, counted from the top, that may train; 0: the head alone. None: all that are not frozen.
+            top: Layers, counted from the top, that may train; 0: the head alone. None: all that are not frozen. For the
+                stages of a training: `Trainer.fit` sets it anew.
 
         Raises:
             ConfigError: If the encoder does not have that many layers, or nothing is left that could train.

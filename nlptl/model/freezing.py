@@ -174,7 +174,13 @@ def describe_training(
     return (
         f"training {len(trained)} of {len(sizes)} tensors: {sum(sizes[n] for n in trained):,} of "
         f"{sum(sizes.values()):,} parameters ({' and '.join(what) or 'none'}); "
-        + (f"{_spans(frozen) if changing else 'encoder'} frozen" if frozen else "nothing frozen")
+        + (
+            f"{_spans(frozen) if changing else 'encoder'} frozen"
+            if frozen
+            else "nothing else"
+            if train_only
+            else "nothing frozen"
+        )
     )
 
 

@@ -22,6 +22,7 @@ from nlptl.training.devices import on_main
 from nlptl.training.features import precompute
 from nlptl.training.inputs import Inputs, logits_of
 from nlptl.training.optimizer import build_optimizer, rate_multiplier
+from nlptl.training.plan import describe_stage
 from nlptl.training.run import Run
 from nlptl.training.snapshot import (
     State,
@@ -86,7 +87,8 @@ class Loop:
                     if self.state.step < end and not self.state.is_stopped:
                         self.model.freeze(frozen, train_only=train_only, top=stage.top)
                         if len(self.stages) > 1:
-                            tracker.say(f"{stage.describe()}: {self.model.describe_training()}")
+                            line = describe_stage(self.model, self.config, stage, self.stages)
+                            tracker.say(f"{stage.describe()}: {line}")
                         self._train_stage(stage, inputs, held_out, checkpoint, tracker, steps_per_epoch=steps_per_epoch)
                         checkpoint = None
         except KeyboardInterrupt:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from nlptl.config import HeadConfig, TrainingConfig, TransferConfig
+from nlptl.config import ClassificationConfig, TrainingConfig
 from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
+from nlptl.model.parts import HEAD
 from nlptl.training.optimizer import check_rates, learning_rates, weight_decays
 from nlptl.training.regularizers import check_regularizers, has_active_dropout, linear_weights
 from nlptl.training.stages import Stage, plan_stages
@@ -40,6 +41,8 @@ def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
     if unused and not config.cache:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         raise ConfigError(f"Expected a cache for {flags}, found --no-cache. Leave one of the two out.")
+    transfer = model.transfer
+    model.freeze(transfer.freeze, train_only=transfer.train_only)  # a training that failed may have left fewer layers
     if model.head_is_fitted:
         _check_fitted(model, config)
         return Plan([], {}, {})
@@ -48,7 +51,6 @@ def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
     trained = {groups[name] for name, p in model.network.named_parameters() if p.requires_grad}
     below = [name for name in model.parts.group_names if name in trained and name.startswith(("layer", "embeddings"))]
     stages = plan_stages(config, num_unfrozen=len(below))
-    transfer = model.transfer
     model.freeze(transfer.freeze, train_only=transfer.train_only, top=stages[-1].top)
     try:
         _check_regularizers(model, config)
@@ -77,16 +79,14 @@ def training_table(model: Classifier, plan: Plan) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainConfig:
-    """Show what would train, group by group, and at which rate, without training."""
+class ExplainConfig(ClassificationConfig):
+    """Show what would train, group by group, and at which rate, without training.
 
-    model: str = "sample:minilm"
-    """Pretrained encoder: sample:minilm, a local folder, or a Hub id (name@revision pins it)."""
+    It takes the settings of a recipe, so that --config reads the config.json of a run; no data is read.
+    """
+
     num_labels: int = 2
     """Number of classes of the head."""
-    transfer: TransferConfig = TransferConfig()
-    head: HeadConfig = HeadConfig()
-    train: TrainingConfig = TrainingConfig()
 
 
 def explain_training(config: ExplainConfig) -> None:
@@ -108,7 +108,13 @@ def explain_training(config: ExplainConfig) -> None:
     logger.info("\n%s", training_table(model, plan))
     for stage in plan.stages if len(plan.stages) > 1 else []:
         model.freeze(config.transfer.freeze, train_only=config.transfer.train_only, top=stage.top)
-        logger.info("%s: %s", stage.describe(), model.describe_training())
+        logger.info("%s: %s", stage.describe(), describe_stage(model, config.train, stage, plan.stages))
+
+
+def describe_stage(model: Classifier, config: TrainingConfig, stage: Stage, stages: list[Stage]) -> str:
+    """Return one line that says what trains in `stage`, for which `model` is set, and the head's peak rate."""
+    rates = learning_rates(model, config, before_encoder=stage is not stages[-1])
+    return f"{model.describe_training()}; learning rate of the head {rates[HEAD]:.3g}"
 
 
 def _size(parameters: list[nn.Parameter]) -> int:
@@ -116,7 +122,12 @@ def _size(parameters: list[nn.Parameter]) -> int:
 
 
 def _check_fitted(model: Classifier, config: TrainingConfig) -> None:
-    """Refuse what only an optimizer can obey, if it differs from what it is by default."""
+    """Refuse an encoder that trains, and what only an optimizer can obey, if it differs from what it is by default."""
+    if not model.encoder_is_frozen:
+        raise ConfigError(
+            f"Expected a frozen encoder below a {model.head.head} head, found one that trains. Pass --freeze encoder "
+            "(freeze= in Python)."
+        )
     defaults = TrainingConfig()
     obeyed = {"cache", "cache_size", "cache_dtype", "micro_batch_tokens", "mixed_precision", "logging_steps"}
     ignored = [name for name, value in vars(config).items() if name not in obeyed and value != getattr(defaults, name)]

@@ -127,7 +127,8 @@ class Trainer:
 
     def _fit_head(self, inputs: Inputs, sha256: str) -> None:
         inputs = encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
-        assert inputs.features is not None, "check_head refuses closed-form heads over an encoder that trains"
+        assert inputs.features is not None, "plan_training refuses closed-form heads over an encoder that trains"
+        logger.info("fitting a %s head with scikit-learn", self.model.head.head)
         fit_head(self.model, inputs.features, inputs.labels)
 
     def _score(self, inputs: Inputs) -> tuple[Scores, Scores | None, np.ndarray]:

@@ -199,7 +199,7 @@ def test_what_trains_in_words(tiny_bert: Path):
     model.freeze("embeddings")
     assert model.describe_training().endswith(" parameters (layers 1 to 2 and head); embeddings frozen")
     model.freeze("nothing", train_only="biases")
-    assert model.describe_training().endswith(" parameters (biases of encoder and head); nothing frozen")
+    assert model.describe_training().endswith(" parameters (biases of encoder and head); nothing else")
     model = Classifier.from_pretrained(tiny_bert, labels=LABELS, lora_rank=2)
     line = " parameters (low-rank updates of layers 1 to 2 and head); embeddings, pooler frozen"
     assert model.describe_training().endswith(line)

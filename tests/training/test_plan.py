@@ -173,8 +173,8 @@ def test_explain_training_shows_the_stages(tiny_bert: Path, explain: Callable[..
     lines = explain(tiny_bert, "--num-epochs 6 --unfreeze-every-epochs 1 --num-labels 3")
     assert lines[8].split()[:3] == ["head", "99", "99"]
     assert [line.split(":")[0] for line in lines[9:]] == ["epoch 1", "epoch 2", "epoch 3", "epochs 4 to 6"]
-    assert lines[9].endswith("(head); encoder frozen")
-    assert lines[-1].endswith("nothing frozen")
+    assert lines[9].endswith("(head); encoder frozen; learning rate of the head 0.005")
+    assert lines[-1].endswith("nothing frozen; learning rate of the head 5e-05")
 
 
 @pytest.mark.parametrize(
@@ -290,3 +290,24 @@ def test_the_plan_is_said_before_anything_is_computed(
         Examples.from_lists(["good", "bad"], ["positive", "negative"])
     )
     assert caplog.messages[0].endswith("(layer 2, pooler and head); embeddings, layer 1 frozen")
+
+
+def test_a_fitted_head_over_an_encoder_that_trains_is_refused(build_model: Callable[..., Classifier], tmp_path: Path):
+    model = build_model(freeze="encoder", head="logistic")
+    Trainer(model, TrainingConfig()).fit(Examples.from_lists(["good", "bad"] * 4, ["positive", "negative"] * 4))
+    model.save(tmp_path / "saved")
+    again = Classifier.from_pretrained(tmp_path / "saved")
+    with pytest.raises(ConfigError, match="Expected a frozen encoder below a logistic head, found one that trains"):
+        Trainer(again, TrainingConfig()).fit(Examples.from_lists(["good", "bad"], ["positive", "negative"]))
+    for settings in ({"lora_rank": 2}, {"reinit_layers": 1}):
+        with pytest.raises(
+            ConfigError, match="the encoder that the logistic head in .* was fitted to, found lora_rank"
+        ):
+            Classifier.from_pretrained(tmp_path / "saved", **settings)
+
+
+def test_a_plan_starts_from_all_that_is_not_frozen(build_model: Callable[..., Classifier]):
+    model = build_model()
+    plan_training(model, TrainingConfig(num_epochs=2, unfreeze_every_epochs=1))
+    stages = plan_training(model, TrainingConfig(num_epochs=8, unfreeze_every_epochs=1)).stages
+    assert [stage.top for stage in stages] == [0, 1, 2, 3]

@@ -157,10 +157,10 @@ def test_every_stage_says_what_trains(build_model: Callable[..., Classifier], ca
     said = [message for message in caplog.messages if ": training " in message]
     assert [message.split(":")[0] for message in said] == ["epoch 1", "epoch 2", "epoch 3", "epochs 4 to 6"]
     words = (
-        "(head); encoder frozen",
-        "(layer 2, pooler and head); embeddings, layer 1 frozen",
-        "frozen",
-        "nothing frozen",
+        "(head); encoder frozen; learning rate of the head 0.005",
+        "(layer 2, pooler and head); embeddings, layer 1 frozen; learning rate of the head 5e-05",
+        "; learning rate of the head 5e-05",
+        "nothing frozen; learning rate of the head 5e-05",
     )
     assert all(message.endswith(word) for message, word in zip(said, words, strict=True))
     caplog.clear()
