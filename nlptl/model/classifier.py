@@ -181,8 +181,8 @@ class Classifier(nn.Module):
             loaded = load_saved(str(name), wanted)
             if loaded.head.head != "dense" and (lora_rank is not None or reinit_layers):
                 raise ConfigError(
-                    f"Expected the encoder that the {loaded.head.head} head in {name} was fitted to, found lora_rank "
-                    "or reinit_layers, which change it. Leave them out, or pass labels= to put a new head on the encoder."
+                    f"Expected the encoder that the {loaded.head.head} head in {name} was fitted to, found lora_rank or"
+                    " reinit_layers, which change it. Leave them out, or pass labels= to put a new head on the encoder."
                 )
         else:
             loaded = load_encoder(str(name), labels, wanted, encoder_is_frozen=is_frozen, seed=seed)

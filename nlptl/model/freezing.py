@@ -171,16 +171,12 @@ def describe_training(
     kind = "low-rank updates of " if any(map(_is_adapter, trained)) else f"{train_only} of " if train_only else ""
     words = _spans(changing) if frozen else "encoder"
     what = ([f"{kind}{words}"] if changing else []) + (["head"] if any(groups[n] == HEAD for n in trained) else [])
+    rest = "nothing else" if train_only else "nothing frozen"
+    if frozen:
+        rest = f"{_spans(frozen) if changing else 'encoder'} frozen"
     return (
         f"training {len(trained)} of {len(sizes)} tensors: {sum(sizes[n] for n in trained):,} of "
-        f"{sum(sizes.values()):,} parameters ({' and '.join(what) or 'none'}); "
-        + (
-            f"{_spans(frozen) if changing else 'encoder'} frozen"
-            if frozen
-            else "nothing else"
-            if train_only
-            else "nothing frozen"
-        )
+        f"{sum(sizes.values()):,} parameters ({' and '.join(what) or 'none'}); {rest}"
     )
 
 
