@@ -7,20 +7,18 @@ then named `...query.base_layer.weight`, and all that trains inside the encoder 
 import copy
 import math
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from nlptl.data.order import stream_key
-from nlptl.errors import ConfigError, ResourceError
+from nlptl.errors import ConfigError
+from nlptl.model.folder import new_folder
 from nlptl.model.heads import HeadedClassifier
 from nlptl.model.inference import evaluating
 
@@ -112,7 +110,7 @@ def save_adapter(network: PreTrainedModel, folder: Path, *, base: str, head_name
     """
     config, tensors = _stock_adapter(network, head_names)
     config.base_model_name_or_path, config.revision = _split_revision(base)
-    with _new_adapter_folder(folder.absolute()) as staging:
+    with new_folder(folder.absolute(), what="adapter", mark=CONFIG) as staging:
         config.save_pretrained(staging)
         named = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in sorted(tensors.items())}
         save_file(named, staging / WEIGHTS, metadata={"format": "pt"})
@@ -234,25 +232,3 @@ def _head_modules(network: PreTrainedModel, head_names: frozenset[str]) -> list[
 def _split_revision(name: str) -> tuple[str, str | None]:
     repository, _, revision = name.partition("@")
     return (name, None) if Path(name).is_dir() or not revision else (repository, revision)
-
-
-@contextmanager
-def _new_adapter_folder(target: Path) -> Iterator[Path]:
-    if target.exists() and not (target / CONFIG).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(
-            f"Expected a new folder, or one with a saved adapter, found something else at {target}. "
-            "Pass another folder; nothing but a saved adapter is replaced."
-        )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:
-            staging = Path(beside) / "new"
-            staging.mkdir()
-            yield staging
-            if target.exists():
-                target.rename(Path(beside) / "old")
-            staging.rename(target)
-    except (OSError, SafetensorError) as error:
-        raise ResourceError(
-            f"Expected to write the adapter folder {target}, found: {error}. Free space or mend the permissions."
-        ) from error

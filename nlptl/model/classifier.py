@@ -258,6 +258,12 @@ class Classifier(nn.Module):
         return freezing.num_frozen_layers(self.parts, self.groups, names)
 
     @property
+    def pretrained_names(self) -> frozenset[str]:
+        """Parameters that came with the encoder: not the head, not new layers, not low-rank updates."""
+        names = frozenset(name for name, _ in self.network.named_parameters() if not freezing.is_adapter(name))
+        return names - self.head_names - self.reinit_names
+
+    @property
     def groups(self) -> dict[str, str]:
         """Where each parameter stands: "embeddings", "layer 1", ..., "final norm", "pooler" or "head"."""
         return self.parts.group_parameters(self.network, self.head_names)

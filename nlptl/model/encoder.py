@@ -227,15 +227,6 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def encoder_layers(encoder: nn.Module) -> nn.ModuleList | None:
-    """Return the stack of layers, lowest first; None if layers share their weights (albert)."""
-    config = cast(PreTrainedModel, encoder).config
-    for module in encoder.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
-            return None if config.model_type == "albert" else module
-    return None
-
-
 def max_positions(encoder: nn.Module) -> int:
     """Return how many tokens a text may have, special tokens included."""
     positions = int(cast(PreTrainedModel, encoder).config.max_position_embeddings)

@@ -95,17 +95,22 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """Give a folder to write into; at the end it becomes `target`, in place of a saved classifier that is there.
+def new_folder(target: Path, *, what: str = "model", mark: str = CARD) -> Iterator[Path]:
+    """Give a folder to write into; at the end it becomes `target`, in place of one of its kind that is there.
+
+    Args:
+        target: Where it is to stand.
+        what: What is saved, in a word.
+        mark: The file by which a folder of this kind is known.
 
     Raises:
-        ConfigError: If `target` is something else than a saved classifier.
+        ConfigError: If `target` is something else than a folder of this kind.
         ResourceError: If the disk is full or cannot be written; what was there stays as it is.
     """
-    if target.exists() and not (target / CARD).is_file() and (not target.is_dir() or any(target.iterdir())):
+    if target.exists() and not (target / mark).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(
-            f"Expected a new folder, or one with a saved classifier, found something else at {target}. "
-            "Pass another folder; nothing but a saved classifier is replaced."
+            f"Expected a new folder, or one with a saved {what}, found something else at {target}. "
+            f"Pass another folder; nothing but a saved {what} is replaced."
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +123,7 @@ def new_folder(target: Path) -> Iterator[Path]:
             staging.rename(target)
     except (OSError, SafetensorError) as error:
         raise ResourceError(
-            f"Expected to write the model folder {target}, found: {error}. Free space or mend the permissions."
+            f"Expected to write the {what} folder {target}, found: {error}. Free space or mend the permissions."
         ) from error
 
 

@@ -108,7 +108,7 @@ def trained_names(
         kind = frozenset(name for name in groups if name.rpartition(".")[2].endswith("bias"))
     elif train_only == "head":
         kind = frozenset()
-    kind &= frozenset(name for name in groups if _is_adapter(name)) or kind
+    kind &= frozenset(name for name in groups if is_adapter(name)) or kind
     names = frozenset(n for n, group in groups.items() if group == HEAD or (depths[group] < limit and n in kind))
     names -= unused_names
     if train_only in ("norms", "biases") and top is None and names <= head_names:
@@ -168,7 +168,7 @@ def describe_training(
     used = [name for name in parts.group_names if name in read and name != HEAD]
     changing = [name for name in used if any(groups[n] == name for n in trained)]
     frozen = [name for name in used if name not in changing]
-    kind = "low-rank updates of " if any(map(_is_adapter, trained)) else f"{train_only} of " if train_only else ""
+    kind = "low-rank updates of " if any(map(is_adapter, trained)) else f"{train_only} of " if train_only else ""
     words = _spans(changing) if frozen else "encoder"
     what = ([f"{kind}{words}"] if changing else []) + (["head"] if any(groups[n] == HEAD for n in trained) else [])
     rest = "nothing else" if train_only else "nothing frozen"
@@ -180,7 +180,8 @@ def describe_training(
     )
 
 
-def _is_adapter(name: str) -> bool:
+def is_adapter(name: str) -> bool:
+    """Return whether a parameter is part of the low-rank updates that peft has put beside a weight."""
     return ".lora_" in name
 
 

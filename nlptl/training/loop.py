@@ -256,7 +256,10 @@ class Loop:
 
     def _resume(self) -> Checkpoint | None:
         """Put back the newest checkpoint, if the run is to go on, and return it."""
-        if self.run is None or not self.run.resume:
+        if self.run is None:
+            return None
+        if not self.run.resume:
+            self.run.remove_checkpoints()  # of a training before this one, which must not be resumed in its place
             return None
         found = latest_checkpoint(self.run.checkpoints)
         checkpoint = None
@@ -298,8 +301,4 @@ class Loop:
         config = self.config
         if config.mixout == 0 and config.l2_sp == 0 and config.wise_ft is None:
             return {}
-        return {
-            name: p.detach().clone()
-            for name, p in self.weights.items()
-            if name not in self.model.head_names | self.model.reinit_names and ".lora_" not in name
-        }
+        return {name: p.detach().clone() for name, p in self.weights.items() if name in self.model.pretrained_names}

@@ -142,7 +142,7 @@ def _check_fitted(model: Classifier, config: TrainingConfig) -> None:
 def _check_regularizers(model: Classifier, config: TrainingConfig) -> None:
     network, was_training = model.network, model.training
     trained = {name for name, p in network.named_parameters() if p.requires_grad}
-    own = {name for name in trained - model.head_names - model.reinit_names if ".lora_" not in name}
+    own = trained & model.pretrained_names
     model.train()
     try:
         check_regularizers(

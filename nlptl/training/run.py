@@ -27,6 +27,7 @@ from nlptl.data.writers import write_table
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.evaluation.metrics import Scores
 from nlptl.model.classifier import Classifier
+from nlptl.training.checkpoint import prune_checkpoints
 from nlptl.training.devices import on_main, processes
 
 logger = logging.getLogger(__name__)
@@ -158,6 +159,11 @@ class Run:
             ResourceError: If the folder cannot be written.
         """
         on_main(lambda: model.save(self.path / "model"))
+
+    def remove_checkpoints(self) -> None:
+        """Remove all checkpoints."""
+        if self.checkpoints.is_dir():
+            on_main(lambda: prune_checkpoints(self.checkpoints, keep=()))
 
     def write_adapter(self, model: Classifier) -> None:
         """Write the low-rank updates of `model` as a peft adapter into the folder `adapter/`.

@@ -7,6 +7,7 @@ import numpy as np
 
 from nlptl.config import TrainingConfig
 from nlptl.data.sources import Examples
+from nlptl.errors import ConfigError
 from nlptl.evaluation.metrics import Scores, majority_scores, score_predictions
 from nlptl.evaluation.report import class_table, score_table
 from nlptl.model.classifier import Classifier
@@ -72,6 +73,11 @@ class Trainer:
             NonFiniteError: If a loss or a gradient is NaN or infinite; the step is not taken.
         """
         plan = plan_training(self.model, self.config)
+        if validation is None and self.config.early_stopping is not None:
+            raise ConfigError(
+                "Expected a validation split for early_stopping, found none. Pass validation= to fit, or leave "
+                "early_stopping out."
+            )
         logger.info(self.model.describe_training())
         self.model.to(self.accelerator.device)
         inputs = prepare_inputs(self.model, train, self.run)

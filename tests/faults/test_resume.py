@@ -237,3 +237,16 @@ def steps_of(run):
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
     return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
+
+
+def test_a_second_training_is_not_resumed_from_the_first(tiny_bert, toy_csv, tmp_path, stop_at):
+    splits = load_splits(toy_csv, seed=0)
+    model = Classifier.from_pretrained(tiny_bert, labels=splits.labels, freeze="encoder")
+    trainer = Trainer(model, TrainingConfig(num_epochs=1), output_dir=tmp_path / "run")
+    trainer.fit(splits["train"], validation=splits["validation"])
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000003"]
+    undo = stop_at("step", 1)
+    with pytest.raises(Stopped):
+        trainer.fit(splits["train"], validation=splits["validation"])
+    undo()
+    assert list((tmp_path / "run/checkpoints").iterdir()) == []

@@ -78,7 +78,7 @@ def test_saving_replaces_a_model_whole_and_nothing_else(tiny_bert: Path, tmp_pat
     assert (loaded.labels.names, loaded.max_length, loaded.head.pooling) == (("a", "b"), 9, "native")
     assert "Labels:\n\n- a\n- b\n" in (folder / "README.md").read_text()
     (folder / "nlptl.json").unlink()
-    with pytest.raises(ConfigError, match="Expected a new folder, or one with a saved classifier, found something els"):
+    with pytest.raises(ConfigError, match="Expected a new folder, or one with a saved model, found something els"):
         model.save(folder)
     with pytest.raises(ConfigError, match="found something else at .*config.json"):
         model.save(folder / "config.json")

@@ -208,6 +208,7 @@ LOGISTIC = {"freeze": "encoder", "head": "logistic"}
             {"layer_decay": 0.9},
             "layers that train for layer_decay=0.9, found the encoder frozen. .* leave --layer",
         ),
+        ({}, {"early_stopping": 1}, "Expected a validation split for early_stopping, found none. Pass validation= to"),
         (HEAD_ONLY, {"layer_decay": 0.9}, "layers that train for layer_decay=0.9, found the encoder frozen"),
         (
             FROZEN,
