@@ -24,8 +24,9 @@ BinaryLoss = Literal["softmax", "sigmoid"]
 T = TypeVar("T")
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and int(value) >= 1
+def is_count(value: object) -> bool:
+    """Return whether `value` is a whole number from 1 on, of Python or numpy."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +110,15 @@ class TrainingConfig:
         problems = [
             f"{name} must be {wanted}, found {getattr(self, name)!r}"
             for name, wanted, is_good in (
-                ("num_epochs", "a whole number from 1 on", _is_count),
-                ("batch_size", "a whole number from 1 on", _is_count),
+                ("num_epochs", "a whole number from 1 on", is_count),
+                ("batch_size", "a whole number from 1 on", is_count),
                 ("learning_rate", "above 0, or unset", lambda x: x is None or (math.isfinite(x) and x > 0)),
                 ("head_learning_rate", "above 0, or unset", lambda x: x is None or (math.isfinite(x) and x > 0)),
                 ("weight_decay", "0 or more, or unset", lambda x: x is None or (math.isfinite(x) and x >= 0)),
                 ("head_weight_decay", "0 or more, or unset", lambda x: x is None or (math.isfinite(x) and x >= 0)),
                 ("layer_decay", "above 0 and at most 1", lambda x: 0 < x <= 1),
-                ("warm_head_epochs", "a whole number from 0 on", lambda x: x == 0 or _is_count(x)),
-                ("unfreeze_every_epochs", "a whole number from 1 on, or unset", lambda x: x is None or _is_count(x)),
+                ("warm_head_epochs", "a whole number from 0 on", lambda x: x == 0 or is_count(x)),
+                ("unfreeze_every_epochs", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
                 ("warmup_ratio", "from 0 to 1", lambda x: 0 <= x <= 1),
                 ("max_grad_norm", "0 or more", lambda x: math.isfinite(x) and x >= 0),
                 ("label_smoothing", "at least 0 and below 1", lambda x: 0 <= x < 1),
@@ -128,10 +129,10 @@ class TrainingConfig:
                 ("ema_decay", "above 0 and below 1, or unset", lambda x: x is None or 0 < x < 1),
                 ("wise_ft", "from 0 to 1, or unset", lambda x: x is None or 0 <= x <= 1),
                 ("cache_size", "above 0", lambda x: x > 0),
-                ("micro_batch_tokens", "a whole number from 1 on, or unset", lambda x: x is None or _is_count(x)),
-                ("eval_steps", "a whole number from 1 on, or unset", lambda x: x is None or _is_count(x)),
-                ("early_stopping", "a whole number from 1 on, or unset", lambda x: x is None or _is_count(x)),
-                ("logging_steps", "a whole number from 1 on", _is_count),
+                ("micro_batch_tokens", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
+                ("eval_steps", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
+                ("early_stopping", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
+                ("logging_steps", "a whole number from 1 on", is_count),
             )
             if not is_good(getattr(self, name))
         ]
@@ -216,7 +217,10 @@ class ClassificationConfig:
     overwrite: bool = False
     """Move a run that is in the folder aside."""
     seed: int = 0
-    """Seeds the split, the new weights, the order of examples and dropout."""
+    """Seeds the new weights, the order of examples and dropout."""
+    split_seed: int = 0
+    """Seeds what is carved out where a split is missing, and what --max-examples keeps: apart from --seed, so that
+    runs with several seeds see the same texts."""
     transfer: TransferConfig = TransferConfig()
     head: HeadConfig = HeadConfig()
     train: TrainingConfig = TrainingConfig()
@@ -263,11 +267,6 @@ def load_config(cls: type[T], path: Path) -> T:
     except ValueError as error:
         raise ConfigError(f"Expected JSON in {path}, found something else: {error}.") from error
     return from_json(cls, values, source=str(path))
-
-
-def save_config(config: Any, path: Path) -> None:
-    """Write a dataclass as JSON that `load_config` reads back to an equal object."""
-    path.write_text(json.dumps(to_json(config), indent=2) + "\n", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import Literal
 import pytest
 
 from nlptl import cli, errors
-from nlptl.config import TrainingConfig, save_config
+from nlptl.config import TrainingConfig, to_json
 from nlptl.flags import HUGGING_FACE_SPELLINGS
 
 
@@ -165,7 +165,7 @@ def test_flags_override_the_file_and_the_file_the_defaults(tmp_path: Path):
 
 def test_the_saved_configuration_repeats_itself(tmp_path: Path):
     config = Config(texts=("a", "b"), freeze=2, output_dir=Path("runs/y"), train=TrainingConfig(learning_rate=1e-4))
-    save_config(config, tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
     assert cli.parse(Config, ["--config", str(tmp_path / "config.json")]) == config
 
 

@@ -105,7 +105,7 @@ class Classifier(nn.Module):
         reinit_layers: int = 0,
         lora_rank: int | None = None,
         lora_alpha: float = 16.0,
-        lora_targets: Sequence[str] = ("auto",),
+        lora_targets: str | Sequence[str] = "auto",
         lora_dropout: float = 0.0,
         dora: bool = False,
         head: HeadKind = "dense",
@@ -160,7 +160,7 @@ class Classifier(nn.Module):
             reinit_layers=reinit_layers,
             lora_rank=lora_rank,
             lora_alpha=lora_alpha,
-            lora_targets=tuple(lora_targets),
+            lora_targets=(lora_targets,) if isinstance(lora_targets, str) else tuple(lora_targets),
             lora_dropout=lora_dropout,
             dora=dora,
         )

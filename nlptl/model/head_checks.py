@@ -1,10 +1,9 @@
 """Settings of a new head that cannot be obeyed, refused before anything is downloaded or loaded."""
 
 import math
-import numbers
 import typing
 
-from nlptl.config import Activation, BinaryLoss, HeadConfig, HeadKind
+from nlptl.config import Activation, BinaryLoss, HeadConfig, HeadKind, is_count
 from nlptl.errors import ConfigError
 from nlptl.labels import Labels
 
@@ -50,9 +49,9 @@ def _check_choices(head: HeadConfig) -> None:
         raise ConfigError(
             f"Expected pooling 'auto', 'native', 'cls', 'mean', 'max' or 'attention', found {head.pooling!r}."
         )
-    if head.layers not in ("last", "mix") and not _is_count(head.layers):
+    if head.layers not in ("last", "mix") and not is_count(head.layers):
         raise ConfigError(f"Expected layers 'last', 'mix' or a number of layers from 1 on, found {head.layers!r}.")
-    if not all(_is_count(width) for width in head.hidden):
+    if not all(is_count(width) for width in head.hidden):
         found = " ".join(map(str, head.hidden))
         raise ConfigError(f"Expected every width in hidden to be 1 or more units, found {found}.")
     if head.activation not in (None, *typing.get_args(Activation)):
@@ -62,7 +61,7 @@ def _check_choices(head: HeadConfig) -> None:
     strength = head.inverse_regularization
     if strength is not None and not (math.isfinite(strength) and strength > 0):
         raise ConfigError(f"Expected inverse_regularization to be above 0, found {strength}.")
-    if head.neighbors is not None and not _is_count(head.neighbors):
+    if head.neighbors is not None and not is_count(head.neighbors):
         raise ConfigError(f"Expected neighbors to be a whole number from 1 on, found {head.neighbors!r}.")
     for name, kind in (("neighbors", "knn"), ("inverse_regularization", "logistic")):
         if getattr(head, name) is not None and head.head != kind:
@@ -111,7 +110,3 @@ def _check_fitted(head: HeadConfig, *, encoder_is_frozen: bool) -> None:
             f"Expected no hidden, activation, dropout or binary_loss with a {head.head} head, which has none of them; "
             f"found {', '.join(given)}. Leave them out, or pass --head dense (head= in Python)."
         )
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1

@@ -40,11 +40,11 @@ def _total(count: int, size: int) -> str:
 
 
 def _table(held: list[Entry]) -> str:
-    rows = [("encoder", "texts", "width", "size", "last used")]
+    rows = [("encoder", "split", "texts", "pooling", "width", "size", "last used")]
     for entry in reversed(held):
         last_used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
-        about = entry.about
-        rows.append((about["encoder"], about["texts"], about["width"], describe_size(entry.size), last_used))
+        about = [entry.about[name] for name in ("encoder", "split", "texts", "pooling", "width")]
+        rows.append((*about, describe_size(entry.size), last_used))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(

@@ -22,7 +22,7 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         text_column=config.text_column,
         label_column=config.label_column,
         max_examples=config.max_examples,
-        seed=config.seed,
+        seed=config.split_seed,
     )
     run.record_splits(splits)
     model = Classifier.from_pretrained(

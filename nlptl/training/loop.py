@@ -97,7 +97,7 @@ class Loop:
             raise
         finally:
             self.model.freeze(frozen, train_only=train_only)
-        self._keep_best()
+        self._keep_best(steps_per_epoch)
 
     def _train_stage(
         self,
@@ -283,12 +283,13 @@ class Loop:
             )
         return checkpoint
 
-    def _keep_best(self) -> None:
+    def _keep_best(self, steps_per_epoch: int) -> None:
         """Put the best weights into the model, without validation the last ones, averaged as the settings say."""
         if self.best:
             load_tensors(self.model.network, self.names, self.best)
-            name, value = self.config.selection_metric, self.state.best_value
-            logger.info("kept the model of step %s: best validation %s %.4f", self.state.best_step, name, value)
+            step, value = self.state.best_step or 0, self.state.best_value
+            line = "kept the model of step %d, epoch %.4g: best validation %s %.4f"
+            logger.info(line, step, step / steps_per_epoch, self.config.selection_metric, value)
         elif self.average is not None:
             load_tensors(self.model.network, self.names, self.average.tensors())
         if self.config.wise_ft is not None:

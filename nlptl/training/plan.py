@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from nlptl.config import ClassificationConfig, TrainingConfig
@@ -46,6 +47,11 @@ def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
     if model.head_is_fitted:
         _check_fitted(model, config)
         return Plan([], {}, {})
+    if model.network.dtype not in (torch.float32, torch.float64):
+        raise ConfigError(
+            f"Expected float32 weights to train, found {model.network.dtype}, in which small updates are lost. Call "
+            "model.float(); mixed_precision computes in less."
+        )
     check_rates(config, head_only=model.trains_head_only)
     groups = model.groups
     trained = {groups[name] for name, p in model.network.named_parameters() if p.requires_grad}

@@ -143,7 +143,7 @@ def test_low_rank_updates_train_in_place_of_weights(deep_folder: Callable[[str],
         ({"train_only": "head"}, 3),
         ({"lora_rank": 2}, 0),
         ({"lora_rank": 2, "freeze": 2}, 2),
-        ({"lora_rank": 2, "lora_targets": ["layer.2.attention.self.query"]}, 2),
+        ({"lora_rank": 2, "lora_targets": "layer.2.attention.self.query"}, 2),
     ],
     ids=str,
 )

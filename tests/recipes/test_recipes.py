@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib.util
 import json
+import logging
 import os
 import re
 import socket
@@ -49,6 +50,7 @@ PROMISED = [
     "--micro-batch-tokens",
     "--dropout",
     "--seed",
+    "--split-seed",
     "--output-dir",
     "--resume",
     "--overwrite",
@@ -183,6 +185,24 @@ def test_the_flags_are_those_of_the_snapshot():
     """Flags are an interface: a change of them is a change of flags.txt in the same commit."""
     lines = [f"{path.stem} {flag}" for path in RECIPES for flag in [*flags_of(load(path).Config), "--config", "--help"]]
     assert SNAPSHOT.read_text().splitlines() == lines
+
+
+def test_a_second_run_with_another_head_seed_and_rate_does_no_encoder_work(
+    tiny_bert: Path, toy_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("NLPTL_CACHE", str(tmp_path / "cache"))
+    caplog.set_level(logging.INFO, logger="nlptl")
+    recipe = load(next(path for path in RECIPES if path.stem == "sentiment"))
+    first = f"--model {tiny_bert} --dataset {toy_csv} --num-epochs 1 --output-dir {tmp_path}"
+    recipe.main(cli.parse(recipe.Config, f"{first}/a".split()))
+    assert "train: running the frozen encoder once over 96 texts" in caplog.text
+    caplog.clear()
+    recipe.main(cli.parse(recipe.Config, f"{first}/b --hidden 16 --seed 1 --learning-rate 1e-2".split()))
+    assert "running the frozen encoder" not in caplog.text
+    splits = [json.loads((tmp_path / run / "splits.json").read_text()) for run in ("a", "b")]
+    assert splits[0] == splits[1]
+    recipe.main(cli.parse(recipe.Config, f"{first}/c --split-seed 1".split()))
+    assert json.loads((tmp_path / "c" / "splits.json").read_text()) != splits[0]
 
 
 @for_each_recipe

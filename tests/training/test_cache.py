@@ -318,8 +318,9 @@ def test_list(build, splits, tiny_bert, feature_cache, capsys):
         encode(build(), splits[split], FeatureCache(gigabytes=1))
     cli.main(["cache", "list"])
     header, *rows, total = capsys.readouterr().out.splitlines()
-    assert header.split() == ["encoder", "texts", "width", "size", "last", "used"]
-    assert [row.split()[:3] for row in rows] == [[str(tiny_bert), "96", "32"], [str(tiny_bert), "12", "32"]]
+    assert header.split() == ["encoder", "split", "texts", "pooling", "width", "size", "last", "used"]
+    about = [[str(tiny_bert), split, texts, "mean", "32"] for split, texts in (("train", "96"), ("validation", "12"))]
+    assert [row.split()[:5] for row in rows] == about
     size = sum(file.stat().st_size for file in feature_cache.rglob("*") if file.is_file())
     assert total == f"2 entries, {describe_size(size)} in {feature_cache}"
 

@@ -283,6 +283,11 @@ def test_settings_that_go_together(transfer: dict, settings: dict, build_model: 
     assert plan.stages == ([] if transfer is LOGISTIC else [Stage(0, 10, None)])
 
 
+def test_weights_of_half_precision_are_refused(build_model: Callable[..., Classifier]):
+    with pytest.raises(ConfigError, match=r"Expected float32 weights to train, found torch.bfloat16, .* model.float"):
+        plan_training(build_model().bfloat16(), TrainingConfig())
+
+
 def test_the_plan_is_said_before_anything_is_computed(
     build_model: Callable[..., Classifier], caplog: pytest.LogCaptureFixture
 ):

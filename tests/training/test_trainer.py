@@ -134,7 +134,7 @@ def test_early_stopping(fit, tmp_path, caplog):
     assert [r["step"] for r in records(tmp_path / "run")] == [4, 8, 12, 16]
     assert "(best so far)" in caplog.text
     assert "; stopping, no better score in 3 evaluations" in caplog.text
-    assert "kept the model of step 4: best validation accuracy" in caplog.text
+    assert "kept the model of step 4, epoch 1: best validation accuracy" in caplog.text
 
 
 def test_without_validation_the_last_weights_are_kept(fit, splits, tmp_path):
