@@ -84,12 +84,16 @@ class TrainingConfig:
     2022), such as 0.5. None: no mean."""
     micro_batch_tokens: int | None = None
     """Tokens, padding included, that one device forwards at once; bounds memory, never changes the gradient
-    but for dropout, whose noise is drawn for each micro-batch.
+    but for dropout, whose noise is drawn for each micro-batch. Halved when memory runs out.
     None: 512 on a CPU, 16384 on an accelerator, at least one example."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass on devices that have it."""
     eval_steps: int | None = None
     """Steps between evaluations on validation. None: once per epoch."""
+    save_steps: int | None = None
+    """Steps between checkpoints; an evaluation that is the best so far has one too. None: one at every evaluation."""
+    keep_last: int = 2
+    """Newest checkpoints that are kept, at least 2; the best one stays beside them."""
     early_stopping: int | None = None
     """Stop after this many evaluations in a row without a better score on validation. None: never."""
     selection_metric: Literal["accuracy", "macro_f1", "weighted_f1", "matthews", "log_loss"] = "accuracy"
@@ -131,6 +135,8 @@ class TrainingConfig:
                 ("cache_size", "above 0", lambda x: x > 0),
                 ("micro_batch_tokens", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
                 ("eval_steps", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
+                ("save_steps", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
+                ("keep_last", "a whole number from 2 on", lambda x: is_count(x) and x >= 2),
                 ("early_stopping", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
                 ("logging_steps", "a whole number from 1 on", is_count),
             )
@@ -216,6 +222,9 @@ class ClassificationConfig:
     """Go on with the run in the folder, after an interruption."""
     overwrite: bool = False
     """Move a run that is in the folder aside."""
+    dry_run: bool = False
+    """Read the data, say what would train and what it takes in memory, time and disk, and stop; the folder is left as
+    it is."""
     seed: int = 0
     """Seeds the new weights, the order of examples and dropout."""
     split_seed: int = 0

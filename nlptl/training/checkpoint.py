@@ -10,7 +10,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Collection
+import threading
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from nlptl.errors import ResourceError, UntrustedFileError
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+FILES = ("weights.safetensors", "optimizer.safetensors", "averages.safetensors", "state.json")
 FORMAT = 2
 
 
@@ -44,8 +46,55 @@ def step_folder(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
-def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
+class Background:
+    """One write at a time in a thread, so that training goes on meanwhile; what stops a write is raised later."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Run `write` as soon as the write before it is done; raise what has stopped that one."""
+
+        def run() -> None:
+            try:
+                write()
+            except Exception as error:
+                self._error = error
+
+        self.finish()
+        # A daemon: a process that is asked twice to end does not wait for it, since what is half written is invisible.
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the write that goes on, and raise what has stopped it."""
+        self.wait()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def wait(self) -> None:
+        """Wait for the write that goes on."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+
+def pack(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Return the files of a checkpoint by name: a copy, which training does not change as it goes on."""
+    return {
+        "weights.safetensors": safetensors.torch.save(checkpoint.weights, metadata={"format": "pt"}),
+        "optimizer.safetensors": safetensors.torch.save(checkpoint.optimizer, metadata={"format": "pt"}),
+        "averages.safetensors": safetensors.torch.save(checkpoint.averages, metadata={"format": "pt"}),
+        "state.json": (json.dumps(checkpoint.state, indent=2) + "\n").encode(),
+    }
+
+
+def save_checkpoint(folder: Path, step: int, files: Mapping[str, bytes]) -> None:
     """Write the checkpoint of `step` into `folder`; until it is whole and on disk, it has no name that counts.
+
+    `files` is what `pack` returns.
 
     Raises:
         ResourceError: If the disk is full or cannot be written; checkpoints that are there stay as they are.
@@ -55,12 +104,6 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=folder))
-        files = {
-            "weights.safetensors": safetensors.torch.save(checkpoint.weights, metadata={"format": "pt"}),
-            "optimizer.safetensors": safetensors.torch.save(checkpoint.optimizer, metadata={"format": "pt"}),
-            "averages.safetensors": safetensors.torch.save(checkpoint.averages, metadata={"format": "pt"}),
-            "state.json": (json.dumps(checkpoint.state, indent=2) + "\n").encode(),
-        }
         for name, content in files.items():
             _write(staging / name, content)
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -75,8 +118,9 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
         raise ResourceError(
-            f"Expected to write the checkpoint {target}, found: {error.strerror}. Free space or mend the permissions, "
-            "then go on with --resume; the checkpoints before it are intact."
+            f"Expected to write the checkpoint {target}, {sum(map(len, files.values())) / 1e6:,.1f} MB, found: "
+            f"{error.strerror}. Free space or mend the permissions, then go on with --resume; the checkpoints before "
+            "it are intact."
         ) from error
 
 
@@ -88,14 +132,14 @@ def load_checkpoint(folder: Path, step: int) -> Checkpoint:
     """
     path = step_folder(folder, step)
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = _manifest(path / MANIFEST)
+        if (manifest["format"], manifest["step"]) != (FORMAT, step):
+            raise ValueError(f"format {manifest['format']} and step {manifest['step']}, not {FORMAT} and {step}")
         contents = {name: (path / name).read_bytes() for name in manifest["sha256"]}
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         wrong = [name for name in contents if hashes[name] != manifest["sha256"][name]]
         if wrong:
             raise ValueError(f"{', '.join(wrong)} is not what was written")
-        if (manifest["format"], manifest["step"]) != (FORMAT, step):
-            raise ValueError(f"format {manifest['format']} and step {manifest['step']}, not {FORMAT} and {step}")
         return Checkpoint(
             safetensors.torch.load(contents["weights.safetensors"]),
             safetensors.torch.load(contents["optimizer.safetensors"]),
@@ -145,6 +189,18 @@ def prune_checkpoints(folder: Path, *, keep: Collection[int]) -> None:
             shutil.rmtree(path, ignore_errors=True)
             if path.exists():
                 logger.warning("could not remove the old checkpoint %s", path)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint: its format, its step, and the sha256 of every file by name."""
+    try:
+        manifest = json.loads(path.read_bytes())
+        is_whole = set(manifest) == {"format", "step", "sha256"} and set(manifest["sha256"]) == set(FILES)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path.name} is not what was written: {error}") from error
+    if not is_whole:
+        raise ValueError(f"{path.name} is not what was written")
+    return dict(manifest)
 
 
 def _write(path: Path, content: bytes) -> None:

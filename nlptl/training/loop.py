@@ -17,10 +17,18 @@ from nlptl.model.classifier import Classifier
 from nlptl.tasks.single_label import probabilities
 from nlptl.training.averaging import MovingAverage, interpolate
 from nlptl.training.cache import FeatureCache
-from nlptl.training.checkpoint import Checkpoint, latest_checkpoint, prune_checkpoints, save_checkpoint
+from nlptl.training.checkpoint import (
+    Background,
+    Checkpoint,
+    latest_checkpoint,
+    pack,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from nlptl.training.devices import on_main
 from nlptl.training.features import precompute
 from nlptl.training.inputs import Inputs, logits_of
+from nlptl.training.interruption import Interruption, leave
 from nlptl.training.optimizer import build_optimizer, rate_multiplier
 from nlptl.training.plan import describe_stage
 from nlptl.training.run import Run
@@ -67,6 +75,7 @@ class Loop:
         self.state = State()
         self.best: dict[str, torch.Tensor] = {}
         self.saved_steps: list[set[int]] = []
+        self.writing = Background()
 
     def train(self, inputs: Inputs, held_out: Inputs | None) -> None:
         """Train through all stages, and keep the weights with the best score on `held_out`, or the last ones."""
@@ -91,9 +100,11 @@ class Loop:
                             tracker.say(f"{stage.describe()}: {line}")
                         self._train_stage(stage, inputs, held_out, checkpoint, tracker, steps_per_epoch=steps_per_epoch)
                         checkpoint = None
+            on_main(self.writing.finish)
         except KeyboardInterrupt:
-            if self.run is not None:
-                logger.warning("interrupted: --resume goes on from the last checkpoint in %s", self.run.checkpoints)
+            raise  # A second one ends at once.
+        except BaseException:
+            self.writing.wait()
             raise
         finally:
             self.model.freeze(frozen, train_only=train_only)
@@ -144,7 +155,17 @@ class Loop:
                 model.features_are_constant,
                 self.pretrained,
             )
-            self._take_steps(stepper, optimizer, stage, inputs, held_out, tracker, steps_per_epoch=steps_per_epoch)
+            with Interruption() as interruption:
+                self._take_steps(
+                    stepper,
+                    optimizer,
+                    stage,
+                    inputs,
+                    held_out,
+                    tracker,
+                    interruption,
+                    steps_per_epoch=steps_per_epoch,
+                )
         finally:
             if not is_plain:
                 accelerator.unwrap_model(network, keep_fp32_wrapper=False)  # with mixed precision, forward was replaced
@@ -162,13 +183,13 @@ class Loop:
         inputs: Inputs,
         held_out: Inputs | None,
         tracker: Tracker,
+        interruption: Interruption,
         *,
         steps_per_epoch: int,
     ) -> None:
         config, state = self.config, self.state
         first_step, num_steps = stage.first_epoch * steps_per_epoch, stage.num_epochs * steps_per_epoch
         last_step = first_step + num_steps
-        losses: list[float] = []  # since the last evaluation
         self.model.train()
         for step, indices in global_batches(
             len(inputs), config.batch_size, seed=self.seed, first_step=state.step, num_steps=last_step
@@ -178,22 +199,49 @@ class Loop:
             )
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * multiplier
-            loss, norm = stepper.take(inputs, indices, step=step)
+            try:
+                done = stepper.take(inputs, indices, step=step, signals=interruption.signals)
+            except NonFiniteError:
+                self._name_rows(inputs, indices, step=step + 1)
+                raise
+            if stepper.max_tokens < self.max_tokens:
+                self.max_tokens = state.micro_batch_tokens = stepper.max_tokens
             if self.average is not None:
                 self.average.update()
             state.step = step + 1
-            losses.append(loss)
-            tracker.advance(loss=loss)
+            state.loss_sum, state.num_losses = state.loss_sum + done.loss, state.num_losses + 1
+            tracker.advance(loss=done.loss)
             if state.step % config.logging_steps == 0:
                 rate = optimizer.param_groups[-1]["lr"]
-                tracker.record(step=state.step, loss=loss, gradient_norm=norm, learning_rate=rate)
-            if state.step % (config.eval_steps or steps_per_epoch) == 0 or state.step == last_step:
-                mean = float(np.mean(losses))
-                losses.clear()
+                tracker.record(step=state.step, loss=done.loss, gradient_norm=done.norm, learning_rate=rate)
+            is_last = state.step == last_step
+            is_evaluated = is_last or state.step % (config.eval_steps or steps_per_epoch) == 0
+            if is_evaluated:
+                mean = state.loss_sum / state.num_losses
+                state.loss_sum, state.num_losses = 0.0, 0
                 self._evaluate(held_out, tracker, stage, epoch=state.step / steps_per_epoch, loss=mean)
+            is_due = is_evaluated if config.save_steps is None else is_last or state.step % config.save_steps == 0
+            if is_due or state.best_step == state.step or state.is_stopped or any(done.signals):
                 self._save(optimizer)
-                if state.is_stopped:
-                    break
+            if any(done.signals):
+                self._end(done.signals)
+            if state.is_stopped:
+                break
+
+    def _name_rows(self, inputs: Inputs, indices: np.ndarray, *, step: int) -> None:
+        """Write to `nonfinite.json` which rows of the data the step was to learn from."""
+        if self.run is not None:
+            examples = inputs.examples
+            rows = [int(examples.rows[i]) for i in indices]
+            self.run.write_json("nonfinite.json", {"step": step, "source": examples.source, "rows": rows})
+
+    def _end(self, signals: list[int]) -> None:
+        """Leave, after the last checkpoint is on disk."""
+        on_main(self.writing.finish)
+        if self.run is not None:
+            where = (self.state.step, self.run.checkpoints)
+            logger.warning("interrupted after step %d: --resume goes on from its checkpoint in %s", *where)
+        leave(signals)
 
     def _evaluate(self, held_out: Inputs | None, tracker: Tracker, stage: Stage, *, epoch: float, loss: float) -> None:
         """Score validation, remember the weights if they are the best so far, decide whether to stop."""
@@ -236,8 +284,9 @@ class Loop:
             return
         folder, state = self.run.checkpoints, self.state
         needed = {state.step} if state.best_step is None else {state.step, state.best_step}
-        # The last two can be resumed from, each with the best weights up to there.
-        self.saved_steps = [*self.saved_steps[-1:], needed]
+        # Each of the last ones can be resumed from, with the best weights up to there.
+        self.saved_steps = [*self.saved_steps[1 - self.config.keep_last :], needed]
+        step, kept = state.step, set().union(*self.saved_steps)
 
         def save() -> None:
             averages = {} if self.average is None else self.average.tensors()
@@ -249,8 +298,12 @@ class Loop:
                 averages=averages,
                 scaler=self.accelerator.scaler,
             )
-            save_checkpoint(folder, state.step, snapshot)
-            prune_checkpoints(folder, keep=set().union(*self.saved_steps))
+            files = pack(snapshot)
+            self.writing.start(lambda: write(files))
+
+        def write(files: dict[str, bytes]) -> None:
+            save_checkpoint(folder, step, files)
+            prune_checkpoints(folder, keep=kept)
 
         on_main(save)
 
@@ -272,6 +325,7 @@ class Loop:
                 self.average.load(checkpoint.averages, num_updates=self.state.step)
             if best is not None:
                 self.best = best.averages or best.weights
+            self.max_tokens = min(self.max_tokens, self.state.micro_batch_tokens or self.max_tokens)
             step, best_step = self.state.step, self.state.best_step
             self.saved_steps = [{step} if best_step is None else {step, best_step}]
             logger.info("resuming after step %d", step)

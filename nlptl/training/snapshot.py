@@ -21,6 +21,9 @@ class State:
     best_value: float | None = None
     evaluations_since_best: int = 0
     is_stopped: bool = False
+    loss_sum: float = 0.0  # of the steps since the last evaluation
+    num_losses: int = 0
+    micro_batch_tokens: int | None = None  # what fitted, if memory has run out
 
     def observe(self, value: float, *, lower_is_better: bool, patience: int | None) -> bool:
         """Take in the score after `step`, and return whether it is the best so far. NaN never is, nor is a tie."""

@@ -1,6 +1,7 @@
 """One optimizer step: the gradient of a global batch, in any split, and the update."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -8,26 +9,45 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 
 from nlptl.config import TrainingConfig
 from nlptl.data.batches import micro_batches
 from nlptl.data.order import stream_key
-from nlptl.errors import NonFiniteError
+from nlptl.errors import NonFiniteError, ResourceError
 from nlptl.model.classifier import Classifier
 from nlptl.tasks.single_label import example_losses
 from nlptl.training.inputs import Inputs
 from nlptl.training.objective import share_of_mean
 from nlptl.training.regularizers import add_l2_sp, linear_weights, mixed_weights, perturbed, symmetric_divergence
 
+logger = logging.getLogger(__name__)
+
+
+class _OutOfMemoryError(Exception):
+    """Memory has run out on one of the processes; none of them has sent a gradient."""
+
 
 @dataclass(frozen=True)
+class Step:
+    """What became of an optimizer step: the loss of its global batch and the norm of its gradient.
+
+    `signals` says of each of `interruption.SIGNALS` whether a process has got it.
+    """
+
+    loss: float
+    norm: float
+    signals: list[int]
+
+
+@dataclass
 class Stepper:
     """What every step of a stage needs.
 
-    `network` is `model` as Accelerate has prepared it; `takes_features` says that the head alone trains, and reads what
-    never changes; `pretrained` holds the weights that the encoder started with, by
-    name, where a regularizer wants them.
+    `network` is `model` as Accelerate has prepared it; `max_tokens` is halved when memory runs out; `takes_features`
+    says that the head alone trains, and reads what never changes; `pretrained` holds the weights that the encoder
+    started with, by name, where a regularizer wants them.
     """
 
     model: Classifier
@@ -40,19 +60,31 @@ class Stepper:
     takes_features: bool
     pretrained: dict[str, torch.Tensor]
 
-    def take(self, inputs: Inputs, indices: np.ndarray, *, step: int) -> tuple[float, float]:
-        """Take one optimizer step on the global batch `indices`; return its loss and the norm of its gradient.
+    def take(self, inputs: Inputs, indices: np.ndarray, *, step: int, signals: Sequence[int]) -> Step:
+        """Take one optimizer step on the global batch `indices`.
+
+        When memory runs out, on any process, micro-batches are halved on all of them and the step is begun anew.
+
+        Args:
+            inputs: The training split.
+            indices: Its examples, those of all processes.
+            step: The number of the step.
+            signals: Of each of `interruption.SIGNALS`, whether this process has got it.
 
         Raises:
             NonFiniteError: If the loss or the gradient is NaN or infinite; the step is not taken.
+            ResourceError: If there is not memory enough for a single text.
         """
         accelerator, config = self.accelerator, self.config
-        with self._mixed(step):
-            loss = self._backward(inputs, indices, "noise", step)
-            table = self.model.network.base_model.get_input_embeddings().weight
-            if config.fgm > 0 and table.requires_grad:
-                with perturbed(table, config.fgm):
-                    loss = (loss + self._backward(inputs, indices, "fgm", step)) / 2
+        while True:
+            try:
+                loss, all_signals = self._gradient(inputs, indices, step, signals)
+                break
+            except _OutOfMemoryError as error:
+                found = str(error)
+            # Here the error is gone, and with its frames the tensors that they held.
+            self.optimizer.zero_grad()
+            self._halve_micro_batches(int(inputs.tokens.lengths[indices].max()), found=found)
         if config.l2_sp > 0:
             scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
             add_l2_sp(self._own_weights(), self.pretrained, config.l2_sp, scale=scale)
@@ -70,10 +102,25 @@ class Stepper:
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return loss, norm
+        return Step(loss, norm, all_signals)
 
-    def _backward(self, inputs: Inputs, indices: np.ndarray, stream: str, step: int) -> float:
-        """Add the gradient of the mean loss of the global batch to what is there; return the mean loss.
+    def _gradient(
+        self, inputs: Inputs, indices: np.ndarray, step: int, signals: Sequence[int]
+    ) -> tuple[float, list[int]]:
+        """Compute the gradient of the global batch; return its loss, and the signals that all processes have got."""
+        with self._mixed(step):
+            loss, all_signals = self._backward(inputs, indices, "noise", step, signals)
+            table = self.model.network.base_model.get_input_embeddings().weight
+            if self.config.fgm > 0 and table.requires_grad:
+                with perturbed(table, self.config.fgm):
+                    other, all_signals = self._backward(inputs, indices, "fgm", step, signals)
+                    loss = (loss + other) / 2
+        return loss, all_signals
+
+    def _backward(
+        self, inputs: Inputs, indices: np.ndarray, stream: str, step: int, signals: Sequence[int]
+    ) -> tuple[float, list[int]]:
+        """Add the gradient of the mean loss of the global batch to what is there; return the loss and all signals.
 
         `stream` names the noise of dropout, which is drawn for each step, micro-batch and process.
         """
@@ -89,15 +136,70 @@ class Stepper:
         if self.takes_features:
             # The head takes all at once, so that its noise is the same whether features are computed here or before.
             parts, batches = [np.concatenate(parts)], iter([{"features": self._features(inputs, parts)}])
-        contributions = []
+        total, failure = torch.zeros((), device=accelerator.device), ""
         for i, (rows, batch) in enumerate(zip(parts, batches, strict=True)):
-            _seed_noise(stream_key(stream, self.seed, step, i, process), accelerator.device)
-            with nullcontext() if i == len(parts) - 1 else accelerator.no_sync(self.network):
-                losses = self._losses(batch, inputs.label_ids(rows, device=accelerator.device))
-                loss = share_of_mean(losses, global_count=len(indices), num_processes=num_processes)
-                accelerator.backward(loss if share else loss * 0)
-            contributions.append(loss.detach() if share else loss.detach() * 0)
-        return float(accelerator.reduce(torch.stack(contributions).sum(), "mean"))
+            is_last = i == len(parts) - 1
+            try:
+                _seed_noise(stream_key(stream, self.seed, step, i, process), accelerator.device)
+                with nullcontext() if is_last else accelerator.no_sync(self.network):
+                    losses = self._losses(batch, inputs.label_ids(rows, device=accelerator.device))
+                    loss = share_of_mean(losses, global_count=len(indices), num_processes=num_processes)
+                    loss = loss if share else loss * 0
+                    total = total + loss.detach()
+                    if not is_last:
+                        accelerator.backward(loss)
+            except (RuntimeError, MemoryError) as error:
+                failure = _out_of_memory(error)
+                break
+        # Before the gradients are exchanged, in the backward pass of the last micro-batch, all have to know whether all
+        # have come so far: one that waits for a gradient that does not come would wait forever.
+        mean, all_signals = self._tell_all(total, failure, signals)
+        try:
+            accelerator.backward(loss)
+        except (RuntimeError, MemoryError) as error:
+            failure = _out_of_memory(error)
+        if failure:
+            if num_processes > 1:
+                raise ResourceError(
+                    f"Expected memory for the gradients that {num_processes} processes exchange, found: {failure}. "
+                    "Lower --micro-batch-tokens or --max-length, then go on with --resume."
+                )
+            raise _OutOfMemoryError(failure)
+        return float(mean), all_signals
+
+    def _tell_all(
+        self, loss: torch.Tensor, failure: str, signals: Sequence[int]
+    ) -> tuple[torch.Tensor | float, list[int]]:
+        """Return the mean of the losses of all processes, and how many of them have got each signal.
+
+        Raises:
+            _OutOfMemoryError: If memory has run out on a process.
+        """
+        mean: torch.Tensor | float = loss
+        all_signals, num_failed = list(signals), int(bool(failure))
+        if self.accelerator.num_processes > 1:
+            facts = torch.tensor([*signals, num_failed], dtype=torch.float64, device=loss.device)
+            total = self.accelerator.reduce(torch.cat([loss.double().view(1), facts]), "sum")
+            mean, *counts = total.tolist()
+            mean /= self.accelerator.num_processes
+            *all_signals, num_failed = map(int, counts)
+        if num_failed:
+            raise _OutOfMemoryError(failure or "too little on another process")
+        return mean, all_signals
+
+    def _halve_micro_batches(self, longest: int, *, found: str) -> None:
+        clear_device_cache(garbage_collection=True)
+        if self.max_tokens <= longest:
+            raise ResourceError(
+                f"Expected memory for one text of {longest} tokens at a time, found: {found}. Lower --max-length, "
+                "freeze more, or take a smaller model; --resume goes on from the last checkpoint."
+            )
+        self.max_tokens //= 2
+        logger.warning(
+            "out of memory: from now on at most %d tokens at once; the step is repeated, with the same gradient (%s)",
+            self.max_tokens,
+            found,
+        )
 
     def _losses(self, batch: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
         """Return the loss of each example [rows]; with R-Drop, that of two passes and their divergence."""
@@ -150,3 +252,10 @@ def _seed_noise(key: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(key)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(key)
+
+
+def _out_of_memory(error: Exception) -> str:
+    """Return what `error` says, if it says that memory has run out; else raise it."""
+    if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+        raise error
+    return str(error).partition("\n")[0] or "too little memory"

@@ -11,7 +11,15 @@ import torch
 
 from nlptl.errors import ResourceError, UntrustedFileError
 from nlptl.training import checkpoint as checkpoints
-from nlptl.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
+from nlptl.training.checkpoint import (
+    FILES,
+    Checkpoint,
+    latest_checkpoint,
+    load_checkpoint,
+    pack,
+    prune_checkpoints,
+    save_checkpoint,
+)
 
 
 class Crashed(BaseException):
@@ -24,6 +32,10 @@ def build(step, best_step=None):
     return Checkpoint(weights, optimizer, {"step": step, "best_step": best_step})
 
 
+def save(folder, step, checkpoint):
+    save_checkpoint(folder, step, pack(checkpoint))
+
+
 def assert_same(one, two):
     assert one.state == two.state
     for mine, other in ((one.weights, two.weights), (one.optimizer, two.optimizer)):
@@ -32,7 +44,7 @@ def assert_same(one, two):
 
 
 def test_what_is_read_is_what_was_written(tmp_path):
-    save_checkpoint(tmp_path, 12, build(12, best_step=12))
+    save(tmp_path, 12, build(12, best_step=12))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000012"]
     assert sorted(path.name for path in (tmp_path / "step-000012").iterdir()) == [
         "averages.safetensors",
@@ -45,7 +57,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
 
 
 def test_optimizer_without_state(tmp_path):
-    save_checkpoint(tmp_path, 1, Checkpoint({"a": torch.ones(2)}, {}, {"best_step": None}))
+    save(tmp_path, 1, Checkpoint({"a": torch.ones(2)}, {}, {"best_step": None}))
     assert load_checkpoint(tmp_path, 1).optimizer == {}
 
 
@@ -53,7 +65,7 @@ def test_latest_is_by_step_and_comes_with_the_best(tmp_path):
     assert latest_checkpoint(tmp_path) is None
     assert latest_checkpoint(tmp_path / "nowhere") is None
     for step, best in ((999_999, 999_999), (1_000_000, 999_999), (2, None)):
-        save_checkpoint(tmp_path, step, build(step, best_step=best))
+        save(tmp_path, step, build(step, best_step=best))
     os.utime(tmp_path / "step-000002", (2e9, 2e9))
     (tmp_path / "step-x").mkdir()
     newest, best = latest_checkpoint(tmp_path)
@@ -66,8 +78,8 @@ def test_latest_is_by_step_and_comes_with_the_best(tmp_path):
 
 
 def test_checkpoint_without_its_best_is_not_used(tmp_path, caplog):
-    save_checkpoint(tmp_path, 2, build(2, best_step=2))
-    save_checkpoint(tmp_path, 4, build(4, best_step=3))
+    save(tmp_path, 2, build(2, best_step=2))
+    save(tmp_path, 4, build(4, best_step=3))
     newest, best = latest_checkpoint(tmp_path)
     assert newest.state["step"] == best.state["step"] == 2
     assert "skipping the checkpoint of step 4: Expected a complete checkpoint in " in caplog.text
@@ -81,13 +93,13 @@ def test_checkpoint_without_its_best_is_not_used(tmp_path, caplog):
     [
         ({"format": 1}, "format 1 and step 3, not 2 and 3"),
         ({"step": 4}, "format 2 and step 4, not 2 and 3"),
-        ({"sha256": {"state.json": "0"}}, "state.json is not what was written"),
-        ({"sha256": {}}, "weights.safetensors"),
-        ({"sha256": None}, "found"),
+        ({"sha256": {"state.json": "0"}}, "manifest.json is not what was written"),
+        ({"sha256": dict.fromkeys(FILES, "0")}, "weights.safetensors, .*, state.json is not what was written"),
+        ({"sha256": None}, "manifest.json is not what was written"),
     ],
 )
 def test_manifest_that_says_something_else(change, found, tmp_path):
-    save_checkpoint(tmp_path, 3, build(3))
+    save(tmp_path, 3, build(3))
     path = tmp_path / "step-000003/manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(UntrustedFileError, match=found):
@@ -96,21 +108,44 @@ def test_manifest_that_says_something_else(change, found, tmp_path):
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{}", "\x00"])
 def test_manifest_that_is_none(content, tmp_path):
-    save_checkpoint(tmp_path, 3, build(3))
+    save(tmp_path, 3, build(3))
     (tmp_path / "step-000003/manifest.json").write_text(content)
     with pytest.raises(UntrustedFileError, match="Expected a complete checkpoint in .* or start a new run"):
         load_checkpoint(tmp_path, 3)
 
 
-@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("file", FILES)
 def test_any_flipped_bit_is_found(file, tmp_path):
-    save_checkpoint(tmp_path, 3, build(3))
+    save(tmp_path, 3, build(3))
     path = tmp_path / "step-000003" / file
     content = path.read_bytes()
     for place in range(0, len(content), max(1, len(content) // 20)):
         path.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
         with pytest.raises(UntrustedFileError, match=f"{file} is not what was written"):
             load_checkpoint(tmp_path, 3)
+
+
+def test_any_flipped_bit_of_the_manifest_is_found(tmp_path):
+    save(tmp_path, 3, build(3))
+    path = tmp_path / "step-000003/manifest.json"
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
+        with pytest.raises(UntrustedFileError, match=r"is not what was written|format \d and step \d+, not 2 and 3"):
+            load_checkpoint(tmp_path, 3)
+
+
+@pytest.mark.parametrize("file", [*FILES, "manifest.json"])
+def test_file_that_is_cut_or_gone_is_named(file, tmp_path):
+    for cut in (0, 0.5, 0.99):
+        save(tmp_path, 3, build(3))
+        path = tmp_path / "step-000003" / file
+        path.write_bytes(path.read_bytes()[: int(len(path.read_bytes()) * cut)])
+        with pytest.raises(UntrustedFileError, match=f"{file} is not what was written"):
+            load_checkpoint(tmp_path, 3)
+    path.unlink()
+    with pytest.raises(UntrustedFileError, match=rf"No such file or directory: .*{file}"):
+        load_checkpoint(tmp_path, 3)
 
 
 @pytest.fixture
@@ -154,7 +189,7 @@ def count_calls(fail_at, monkeypatch, folder):
 
 
 def save_and_prune(folder):
-    save_checkpoint(folder, 6, build(6, best_step=4))
+    save(folder, 6, build(6, best_step=4))
     prune_checkpoints(folder, keep={4, 6})
 
 
@@ -163,8 +198,8 @@ def before(tmp_path):
     """Return a folder with the checkpoints of steps 2 and 4, and what a crash has left of an earlier step 6."""
     folder = tmp_path / "before"
     for step in (2, 4):
-        save_checkpoint(folder, step, build(step, best_step=step))
-    save_checkpoint(folder, 6, build(5, best_step=4))
+        save(folder, step, build(step, best_step=step))
+    save(folder, 6, build(5, best_step=4))
     (folder / "step-000006/state.json").unlink()
     (folder / ".step-000006-left").mkdir()
     return folder
@@ -197,21 +232,23 @@ def test_crash_at_every_file_operation(is_done, before, fail_at, monkeypatch, tm
 def test_disk_that_fails_is_said_and_harms_nothing(code, before, fail_at, monkeypatch, tmp_path):
     shutil.copytree(before, tmp_path / "counted")
     calls = fail_at(0, Crashed())
-    save_checkpoint(tmp_path / "counted", 6, build(6, best_step=4))
+    save(tmp_path / "counted", 6, build(6, best_step=4))
     monkeypatch.undo()
     for count in range(2, len(calls) + 1):  # the first makes the folder, which is there
         folder = tmp_path / f"{count}"
         shutil.copytree(before, folder)
         fail_at(count, OSError(code, os.strerror(code)))
-        with pytest.raises(ResourceError, match=rf"step-000006, found: {os.strerror(code)}\. Free space or mend"):
-            save_checkpoint(folder, 6, build(6, best_step=4))
+        with pytest.raises(
+            ResourceError, match=rf"step-000006, 0.0 MB, found: {os.strerror(code)}\. Free space or mend"
+        ):
+            save(folder, 6, build(6, best_step=4))
         monkeypatch.undo()
         assert latest_checkpoint(folder)[1].state["step"] == 4
 
 
 def test_pruning_keeps_what_is_named(tmp_path, caplog, monkeypatch):
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path, step, build(step))
+        save(tmp_path, step, build(step))
     (tmp_path / "notes.txt").touch()
     prune_checkpoints(tmp_path, keep={1, 3})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "step-000001", "step-000003"]
