@@ -74,7 +74,6 @@ class Loop:
         self.average = None if config.ema_decay is None else MovingAverage(self.weights, config.ema_decay)
         self.state = State()
         self.best: dict[str, torch.Tensor] = {}
-        self.saved_steps: list[set[int]] = []
         self.writing = Background()
 
     def train(self, inputs: Inputs, held_out: Inputs | None) -> None:
@@ -221,8 +220,9 @@ class Loop:
                 state.loss_sum, state.num_losses = 0.0, 0
                 self._evaluate(held_out, tracker, stage, epoch=state.step / steps_per_epoch, loss=mean)
             is_due = is_evaluated if config.save_steps is None else is_last or state.step % config.save_steps == 0
-            if is_due or state.best_step == state.step or state.is_stopped or any(done.signals):
-                self._save(optimizer)
+            is_due = is_due or state.best_step == state.step or state.is_stopped
+            if is_due or any(done.signals):
+                self._save(optimizer, is_due=is_due)
             if any(done.signals):
                 self._end(done.signals)
             if state.is_stopped:
@@ -279,14 +279,17 @@ class Loop:
                 "--mixed-precision no."
             )
 
-    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+    def _save(self, optimizer: torch.optim.Optimizer, *, is_due: bool) -> None:
+        """Write a checkpoint in the background; one that is not due stays until the next one is written."""
         if self.run is None:
             return
         folder, state = self.run.checkpoints, self.state
-        needed = {state.step} if state.best_step is None else {state.step, state.best_step}
         # Each of the last ones can be resumed from, with the best weights up to there.
-        self.saved_steps = [*self.saved_steps[1 - self.config.keep_last :], needed]
-        step, kept = state.step, set().union(*self.saved_steps)
+        needed = [state.step] if state.best_step is None else [state.step, state.best_step]
+        kept = [*state.kept[1 - self.config.keep_last :], needed]
+        if is_due:
+            state.kept = kept
+        step, steps = state.step, {step for needed in kept for step in needed}
 
         def save() -> None:
             averages = {} if self.average is None else self.average.tensors()
@@ -303,7 +306,7 @@ class Loop:
 
         def write(files: dict[str, bytes]) -> None:
             save_checkpoint(folder, step, files)
-            prune_checkpoints(folder, keep=kept)
+            prune_checkpoints(folder, keep=steps)
 
         on_main(save)
 
@@ -326,9 +329,7 @@ class Loop:
             if best is not None:
                 self.best = best.averages or best.weights
             self.max_tokens = min(self.max_tokens, self.state.micro_batch_tokens or self.max_tokens)
-            step, best_step = self.state.step, self.state.best_step
-            self.saved_steps = [{step} if best_step is None else {step, best_step}]
-            logger.info("resuming after step %d", step)
+            logger.info("resuming after step %d", self.state.step)
         steps = self.accelerator.gather(torch.tensor([self.state.step], device=self.accelerator.device)).tolist()
         if len(set(steps)) > 1:
             raise ResourceError(

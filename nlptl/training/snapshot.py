@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ class State:
     loss_sum: float = 0.0  # of the steps since the last evaluation
     num_losses: int = 0
     micro_batch_tokens: int | None = None  # what fitted, if memory has run out
+    kept: list[list[int]] = field(default_factory=list)  # steps of the newest checkpoints, each with that of its best
 
     def observe(self, value: float, *, lower_is_better: bool, patience: int | None) -> bool:
         """Take in the score after `step`, and return whether it is the best so far. NaN never is, nor is a tie."""

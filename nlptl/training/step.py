@@ -1,7 +1,7 @@
 """One optimizer step: the gradient of a global batch, in any split, and the update."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,7 @@ class _OutOfMemoryError(Exception):
 class Step:
     """What became of an optimizer step: the loss of its global batch and the norm of its gradient.
 
-    `signals` says of each of `interruption.SIGNALS` whether a process has got it.
+    `signals` says of each of `interruption.SIGNALS` whether a process has got it; of a single process, until now.
     """
 
     loss: float
@@ -60,7 +60,7 @@ class Stepper:
     takes_features: bool
     pretrained: dict[str, torch.Tensor]
 
-    def take(self, inputs: Inputs, indices: np.ndarray, *, step: int, signals: Sequence[int]) -> Step:
+    def take(self, inputs: Inputs, indices: np.ndarray, *, step: int, signals: list[int]) -> Step:
         """Take one optimizer step on the global batch `indices`.
 
         When memory runs out, on any process, micro-batches are halved on all of them and the step is begun anew.
@@ -104,9 +104,7 @@ class Stepper:
         self.optimizer.zero_grad()
         return Step(loss, norm, all_signals)
 
-    def _gradient(
-        self, inputs: Inputs, indices: np.ndarray, step: int, signals: Sequence[int]
-    ) -> tuple[float, list[int]]:
+    def _gradient(self, inputs: Inputs, indices: np.ndarray, step: int, signals: list[int]) -> tuple[float, list[int]]:
         """Compute the gradient of the global batch; return its loss, and the signals that all processes have got."""
         with self._mixed(step):
             loss, all_signals = self._backward(inputs, indices, "noise", step, signals)
@@ -118,7 +116,7 @@ class Stepper:
         return loss, all_signals
 
     def _backward(
-        self, inputs: Inputs, indices: np.ndarray, stream: str, step: int, signals: Sequence[int]
+        self, inputs: Inputs, indices: np.ndarray, stream: str, step: int, signals: list[int]
     ) -> tuple[float, list[int]]:
         """Add the gradient of the mean loss of the global batch to what is there; return the loss and all signals.
 
@@ -167,16 +165,14 @@ class Stepper:
             raise _OutOfMemoryError(failure)
         return float(mean), all_signals
 
-    def _tell_all(
-        self, loss: torch.Tensor, failure: str, signals: Sequence[int]
-    ) -> tuple[torch.Tensor | float, list[int]]:
+    def _tell_all(self, loss: torch.Tensor, failure: str, signals: list[int]) -> tuple[torch.Tensor | float, list[int]]:
         """Return the mean of the losses of all processes, and how many of them have got each signal.
 
         Raises:
             _OutOfMemoryError: If memory has run out on a process.
         """
         mean: torch.Tensor | float = loss
-        all_signals, num_failed = list(signals), int(bool(failure))
+        all_signals, num_failed = signals, int(bool(failure))
         if self.accelerator.num_processes > 1:
             facts = torch.tensor([*signals, num_failed], dtype=torch.float64, device=loss.device)
             total = self.accelerator.reduce(torch.cat([loss.double().view(1), facts]), "sum")

@@ -1,0 +1,123 @@
+"""Asked to end, a training finishes its step, saves and goes; what is resumed ends in the same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from nlptl.training.tracking import Tracker
+
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+SETTINGS = {"micro_batch_tokens": 100}
+
+
+@pytest.fixture
+def send_at(monkeypatch):
+    """Arrange that the process sends itself a signal at its n-th step, backward pass or line; return how to undo it."""
+
+    def arrange(place, count, *numbers):
+        calls = []
+
+        def send(*_):
+            calls.append(place)
+            if len(calls) == count:
+                for number in numbers:
+                    os.kill(os.getpid(), number)
+
+        if place == "step":
+            return register_optimizer_step_post_hook(send).remove
+        owner = torch.Tensor if place == "backward" else Tracker
+        real = getattr(owner, place)
+        monkeypatch.setattr(owner, place, lambda *args, **kwargs: (real(*args, **kwargs), send()))
+        return monkeypatch.undo
+
+    return arrange
+
+
+@pytest.fixture(scope="module")
+def whole(train, outcome, tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole") / "run"
+    train(output, **SETTINGS)
+    return outcome(output)
+
+
+@pytest.mark.parametrize(
+    ("place", "count", "step"), [("step", 1, 1), ("step", 5, 5), ("backward", 23, 5), ("say", 2, 6), ("step", 8, 8)]
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_step_is_finished_and_saved(
+    number, place, count, step, train, outcome, whole, send_at, tmp_path, caplog, capfd
+):
+    undo = send_at(place, count, number)
+    with pytest.raises(SystemExit if number == signal.SIGTERM else KeyboardInterrupt) as left:
+        train(tmp_path / "run", **SETTINGS)
+    undo()
+    if number == signal.SIGTERM:
+        assert left.value.code == 143
+    assert {number: signal.getsignal(number) for number in HANDLERS} == HANDLERS
+    assert f"{number.name}: ending after this step; a second one ends at once" in capfd.readouterr().err
+    assert f"interrupted after step {step}: --resume goes on from its checkpoint in {tmp_path / 'run'}" in caplog.text
+    assert (tmp_path / f"run/checkpoints/step-{step:06d}/manifest.json").is_file()
+    train(tmp_path / "run", resume=True, **SETTINGS)
+    assert outcome(tmp_path / "run") == whole
+
+
+def test_ten_times_in_a_row(train, outcome, whole, send_at, tmp_path):
+    for _ in range(7):
+        undo = send_at("step", 1, signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            train(tmp_path / "run", resume=True, **SETTINGS)
+        undo()
+    train(tmp_path / "run", resume=True, **SETTINGS)
+    assert outcome(tmp_path / "run") == whole
+
+
+def test_a_second_one_ends_at_once(train, outcome, whole, send_at, tmp_path):
+    undo = send_at("backward", 23, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", **SETTINGS)
+    undo()
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000003"]
+    train(tmp_path / "run", resume=True, **SETTINGS)
+    assert outcome(tmp_path / "run") == whole
+
+
+def test_in_another_thread_signals_are_left_alone(train, outcome, whole, tmp_path):
+    thread = threading.Thread(target=train, args=(tmp_path / "run",), kwargs=SETTINGS)
+    thread.start()
+    thread.join(timeout=60)
+    assert outcome(tmp_path / "run") == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_exit_codes_of_the_command(number, code, tiny_bert, toy_csv, tmp_path):
+    words = ["-m", "nlptl", "run", "sentiment", "--model", tiny_bert, "--dataset", toy_csv, "--num-epochs", 100_000]
+    words += ["--freeze", "nothing", "--output-dir", tmp_path / "run", "--logging-steps", 1]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    timer = threading.Timer(120, process.kill)
+    timer.start()
+    try:
+        said = iter(process.stdout.readline, "")
+        assert any(line.startswith("epoch 1: ") for line in said)
+        process.send_signal(number)
+        out, err = process.communicate()
+    finally:
+        timer.cancel()
+        process.kill()
+    assert process.returncode == code
+    assert "interrupted after step " in out + err
+    assert "Traceback" not in out + err
