@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from nlptl.config import TrainingConfig
     from nlptl.data.sources import Examples
     from nlptl.data.splits import Splits, load_splits
-    from nlptl.errors import ConfigError, DataError, NonFiniteError, ResourceError, UntrustedFileError, UserError
+    from nlptl.errors import (
+        ConfigError,
+        DataError,
+        NonFiniteError,
+        PeerLostError,
+        ResourceError,
+        UntrustedFileError,
+        UserError,
+    )
     from nlptl.estimator import TextClassifier
     from nlptl.evaluation.metrics import Score
     from nlptl.labels import Labels
@@ -30,6 +38,7 @@ __all__ = [
     "Examples",
     "Labels",
     "NonFiniteError",
+    "PeerLostError",
     "Prediction",
     "ResourceError",
     "Run",
@@ -52,6 +61,7 @@ _MODULES = {
         "ConfigError",
         "DataError",
         "NonFiniteError",
+        "PeerLostError",
         "ResourceError",
         "UntrustedFileError",
         "UserError",

@@ -234,13 +234,20 @@ def _errors_as_messages(*, debug: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _process_group() -> Iterator[None]:
-    """Leave the group of processes at the end, if there is one: gloo warns and may hang where nobody does."""
+    """Leave the group of processes at the end, if there is one: gloo warns and may hang where nobody does.
+
+    Of an error that one process has, the others are told; where they get one from that, it names the process.
+    """
     try:
         yield
     except BaseException as error:
+        peers = sys.modules.get("nlptl.training.peers")
+        known = error if peers is None else peers.explained(error)
         # The frames of the traceback hold the trainer, and with it what must not outlive the group.
         traceback.clear_frames(error.__traceback__)
-        raise
+        if known is error:
+            raise
+        raise known from error
     finally:
         distributed = sys.modules.get("torch.distributed")
         if distributed is not None and distributed.is_available() and distributed.is_initialized():

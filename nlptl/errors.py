@@ -38,3 +38,9 @@ class ResourceError(UserError):
     """The machine lacks something: network, memory, disk space, permission."""
 
     exit_code = 6
+
+
+class PeerLostError(UserError):
+    """Another process of the training is gone, stopped or out of reach."""
+
+    exit_code = 7

@@ -6,8 +6,10 @@ from collections.abc import Callable
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, broadcast, parse_flag_from_env
+from torch.distributed import DistError
 
 from nlptl.errors import ConfigError, UserError
+from nlptl.training.peers import meet, not_met, peer_timeout, undisturbed
 
 KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """Ways to use processes that average gradients over them, which is what the objective counts on."""
@@ -18,17 +20,23 @@ def processes() -> PartialState:
 
     Raises:
         ConfigError: If the launcher has started several and Accelerate was told of one.
+        PeerLostError: If not all that the launcher has started come together.
     """
     num_launched = int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.accelerator.current_accelerator()
     # Left to itself, Accelerate takes several processes without a device of their own for several runs of one.
     on_cpu = num_launched > 1 and (device is None or device.type == "mps")
-    state = PartialState(cpu=on_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    timeout = peer_timeout()
+    try:
+        state = PartialState(cpu=on_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timeout)
+    except DistError as error:
+        raise not_met(num_launched) from error
     if state.num_processes != num_launched:
         raise ConfigError(
             f"Expected the {num_launched} processes that were launched, found {state.num_processes} in Accelerate's "
             "state. Create no Accelerator or PartialState before nlptl does."
         )
+    meet(state.process_index, state.num_processes)
     return state
 
 
@@ -85,7 +93,8 @@ def on_main(action: Callable[[], bool | None]) -> bool:
     result = 0
     if state.is_main_process:
         try:
-            result = int(bool(action()))
+            with undisturbed():
+                result = int(bool(action()))
         except Exception as caught:
             error, result = caught, -(caught.exit_code if isinstance(caught, UserError) else UserError.exit_code)
     if state.num_processes > 1:

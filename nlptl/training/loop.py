@@ -30,6 +30,7 @@ from nlptl.training.features import precompute
 from nlptl.training.inputs import Inputs, logits_of
 from nlptl.training.interruption import Interruption, leave
 from nlptl.training.optimizer import build_optimizer, rate_multiplier
+from nlptl.training.peers import undisturbed
 from nlptl.training.plan import describe_stage
 from nlptl.training.run import Run
 from nlptl.training.snapshot import (
@@ -103,7 +104,8 @@ class Loop:
         except KeyboardInterrupt:
             raise  # A second one ends at once.
         except BaseException:
-            self.writing.wait()
+            with undisturbed():
+                self.writing.wait()
             raise
         finally:
             self.model.freeze(frozen, train_only=train_only)
