@@ -18,6 +18,7 @@ from nlptl.training.devices import open_accelerator
 from nlptl.training.encoding import encode_once
 from nlptl.training.inputs import Inputs, encoder_sha256, facts, logits_of, prepare_inputs, token_budget
 from nlptl.training.loop import Loop
+from nlptl.training.peers import together
 from nlptl.training.plan import plan_training
 from nlptl.training.run import Run
 
@@ -60,6 +61,7 @@ class Trainer:
         self.cache = FeatureCache(gigabytes=config.cache_size) if config.cache else None
         self.train_counts: np.ndarray | None = None
 
+    @together()
     def fit(self, train: Examples, *, validation: Examples | None = None) -> None:
         """Train, and keep the weights with the best score on `validation`; without it, the last ones.
 
@@ -71,6 +73,7 @@ class Trainer:
             DataError: If a split is empty, has no labels, or has one that is unknown to the model.
             UntrustedFileError: If the run that is to be resumed has checkpoints and none of them is whole.
             NonFiniteError: If a loss or a gradient is NaN or infinite; the step is not taken.
+            PeerLostError: If another process is gone, or does not answer for `NLPTL_PEER_TIMEOUT` seconds.
         """
         plan = plan_training(self.model, self.config)
         if validation is None and self.config.early_stopping is not None:
@@ -110,6 +113,7 @@ class Trainer:
         if held_out is not None:
             self._score(held_out)
 
+    @together()
     def evaluate(self, examples: Examples) -> Scores:
         """Score the model on `examples`, each exactly once, with 95 % intervals, and log the table.
 
