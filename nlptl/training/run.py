@@ -29,6 +29,7 @@ from nlptl.evaluation.metrics import Scores
 from nlptl.model.classifier import Classifier
 from nlptl.training.checkpoint import prune_checkpoints
 from nlptl.training.devices import on_main, processes
+from nlptl.training.lock import FolderLock
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +46,14 @@ FREE = ("encoder", "micro_batch_tokens")
 class Run:
     """An `output_dir`, claimed for one run: a folder that holds another run is refused.
 
-    Every process calls every method; the main process alone writes, and what stops it stops all.
+    Every process calls every method; the main process alone writes, and what stops it stops all. As long as the object
+    lives, no other process can claim the folder.
     """
 
-    def __init__(self, path: Path, *, resume: bool) -> None:
+    def __init__(self, path: Path, *, resume: bool, lock: FolderLock | None = None) -> None:
         self.path = path
         self.resume = resume
+        self.lock = lock
         self.checkpoints = path / "checkpoints"
 
     @classmethod
@@ -64,7 +67,8 @@ class Run:
             overwrite: Move what is in the folder aside, to `path.1`, `path.2`, ...
 
         Raises:
-            ConfigError: If the folder holds a run and neither is set, or a run with other settings is to be resumed.
+            ConfigError: If the folder holds a run and neither is set, or a run with other settings is to be resumed, or
+                if another process has claimed the folder.
             UntrustedFileError: If the settings of the run that is to be resumed cannot be read.
             ResourceError: If the folder cannot be written.
         """
@@ -73,7 +77,16 @@ class Run:
         folder = Path(path).expanduser()
         names = {field.name for field in dataclasses.fields(config)} & set(COMMANDS)
         recorded = dataclasses.replace(config, **dict.fromkeys(names, False))
-        return cls(folder, resume=on_main(lambda: _claim(folder, recorded, resume=resume, overwrite=overwrite)))
+        lock = FolderLock(folder)
+
+        def claim() -> bool:
+            try:
+                return _claim(folder, recorded, lock, resume=resume, overwrite=overwrite)
+            except BaseException:
+                lock.give_back()
+                raise
+
+        return cls(folder, resume=on_main(claim), lock=lock)
 
     def record_splits(self, splits: Splits) -> None:
         """Write which rows each split is made of to `splits.json`, counts and findings to `data_report.json`.
@@ -193,11 +206,13 @@ def sha256_of(parts: Mapping[str, bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-def _claim(folder: Path, config: Any, *, resume: bool, overwrite: bool) -> bool:
-    """Make the folder ready, and return whether there is a run in it to go on with."""
+def _claim(folder: Path, config: Any, lock: FolderLock, *, resume: bool, overwrite: bool) -> bool:
+    """Lock the folder and make it ready, and return whether there is a run in it to go on with."""
     with _writing(folder):
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"Expected a folder at {folder}, found a file. Pass another --output-dir.")
+        if (folder / "config.json").exists():
+            lock.take()
         has_run = folder.is_dir() and not _is_unused(folder, config)
         if has_run and resume:
             _check_same_config(folder, config)
@@ -214,9 +229,11 @@ def _claim(folder: Path, config: Any, *, resume: bool, overwrite: bool) -> bool:
             )
         if has_run:
             number = next(n for n in range(1, 1_000_000) if not Path(f"{folder}.{n}").exists())
+            lock.give_back(at_all=True)
             folder.rename(f"{folder}.{number}")
             logger.info("moved the run in %s to %s.%d", folder, folder, number)
         folder.mkdir(parents=True, exist_ok=True)
+        lock.take()
         _write(folder / "config.json", to_json(config))
     if resume:
         logger.info("nothing to resume in %s: starting a new run", folder)

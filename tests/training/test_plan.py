@@ -262,7 +262,7 @@ def test_settings_that_contradict_each_other_are_refused(
     with pytest.raises(ConfigError, match=message):
         trainer.fit(Examples.from_lists(["good", "bad"], ["positive", "negative"]))
     assert [module.training for module in model.modules()] == modes
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "config.json"]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_new_folder_gets_the_settings(tmp_path):
     config = Config(output_dir=tmp_path / "a/b", overwrite=True)
     run = Run.open(tmp_path / "a/b", config, overwrite=True)
     assert (run.path, run.resume) == (tmp_path / "a/b", False)
-    assert [path.name for path in run.path.iterdir()] == ["config.json"]
+    assert sorted(path.name for path in run.path.iterdir()) == [".lock", "config.json"]
     assert load_config(Config, run.path / "config.json") == dataclasses.replace(config, overwrite=False)
 
 
@@ -55,6 +55,7 @@ def test_folder_with_settings_of_something_else_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ConfigError, match="Expected a new or empty folder"):
         Run.open(tmp_path, Config())
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_folder_with_a_run_is_refused(tmp_path):

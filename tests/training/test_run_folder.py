@@ -53,6 +53,7 @@ def test_run_folder_agrees_with_scikit_learn(build_model, splits, tmp_path):
     trainer.fit(splits["train"], validation=splits["validation"])
     trainer.evaluate(splits["test"])
     assert sorted(path.name for path in run.path.iterdir()) == [
+        ".lock",
         "checkpoints",
         "config.json",
         "data_report.json",
