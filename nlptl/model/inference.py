@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 from tqdm import tqdm
 
@@ -81,7 +82,7 @@ def map_rows(
     share = length_batches(lengths, device=device, process=process, num_processes=num_processes)
     # One text tells the width to a process that has none of its own.
     for rows in show_progress(share or [np.zeros(1, dtype=np.int64)], progress):
-        output = function(rows)
+        output = in_halves(function, rows)
         if results.shape[1] == 0:
             results = torch.zeros(len(lengths), output.shape[1], dtype=output.dtype, device=device)
         if share:
@@ -89,6 +90,18 @@ def map_rows(
             results[index] = output
             counts[index] += 1
     return results, counts
+
+
+def in_halves(function: Callable[[np.ndarray], torch.Tensor], rows: np.ndarray) -> torch.Tensor:
+    """Return `function(rows)`; when memory runs out, what it returns of the halves of the rows, one after the other."""
+    try:
+        return function(rows)
+    except (RuntimeError, MemoryError) as error:
+        if len(rows) == 1 or not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+            raise
+    # Here the error is gone, and with its frames the tensors that they held.
+    clear_device_cache(garbage_collection=True)
+    return torch.cat([in_halves(function, half) for half in np.array_split(rows, 2)])
 
 
 def length_batches(

@@ -331,7 +331,8 @@ class Loop:
             if best is not None:
                 self.best = best.averages or best.weights
             self.max_tokens = min(self.max_tokens, self.state.micro_batch_tokens or self.max_tokens)
-            logger.info("resuming after step %d", self.state.step)
+            end = ", where it stopped early" if self.state.is_stopped else ""
+            logger.info("resuming after step %d%s", self.state.step, end)
         steps = self.accelerator.gather(torch.tensor([self.state.step], device=self.accelerator.device)).tolist()
         if len(set(steps)) > 1:
             raise ResourceError(

@@ -34,8 +34,8 @@ from nlptl.training.lock import FolderLock
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("nlptl", "torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors", "numpy")
-COMMANDS = ("resume", "overwrite")
-"""Settings that say what to do with the folder; they are not part of what a run is."""
+COMMANDS = ("resume", "overwrite", "dry_run")
+"""Settings that say what to do with the folder, or to leave it alone; they are not part of what a run is."""
 BEFORE_TRAINING = {"config.json", "splits.json", "data_report.json"}
 """Files that are written before `manifest.json`, with which training begins."""
 
@@ -293,7 +293,16 @@ def _check_same_config(folder: Path, config: Any) -> None:
             f"Expected a run to resume in {folder}, found a folder without config.json. Pass another --output-dir."
         )
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k != "output_dir"]
-    if changed:
+    # With layers unfrozen epoch by epoch, more epochs would train layers that the checkpoints do not hold.
+    if changed == ["num_epochs"] and now["num_epochs"] > before["num_epochs"] and not now["unfreeze_every_epochs"]:
+        logger.info(
+            "going on to %d epochs; the run had %d, and from here on the learning rate takes the course of %d",
+            now["num_epochs"],
+            before["num_epochs"],
+            now["num_epochs"],
+        )
+        _write(folder / "config.json", to_json(config))
+    elif changed:
         differences = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
         raise ConfigError(
             f"Expected the settings of the run in {folder}, found others: {differences}. Resume with the settings it "

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from nlptl import Classifier, ConfigError, Trainer, TrainingConfig, UntrustedFileError, load_splits
+from nlptl import Classifier, ConfigError, NonFiniteError, Trainer, TrainingConfig, UntrustedFileError, load_splits
+from nlptl.training.checkpoint import latest_checkpoint
 from nlptl.training.tracking import Tracker
 
 REPOSITORY = Path(__file__).parents[2]
@@ -250,3 +251,64 @@ def test_a_second_training_is_not_resumed_from_the_first(tiny_bert, toy_csv, tmp
         trainer.fit(splits["train"], validation=splits["validation"])
     undo()
     assert list((tmp_path / "run/checkpoints").iterdir()) == []
+
+
+def test_going_on_to_more_epochs(train, outcome, stop_at, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    train(tmp_path / "run")
+    with pytest.raises(ConfigError, match="num_epochs was 2 and is 1. Resume with the settings"):
+        train(tmp_path / "run", resume=True, num_epochs=1)
+    train(tmp_path / "run", resume=True, num_epochs=4)
+    assert (
+        "going on to 4 epochs; the run had 2, and from here on the learning rate takes the course of 4" in caplog.text
+    )
+    assert "resuming after step 8" in caplog.messages
+    assert steps_of(tmp_path / "run")[-1] == 16
+    assert (tmp_path / "run/checkpoints/step-000016/manifest.json").is_file()
+    assert json.loads((tmp_path / "run/config.json").read_text())["num_epochs"] == 4
+
+    train(tmp_path / "other")
+    interrupted(train, tmp_path / "other", stop_at("step", 3), resume=True, num_epochs=4)
+    train(tmp_path / "other", resume=True, num_epochs=4)
+    assert outcome(tmp_path / "other") == outcome(tmp_path / "run")
+
+
+def test_layers_that_would_thaw_later_are_not_added(train, tmp_path):
+    settings = {"unfreeze_every_epochs": 1}
+    train(tmp_path / "run", **settings)
+    with pytest.raises(ConfigError, match="num_epochs was 2 and is 4"):
+        train(tmp_path / "run", resume=True, num_epochs=4, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"save_steps": 2}, {"save_steps": 5, "eval_steps": None}, {"keep_last": 3}], ids=str
+)
+def test_checkpoints_between_evaluations(settings, train, outcome, whole, stop_at, tmp_path):
+    plain = {"eval_steps": settings.get("eval_steps", 3)}
+    expected = whole(**settings)
+    assert expected["model/model.safetensors"] == whole(**plain)["model/model.safetensors"]
+    for step in (5, 7):
+        output = tmp_path / str(step)
+        interrupted(train, output, stop_at("step", step), **settings)
+        train(output, resume=True, **settings)
+        assert outcome(output) == expected, step
+    if settings == {"save_steps": 2}:
+        assert {"step-000006", "step-000008"} <= expected["checkpoints"].keys()
+
+
+def test_rows_of_a_step_that_diverges_are_written_down(train, tmp_path, monkeypatch):
+    real = torch.nn.functional.cross_entropy
+    calls = []
+
+    def loss(*args, **kwargs):
+        calls.append(args)
+        return real(*args, **kwargs) * (float("nan") if len(calls) > 7 else 1)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", loss)
+    with pytest.raises(NonFiniteError, match="Expected a finite loss and gradient, found loss nan"):
+        train(tmp_path / "run")
+    found = json.loads((tmp_path / "run/nonfinite.json").read_text())
+    assert found["step"] > 1
+    assert len(found["rows"]) == len(set(found["rows"])) == 24
+    assert found["source"].endswith("reviews.csv")
+    assert latest_checkpoint(tmp_path / "run/checkpoints") is not None

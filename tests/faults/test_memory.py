@@ -1,0 +1,155 @@
+"""When memory runs out, micro-batches get smaller; what is learned stays the same."""
+
+import logging
+import shutil
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from nlptl import Classifier, Examples, ResourceError, Run, Trainer, TrainingConfig
+from nlptl.training.step import Stepper
+
+LABELS = ("negative", "positive")
+MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB."
+SETTINGS = {"num_epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "micro_batch_tokens": 64}
+
+
+@pytest.fixture(scope="module")
+def examples() -> Examples:
+    """Return 24 texts of 3 to 14 tokens: six steps of several micro-batches each."""
+    words = ["good", "bad", "film", "story", "great", "dull", "plot", "was", "not", "very"]
+    texts = [" ".join(words[(i * 7 + 3 * k) % 10] for k in range(1 + (i * 5) % 12)) for i in range(24)]
+    return Examples.from_lists(texts, [LABELS[i % 3 > 0] for i in range(24)])
+
+
+@pytest.fixture
+def fit(tiny_bert, examples):
+    """Train in float64 and return the weights; without dropout, unless another one is asked for."""
+
+    def run(*, dropout=0.0, output_dir=None, **settings):
+        model = Classifier.from_pretrained(tiny_bert, labels=LABELS, dropout=dropout).double()
+        Trainer(model, TrainingConfig(**{**SETTINGS, **settings}), output_dir=output_dir).fit(examples)
+        return {name: parameter.detach() for name, parameter in model.network.named_parameters()}
+
+    return run
+
+
+@pytest.fixture
+def run_out(monkeypatch):
+    """Arrange that memory runs out at the n-th forward or backward pass, or in each of more than `limit` tokens."""
+
+    def arrange(place, count=0, limit=10**9, error=None):
+        calls = []
+        real = Accelerator.backward if place == "backward" else Stepper._losses
+
+        def call(self, batch, *args, **kwargs):
+            calls.append(place)
+            tokens = 0 if place == "backward" else batch["input_ids"].numel()
+            if len(calls) == count or tokens > limit:
+                raise error or torch.OutOfMemoryError(MESSAGE)
+            return real(self, batch, *args, **kwargs)
+
+        owner, name = (Accelerator, "backward") if place == "backward" else (Stepper, "_losses")
+        monkeypatch.setattr(owner, name, call)
+        return calls
+
+    return arrange
+
+
+def assert_close(found, expected):
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert (found[name] - weight).abs().max() <= 1e-10 * max(1, weight.abs().max()), name
+
+
+@pytest.mark.parametrize("place", ["forward", "backward"])
+def test_at_any_micro_batch_the_weights_are_those_of_the_small_budget(place, fit, run_out, monkeypatch, caplog):
+    settings = {"optimizer": "sgd"}
+    small = fit(**{**SETTINGS, **settings, "micro_batch_tokens": 32})
+    calls = run_out(place)
+    fit(**settings)
+    num_calls = len(calls)
+    assert num_calls == 12
+    for count in range(1, num_calls + 1):
+        monkeypatch.undo()
+        caplog.clear()
+        run_out(place, count)
+        assert_close(fit(**settings), small)
+        assert caplog.text.count("out of memory: from now on at most 32 tokens at once; the step is repeated") == 1
+
+
+def test_with_dropout_from_the_first_step_on_they_are_the_same_bytes(fit, run_out):
+    small = fit(dropout=0.1, micro_batch_tokens=32)
+    run_out("forward", 2)
+    found = fit(dropout=0.1)
+    assert all(torch.equal(found[name], weight) for name, weight in small.items())
+
+
+def test_adversarial_steps_and_mixed_weights_are_begun_anew(fit, run_out):
+    settings = {"fgm": 1.0, "mixout": 0.3, "optimizer": "sgd"}
+    small = fit(**settings, micro_batch_tokens=32)
+    calls = run_out("forward", 5)
+    assert_close(fit(**settings), small)
+    assert len(calls) > 5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        MemoryError(),
+    ],
+    ids=["torch", "python"],
+)
+def test_memory_of_the_host(error, fit, run_out, caplog):
+    run_out("forward", limit=20, error=error)
+    fit()
+    assert caplog.text.count("out of memory: from now on") == 2  # 64 -> 32 -> 16
+    assert "at most 16 tokens at once" in caplog.text
+
+
+def test_other_errors_are_not_taken_for_it(fit, run_out):
+    run_out("forward", 3, error=RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        fit()
+
+
+def test_a_single_text_that_does_not_fit(fit, run_out):
+    run_out("forward", limit=4)
+    with pytest.raises(
+        ResourceError, match=r"Expected memory for one text of \d+ tokens at a time, found: CUDA out of"
+    ):
+        fit()
+
+
+def test_what_fitted_is_kept_when_a_run_is_resumed(tiny_bert, examples, run_out, monkeypatch, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    config = TrainingConfig(**{**SETTINGS, "num_epochs": 3, "micro_batch_tokens": 64})
+
+    def train(*, resume=False):
+        model = Classifier.from_pretrained(tiny_bert, labels=LABELS, dropout=0.1)
+        run = Run.open(tmp_path / "run", config, resume=resume)
+        Trainer(model, config, output_dir=run).fit(examples)
+        return (tmp_path / "run/model/model.safetensors").read_bytes()
+
+    run_out("forward", 2)
+    whole = train()
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "run/checkpoints/step-000009")
+    assert train(resume=True) == whole
+    assert "resuming after step 6" in caplog.messages
+
+
+def test_evaluation_goes_on_in_halves(fit, examples, tiny_bert, monkeypatch):
+    model = Classifier.from_pretrained(tiny_bert, labels=LABELS).eval()
+    expected = model.predict_probabilities(examples.texts)
+    real = Classifier.forward
+
+    def forward(self, input_ids=None, *args, **kwargs):
+        if input_ids is not None and len(input_ids) > 2:
+            raise torch.OutOfMemoryError(MESSAGE)
+        return real(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(Classifier, "forward", forward)
+    assert torch.allclose(model.predict_probabilities(examples.texts), expected, atol=1e-6)
