@@ -1,0 +1,28 @@
+"""SIGKILL at random moments: what is resumed after each ends in the bytes of a run that nothing has disturbed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WORKER = Path(__file__).with_name("kill_worker.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_thirty_kills_at_random_moments(seed, tiny_bert, toy_csv, outcome, tmp_path):
+    words = [sys.executable, str(WORKER), str(tiny_bert), str(toy_csv), str(tmp_path), str(seed), "30"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "NLPTL_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    kills = json.loads(done.stdout.splitlines()[-1])
+    assert sum(kills) >= 30
+    expected = outcome(tmp_path / "whole")
+    for i, count in enumerate(kills):
+        found = outcome(tmp_path / str(i))
+        assert found == expected, f"run {i}, killed {count} times"
+        leftovers = [path.name for path in (tmp_path / str(i) / "checkpoints").iterdir() if path.name.startswith(".")]
+        assert leftovers == []
