@@ -24,7 +24,7 @@ from nlptl.model.classifier import Classifier
 from nlptl.model.inference import ACCELERATOR_TOKENS, CPU_TOKENS, evaluating, prefers_onednn, quick_linears
 from nlptl.training.cache import FeatureCache
 from nlptl.training.devices import on_main
-from nlptl.training.inputs import Inputs
+from nlptl.training.inputs import Inputs, check_each_once
 from nlptl.training.run import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ def encode_once(
     if cache is not None:
         on_main(lambda: cache.finish(key))
     rows = np.concatenate([rows for part in parts for rows in part])
+    check_each_once(rows, inputs)
     places = torch.from_numpy(np.argsort(rows)).to(accelerator.device)
     return replace(inputs, features=torch.cat(features)[places])
 

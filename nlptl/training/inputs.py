@@ -109,7 +109,9 @@ def logits_of(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> to
     device = accelerator.device
     if inputs.features is not None:
         with evaluating(model):
-            return torch.cat([model(features=part) for part in inputs.features.split(ROWS_PER_CALL)]).cpu()
+            logits = torch.cat([model(features=part) for part in inputs.features.split(ROWS_PER_CALL)])
+        check_each_once(np.arange(len(logits)), inputs)
+        return logits.cpu()
     with evaluating(model), accelerator.autocast():
         results, counts = map_rows(
             lambda rows: model(**inputs.batch(rows, pad_id=model.pad_id, device=device)),
@@ -121,9 +123,27 @@ def logits_of(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> to
     if results.dtype in (torch.float16, torch.bfloat16):
         results = results.float()
     counts = accelerator.reduce(counts, "sum")
-    assert bool((counts == 1).all()), "every text is computed exactly once"
+    check_each_once(np.repeat(np.arange(len(counts)), counts.cpu().numpy()), inputs)
     total: torch.Tensor = accelerator.reduce(results, "sum")
     return total.cpu()
+
+
+def check_each_once(indices: np.ndarray, inputs: Inputs) -> None:
+    """Check that `indices`, of all examples that processes have computed, name each example of a split once.
+
+    Raises:
+        RuntimeError: If one is missing or doubled, which would make every score and every prediction wrong.
+    """
+    counts = np.bincount(indices, minlength=len(inputs))
+    wrong = np.flatnonzero(counts != (np.arange(len(counts)) < len(inputs)))
+    if len(wrong):
+        first = int(wrong[0])
+        row = f"row {inputs.examples.rows[first]}" if first < len(inputs) else f"number {first}, which is not there,"
+        raise RuntimeError(
+            f"Expected each of the {len(inputs):,} examples of {inputs.examples.source} ({inputs.examples.split}) "
+            f"exactly once, found {row} {counts[first]} times and {len(wrong) - 1:,} more like that. Nothing was "
+            "scored. This is a mistake of nlptl, not of the data: please report it."
+        )
 
 
 def encoder_sha256(model: Classifier) -> str:

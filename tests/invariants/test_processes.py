@@ -1,4 +1,4 @@
-"""Two processes learn what one learns, score what one scores, and stop together."""
+"""Several processes learn what one learns, score what one scores, and stop together."""
 
 import csv
 import importlib.util
@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def launch(jobs, model, output, *, timeout=150, processes=2):
-    """Run the worker in two processes; return their exit codes and what they said."""
+    """Run the worker in several processes; return their exit codes and what they said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -56,11 +56,13 @@ def launch(jobs, model, output, *, timeout=150, processes=2):
 
 @pytest.fixture(scope="module")
 def found(tiny_bert, tmp_path_factory):
-    """Return the folder with what one process and two processes have found."""
+    """Return the folder with what one process, two and four processes have found."""
     output = tmp_path_factory.mktemp("processes")
-    jobs = "gradients,training,errors"
+    jobs = "gradients,evaluation,training,errors"
     codes, said = launch(f"{jobs},interrupted", tiny_bert, output)
     assert codes == [0, 0], "\n".join(said)
+    codes, said = launch("gradients", tiny_bert, output, processes=4)
+    assert codes == [0, 0, 0, 0], "\n".join(said)
     spec = importlib.util.spec_from_file_location("worker", WORKER)
     worker = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(worker)
@@ -69,18 +71,22 @@ def found(tiny_bert, tmp_path_factory):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
-def test_gradient_is_that_of_one_process(found, count):
-    one = load_file(found / f"gradients-{count}-0-of-1.safetensors")
+@pytest.mark.parametrize("kind", ["softmax", "softmax smoothed", "sigmoid", "sigmoid smoothed"])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_gradient_is_that_of_one_process(processes, kind, count, found):
+    name = f"gradients-{kind}-{count}"
+    one = load_file(found / f"{name}-0-of-1.safetensors")
     largest = max(gradient.abs().max() for gradient in one.values())
     assert largest > 1e-3
-    for rank in (0, 1):
-        two = load_file(found / f"gradients-{count}-{rank}-of-2.safetensors")
-        assert one.keys() == two.keys()
-        for name, gradient in one.items():
-            assert (two[name] - gradient).abs().max() <= 1e-10 * largest, name
+    for rank in range(processes):
+        several = load_file(found / f"{name}-{rank}-of-{processes}.safetensors")
+        assert one.keys() == several.keys()
+        for parameter, gradient in one.items():
+            assert gradient.dtype == torch.float64
+            assert (several[parameter] - gradient).abs().max() <= 1e-10 * largest, parameter
     losses = [
-        json.loads((found / f"gradients-{count}-{n}" / "metrics.jsonl").read_text().splitlines()[0])["loss"]
-        for n in (1, 2)
+        json.loads((found / f"{name}-{n}" / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+        for n in (1, processes)
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-10)
 
@@ -105,6 +111,25 @@ def test_scores_count_each_example_once(found, freeze):
     for metric, score in one.items():
         if metric != "per_class":
             assert two[0][metric] == pytest.approx(score, rel=1e-9)
+
+
+@pytest.mark.parametrize("freeze", ["nothing", "encoder"])
+def test_evaluation_counts_each_of_many_examples_once(freeze, found):
+    one, *two = (
+        json.loads((found / f"evaluation-{freeze}-{suffix}.json").read_text())
+        for suffix in ("0-of-1", "0-of-2", "1-of-2")
+    )
+    assert one["accuracy"]["n"] == two[0]["accuracy"]["n"] == 1003
+    assert two[0] == two[1]
+    for metric, score in one.items():
+        if metric != "per_class":
+            assert two[0][metric] == pytest.approx(score, rel=1e-9)
+    tables = [
+        list(csv.DictReader((found / f"evaluation-{freeze}-{n}/predictions.csv").read_text().splitlines()))
+        for n in (1, 2)
+    ]
+    assert [int(row["row"]) for row in tables[1]] == list(range(1, 1004))
+    assert [row["predicted"] for row in tables[0]] == [row["predicted"] for row in tables[1]]
 
 
 @pytest.mark.parametrize("freeze", ["nothing", "encoder"])

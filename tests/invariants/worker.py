@@ -3,6 +3,7 @@
 A job leaves what it found in the output folder, under its name, rank and number of processes.
 """
 
+import gc
 import json
 import os
 import sys
@@ -19,6 +20,13 @@ from nlptl.training.devices import processes
 
 WORDS = ["good", "bad", "film", "story", "great", "dull", "plot", "was", "not", "very"]
 COUNTS = (1, 2, 3, 8)
+KINDS = {
+    "softmax": ({}, {}),
+    "softmax smoothed": ({}, {"label_smoothing": 0.1}),
+    "sigmoid": ({"binary_loss": "sigmoid"}, {}),
+    "sigmoid smoothed": ({"binary_loss": "sigmoid"}, {"label_smoothing": 0.1}),
+}
+"""Settings of the head and of the training."""
 
 
 def examples(count: int, split: str = "train") -> Examples:
@@ -40,21 +48,40 @@ def weights(model: Classifier) -> dict[str, torch.Tensor]:
 
 def gradients(folder: Path, output: Path, suffix: str) -> None:
     """One step on batches of few examples, down to fewer than there are processes."""
-    for count in COUNTS:
-        model = build(folder)
-        found: dict[str, torch.Tensor] = {}
+    for kind, (head, settings) in KINDS.items():
+        for count in COUNTS:
+            model = build(folder, **head)
+            found: dict[str, torch.Tensor] = {}
 
-        def look(*_: object, model: Classifier = model, found: dict[str, torch.Tensor] = found) -> None:
-            found.update({name: p.grad.clone() for name, p in model.network.named_parameters()})
+            def look(*_: object, model: Classifier = model, found: dict[str, torch.Tensor] = found) -> None:
+                found.update({name: p.grad.clone() for name, p in model.network.named_parameters()})
 
-        config = TrainingConfig(
-            num_epochs=1, batch_size=8, optimizer="sgd", max_grad_norm=0, micro_batch_tokens=30, logging_steps=1
-        )
-        run = Run.open(output / f"gradients-{count}-{processes().num_processes}", config)
-        handle = register_optimizer_step_pre_hook(look)
-        Trainer(model, config, output_dir=run).fit(examples(count))
-        handle.remove()
-        save_file(found, output / f"gradients-{count}-{suffix}.safetensors")
+            config = TrainingConfig(
+                num_epochs=1,
+                batch_size=8,
+                optimizer="sgd",
+                max_grad_norm=0,
+                micro_batch_tokens=30,
+                logging_steps=1,
+                **settings,
+            )
+            name = f"gradients-{kind}-{count}"
+            run = Run.open(output / f"{name}-{processes().num_processes}", config)
+            handle = register_optimizer_step_pre_hook(look)
+            Trainer(model, config, output_dir=run).fit(examples(count))
+            handle.remove()
+            save_file(found, output / f"{name}-{suffix}.safetensors")
+
+
+def evaluation(folder: Path, output: Path, suffix: str) -> None:
+    """Score more examples than any number of processes divides, computed and from features."""
+    for freeze in ("nothing", "encoder"):
+        config = TrainingConfig(num_epochs=1, batch_size=8, learning_rate=1e-3)
+        run = Run.open(output / f"evaluation-{freeze}-{processes().num_processes}", config)
+        trainer = Trainer(build(folder, freeze=freeze), config, output_dir=run)
+        trainer.fit(examples(8))
+        scores = trainer.evaluate(examples(1003, "test")).to_json()
+        (output / f"evaluation-{freeze}-{suffix}.json").write_text(json.dumps(scores))
 
 
 def training(folder: Path, output: Path, suffix: str) -> None:
@@ -147,7 +174,7 @@ def crash(folder: Path, output: Path, suffix: str) -> None:
     Trainer(model, TrainingConfig(num_epochs=1, batch_size=8)).fit(examples(8))
 
 
-JOBS = {job.__name__: job for job in (gradients, training, interrupted, resumed, errors, crash)}
+JOBS = {job.__name__: job for job in (gradients, evaluation, training, interrupted, resumed, errors, crash)}
 
 
 def main(jobs: list[str], folder: Path, output: Path) -> None:
@@ -159,4 +186,5 @@ def main(jobs: list[str], folder: Path, output: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    gc.freeze()  # what is imported is left out of the garbage collection that ends every training
     main(sys.argv[1].split(","), Path(sys.argv[2]), Path(sys.argv[3]))
