@@ -1,0 +1,56 @@
+"""Trains on a disk that fills up: `python disk_worker.py MODEL DATA FOLDER`, FOLDER on a small disk of its own.
+
+Prints the exit code of the training, the step of its newest checkpoint, and the exit code after room was made.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")
+
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from nlptl import cli
+from nlptl.training.checkpoint import latest_checkpoint
+
+ROOM = 100_000  # bytes: enough for a record, not for a checkpoint
+
+
+def main() -> None:
+    """Fill the disk after step 4, between the checkpoints of steps 3 and 6."""
+    model, data, folder = sys.argv[1:]
+    filler, steps = Path(folder) / "filler", []
+
+    def fill(*_: object) -> None:
+        steps.append(1)
+        if len(steps) != 4:
+            return
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(10_000))
+            except OSError:
+                file.truncate(file.tell() - ROOM)
+
+    def run(*flags: str) -> int:
+        words = f"run sentiment --model {model} --dataset {data} --freeze nothing --num-epochs 2 --batch-size 24"
+        words += f" --eval-steps 3 --max-length 16 --output-dir {folder}/run"
+        try:
+            cli.main([*words.split(), *flags])
+        except SystemExit as exit:
+            return int(exit.code or 0)
+        return 0
+
+    handle = register_optimizer_step_post_hook(fill)
+    code = run()
+    handle.remove()
+    found = latest_checkpoint(Path(folder) / "run/checkpoints")
+    step = None if found is None else found[0].state["step"]
+    filler.unlink()
+    sys.stdout.write(json.dumps([code, step, run("--resume")]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
