@@ -43,10 +43,9 @@ def cut_at_boundary(
         dtype: "float32" or "float16".
         folder: Where hidden states that do not fit into memory are put; the file is gone when the process ends.
     """
-    depth = min(model.num_frozen_layers, model.lowest_layer_read)
+    depth = cut_depth(model, num_passes=num_passes)
     split, tokens = inputs.examples.split, inputs.tokens
-    # A network in float64 would lose by it.
-    if depth == 0 or num_passes < 2 or model.network.dtype == torch.float64:
+    if depth == 0:
         return inputs
     shape = (len(tokens.ids), int(model.network.base_model.config.hidden_size))
     num_bytes = shape[0] * shape[1] * np.dtype(dtype).itemsize
@@ -68,6 +67,13 @@ def cut_at_boundary(
     seconds = time.perf_counter() - start
     logger.info("%s: that took %.1f s, as it would have in each of %d more passes", split, seconds, num_passes - 1)
     return replace(inputs, hidden=states)
+
+
+def cut_depth(model: Classifier, *, num_passes: int) -> int:
+    """Return how many of the lowest layers are worth running once for `num_passes`; 0: none."""
+    # A network in float64 would lose by it.
+    is_worth_it = num_passes > 1 and model.network.dtype != torch.float64
+    return min(model.num_frozen_layers, model.lowest_layer_read) if is_worth_it else 0
 
 
 def _fill(states: HiddenStates, model: Classifier, inputs: Inputs, accelerator: Accelerator) -> None:

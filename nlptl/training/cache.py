@@ -63,6 +63,11 @@ class FeatureCache:
         """Return whether this object has read or written all of an entry before."""
         return key in self._used
 
+    def num_parts(self, key: str) -> int:
+        """Return how many parts of an entry there are, read or not."""
+        found = (PART.fullmatch(path.name) for path in _files(self.folder / "features" / key))
+        return len({match["part"] for match in found if match is not None})
+
     def read(self, key: str, part: int, *, num_texts: int, dtype: str) -> np.ndarray | None:
         """Return the features [num_texts, width] of a part; None if they are not there.
 

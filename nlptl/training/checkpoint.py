@@ -153,6 +153,11 @@ def load_checkpoint(folder: Path, step: int) -> Checkpoint:
         ) from error
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """Return the steps that `folder` has checkpoints of, whole or damaged, the newest first."""
+    return sorted((int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdecimal()), reverse=True)
+
+
 def latest_checkpoint(folder: Path) -> tuple[Checkpoint, Checkpoint | None] | None:
     """Return the newest checkpoint that is whole, and the one with the best weights up to there, if there was a best.
 
@@ -161,7 +166,7 @@ def latest_checkpoint(folder: Path) -> tuple[Checkpoint, Checkpoint | None] | No
     Raises:
         UntrustedFileError: If there are checkpoints, and none of them can be used.
     """
-    steps = sorted((int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdecimal()), reverse=True)
+    steps = saved_steps(folder)
     for step in steps:
         try:
             checkpoint = load_checkpoint(folder, step)

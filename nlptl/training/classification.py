@@ -4,6 +4,7 @@ from nlptl.config import ClassificationConfig
 from nlptl.data.splits import load_splits
 from nlptl.evaluation.metrics import Scores
 from nlptl.model.classifier import Classifier
+from nlptl.training.estimate import check_disk
 from nlptl.training.run import Run
 from nlptl.training.trainer import Trainer
 
@@ -11,12 +12,17 @@ from nlptl.training.trainer import Trainer
 def train_classifier(config: ClassificationConfig) -> Scores:
     """Load and split the data, train, keep the best model on validation, and return the scores on test.
 
+    A dry run says what would train and what it takes, and returns no scores.
+
     Raises:
         ConfigError: If settings contradict each other, the model, or the run that is in the folder.
         DataError: If the data cannot be read as texts with labels.
         NonFiniteError: If training diverges.
+        ResourceError: If memory or disk do not suffice.
     """
-    run = Run.open(config.output_dir, config, resume=config.resume, overwrite=config.overwrite)
+    run = None
+    if not config.dry_run:
+        run = Run.open(config.output_dir, config, resume=config.resume, overwrite=config.overwrite)
     splits = load_splits(
         config.dataset,
         text_column=config.text_column,
@@ -24,7 +30,8 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         max_examples=config.max_examples,
         seed=config.split_seed,
     )
-    run.record_splits(splits)
+    if run is not None:
+        run.record_splits(splits)
     model = Classifier.from_pretrained(
         config.model,
         labels=splits.labels,
@@ -34,6 +41,10 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         **vars(config.head),
     )
     trainer = Trainer(model, config.train, output_dir=run, seed=config.seed)
+    if config.dry_run:
+        estimate = trainer.estimate(splits["train"], validation=splits["validation"])
+        check_disk(config.output_dir, estimate.disk)
+        return Scores({})
     trainer.fit(splits["train"], validation=splits["validation"])
     # Test is read once, after every choice was made on validation.
     return trainer.evaluate(splits["test"])

@@ -93,6 +93,16 @@ def encode_once(
     return replace(inputs, features=torch.cat(features)[places])
 
 
+def is_encoded(
+    model: Classifier, inputs: Inputs, accelerator: Accelerator, *, cache: FeatureCache | None, encoder_sha256: str
+) -> bool:
+    """Return whether the cache has a file for all that `encode_once` would compute; none is read."""
+    if cache is None:
+        return False
+    key = feature_key(model, inputs, accelerator, encoder_sha256=encoder_sha256)
+    return cache.num_parts(key) >= len(_cut(inputs.tokens, accelerator.device))
+
+
 def feature_key(model: Classifier, inputs: Inputs, accelerator: Accelerator, *, encoder_sha256: str) -> str:
     """Return the hash of all that the features of a split depend on: not labels, head or seed, nor when or where."""
     network, tokens = model.network, inputs.tokens

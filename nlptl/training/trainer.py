@@ -1,6 +1,7 @@
 """Trainer: fit and evaluate, on one process or many."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ from nlptl.evaluation.report import class_table, score_table
 from nlptl.model.classifier import Classifier
 from nlptl.tasks.single_label import probabilities
 from nlptl.training.cache import FeatureCache
+from nlptl.training.checkpoint import saved_steps
 from nlptl.training.closed_form import fit_head
-from nlptl.training.devices import open_accelerator
+from nlptl.training.devices import on_main, open_accelerator
 from nlptl.training.encoding import encode_once
+from nlptl.training.estimate import Estimate, check_disk, estimate_training
 from nlptl.training.inputs import Inputs, encoder_sha256, facts, logits_of, prepare_inputs, token_budget
 from nlptl.training.loop import Loop
 from nlptl.training.peers import together
-from nlptl.training.plan import plan_training
+from nlptl.training.plan import Plan, plan_training, training_table
 from nlptl.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -73,23 +76,15 @@ class Trainer:
             DataError: If a split is empty, has no labels, or has one that is unknown to the model.
             UntrustedFileError: If the run that is to be resumed has checkpoints and none of them is whole.
             NonFiniteError: If a loss or a gradient is NaN or infinite; the step is not taken.
+            ResourceError: If memory does not suffice for the longest text, or the disk for checkpoints and model.
             PeerLostError: If another process is gone, or does not answer for `NLPTL_PEER_TIMEOUT` seconds.
         """
-        plan = plan_training(self.model, self.config)
-        if validation is None and self.config.early_stopping is not None:
-            raise ConfigError(
-                "Expected a validation split for early_stopping, found none. Pass validation= to fit, or leave "
-                "early_stopping out."
-            )
-        logger.info(self.model.describe_training())
-        self.model.to(self.accelerator.device)
-        inputs = prepare_inputs(self.model, train, self.run)
-        held_out = None if validation is None else prepare_inputs(self.model, validation, self.run)
+        plan, estimate, inputs, held_out, sha256 = self._prepare(train, validation)
+        estimate.log()
         self.train_counts = np.bincount(inputs.labels, minlength=len(self.model.labels))
-        max_tokens = token_budget(inputs, self.config.micro_batch_tokens, self.accelerator.device)
-        sha256 = encoder_sha256(self.model)
         if self.run is not None:
-            derived = {"learning_rates": plan.learning_rates, "micro_batch_tokens": max_tokens}
+            on_main(partial(check_disk, self.run.path, estimate.disk))
+            derived = {"learning_rates": plan.learning_rates, "micro_batch_tokens": estimate.max_tokens}
             self.run.record_data(facts(self.model, inputs, held_out, seed=self.seed, encoder_sha256=sha256, **derived))
         if self.model.head_is_fitted:
             self._fit_head(inputs, sha256)
@@ -101,7 +96,7 @@ class Trainer:
                 self.run,
                 stages=plan.stages,
                 seed=self.seed,
-                max_tokens=max_tokens,
+                max_tokens=estimate.max_tokens,
                 cache=self.cache,
                 encoder_sha256=sha256,
             )
@@ -112,6 +107,25 @@ class Trainer:
                 self.run.write_adapter(self.model)
         if held_out is not None:
             self._score(held_out)
+
+    @together()
+    def estimate(self, train: Examples, *, validation: Examples | None = None) -> Estimate:
+        """Say what `fit` would train, at which rates, and what that takes; nothing is trained or written.
+
+        Raises:
+            ConfigError: As `fit` would.
+            DataError: As `fit` would.
+            ResourceError: If there is not memory enough for the longest text.
+        """
+        transfer = self.model.transfer
+        try:
+            plan, estimate, *_ = self._prepare(train, validation)
+            if plan.stages:
+                logger.info("\n%s\n", training_table(self.model, plan))
+        finally:
+            self.model.freeze(transfer.freeze, train_only=transfer.train_only)  # it is set for the last stage
+        estimate.log()
+        return estimate
 
     @together()
     def evaluate(self, examples: Examples) -> Scores:
@@ -134,6 +148,36 @@ class Trainer:
                 '\nThe run is in %s; try: nlptl predict %s --text "..."', self.run.path, self.run.path / "model"
             )
         return scores
+
+    def _prepare(
+        self, train: Examples, validation: Examples | None
+    ) -> tuple[Plan, Estimate, Inputs, Inputs | None, str]:
+        """Return all that training begins with: the plan, the estimate, the splits and the hash of the encoder."""
+        plan = plan_training(self.model, self.config)
+        if validation is None and self.config.early_stopping is not None:
+            raise ConfigError(
+                "Expected a validation split for early_stopping, found none. Pass validation= to fit, or leave "
+                "early_stopping out."
+            )
+        logger.info(self.model.describe_training())
+        self.model.to(self.accelerator.device)
+        inputs = prepare_inputs(self.model, train, self.run)
+        held_out = None if validation is None else prepare_inputs(self.model, validation, self.run)
+        sha256 = encoder_sha256(self.model)
+        steps_before = [] if self.run is None or not self.run.resume else saved_steps(self.run.checkpoints)
+        estimate = estimate_training(
+            self.model,
+            self.config,
+            plan,
+            [inputs] if held_out is None else [inputs, held_out],
+            self.accelerator,
+            seed=self.seed,
+            max_tokens=token_budget(inputs, self.config.micro_batch_tokens, self.accelerator.device),
+            cache=self.cache,
+            encoder_sha256=sha256,
+            first_step=max(steps_before, default=0),
+        )
+        return plan, estimate, inputs, held_out, sha256
 
     def _fit_head(self, inputs: Inputs, sha256: str) -> None:
         inputs = encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)

@@ -54,6 +54,7 @@ PROMISED = [
     "--output-dir",
     "--resume",
     "--overwrite",
+    "--dry-run",
     "--config",
     "--hidden",
     "--activation",
@@ -252,6 +253,33 @@ def test_a_folder_that_holds_a_run_is_refused(
     message = refused(path, ["--output-dir", folder], 2, capsys)
     assert f"found a run in {folder}. Pass --resume to go on with it, --overwrite to move it aside" in message
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+@for_each_recipe
+def test_a_dry_run_says_what_a_run_takes_and_writes_nothing(
+    path: Path,
+    trained: Callable[[Path], tuple],
+    tiny_bert: Path,
+    toy_csv: Path,
+    feature_cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    folder, _ = trained(path)
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    capsys.readouterr()
+    recipe, flags = load(path), ["--model", tiny_bert, "--dataset", toy_csv, "--dry-run"]
+    for output in (folder, tmp_path / "new"):
+        cli.run(recipe.main, recipe.Config, [str(flag) for flag in [*flags, "--output-dir", output]])
+        out, err = capsys.readouterr()
+        assert "reviews.csv: 96 train, 12 validation, 12 test; labels negative, positive" in out
+        has_table = re.search(r"\nhead +\d+ +\d+ +[\d.e-]+ +0.01\n", out) is not None
+        assert has_table == (path.stem != "linear_probe")  # its head is fitted, at no rate
+        assert re.search(r"\nestimate: \d+ MB of memory \(.* s (for \d+ steps )?on cpu, \d MB of disk\n$", out)
+        assert err == ""
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    assert list(tmp_path.iterdir()) == []
+    assert not (feature_cache / "features").exists()
 
 
 @pytest.mark.parametrize("pooling", ["auto", "cls"])

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from nlptl import Run, Trainer, TrainingConfig
+from nlptl import Classifier, Examples, Run, Trainer, TrainingConfig
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -34,3 +34,17 @@ def test_device_and_cpu_agree_without_dropout(build_model, splits, tmp_path):
     on_cpu = model.predict_probabilities(texts)
     on_device = model.to("cuda").predict_probabilities(texts)
     torch.testing.assert_close(on_device, on_cpu, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("freeze", ["nothing", 4])
+def test_memory_is_estimated_within_15_percent(freeze, precision, splits):
+    model = Classifier.from_pretrained("sample:minilm", labels=splits.labels, freeze=freeze)
+    texts = ["a good film " * (30 + i % 40) for i in range(256)]
+    examples = Examples.from_lists(texts, ["negative", "positive"] * 128)
+    trainer = Trainer(model, TrainingConfig(num_epochs=2, batch_size=128, mixed_precision=precision))
+    estimate = trainer.estimate(examples)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    trainer.fit(examples)
+    assert sum(estimate.memory.values()) == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)
