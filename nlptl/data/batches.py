@@ -4,6 +4,7 @@ All of it is a pure function of the seed, the epoch, the lengths, the token budg
 every process knows the whole global batch without a message, and to resume is to know the step.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,18 +36,47 @@ def micro_batches(
 ) -> list[np.ndarray]:
     """Return the share of `indices` of one process, cut into micro-batches of similar length.
 
-    The examples are sorted by length and dealt out in turn, so that processes get equal work; each share is then cut
-    so that rows times longest row stays within `max_tokens`. An example longer than that gets a micro-batch of its own.
-    A share is empty if there are fewer examples than processes.
+    The examples are sorted by length and dealt out from the longest on: the first process gets few long ones, the last
+    many short ones, so that all have about as many tokens, with little padding. Each share is cut so that rows times
+    longest row stays within `max_tokens`; an example longer than that gets a micro-batch of its own. A share may be
+    empty, if there are few examples.
     """
-    longest_first = indices[np.lexsort((indices, -lengths[indices]))][process::num_processes]
+    longest_first = indices[np.lexsort((indices, -lengths[indices]))]
+    sizes = lengths[longest_first]
+    start, end = _shares(sizes, max_tokens=max_tokens, num_processes=num_processes)[process : process + 2]
     parts: list[np.ndarray] = []
-    start = 0
-    while start < len(longest_first):
-        rows = max(1, max_tokens // int(lengths[longest_first[start]]))
-        parts.append(longest_first[start : start + rows])
+    while start < end:
+        rows = max(1, max_tokens // int(sizes[start]))
+        parts.append(longest_first[start : min(start + rows, end)])
         start += rows
     return parts
+
+
+def _shares(sizes: np.ndarray, *, max_tokens: int, num_processes: int) -> list[int]:
+    """Return where the share of each process begins, and the end, so that the largest share is as small as can be."""
+    if num_processes == 1 or len(sizes) == 0:
+        return [0] + [len(sizes)] * num_processes
+
+    def fill(limit: int) -> list[int]:
+        starts = [0]
+        for _ in range(num_processes):
+            starts.append(_fill_share(sizes, starts[-1], max_tokens=max_tokens, limit=limit))
+        return starts
+
+    enough = len(sizes) * int(sizes[0])
+    return fill(bisect_left(range(enough), True, key=lambda limit: fill(limit)[-1] == len(sizes)))
+
+
+def _fill_share(sizes: np.ndarray, start: int, *, max_tokens: int, limit: int) -> int:
+    """Return where the share ends that begins at `start` and has at most `limit` tokens, padding included."""
+    while start < len(sizes):
+        longest = int(sizes[start])
+        rows = min(max(1, max_tokens // longest), len(sizes) - start)
+        taken = min(rows, limit // longest)
+        start, limit = start + taken, limit - taken * longest
+        if taken < rows:
+            break
+    return start
 
 
 def collate(tokens: Tokens, indices: np.ndarray, *, pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:

@@ -1,8 +1,11 @@
 """Global batches and their parts are pure functions; nothing is lost, nothing is doubled."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 from nlptl.data.batches import collate, global_batches, micro_batches
 from nlptl.data.order import order
@@ -52,12 +55,50 @@ def test_micro_batches_of_all_processes_partition_the_batch(count, max_tokens, n
     ]
     everything = [row for share in shares for part in share for row in part]
     assert sorted(everything) == sorted(indices)
-    sizes = [sum(map(len, share)) for share in shares]
-    assert max(sizes) - min(sizes) <= 1
     for share in shares:
         for part in share:
             assert len(part) > 0
             assert len(part) * LENGTHS[part].max() <= max_tokens or len(part) == 1
+
+
+def padded_tokens(share, lengths):
+    return sum(len(part) * int(lengths[part].max()) for part in share)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 20, 60, 1000])
+@pytest.mark.parametrize("num_processes", [2, 3])
+def test_no_other_cut_makes_the_largest_share_smaller(num_processes, max_tokens):
+    for seed in range(20):
+        indices = order(200, "rows", seed)[:8]
+        longest_first = indices[np.lexsort((indices, -LENGTHS[indices]))]
+
+        def cost(rows):
+            return padded_tokens(micro_batches(rows, LENGTHS, max_tokens=max_tokens), LENGTHS)  # noqa: B023
+
+        cuts = itertools.combinations_with_replacement(range(9), num_processes - 1)
+        best = min(max(map(cost, np.split(longest_first, cut))) for cut in cuts)
+        shares = [
+            micro_batches(indices, LENGTHS, max_tokens=max_tokens, process=process, num_processes=num_processes)
+            for process in range(num_processes)
+        ]
+        assert max(padded_tokens(share, LENGTHS) for share in shares) == best
+
+
+@pytest.mark.parametrize(("num_processes", "most"), [(2, 1.05), (4, 1.12), (8, 1.15)])
+def test_no_process_waits_long_for_another(num_processes, most):
+    """Lengths spread as in real data: half of the texts have 55 tokens or less, one in fifty more than 280."""
+    lengths = np.clip(np.exp(4 + 0.8 * norm.ppf((order(4000, "spread") + 0.5) / 4000)), 3, 512).astype(int)
+    largest, mean = 0, 0.0
+    for start in range(0, 4000, 32 * num_processes):
+        indices = np.arange(start, min(4000, start + 32 * num_processes))
+        work = [
+            padded_tokens(
+                micro_batches(indices, lengths, max_tokens=16384, process=process, num_processes=num_processes), lengths
+            )
+            for process in range(num_processes)
+        ]
+        largest, mean = largest + max(work), mean + sum(work) / num_processes
+    assert largest < most * mean
 
 
 def test_micro_batches_depend_on_the_set_of_rows_alone():
