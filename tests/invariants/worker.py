@@ -29,6 +29,10 @@ KINDS = {
 """Settings of the head and of the training."""
 
 
+class Stopped(BaseException):
+    """No error that anything catches."""
+
+
 def examples(count: int, split: str = "train") -> Examples:
     """Return texts of different lengths, labelled by a word."""
     texts = [" ".join(WORDS[(i * 7 + 3 * k) % 10] for k in range(1 + (i * 5) % 14)) for i in range(count)]
@@ -104,13 +108,15 @@ def interrupted(folder: Path, output: Path, suffix: str) -> None:
     def stop(*_: object) -> None:
         steps.append(1)
         if len(steps) == 5:
-            raise KeyboardInterrupt
+            raise Stopped
 
     handle = register_optimizer_step_post_hook(stop)
     try:
         resumed(folder, output, suffix)
-    except KeyboardInterrupt:
-        assert sorted(path.name for path in (output / "interrupted/checkpoints").iterdir()) == ["step-000003"]
+    except Stopped:
+        # The main process waits for what it writes before the error comes out; the other one does not.
+        if suffix.startswith("0"):
+            assert [path.name for path in (output / "interrupted/checkpoints").iterdir()] == ["step-000003"]
     finally:
         handle.remove()
 
