@@ -49,7 +49,7 @@ class Labels:
                 f"Expected labels {_shorten(self.names)}, found {_shorten(unknown)} as well. "
                 "Remove or rename these rows, or train with examples of these classes."
             )
-        return np.array([id_of[name] for name in names], dtype=np.int64)
+        return np.fromiter((id_of[name] for name in names), dtype=np.int64)
 
 
 def _shorten(names: Sequence[str], most: int = 20) -> str:

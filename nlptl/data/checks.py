@@ -2,12 +2,16 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from nlptl.data.columns import describe_rows
 from nlptl.data.sources import Examples
 from nlptl.errors import DataError
+
+EMPTY = hash("")
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ def check_splits(splits: Mapping[str, Examples]) -> list[Finding]:
             train lacks.
     """
     _check_classes(splits)
-    keys = {name: [text.strip().casefold() for text in examples.texts] for name, examples in splits.items()}
+    keys = {name: _digests(examples.texts) for name, examples in splits.items()}
     findings = [_empty_texts(name, examples, keys[name]) for name, examples in splits.items()]
     for first, second in itertools.combinations(splits, 2):
         findings.append(_leak(first, second, keys, splits[second]))
@@ -69,39 +73,48 @@ def _check_classes(splits: Mapping[str, Examples]) -> None:
             )
 
 
-def _empty_texts(name: str, examples: Examples, keys: list[str]) -> Finding | None:
-    rows = [row for row, key in zip(examples.rows, keys, strict=True) if not key]
-    return _finding("empty_text", f"{examples.source}: empty texts in {name}", rows)
+def _digests(texts: Sequence[str]) -> np.ndarray:
+    """Return 64 bits for each text that are the same where texts count as the same.
+
+    Among ten million texts that differ, the chance that any two have the same bits is one in 300,000.
+    """
+    return np.fromiter((hash(text.strip().casefold()) for text in texts), dtype=np.int64, count=len(texts))
 
 
-def _leak(first: str, second: str, keys: Mapping[str, list[str]], examples: Examples) -> Finding | None:
-    seen = set(keys[first])
-    rows = [row for row, key in zip(examples.rows, keys[second], strict=True) if key and key in seen]
-    return _finding("leak", f"{examples.source}: texts of {second} that are also in {first}", rows)
+def _empty_texts(name: str, examples: Examples, keys: np.ndarray) -> Finding | None:
+    return _finding("empty_text", f"{examples.source}: empty texts in {name}", examples, keys == EMPTY)
 
 
-def _repeated_texts(train: Examples, keys: list[str]) -> list[Finding | None]:
+def _leak(first: str, second: str, keys: Mapping[str, np.ndarray], examples: Examples) -> Finding | None:
+    seen, wanted = np.sort(keys[first]), keys[second]
+    places = np.minimum(np.searchsorted(seen, wanted), len(seen) - 1)
+    is_leak = (seen[places] == wanted) & (wanted != EMPTY)
+    return _finding("leak", f"{examples.source}: texts of {second} that are also in {first}", examples, is_leak)
+
+
+def _repeated_texts(train: Examples, keys: np.ndarray) -> list[Finding | None]:
     """Find texts of train that stand there before: with the same label, or in conflict with another one."""
-    label_of: dict[str, str] = {}
-    same: list[int] = []
-    conflicting: list[int] = []
-    for row, key, label in zip(train.rows, keys, train.labels, strict=True):
-        if not key:
-            continue
-        if key not in label_of:
-            label_of[key] = label
-        else:
-            (same if label_of[key] == label else conflicting).append(row)
-    return [
-        _finding("conflict", f"{train.source}: texts of train that stand there before with another label", conflicting),
-        _finding("duplicate", f"{train.source}: texts of train that stand there before with the same label", same),
-    ]
+    # Texts that are the same stand together, each group in the order of train.
+    order = np.argsort(keys, kind="stable")
+    ascending = keys[order]
+    is_repeated = np.concatenate([[False], (ascending[1:] == ascending[:-1]) & (ascending[1:] != EMPTY)])
+    repeated = np.flatnonzero(is_repeated)
+    groups = np.flatnonzero(~is_repeated[:-1] & is_repeated[1:])
+    first = order[groups[np.searchsorted(groups, repeated) - 1]]
+    is_same, is_conflict = np.zeros((2, len(train)), dtype=bool)
+    for i, j in zip(order[repeated], first, strict=True):
+        (is_same if train.labels[i] == train.labels[j] else is_conflict)[i] = True
+    same, other = (
+        f"{train.source}: texts of train that stand there before with {w} label" for w in ("the same", "another")
+    )
+    return [_finding("conflict", other, train, is_conflict), _finding("duplicate", same, train, is_same)]
 
 
 def _small_classes(train: Examples, counts: Counter[str]) -> Finding | None:
     small = {label for label, count in counts.items() if count < 2}
-    rows = [row for row, label in zip(train.rows, train.labels, strict=True) if label in small]
-    return _finding("small_class", f"{train.source}: classes with a single example in train ({_some(small)})", rows)
+    is_small = np.fromiter((label in small for label in train.labels), dtype=bool)
+    what = f"{train.source}: classes with a single example in train ({_some(small)})"
+    return _finding("small_class", what, train, is_small)
 
 
 def _missing_classes(test: Examples, counts: Counter[str]) -> Finding | None:
@@ -110,8 +123,10 @@ def _missing_classes(test: Examples, counts: Counter[str]) -> Finding | None:
     return Finding("missing_class", message, len(missing), ()) if missing else None
 
 
-def _finding(kind: str, what: str, rows: list[int]) -> Finding | None:
-    return Finding(kind, f"{what}: {describe_rows(rows)}", len(rows), tuple(rows[:5])) if rows else None
+def _finding(kind: str, what: str, examples: Examples, is_meant: np.ndarray) -> Finding | None:
+    """Return a finding on the examples that are meant, a bool for each; None: on none."""
+    rows = np.asarray(examples.rows)[is_meant]
+    return Finding(kind, f"{what}: {describe_rows(rows)}", len(rows), tuple(rows[:5].tolist())) if len(rows) else None
 
 
 def _some(labels: set[str], most: int = 10) -> str:

@@ -4,7 +4,8 @@ import difflib
 import logging
 import math
 import shlex
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -97,21 +98,63 @@ def label_names(
     Raises:
         DataError: If a label is missing, or is no name of a single class, or if labels are of different types.
     """
-    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
-    if missing := [row for value, row in zip(plain, rows, strict=True) if _is_missing(value)]:
-        raise DataError(
-            f"Expected a label for every text in {where}, found none in {describe_rows(missing)}. "
-            "Fill in these labels or delete these rows."
-        )
-    first: dict[str, tuple[object, int]] = {}
-    for value, row in zip(plain, rows, strict=True):
-        first.setdefault(_kind(value), (value, row))
-    _check_kinds(first, where)
-    if "string" in first:
-        names = [str(value) for value in plain]
-        _check_characters(names, rows, where)
-        return names
-    return _number_names(plain, rows, where, class_names) if "number" in first else [str(value) for value in plain]
+    collector = LabelCollector()
+    collector.extend(values)
+    return collector.names(rows, where=where, class_names=class_names)
+
+
+class LabelCollector:
+    """Takes labels one after the other, and keeps each different one once."""
+
+    def __init__(self) -> None:
+        self._codes = array("i")
+        self._values: list[object] = []
+        self._first: list[int] = []  # where each of the values comes first
+        self._code_of: dict[object, int] = {}
+
+    def extend(self, values: Iterable[object]) -> None:
+        """Take labels of any kind."""
+        for value in values:
+            plain = value.item() if isinstance(value, np.generic) else value
+            code = self._code_of.setdefault(_identity(plain), len(self._values))
+            if code == len(self._values):
+                self._values.append(plain)
+                self._first.append(len(self._codes))
+            self._codes.append(code)
+
+    def names(self, rows: Sequence[int], *, where: str, class_names: Sequence[str] | None = None) -> list[str]:
+        """Return what `label_names` does; names that are equal are one object, so that a row takes a reference.
+
+        Raises:
+            DataError: As `label_names`.
+        """
+
+        def rows_of(is_meant: Callable[[object], bool]) -> list[int]:
+            codes = [code for code, value in enumerate(self._values) if is_meant(value)]
+            return [rows[int(i)] for i in np.flatnonzero(np.isin(self._codes, codes))] if codes else []
+
+        if missing := rows_of(_is_missing):
+            raise DataError(
+                f"Expected a label for every text in {where}, found none in {describe_rows(missing)}. "
+                "Fill in these labels or delete these rows."
+            )
+        first_rows = [rows[i] for i in self._first]
+        first: dict[str, tuple[object, int]] = {}
+        for value, row in zip(self._values, first_rows, strict=True):
+            first.setdefault(_kind(value), (value, row))
+        _check_kinds(first, where)
+        names = [str(value) for value in self._values]
+        if "string" in first:
+            _check_characters(names, first_rows, where)
+        elif "number" in first:
+            _check_whole_numbers(self._values, first_rows, where)
+            if unlabelled := rows_of(lambda value: value == -1):
+                raise DataError(
+                    f"Expected names of classes in {where}, found -1 in {describe_rows(unlabelled)}, which looks like "
+                    "'unlabelled'. Delete these rows; if -1 is a class of its own, give it a name such as 'negative'."
+                )
+            names = _number_names(self._values, first_rows, where, class_names)
+        return [names[code] for code in self._codes]
 
 
 def describe_rows(rows: Sequence[int]) -> str:
@@ -190,22 +233,19 @@ def _check_kinds(first: dict[str, tuple[object, int]], where: str) -> None:
         )
 
 
-def _number_names(
-    values: Sequence[object], rows: Sequence[int], where: str, class_names: Sequence[str] | None
-) -> list[str]:
-    numbers = []
+def _check_whole_numbers(values: Sequence[object], rows: Sequence[int], where: str) -> None:
     for value, row in zip(values, rows, strict=True):
         if isinstance(value, float) and not value.is_integer():
             raise DataError(
                 f"Expected names of classes in {where}, found {value} (row {row}), which looks like a regression "
                 "target. Regression is not supported: pass another --label-column, or write classes as names."
             )
-        numbers.append(int(value))  # type: ignore[call-overload]
-    if unlabelled := [row for number, row in zip(numbers, rows, strict=True) if number == -1]:
-        raise DataError(
-            f"Expected names of classes in {where}, found -1 in {describe_rows(unlabelled)}, which looks like "
-            "'unlabelled'. Delete these rows; if -1 is a class of its own, give it a name such as 'negative'."
-        )
+
+
+def _number_names(
+    values: Sequence[object], rows: Sequence[int], where: str, class_names: Sequence[str] | None
+) -> list[str]:
+    numbers = [int(value) for value in values]  # type: ignore[call-overload]
     if class_names is None:
         return [str(number) for number in numbers]
     for number, row in zip(numbers, rows, strict=True):
@@ -230,6 +270,13 @@ def _is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _identity(value: object) -> object:
+    """Return what is equal for labels that are the same; 1, 1.0 and True are not, all that are missing are."""
+    if _is_missing(value):
+        return None
+    return (type(value), value if isinstance(value, str | int | float) else None)
 
 
 def _is_missing(value: object) -> bool:

@@ -17,7 +17,10 @@ def order(n: int, *parts: str | int) -> np.ndarray:
     The indices are sorted by a 64-bit hash of each (SplitMix64: Steele, Lea and Flood 2014,
     doi:10.1145/2660193.2660195).
     """
-    z = np.arange(n, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream_key("order", *parts))
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.argsort(z ^ (z >> np.uint64(31)), kind="stable")
+    z = np.arange(n, dtype=np.uint64)
+    z *= np.uint64(0x9E3779B97F4A7C15)
+    z += np.uint64(stream_key("order", *parts))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        z ^= z >> np.uint64(shift)
+        z *= np.uint64(factor)
+    return np.argsort(z, kind="stable")

@@ -6,13 +6,17 @@ Values are never guessed: a text "NA", "null" or "007" stays that text, and so d
 import logging
 import os
 import stat
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nlptl.data.columns import LABEL_COLUMNS, check_texts, find_columns, label_names
-from nlptl.data.tables import Table, open_table
+import numpy as np
+
+from nlptl.data.columns import LABEL_COLUMNS, LabelCollector, check_texts, find_columns, label_names
+from nlptl.data.tables import ROWS_AT_ONCE, Batch, Table, open_table
+from nlptl.data.texts import TextCollector, Texts
 from nlptl.errors import DataError, ResourceError
 
 SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
@@ -24,10 +28,11 @@ logger = logging.getLogger(__name__)
 class Examples:
     """Texts with their label names, and where each stands in its source."""
 
-    texts: list[str]
+    texts: Sequence[str]
+    """A list, or `Texts` over a file where they are many."""
     labels: list[str]
     """One name per text; empty where the texts have no labels."""
-    rows: list[int]
+    rows: Sequence[int]
     """CSV, TSV and JSON lines: the line on which the record starts, as an editor counts. Others: 1, 2, 3, ..."""
     source: str = "memory"
     split: str = "train"
@@ -40,9 +45,9 @@ class Examples:
 
     def select(self, indices: Iterable[int]) -> "Examples":
         """Return the examples at `indices`, in that order."""
-        kept = [int(index) for index in indices]
-        labels = [self.labels[i] for i in kept] if self.labels else []
-        return Examples([self.texts[i] for i in kept], labels, [self.rows[i] for i in kept], self.source, self.split)
+        kept = indices if isinstance(indices, np.ndarray) else np.fromiter(indices, dtype=np.int64)
+        labels = _take(self.labels, kept) if self.labels else []
+        return Examples(_take(self.texts, kept), labels, _take(self.rows, kept), self.source, self.split)
 
     @classmethod
     def from_lists(cls, texts: Iterable[str], labels: Iterable[object], *, split: str = "train") -> "Examples":
@@ -86,7 +91,10 @@ def read_file(
     if not stat.S_ISREG(status.st_mode):
         what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         raise DataError(f"Expected a data file, found {what} at {path}. Pass one of its files, or a copy as a file.")
-    return _examples(open_table(path), text_column, label_column, str(path), split, with_labels)
+    try:
+        return _examples(open_table(path), text_column, label_column, str(path), split, with_labels)
+    except OSError as error:
+        raise DataError(f"Expected a data file, cannot read {path}: {error}. Check its permissions.") from error
 
 
 def read_lines(lines: Iterable[str]) -> Examples:
@@ -94,6 +102,20 @@ def read_lines(lines: Iterable[str]) -> Examples:
     texts = [line.rstrip("\r\n") for line in lines]
     rows = list(range(1, len(texts) + 1))
     return Examples(check_texts(texts, rows, where="standard input"), [], rows, "standard input", "test")
+
+
+def join(parts: Sequence[Examples]) -> Examples:
+    """Put the shards of a split together; rows are then counted over all of them."""
+    if len(parts) == 1:
+        return parts[0]
+    texts = TextCollector()
+    for part in parts:
+        for start in range(0, len(part), ROWS_AT_ONCE):
+            texts.extend(part.texts[start : start + ROWS_AT_ONCE])
+    labels = [label for part in parts for label in part.labels]
+    found, rows = texts.finish(), range(1, len(labels) + 1)
+    source = f"{parts[0].source} and {len(parts) - 1} more"
+    return Examples(found, labels, list(rows) if isinstance(found, list) else rows, source, parts[0].split)
 
 
 def file_status(path: Path) -> os.stat_result | None:
@@ -152,15 +174,29 @@ def _examples(
         first_rows=table.first_rows,
         with_labels=with_labels,
     )
-    rows, columns = table.read([text] if label is None else [text, label])
+    rows, texts, labels = array("q"), TextCollector(), LabelCollector()
+    for numbers, columns in table.read([text] if label is None else [text, label]):
+        rows.extend(numbers)
+        texts.extend(check_texts(columns[0], numbers, where=f"column {text!r} of {source}"))
+        if label is not None:
+            labels.extend(columns[1])
     if not rows:
         raise DataError(f"Expected rows with examples, found none: {source} has no rows. Check that it is complete.")
-    texts = check_texts(columns[0], rows, where=f"column {text!r} of {source}")
-    labels = []
-    if label is not None:
-        where = f"column {label!r} of {source}"
-        labels = label_names(columns[1], rows, where=where, class_names=table.class_names.get(label))
-    return Examples(texts, labels, rows, source, split)
+    class_names = None if label is None else table.class_names.get(label)
+    names = labels.names(rows, where=f"column {label!r} of {source}", class_names=class_names)
+    found = texts.finish()
+    return Examples(found, names, rows.tolist() if isinstance(found, list) else rows, source, split)
+
+
+def _take(values: Any, indices: np.ndarray) -> Any:
+    """Return the values at `indices`, in a sequence of the same kind."""
+    if isinstance(values, Texts):
+        return values.take(indices)
+    if isinstance(values, list):
+        return list(map(values.__getitem__, indices))
+    numbers = array("q")
+    numbers.frombytes(np.asarray(values, dtype=np.int64)[indices].view(np.uint8).data)
+    return numbers
 
 
 def _download(name: str) -> dict[str, Any]:
@@ -191,9 +227,12 @@ def _download(name: str) -> dict[str, Any]:
 
 
 def _hub_table(dataset: Any) -> Table:
-    def read(columns: list[str]) -> tuple[list[int], list[list[Any]]]:
-        values = dataset.select_columns(columns)[:]
-        return list(range(1, len(dataset) + 1)), [values[column] for column in columns]
+    def read(columns: list[str]) -> Iterator[Batch]:
+        row = 1
+        for batch in dataset.select_columns(columns).iter(ROWS_AT_ONCE):
+            values = [batch[column] for column in columns]
+            yield range(row, row + len(values[0])), values
+            row += len(values[0])
 
     features = dataset.features
     class_names = {column: features[column].names for column in features if "names" in vars(features[column])}
@@ -205,7 +244,6 @@ def _is_unlabelled(table: Table, label_column: str | None) -> bool:
     """Tell whether a split has no labels: the Hub's test splits often hold -1 or null throughout."""
     likely = {label_column} if label_column else {*LABEL_COLUMNS, *table.class_names}
     for column in likely.intersection(table.names):
-        _, (values,) = table.read([column])
-        if all(value is None or value == -1 for value in values):
+        if all(value is None or value == -1 for _, (values,) in table.read([column]) for value in values):
             return True
     return False

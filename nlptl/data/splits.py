@@ -5,7 +5,7 @@ import logging
 import re
 import stat
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,8 @@ import numpy as np
 from nlptl.data.checks import Finding, check_splits
 from nlptl.data.order import order
 from nlptl.data.samples import sample_dataset
-from nlptl.data.sources import SPLIT_NAMES, Examples, file_status, read_file, read_hub
-from nlptl.data.tables import SUFFIXES
+from nlptl.data.sources import SPLIT_NAMES, Examples, file_status, join, read_file, read_hub
+from nlptl.data.tables import ROWS_AT_ONCE, SUFFIXES
 from nlptl.errors import ConfigError, DataError
 from nlptl.labels import Labels
 
@@ -54,6 +54,17 @@ class Splits:
         """Return the row numbers of each split in its source, to tell later which examples it was made of."""
         return {name: list(self[name].rows) for name in NAMES}
 
+    def rows_as_json(self) -> Iterator[str]:
+        """Yield `row_ids` as lines of JSON, some at a time, since rows may be too many to hold them as objects."""
+        for name in NAMES:
+            yield f'{{\n  "{name}": [\n' if name == NAMES[0] else f',\n  "{name}": [\n'
+            rows = self[name].rows
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                numbers = ",\n    ".join(map(str, rows[start : start + ROWS_AT_ONCE]))
+                yield f",\n    {numbers}" if start else f"    {numbers}"
+            yield "\n  ]"
+        yield "\n}\n"
+
 
 def load_splits(
     dataset: str | Path,
@@ -85,7 +96,7 @@ def load_splits(
         raise ConfigError(f"Expected 2 or more as max_examples, found {max_examples}. Raise or unset --max-examples.")
     parts = _load(dataset, text_column, label_column)
     if "test" not in parts or "validation" not in parts:
-        parts = _carve_missing(parts, str(dataset), seed)
+        _carve_missing(parts, str(dataset), seed)
     if max_examples is not None:
         parts = {name: _limit(parts[name], max_examples, seed) for name in NAMES}
     parts = {name: parts[name] for name in NAMES}
@@ -136,7 +147,7 @@ def _read_folder(folder: Path, text_column: str | None, label_column: str | None
     for split, paths in files.items():
         _check_shards(split, paths, folder)
     return {
-        split: _join([read_file(p, text_column=text_column, label_column=label_column, split=split) for p in paths])
+        split: join([read_file(p, text_column=text_column, label_column=label_column, split=split) for p in paths])
         for split, paths in sorted(files.items(), key=lambda item: NAMES.index(item[0]))
     }
 
@@ -159,38 +170,29 @@ def _check_shards(split: str, paths: list[Path], folder: Path) -> None:
         )
 
 
-def _join(parts: list[Examples]) -> Examples:
-    """Put the shards of a split together; rows are then counted over all of them."""
-    if len(parts) == 1:
-        return parts[0]
-    texts = [text for part in parts for text in part.texts]
-    labels = [label for part in parts for label in part.labels]
-    source = f"{parts[0].source} and {len(parts) - 1} more"
-    return Examples(texts, labels, list(range(1, len(texts) + 1)), source, parts[0].split)
-
-
-def _carve_missing(parts: Mapping[str, Examples], source: str, seed: int) -> dict[str, Examples]:
-    train, parts = parts["train"], dict(parts)
-    count = max(1, round(len(train) * CARVED_PERCENT / 100))
+def _carve_missing(parts: dict[str, Examples], source: str, seed: int) -> None:
+    """Add what is missing to `parts`, and leave the rest in train."""
+    num_rows, num_classes = len(parts["train"]), len(set(parts["train"].labels))
+    count = max(1, round(num_rows * CARVED_PERCENT / 100))
     for name in ("test", "validation"):
         if name not in parts:
-            rest, part = _carve(train if name == "test" else parts["train"], count, name, seed)
+            parts["train"], part = _carve(parts["train"], count, name, seed)
             if not part:
                 raise DataError(
-                    f"Expected enough rows in {source} to set some aside for {name}, found {len(train)} rows in "
-                    f"{len(set(train.labels))} classes. Add rows, three or more of some class; or pass a folder with "
+                    f"Expected enough rows in {source} to set some aside for {name}, found {num_rows} rows in "
+                    f"{num_classes} classes. Add rows, three or more of some class; or pass a folder with "
                     "files train, validation and test."
                 )
-            parts |= {"train": rest, name: part}
+            parts[name] = part
             logger.info("%s: no %s split is given: %s examples of train are set aside", source, name, f"{len(part):,}")
-    return parts
 
 
 def _carve(examples: Examples, count: int, name: str, seed: int) -> tuple[Examples, Examples]:
     """Take about `count` examples away as split `name`, as many of each class as its share, never all of a class."""
     chosen = _choose(examples, count, ("split", seed, name), at_least=0)
-    rest = np.setdiff1d(np.arange(len(examples)), chosen)
-    return examples.select(rest), dataclasses.replace(examples.select(chosen), split=name)
+    is_left = np.ones(len(examples), dtype=bool)
+    is_left[chosen] = False
+    return examples.select(np.flatnonzero(is_left)), dataclasses.replace(examples.select(chosen), split=name)
 
 
 def _limit(examples: Examples, count: int, seed: int) -> Examples:
@@ -210,13 +212,15 @@ def _choose(examples: Examples, count: int, stream: tuple[str | int, ...], *, at
 
     Either at least one of each class is chosen (`at_least` 1), or at least one of each is left behind (0).
     """
-    names, codes = np.unique(np.array(examples.labels, dtype=object), return_inverse=True)
+    names = sorted(set(examples.labels))
+    code_of = {name: code for code, name in enumerate(names)}
+    codes = np.fromiter((code_of[label] for label in examples.labels), dtype=np.int32, count=len(examples))
     sizes = np.bincount(codes, minlength=len(names))
     shares = at_least + _apportion(sizes - 1, count - at_least * len(names))
+    members_by_class = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
     chosen = []
-    for code, name in enumerate(names):
-        members = np.flatnonzero(codes == code)
-        chosen.append(members[order(len(members), *stream, name)[: shares[code]]])
+    for name, members, share in zip(names, members_by_class, shares, strict=True):
+        chosen.append(members[order(len(members), *stream, name)[:share]])
     return np.sort(np.concatenate(chosen))
 
 

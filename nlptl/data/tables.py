@@ -1,7 +1,10 @@
-"""From a file to its columns: CSV, TSV, JSON lines and Parquet, opened first and read once the columns are chosen."""
+"""From a file to its columns: CSV, TSV, JSON lines and Parquet, opened first and read once the columns are chosen.
 
+Files may be larger than memory, so they are read some rows at a time.
+"""
+
+import codecs
 import csv
-import io
 import itertools
 import json
 import logging
@@ -14,6 +17,9 @@ from nlptl.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 MAX_FIELD_CHARACTERS = 10 * 2**20
+BYTES_AT_ONCE, ROWS_AT_ONCE = 2**20, 1000
+
+Batch = tuple[Sequence[int], list[list[Any]]]
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +31,8 @@ class Table:
     names: list[str]
     first_rows: Iterable[Sequence[object]]
     """Up to 20 rows, for messages that guess; what they took, `read` does not give again."""
-    read: Callable[[list[str]], tuple[list[int], list[list[Any]]]]
-    """From names of columns to the row numbers and one list of values per column."""
+    read: Callable[[list[str]], Iterator[Batch]]
+    """From names of columns to row numbers and one list of values per column, some rows at a time."""
     class_names: Mapping[str, list[str]] = field(default_factory=dict)
     """For columns of class numbers, the names of the classes 0, 1, 2, ..."""
 
@@ -35,7 +41,8 @@ def open_table(path: Path) -> Table:
     """Open a data file by its suffix, one of `SUFFIXES`.
 
     Raises:
-        DataError: If the file cannot be read or is not what its suffix says.
+        DataError: If the file is not what its suffix says.
+        OSError: If it cannot be read.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -43,110 +50,132 @@ def open_table(path: Path) -> Table:
             f"Expected a file that ends in {', '.join(SUFFIXES)}, found {path.name!r}. Unpack or convert it first."
         )
     readers = {".parquet": _parquet_table, ".jsonl": _json_table, ".ndjson": _json_table}
-    try:
-        return readers.get(suffix, _csv_table)(path)
-    except OSError as error:
-        raise DataError(f"Expected a data file, cannot read {path}: {error}. Check its permissions.") from error
+    return readers.get(suffix, _csv_table)(path)
 
 
-def _decode(path: Path) -> str:
-    data = path.read_bytes()
-    encoding, shown = "utf-8-sig", "UTF-8"
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        encoding, shown = "utf-16", "UTF-16"
-        logger.info("%s: read as UTF-16", path)
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data[: error.start].decode(encoding, errors="ignore").count("\n") + 1
-        raise DataError(
-            f"Expected {shown} in {path}, found byte 0x{data[error.start]:02x} on line {line} "
-            f"(byte {error.start:,} of the file). Save the file as UTF-8; nothing is guessed."
-        ) from error
-    if not text.strip():
+def _encoding(path: Path) -> str:
+    """Return the encoding of a text file, all of which is looked at.
+
+    Raises:
+        DataError: If it holds bytes that are no text, or nothing.
+    """
+    with path.open("rb") as file:
+        start = file.read(len(codecs.BOM_UTF8))
+        position, encoding, shown = 0, "utf-8", "UTF-8"
+        if start == codecs.BOM_UTF8:
+            position = len(start)
+        elif start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            position, shown = 2, "UTF-16"
+            encoding = "utf-16-le" if start[:2] == codecs.BOM_UTF16_LE else "utf-16-be"
+            logger.info("%s: read as UTF-16", path)
+        file.seek(position)
+        decoder = codecs.getincrementaldecoder(encoding)()
+        line, is_blank, pending = 1, True, 0
+        while True:
+            data = file.read(BYTES_AT_ONCE)
+            try:
+                text = decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                line += error.object[: error.start].decode(encoding, errors="ignore").count("\n")
+                raise DataError(
+                    f"Expected {shown} in {path}, found byte 0x{error.object[error.start]:02x} on line {line} "
+                    f"(byte {position - pending + error.start:,} of the file). Save the file as UTF-8; nothing is "
+                    "guessed."
+                ) from error
+            if "\0" in text:
+                line += text[: text.index("\0")].count("\n")
+                raise DataError(
+                    f"Expected text in {path}, found a NUL character on line {line}: binary, or UTF-16 without a byte "
+                    "order mark? Save the file as UTF-8."
+                )
+            is_blank = is_blank and not text.strip()
+            line += text.count("\n")
+            if not data:
+                break
+            position, pending = position + len(data), len(decoder.getstate()[0])
+    if is_blank:
         raise DataError(f"Expected rows with examples, found none: {path} has no rows. Check that it is complete.")
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise DataError(
-            f"Expected text in {path}, found a NUL character on line {line}: binary, or UTF-16 without a byte order "
-            "mark? Save the file as UTF-8."
-        )
-    return text
+    return "utf-16" if shown == "UTF-16" else "utf-8-sig"
 
 
 def _csv_table(path: Path) -> Table:
-    text = _decode(path)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(text)
+    encoding = _encoding(path)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(path, encoding)
     if delimiter != "," and path.suffix.lower() == ".csv":
         logger.info("%s: fields are separated by %r", path, delimiter)
     csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD_CHARACTERS))
-    records = _csv_records(text, path, delimiter)
+    records = _csv_records(path, encoding, delimiter)
     _, names = next(records, (0, []))
 
-    def read(columns: list[str]) -> tuple[list[int], list[list[Any]]]:
+    def read(columns: list[str]) -> Iterator[Batch]:
         places = [names.index(column) for column in columns]
-        rows: list[int] = []
-        values: list[list[Any]] = [[] for _ in columns]
-        for row, fields in records:
-            rows.append(row)
-            for column, place in zip(values, places, strict=True):
-                column.append(fields[place])
-        return rows, values
+        while batch := list(itertools.islice(records, ROWS_AT_ONCE)):
+            yield [row for row, _ in batch], [[fields[place] for _, fields in batch] for place in places]
 
     return Table(names, (fields for _, fields in itertools.islice(records, 20)), read)
 
 
-def _delimiter(text: str) -> str:
-    header = text.lstrip().split("\n", 1)[0]
+def _delimiter(path: Path, encoding: str) -> str:
+    with path.open(encoding=encoding, newline="") as file:
+        header = next(line for line in file if line.strip())
     return next((mark for mark in (",", ";", "\t") if mark in header), ",")
 
 
-def _csv_records(text: str, path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _csv_records(path: Path, encoding: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each record starts, and its fields; the header comes first."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    width = 0
-    while True:
-        row = reader.line_num + 1
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            reason = "a quote that is never closed" if "end of data" in str(error) else str(error)
-            raise DataError(
-                f"Expected well-formed records in {path}, found one that is not, starting on row {row}: {reason}. "
-                "Put fields in double quotes, and write a double quote inside a field twice."
-            ) from error
-        if fields is None:
-            return
-        if not fields or (len(fields) == 1 != width and not fields[0].strip()):
-            continue
-        width = width or len(fields)
-        if len(fields) != width:
-            raise DataError(
-                f"Expected {width} fields in each row of {path}, as in its header, found {len(fields)} in row {row}. "
-                f"Put texts that contain {delimiter!r} in double quotes."
-            )
-        yield row, fields
+    with path.open(encoding=encoding, newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        width = 0
+        while True:
+            row = reader.line_num + 1
+            try:
+                fields = next(reader, None)
+            except csv.Error as error:
+                reason = "a quote that is never closed" if "end of data" in str(error) else str(error)
+                raise DataError(
+                    f"Expected well-formed records in {path}, found one that is not, starting on row {row}: {reason}. "
+                    "Put fields in double quotes, and write a double quote inside a field twice."
+                ) from error
+            if fields is None:
+                return
+            if not fields or (len(fields) == 1 != width and not fields[0].strip()):
+                continue
+            width = width or len(fields)
+            if len(fields) != width:
+                raise DataError(
+                    f"Expected {width} fields in each row of {path}, as in its header, found {len(fields)} in row "
+                    f"{row}. Put texts that contain {delimiter!r} in double quotes."
+                )
+            yield row, fields
 
 
 def _json_table(path: Path) -> Table:
+    records = _json_records(path, _encoding(path))
+    first = next(records)
+    records = itertools.chain([first], records)
+    names = list(first[1])
+
+    def read(columns: list[str]) -> Iterator[Batch]:
+        while batch := list(itertools.islice(records, ROWS_AT_ONCE)):
+            for row, record in batch:
+                if missing := [column for column in columns if column not in record]:
+                    raise DataError(
+                        f"Expected key {missing[0]!r} in each object of {path}, found {sorted(record)} (row {row}). "
+                        "Add the key there, or delete the row."
+                    )
+            yield [row for row, _ in batch], [[record[column] for _, record in batch] for column in columns]
+
+    first_rows = ([record.get(name) for name in names] for _, record in itertools.islice(records, 20))
+    return Table(names, first_rows, read)
+
+
+def _json_records(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the line of each object, and the object."""
     decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-    rows, records = [], []
-    for row, line in enumerate(_decode(path).split("\n"), start=1):
-        if line.strip():
-            records.append(_json_record(decoder, line, path, row))
-            rows.append(row)
-    names = list(records[0])
-
-    def read(columns: list[str]) -> tuple[list[int], list[list[Any]]]:
-        for row, record in zip(rows, records, strict=True):
-            if missing := [column for column in columns if column not in record]:
-                raise DataError(
-                    f"Expected key {missing[0]!r} in each object of {path}, found {sorted(record)} (row {row}). "
-                    "Add the key there, or delete the row."
-                )
-        return rows, [[record[column] for record in records] for column in columns]
-
-    return Table(names, ([record.get(name) for name in names] for record in records[:20]), read)
+    with path.open(encoding=encoding, newline="\n") as file:
+        for row, line in enumerate(file, start=1):
+            if line.strip():
+                yield row, _json_record(decoder, line, path, row)
 
 
 def _refuse_constant(name: str) -> float:
@@ -182,13 +211,14 @@ def _parquet_table(path: Path) -> Table:
             "copy or write it again."
         )
 
-    def read(columns: list[str]) -> tuple[list[int], list[list[Any]]]:
+    def read(columns: list[str]) -> Iterator[Batch]:
+        row = 1
         try:
-            table = file.read(columns=columns, use_threads=False)
-            values = [table.column(column).to_pylist() for column in columns]
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
+                yield range(row, row + len(batch)), [batch.column(column).to_pylist() for column in columns]
+                row += len(batch)
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             raise unreadable(error) from error
-        return list(range(1, table.num_rows + 1)), values
 
     def first_rows() -> Iterator[list[Any]]:
         try:

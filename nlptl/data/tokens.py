@@ -1,7 +1,10 @@
 """Texts as token ids, stored flat, with an account of what `max_length` cut off."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -11,7 +14,10 @@ TEXTS_PER_CALL = 1000
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of texts: text `i` is `ids[offsets[i]:offsets[i + 1]]`, special tokens included."""
+    """Token ids of texts: text `i` is `ids[offsets[i]:offsets[i + 1]]`, special tokens included.
+
+    The arrays are in memory, or mapped from a file.
+    """
 
     ids: np.ndarray
     offsets: np.ndarray
@@ -21,10 +27,10 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
-        """Number of tokens of each text, shape [len(self)]."""
-        return np.diff(self.offsets)
+        """Number of tokens of each text, int32 [len(self)]."""
+        return np.diff(self.offsets).astype(np.int32)
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
@@ -38,28 +44,48 @@ class Tokens:
         }
 
 
+class Batch(NamedTuple):
+    """Token ids of some texts one after the other, the number of each text, and what was cut off."""
+
+    ids: np.ndarray
+    lengths: list[int]
+    num_cut_texts: int
+    num_cut_tokens: int
+
+
 def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Tokens:
     """Tokenize `texts` and keep at most `max_length` tokens of each, special tokens included."""
-    parts: list[np.ndarray] = []
-    num_cut_texts = num_cut_tokens = 0
+    batches = list(tokenize_in_batches(texts, tokenizer, max_length=max_length))
+    lengths = np.fromiter((length for batch in batches for length in batch.lengths), dtype=np.int64)
+    return Tokens(
+        np.concatenate([np.zeros(0, dtype=np.int32), *(batch.ids for batch in batches)]),
+        np.concatenate([[0], np.cumsum(lengths)]),
+        sum(batch.num_cut_texts for batch in batches),
+        sum(batch.num_cut_tokens for batch in batches),
+    )
+
+
+def tokenize_in_batches(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> Iterator[Batch]:
+    """Yield what `tokenize` puts together, some texts at a time."""
     num_special = tokenizer.num_special_tokens_to_add()
     for start in range(0, len(texts), TEXTS_PER_CALL):
-        batch = tokenizer(
+        encodings = tokenizer(
             list(texts[start : start + TEXTS_PER_CALL]),
             truncation=True,
             max_length=max_length,
             return_attention_mask=False,
             return_token_type_ids=False,
+        ).encodings
+        cut = [encoding.overflowing for encoding in encodings or () if encoding.overflowing]
+        ids = [encoding.ids for encoding in encodings or ()]
+        yield Batch(
+            np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32),
+            [len(each) for each in ids],
+            len(cut),
+            sum(len(rest.ids) - num_special for overflowing in cut for rest in overflowing),
         )
-        for encoding in batch.encodings or ():
-            parts.append(np.asarray(encoding.ids, dtype=np.int32))
-            if encoding.overflowing:
-                num_cut_texts += 1
-                num_cut_tokens += sum(len(rest.ids) - num_special for rest in encoding.overflowing)
-    offsets = np.zeros(len(parts) + 1, dtype=np.int64)
-    np.cumsum([len(part) for part in parts], out=offsets[1:])
-    ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
-    return Tokens(ids, offsets, num_cut_texts, num_cut_tokens)
 
 
 def describe_truncation(tokens: Tokens, *, name: str, max_length: int) -> str:
@@ -69,8 +95,3 @@ def describe_truncation(tokens: Tokens, *, name: str, max_length: int) -> str:
         f"{name}: {len(tokens):,} texts, {len(tokens.ids):,} tokens; max_length {max_length} cuts "
         f"{shares['cut_texts']:.1%} of the texts and {shares['cut_tokens']:.1%} of the tokens"
     )
-
-
-def concatenate(texts: Iterable[str]) -> bytes:
-    """Return texts as bytes that differ whenever the texts differ, for hashing."""
-    return "".join(f"{len(text)}:{text}" for text in texts).encode("utf-8", errors="surrogatepass")

@@ -2,13 +2,18 @@
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 from nlptl.errors import ConfigError, ResourceError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+ROWS_AT_ONCE = 1000
+
+Column = Sequence[Any] | np.ndarray
 
 
 def check_output(path: str | Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> str:
@@ -32,7 +37,7 @@ def check_output(path: str | Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> s
     return suffix
 
 
-def write_table(path: str | Path, columns: Mapping[str, Sequence[Any]]) -> None:
+def write_table(path: str | Path, columns: Mapping[str, Column]) -> None:
     """Write columns of equal length to `path`, whole or not at all.
 
     Raises:
@@ -70,9 +75,9 @@ def write_text(path: str | Path, text: str) -> None:
     _replace(Path(path).expanduser(), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_lines(file: IO[str], columns: Mapping[str, Sequence[Any]], *, suffix: str) -> None:
+def write_lines(file: IO[str], columns: Mapping[str, Column], *, suffix: str) -> None:
     """Write columns of equal length to an open text file, as CSV, TSV or JSON lines."""
-    rows = zip(*columns.values(), strict=True)
+    rows = _rows(columns)
     if suffix in (".jsonl", ".ndjson"):
         file.writelines(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)
         return
@@ -81,7 +86,14 @@ def write_lines(file: IO[str], columns: Mapping[str, Sequence[Any]], *, suffix: 
     writer.writerows(rows)
 
 
-def _write_text(path: Path, columns: Mapping[str, Sequence[Any]], suffix: str) -> None:
+def _rows(columns: Mapping[str, Column]) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of each row, numbers as those of Python."""
+    for start in range(0, max(map(len, columns.values())), ROWS_AT_ONCE):
+        parts = (column[start : start + ROWS_AT_ONCE] for column in columns.values())
+        yield from zip(*(part.tolist() if isinstance(part, np.ndarray) else part for part in parts), strict=True)
+
+
+def _write_text(path: Path, columns: Mapping[str, Column], suffix: str) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         write_lines(file, columns, suffix=suffix)
 

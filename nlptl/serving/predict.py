@@ -4,9 +4,12 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nlptl.data.columns import check_texts
 from nlptl.data.sources import Examples, read_file, read_lines
@@ -62,12 +65,12 @@ def predict(config: PredictConfig) -> None:
     shares = model.predict_probabilities(examples.texts, progress="predicting")
     best = shares.argmax(dim=1).tolist()
     names = model.labels.names
-    columns: dict[str, list[Any]] = {
+    columns: dict[str, Sequence[Any] | np.ndarray] = {
         "row": examples.rows,
         "text": examples.texts,
         "label": [names[i] for i in best],
-        "probability": shares.amax(dim=1).tolist(),
-        **{f"probability_{name}": shares[:, i].tolist() for i, name in enumerate(names)},
+        "probability": shares.amax(dim=1).numpy(),
+        **{f"probability_{name}": shares[:, i].numpy() for i, name in enumerate(names)},
     }
     if config.output == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):

@@ -19,7 +19,8 @@ from accelerate.utils import broadcast
 from tqdm import tqdm
 
 from nlptl.data.batches import collate, micro_batches
-from nlptl.data.tokens import Tokens, concatenate
+from nlptl.data.texts import concatenate
+from nlptl.data.tokens import Tokens
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import ACCELERATOR_TOKENS, CPU_TOKENS, evaluating, prefers_onednn, quick_linears
 from nlptl.training.cache import FeatureCache

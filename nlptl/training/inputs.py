@@ -12,7 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from nlptl.config import to_json
 from nlptl.data.batches import collate
 from nlptl.data.sources import Examples
-from nlptl.data.tokens import Tokens, concatenate, describe_truncation
+from nlptl.data.texts import concatenate
+from nlptl.data.tokens import Tokens, describe_truncation
 from nlptl.errors import ConfigError, DataError
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating, map_rows
@@ -168,8 +169,8 @@ def facts(
 ) -> dict[str, Any]:
     """Return what identifies a training: seed, hashes of data, splits and encoder, the model's and derived settings."""
     parts = [part for part in (train, validation) if part is not None]
-    texts = {p.examples.split: concatenate([*p.examples.texts, *p.examples.labels]) for p in parts}
-    rows = {p.examples.split: np.array(p.examples.rows, dtype=np.int64).tobytes() for p in parts}
+    texts = {p.examples.split: concatenate(p.examples.texts, p.examples.labels) for p in parts}
+    rows = {p.examples.split: np.asarray(p.examples.rows, dtype=np.int64).data for p in parts}
     return {
         "seed": seed,
         "data_sha256": sha256_of(texts),

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch
 from nlptl.config import to_json
 from nlptl.data.sources import Examples
 from nlptl.data.splits import Splits
-from nlptl.data.tokens import concatenate
+from nlptl.data.texts import Concatenation, concatenate
 from nlptl.data.writers import write_table
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.evaluation.metrics import Scores
@@ -95,14 +95,14 @@ class Run:
             ConfigError: If the run is resumed, and was started on other data.
         """
         examples = {name: splits[name] for name in ("train", "validation", "test")}
-        digest = sha256_of({name: concatenate([*e.texts, *e.labels]) for name, e in examples.items()})
+        digest = sha256_of({name: concatenate(e.texts, e.labels) for name, e in examples.items()})
         before = _read(self.path / "data_report.json") if self.resume else {}
         if before.get("data_sha256", digest) != digest:
             raise ConfigError(
                 f"Expected to resume the run in {self.path} on the data it was started with, found other texts or "
                 "labels. Restore the data, or start a new run in another --output-dir."
             )
-        self.write_json("splits.json", splits.row_ids())
+        on_main(lambda: _write_text(self.path / "splits.json", splits.rows_as_json()))
         counts = {name: dict(Counter(splits[name].labels)) for name in ("train", "validation", "test")}
         findings = [dataclasses.asdict(finding) for finding in splits.findings]
         self.write_json(
@@ -156,12 +156,12 @@ class Run:
         Raises:
             ResourceError: If the folder cannot be written.
         """
-        columns: dict[str, list[Any]] = {
+        columns: dict[str, Sequence[Any] | np.ndarray] = {
             "row": examples.rows,
             "label": examples.labels,
             "predicted": [names[i] for i in probabilities.argmax(axis=1)],
-            "probability": probabilities.max(axis=1).tolist(),
-            **{f"probability_{name}": probabilities[:, i].tolist() for i, name in enumerate(names)},
+            "probability": probabilities.max(axis=1),
+            **{f"probability_{name}": probabilities[:, i] for i, name in enumerate(names)},
         }
         on_main(lambda: write_table(self.path / "predictions.csv", columns))
 
@@ -197,12 +197,14 @@ class Run:
         on_main(update)
 
 
-def sha256_of(parts: Mapping[str, bytes | memoryview]) -> str:
+def sha256_of(parts: Mapping[str, bytes | memoryview | Concatenation]) -> str:
     """Return one hash over named bytes."""
     digest = hashlib.sha256()
     for name, content in parts.items():
-        digest.update(f"{name}\x1f{memoryview(content).nbytes}\x1f".encode())
-        digest.update(content)
+        pieces = content if isinstance(content, Concatenation) else (content,)
+        digest.update(f"{name}\x1f{sum(memoryview(piece).nbytes for piece in pieces)}\x1f".encode())
+        for piece in pieces:
+            digest.update(piece)
     return digest.hexdigest()
 
 
@@ -264,9 +266,14 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, values: Any) -> None:
+    _write_text(path, (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False), "\n"))
+
+
+def _write_text(path: Path, pieces: Iterable[str]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     with _writing(path.parent):
-        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(pieces)
         temporary.replace(path)
 
 

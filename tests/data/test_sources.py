@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nlptl.data import sources, tables
 from nlptl.data.sources import Examples, _hub_table, _is_unlabelled, read_file
 from nlptl.data.tables import MAX_FIELD_CHARACTERS
+from nlptl.data.writers import write_table
 from nlptl.errors import DataError
 
 
@@ -107,6 +109,48 @@ def test_bad_files(tmp_path, name, content, message):
         read_file(write(tmp_path, name, content))
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-bom"])
+def test_text_is_checked_in_pieces(size, encoding, tmp_path, monkeypatch):
+    """Whatever character, line or mark a piece ends in."""
+    monkeypatch.setattr(tables, "BYTES_AT_ONCE", size)
+    content = "text,label\n\u00e9t\u00e9 \U0001f600,\u20ac\r\nb,c\n"
+    mark, encoding = (b"\xff\xfe", "utf-16-le") if encoding.endswith("bom") else (b"", encoding)
+    examples = read_file(write(tmp_path, "a.csv", mark + content.encode(encoding)))
+    assert (examples.texts, examples.labels) == (["\u00e9t\u00e9 \U0001f600", "b"], ["\u20ac", "c"])
+    broken = mark + (content + "d,e\n").encode(encoding) + (b"\xe9,f\n" if encoding.startswith("utf-8") else b"x")
+    place = len(broken) - (4 if encoding.startswith("utf-8") else 1)
+    with pytest.raises(DataError, match=rf"on line 5 \(byte {place} of the file\)"):
+        read_file(write(tmp_path, "b.csv", broken))
+    with pytest.raises(DataError, match="NUL character on line 3"):
+        read_file(write(tmp_path, "c.csv", mark + content.replace("b,", "\0,").encode(encoding)))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_files_are_read_some_rows_at_a_time(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(tables, "ROWS_AT_ONCE", 3)
+    values = {"text": [f"text {i}" for i in range(10)], "label": [f"{i % 4}" for i in range(10)]}
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        pq.write_table(pa.table(values), path)
+    else:
+        write_table(path, values)
+    examples = read_file(path)
+    assert (examples.texts, examples.labels) == (values["text"], values["label"])
+    assert list(examples.rows) == list(range(2, 12) if name == "a.csv" else range(1, 11))
+
+
+def test_file_that_is_gone_in_the_middle(tmp_path, monkeypatch):
+    def records(*_):
+        yield 1, ["text", "label"]
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(tables, "_csv_records", records)
+    with pytest.raises(DataError, match="cannot read .*Input/output error"):
+        read_file(write(tmp_path, "a.csv", CSV))
+
+
 def test_not_a_file(tmp_path):
     with pytest.raises(DataError, match="found nothing at .*nope.csv"):
         read_file(tmp_path / "nope.csv")
@@ -152,7 +196,7 @@ def test_class_names_of_parquet_and_hub(tmp_path):
     assert read_file(tmp_path / "a.parquet").labels == ["pos", "neg"]
     table = _hub_table(dataset)
     assert table.class_names == {"label": ["neg", "pos"]}
-    assert table.read(["label", "text"]) == ([1, 2], [[1, 0], ["a", "b"]])
+    assert list(table.read(["label", "text"])) == [(range(1, 3), [[1, 0], ["a", "b"]])]
     assert list(table.first_rows) == [["a", 1], ["b", 0]]
     assert not _is_unlabelled(table, None)
     unlabelled = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [-1, -1]}, features=features)

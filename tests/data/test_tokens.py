@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from nlptl.data.tokens import TEXTS_PER_CALL, concatenate, describe_truncation, tokenize
+from nlptl.data.tokens import TEXTS_PER_CALL, describe_truncation, tokenize
 
 TEXTS = ["a good film .", "", "the story and the plot and the acting", "unknown words", "  ", "[SEP] bad [PAD]"]
 
@@ -73,9 +73,3 @@ def test_settings_inside_the_tokenizer_file_change_nothing(tokenizer: PreTrained
     assert np.array_equal(found.ids, expected.ids)
     assert np.array_equal(found.offsets, expected.offsets)
     assert found.num_cut_tokens == expected.num_cut_tokens == 2
-
-
-def test_texts_as_bytes_differ_when_the_texts_do():
-    texts = [["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""], ["", "abc"], [], ["1:a"], ["1", "a"], ["\ud800"]]
-    assert len({concatenate(each) for each in texts}) == len(texts)
-    assert concatenate(iter(["a", "b"])) == concatenate(["a", "b"])
