@@ -1,9 +1,7 @@
 """The hidden states above the lowest frozen layers, computed once for a stage of a training."""
 
-import contextlib
 import logging
 import os
-import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +10,15 @@ import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
 
 from nlptl.data.batches import collate
 from nlptl.model.boundary import hidden_states_after
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating, length_batches, quick_linears, show_progress
 from nlptl.training.inputs import HiddenStates, Inputs
+from nlptl.training.mapped import map_new_file
 
 logger = logging.getLogger(__name__)
-
-ZEROS = bytes(1 << 24)
 
 MEMORY_SHARE = 0.5
 """Share of the free memory that hidden states may take; larger ones are mapped from a file."""
@@ -100,36 +96,4 @@ def _allocate(
     """Return room for `num_bytes` of hidden states: in memory, else in a file in `folder`; None: there is none."""
     if accelerator.num_processes == 1 and num_bytes <= MEMORY_SHARE * psutil.virtual_memory().available:
         return torch.empty(shape, dtype=getattr(torch, dtype))
-    # Not from torch's generator, which is in the same state in another run with the same seed.
-    key = broadcast(torch.tensor(secrets.randbits(62), device=accelerator.device))
-    path = folder / f".nlptl-hidden-states-{int(key):x}.tmp"
-    has_room = True
-    if accelerator.is_local_main_process:
-        has_room = _create_file(path, num_bytes)
-    elsewhere = accelerator.reduce(torch.tensor(int(not has_room), device=accelerator.device), "sum")
-    if int(elsewhere) > 0:
-        _remove(path)
-        return None
-    mapped = torch.from_numpy(np.memmap(path, dtype=dtype, mode="r+", shape=shape))
-    accelerator.wait_for_everyone()
-    if accelerator.is_local_main_process:
-        path.unlink()  # The processes that have mapped it keep it, and nothing is left when they end.
-    return mapped
-
-
-def _create_file(path: Path, num_bytes: int) -> bool:
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.touch(mode=0o600, exist_ok=False)
-        with path.open("wb") as file:
-            for start in range(0, num_bytes, len(ZEROS)):  # Written out: a full disk is an error here, a signal later.
-                file.write(ZEROS[: num_bytes - start])
-    except OSError:
-        _remove(path)
-        return False
-    return True
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # It may never have been there, nor its folder.
-        path.unlink()
+    return map_new_file(shape, dtype, accelerator, folder)

@@ -1,28 +1,32 @@
-"""What frozen encoders gave, on disk and shared by runs: whole and verified, or computed again.
+"""Token ids, and what frozen encoders gave, on disk and shared by runs: whole and verified, or computed again.
 
-`features/KEY/` holds one split under one encoder: `entry.json`, which only tells a reader what it is, and the features
-in parts. The name of a part holds the hash of its content, and its one tensor is named after the key, so a file is
-right or it is not used. No locks: two processes that build the same entry write the same files.
+`features/KEY/` holds one split: `entry.json`, which only tells a reader what it is, and in parts its token ids, or its
+features under one encoder. The name of a part holds the hash of its content, and its one tensor is named after the key,
+so a file is right or it is not used. Files are mapped, not read, so that memory need not hold them, and processes of a
+machine share what it holds. No locks: two processes that build the same entry write the same files.
 """
 
 import contextlib
 import hashlib
 import json
 import logging
+import math
+import mmap
 import os
 import re
 import stat
+import struct
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-import platformdirs
-import safetensors.numpy
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+
+from nlptl.data.texts import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +34,9 @@ KEY = re.compile(r"[0-9a-f]{64}")
 PART = re.compile(r"(?P<part>\d{6})-(?P<sha256>[0-9a-f]{64})\.safetensors")
 ASIDE = re.compile(r"\.nlptl-.*\.tmp")
 ABOUT = "entry.json"
+DTYPES = {"float32": "F32", "float64": "F64", "int32": "I32", "int64": "I64"}
+"""What safetensors calls the types of numpy."""
+HEADER_BYTES = 512
 STALE_SECONDS = 3600
 """Age at which a file that is still written aside was left behind: writing one takes seconds."""
 
@@ -45,7 +52,7 @@ class Entry:
 
 
 class FeatureCache:
-    """Features on disk, in a folder that is bounded in size.
+    """Features and token ids on disk, in a folder that is bounded in size.
 
     Nothing here raises for what is wrong with the disk: what cannot be read is missing, and after the first write that
     fails, with a warning, nothing more is written.
@@ -63,52 +70,59 @@ class FeatureCache:
         """Return whether this object has read or written all of an entry before."""
         return key in self._used
 
-    def num_parts(self, key: str) -> int:
-        """Return how many parts of an entry there are, read or not."""
+    def parts(self, key: str) -> set[int]:
+        """Return the numbers of the parts of an entry that have a file, whatever is in it."""
         found = (PART.fullmatch(path.name) for path in _files(self.folder / "features" / key))
-        return len({match["part"] for match in found if match is not None})
+        return {int(match["part"]) for match in found if match is not None}
 
-    def read(self, key: str, part: int, *, num_texts: int, dtype: str) -> np.ndarray | None:
-        """Return the features [num_texts, width] of a part; None if they are not there.
+    def read(self, key: str, part: int, *, shape: tuple[int | None, ...], dtype: str) -> np.ndarray | None:
+        """Return the array of a part, mapped from its file; None if it is not there.
 
-        A file that is damaged or holds something else is removed, with a warning.
+        A file that is damaged or holds something else is removed, with a warning. `shape` has None for a size that may
+        be any.
         """
         for path in _files(self.folder / "features" / key):
             match = PART.fullmatch(path.name)
             if match is None or int(match["part"]) != part:
                 continue
             try:
-                content = _read_own(path)
+                content = _map_own(path)
                 if hashlib.sha256(content).hexdigest() != match["sha256"]:
                     raise ValueError("its content is not what was written")
-                return _load(content, _name(key, part), num_texts=num_texts, dtype=dtype)
+                return _view(content, path, _name(key, part), shape=shape, dtype=dtype)
             except FileNotFoundError:  # Another process has just removed it.
                 continue
             except OSError as error:
                 if error.strerror not in self._reasons:  # one line, not one for each part
-                    logger.warning("cached features such as %s are not used: %s", path, error.strerror)
+                    logger.warning("cached files such as %s are not used: %s", path, error.strerror)
                 self._reasons.add(error.strerror)
             except (ValueError, KeyError, SafetensorError) as error:
-                logger.warning("removing the cached features in %s, to compute them again: %s", path, error)
+                logger.warning("removing the cached file %s, to compute it again: %s", path, error)
                 _remove(path)
         return None
 
-    def write(self, key: str, part: int, features: np.ndarray, *, about: Mapping[str, Any]) -> None:
-        """Keep the features [texts, width] of a part: whole and on disk, or not at all.
+    def write(self, key: str, parts: Mapping[int, Iterable[np.ndarray]], *, about: Mapping[str, Any]) -> None:
+        """Keep parts of an entry, each whole and on disk, or not at all.
 
-        `about` is what `nlptl cache list` shows.
+        Args:
+            key: Of the entry.
+            parts: By number, pieces of the array of each, which are put together along the first axis: memory need not
+                hold them all.
+            about: What `nlptl cache list` shows.
         """
         if not self.is_writable:
             return
-        content = safetensors.numpy.save({_name(key, part): np.ascontiguousarray(features)})
         entry = self.folder / "features" / key
         self._used.add(key)
         try:
             for folder in (self.folder, entry.parent, entry):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not (entry / ABOUT).exists():
-                _write(entry / ABOUT, json.dumps({**about, "width": features.shape[1]}, indent=2).encode())
-            _write(entry / f"{part:06d}-{hashlib.sha256(content).hexdigest()}.safetensors", content)
+                with _new_file(entry, ABOUT) as file:
+                    file.write(json.dumps(dict(about), indent=2).encode())
+            for part, pieces in parts.items():
+                with _new_file(entry, f"{part:06d}-{{sha256}}.safetensors") as file:
+                    _write_array(file, _name(key, part), pieces)
         except OSError as error:
             self.is_writable = False
             logger.warning(
@@ -117,6 +131,10 @@ class FeatureCache:
                 self.folder,
                 error.strerror,
             )
+
+    def remove(self, key: str) -> None:
+        """Remove an entry."""
+        remove_entry(self.folder / "features" / key)
 
     def finish(self, key: str) -> None:
         """Note that an entry was used, and remove those used longest ago until the cache fits its bound.
@@ -136,12 +154,6 @@ class FeatureCache:
                 logger.info("removed from the cache, which is full: %s", describe(entry))
         if total > self.max_bytes:
             logger.info("the cache holds %s, more than --cache-size: this run uses it", describe_size(total))
-
-
-def cache_folder() -> Path:
-    """Return where features are kept: in `NLPTL_CACHE`, or in the platform's folder for caches."""
-    chosen = os.environ.get("NLPTL_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("nlptl"))
 
 
 def entries(folder: Path) -> list[Entry]:
@@ -189,37 +201,63 @@ def _name(key: str, part: int) -> str:
     return f"{key}/{part}"
 
 
-def _load(content: bytes, name: str, *, num_texts: int, dtype: str) -> np.ndarray:
-    tensors = safetensors.numpy.load(content)
-    features = tensors.get(name)
-    if features is None or len(tensors) > 1 or features.ndim != 2 or len(features) != num_texts:
-        raise ValueError("it holds features of other texts")
-    if features.dtype != dtype:
-        raise ValueError(f"it holds {features.dtype}, not {dtype}")
-    return features
-
-
-def _read_own(path: Path) -> bytes:
-    """Return the content of a plain file of this user: who may write into the folder may not feed a training."""
+def _map_own(path: Path) -> bytes | mmap.mmap:
+    """Return a plain file of this user, mapped: who may write into the folder may not feed a training."""
     info = path.lstat()
     if not stat.S_ISREG(info.st_mode):
         raise ValueError("it is not a plain file")
     if hasattr(os, "geteuid") and info.st_uid != os.geteuid():
         raise PermissionError(0, "they belong to another user")
-    return path.read_bytes()
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if info.st_size else b""
 
 
-def _write(path: Path, content: bytes) -> None:
-    descriptor, aside = tempfile.mkstemp(prefix=".nlptl-", suffix=".tmp", dir=path.parent)
+def _view(
+    content: bytes | mmap.mmap, path: Path, name: str, *, shape: tuple[int | None, ...], dtype: str
+) -> np.ndarray:
+    """Return the one array of a safetensors file, which the library has found to hold nothing else."""
+    with safe_open(path, framework="numpy") as file:
+        if list(file.keys()) != [name]:
+            raise ValueError("it holds something else")
+        header = file.get_slice(name)
+        found, kind = header.get_shape(), header.get_dtype()
+    if kind != DTYPES[dtype]:
+        raise ValueError(f"it holds {kind}, not {DTYPES[dtype]}")
+    if len(found) != len(shape) or any(size not in (None, other) for size, other in zip(shape, found, strict=True)):
+        raise ValueError("it holds something else")
+    start = len(content) - math.prod(found) * np.dtype(dtype).itemsize
+    return np.ndarray(found, dtype, buffer=content, offset=start)
+
+
+@contextlib.contextmanager
+def _new_file(folder: Path, name: str) -> Iterator[IO[bytes]]:
+    """Let a file be written aside in `folder`; once it is on disk, it gets its name, `{sha256}` in it filled in."""
+    descriptor, aside = tempfile.mkstemp(prefix=".nlptl-", suffix=".tmp", dir=folder)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(aside).replace(path)
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        Path(aside).replace(folder / name.format(sha256=sha256))
     except BaseException:
         _remove(Path(aside))
         raise
+
+
+def _write_array(file: IO[bytes], name: str, pieces: Iterable[np.ndarray]) -> None:
+    """Write pieces of an array as a safetensors file of one tensor; its header comes first but is known last."""
+    file.write(bytes(HEADER_BYTES))
+    num_rows = num_bytes = 0
+    for piece in pieces:
+        file.write(np.ascontiguousarray(piece).data)
+        num_rows, num_bytes = num_rows + len(piece), num_bytes + piece.nbytes
+    shape, kind = [num_rows, *piece.shape[1:]], DTYPES[str(piece.dtype)]
+    header = json.dumps({name: {"dtype": kind, "shape": shape, "data_offsets": [0, num_bytes]}}).encode()
+    file.seek(0)
+    # The format lets spaces fill up a header.
+    file.write(struct.pack("<Q", HEADER_BYTES - 8) + header.ljust(HEADER_BYTES - 8))
 
 
 def _files(folder: Path) -> list[Path]:

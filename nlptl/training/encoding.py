@@ -19,18 +19,19 @@ from accelerate.utils import broadcast
 from tqdm import tqdm
 
 from nlptl.data.batches import collate, micro_batches
-from nlptl.data.texts import concatenate
+from nlptl.data.texts import cache_folder
 from nlptl.data.tokens import Tokens
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import ACCELERATOR_TOKENS, CPU_TOKENS, evaluating, prefers_onednn, quick_linears
 from nlptl.training.cache import FeatureCache
 from nlptl.training.devices import on_main
 from nlptl.training.inputs import Inputs, check_each_once
+from nlptl.training.mapped import map_new_file
 from nlptl.training.run import sha256_of
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Goes up when the same key would stand for other features."""
 
 MICRO_BATCHES_PER_PART = 32
@@ -46,6 +47,9 @@ NOT_OF_THE_ENCODER = (
     "transformers_version",
 )
 """Keys of an encoder's configuration that say where it came from and what is put on it, as those of dropouts do."""
+
+LARGE_BYTES = 2**26
+"""Features on a CPU that take more than this go into a file."""
 
 Parts = list[list[np.ndarray]]
 
@@ -67,31 +71,34 @@ def encode_once(
     if not model.features_are_constant:
         return inputs
     parts = _cut(inputs.tokens, accelerator.device)
+    rows = [np.concatenate(part) for part in parts]
+    check_each_once(np.concatenate(rows), inputs)
     key = feature_key(model, inputs, accelerator, encoder_sha256=encoder_sha256)
-    cached = _read(cache, key, parts, dtype=_dtype(model))
-    widths = _tell_widths(cached, len(parts), accelerator.device)
+    is_cached = _tell_cached(cache, key, len(parts), accelerator.device)
     if cache is None or not cache.has_used(key):
-        _log_source(inputs, parts, widths, cache)
-    features = []
+        _log_source(inputs, rows, is_cached, cache)
+    whole = None
     with (
         evaluating(model),
         quick_linears(model),
         accelerator.autocast(),
-        _bar(inputs, parts, widths, accelerator) as bar,
+        _bar(inputs, parts, is_cached, accelerator) as bar,
     ):
         for i, part in enumerate(parts):
-            if widths[i]:
-                shape = (sum(map(len, part)), widths[i])
-                features.append(_send(cached.pop(i, None), shape, dtype=_dtype(model), device=accelerator.device))
-            else:
-                features.append(_encode(model, inputs.tokens, part, accelerator, bar))
-                _keep(cache, key, i, features[-1], model, inputs)
+            features = None
+            if is_cached[i]:
+                features = _read(cache, key, i, len(rows[i]), _dtype(model), accelerator.device)
+            if features is None:
+                features = _encode(model, inputs.tokens, part, accelerator, bar)
+                _keep(cache, key, i, features, model, inputs)
+            if whole is None:
+                whole = _allocate((len(inputs), features.shape[1]), features.dtype, accelerator)
+            # Of a file, which the processes of a machine share, each writes the same.
+            whole[torch.from_numpy(rows[i]).to(whole.device)] = features
     if cache is not None:
         on_main(lambda: cache.finish(key))
-    rows = np.concatenate([rows for part in parts for rows in part])
-    check_each_once(rows, inputs)
-    places = torch.from_numpy(np.argsort(rows)).to(accelerator.device)
-    return replace(inputs, features=torch.cat(features)[places])
+    accelerator.wait_for_everyone()
+    return replace(inputs, features=whole)
 
 
 def is_encoded(
@@ -101,12 +108,12 @@ def is_encoded(
     if cache is None:
         return False
     key = feature_key(model, inputs, accelerator, encoder_sha256=encoder_sha256)
-    return cache.num_parts(key) >= len(_cut(inputs.tokens, accelerator.device))
+    return len(cache.parts(key)) >= len(_cut(inputs.tokens, accelerator.device))
 
 
 def feature_key(model: Classifier, inputs: Inputs, accelerator: Accelerator, *, encoder_sha256: str) -> str:
     """Return the hash of all that the features of a split depend on: not labels, head or seed, nor when or where."""
-    network, tokens = model.network, inputs.tokens
+    network = model.network
     config = network.base_model.config
     settings = {
         "format": FORMAT,
@@ -129,9 +136,7 @@ def feature_key(model: Classifier, inputs: Inputs, accelerator: Accelerator, *, 
         {
             "settings": json.dumps(settings, sort_keys=True, default=str).encode(),
             "tokenizer": model.tokenizer.backend_tokenizer.to_str().encode(),
-            "texts": concatenate(inputs.examples.texts),
-            "ids": tokens.ids.data,
-            "offsets": tokens.offsets.data,
+            "inputs": inputs.sha256.encode(),
         }
     )
 
@@ -152,49 +157,61 @@ def _dtype(model: Classifier) -> torch.dtype:
     return torch.float64 if model.network.dtype == torch.float64 else torch.float32
 
 
-def _read(cache: FeatureCache | None, key: str, parts: Parts, *, dtype: torch.dtype) -> dict[int, np.ndarray]:
-    """Return the parts that the cache holds, by number; on other processes than the main one, nothing."""
-    found: dict[int, np.ndarray] = {}
+def _tell_cached(cache: FeatureCache | None, key: str, num_parts: int, device: torch.device) -> list[bool]:
+    """Return on every process for which parts there is a file on the main one."""
+    found = cache.parts(key) if cache is not None else set()
+    return broadcast(torch.tensor([i in found for i in range(num_parts)], device=device)).tolist()  # type: ignore[no-any-return]
 
-    def read() -> None:
+
+def _read(
+    cache: FeatureCache | None, key: str, i: int, num_texts: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor | None:
+    """Return on every process the part that the main one finds in the cache; None: nothing that is whole."""
+    found: list[np.ndarray] = []
+
+    def read() -> bool:
         assert cache is not None
-        for i, part in enumerate(parts):
-            features = cache.read(key, i, num_texts=sum(map(len, part)), dtype=str(dtype).removeprefix("torch."))
-            if features is not None:
-                found[i] = features
+        features = cache.read(key, i, shape=(num_texts, None), dtype=str(dtype).removeprefix("torch."))
+        found.extend([] if features is None else [features])
+        return bool(found)
 
-    if cache is not None:
-        on_main(read)
-    return found
+    if not on_main(read):
+        return None
+    here = torch.from_numpy(found[0].copy()) if found else None  # what is mapped may not be written to
+    width = int(broadcast(torch.tensor(0 if here is None else here.shape[1], device=device)))
+    sent: torch.Tensor = broadcast((torch.empty(num_texts, width, dtype=dtype) if here is None else here).to(device))
+    return sent
 
 
 def _keep(
     cache: FeatureCache | None, key: str, i: int, features: torch.Tensor, model: Classifier, inputs: Inputs
 ) -> None:
-    about = {"encoder": model.source, "split": inputs.examples.split, "texts": len(inputs)}
+    about = {
+        "encoder": model.source,
+        "split": inputs.examples.split,
+        "texts": len(inputs),
+        "pooling": model.head.pooling,
+        "width": features.shape[1],
+    }
     if cache is not None:
-        on_main(lambda: cache.write(key, i, features.cpu().numpy(), about={**about, "pooling": model.head.pooling}))
+        on_main(lambda: cache.write(key, {i: [features.cpu().numpy()]}, about=about))
 
 
-def _tell_widths(cached: dict[int, np.ndarray], num_parts: int, device: torch.device) -> list[int]:
-    """Return on every process the width of each part that the main process has read; 0: it has not."""
-    widths = [cached[i].shape[1] if i in cached else 0 for i in range(num_parts)]
-    told: list[int] = broadcast(torch.tensor(widths, device=device)).tolist()
-    return told
+def _allocate(shape: tuple[int, int], dtype: torch.dtype, accelerator: Accelerator) -> torch.Tensor:
+    """Return room for the features of a split: on the device; where that is the CPU and they are many, in a file."""
+    num_bytes = shape[0] * shape[1] * dtype.itemsize
+    if accelerator.device.type == "cpu" and num_bytes > LARGE_BYTES:
+        folder = cache_folder()
+        mapped = map_new_file(shape, str(dtype).removeprefix("torch."), accelerator, folder)
+        if mapped is not None:
+            return mapped
+        logger.warning("going on with %.0f MB of features in memory: there is no room in %s", num_bytes / 1e6, folder)
+    return torch.empty(shape, dtype=dtype, device=accelerator.device)
 
 
-def _send(
-    features: np.ndarray | None, shape: tuple[int, int], *, dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
-    """Return on every process the features that the main process has read."""
-    here = torch.empty(shape, dtype=dtype) if features is None else torch.from_numpy(features)
-    sent: torch.Tensor = broadcast(here.to(device))
-    return sent
-
-
-def _log_source(inputs: Inputs, parts: Parts, widths: list[int], cache: FeatureCache | None) -> None:
+def _log_source(inputs: Inputs, rows: list[np.ndarray], is_cached: list[bool], cache: FeatureCache | None) -> None:
     split, num_texts = inputs.examples.split, len(inputs)
-    num_cached = sum(len(rows) for part, width in zip(parts, widths, strict=True) if width for rows in part)
+    num_cached = sum(len(part) for part, is_there in zip(rows, is_cached, strict=True) if is_there)
     if num_cached and cache is not None:
         which = f"{num_texts:,}" if num_cached == num_texts else f"{num_cached:,} of {num_texts:,}"
         logger.info("%s: features of %s texts from the cache in %s", split, which, cache.folder)
@@ -203,9 +220,9 @@ def _log_source(inputs: Inputs, parts: Parts, widths: list[int], cache: FeatureC
         logger.info("%s: running the frozen encoder once over %s texts", split, which)
 
 
-def _bar(inputs: Inputs, parts: Parts, widths: list[int], accelerator: Accelerator) -> Any:
+def _bar(inputs: Inputs, parts: Parts, is_cached: list[bool], accelerator: Accelerator) -> Any:
     """Return the progress bar of this process's micro-batches, shown on the main process where there is a terminal."""
-    missing = [part for part, width in zip(parts, widths, strict=True) if not width]
+    missing = [part for part, is_there in zip(parts, is_cached, strict=True) if not is_there]
     total = sum(len(part[accelerator.process_index :: accelerator.num_processes]) for part in missing)
     is_silent = not (total and accelerator.is_main_process and sys.stderr.isatty())
     return tqdm(total=total, desc=f"encoding {inputs.examples.split}", disable=is_silent, leave=False)

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from nlptl.data.tokens import Tokens, describe_truncation
 from nlptl.errors import ConfigError, DataError
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating, map_rows
+from nlptl.training.cache import FeatureCache
 from nlptl.training.run import Run, sha256_of
+from nlptl.training.token_cache import tokenize_once
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,12 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the texts and their token ids."""
+        ids, offsets = self.tokens.ids.data, self.tokens.offsets.data
+        return sha256_of({"texts": concatenate(self.examples.texts), "ids": ids, "offsets": offsets})
+
     def label_ids(self, indices: np.ndarray, *, device: torch.device) -> torch.Tensor:
         """Return the label ids [len(indices)]."""
         return torch.from_numpy(self.labels[indices]).to(device)
@@ -67,8 +76,10 @@ class Inputs:
         return batch
 
 
-def prepare_inputs(model: Classifier, examples: Examples, run: Run | None) -> Inputs:
-    """Tokenize a split, and say what was cut off.
+def prepare_inputs(
+    model: Classifier, examples: Examples, run: Run | None, *, cache: FeatureCache | None = None
+) -> Inputs:
+    """Tokenize a split, or find its token ids in the cache, and say what was cut off.
 
     Raises:
         DataError: If the split is empty or has no labels, or if a label is unknown to the model.
@@ -79,7 +90,7 @@ def prepare_inputs(model: Classifier, examples: Examples, run: Run | None) -> In
             f"{len(examples.texts)} texts and {len(examples.labels)} labels. Pass a split that has them."
         )
     labels = model.labels.ids(examples.labels)
-    tokens = model.tokenize(examples.texts)
+    tokens = tokenize_once(model, examples, cache)
     logger.info(describe_truncation(tokens, name=examples.split, max_length=model.max_length))
     if run is not None:
         run.record_truncation(examples.split, tokens.truncation())

@@ -137,7 +137,7 @@ class Trainer:
             DataError: If the split is empty, has no labels, or has one that is unknown to the model.
         """
         self.model.to(self.accelerator.device)
-        inputs = prepare_inputs(self.model, examples, self.run)
+        inputs = prepare_inputs(self.model, examples, self.run, cache=self.cache)
         scores, baseline, shares = self._score(inputs)
         logger.info("\n%s", score_table(scores, split=examples.split, baseline=baseline))
         if 2 < len(self.model.labels) <= CLASSES_SHOWN:
@@ -161,8 +161,8 @@ class Trainer:
             )
         logger.info(self.model.describe_training())
         self.model.to(self.accelerator.device)
-        inputs = prepare_inputs(self.model, train, self.run)
-        held_out = None if validation is None else prepare_inputs(self.model, validation, self.run)
+        inputs = prepare_inputs(self.model, train, self.run, cache=self.cache)
+        held_out = None if validation is None else prepare_inputs(self.model, validation, self.run, cache=self.cache)
         sha256 = encoder_sha256(self.model)
         steps_before = [] if self.run is None or not self.run.resume else saved_steps(self.run.checkpoints)
         estimate = estimate_training(

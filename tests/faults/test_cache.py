@@ -81,9 +81,7 @@ def test_damaged_part_is_computed_again(how, part, parts, encode, expected, capl
     features, calls = encode()
     assert torch.equal(features, expected)
     assert calls == (2 if part == 0 else 1)
-    assert (
-        f"removing the cached features in {parts[part]}, to compute them again: its content is not what" in caplog.text
-    )
+    assert f"removing the cached file {parts[part]}, to compute it again: its content is not what" in caplog.text
     assert parts[part].read_bytes() == content
     assert encode()[1] == 0
 
@@ -110,7 +108,7 @@ def test_planted_file_with_the_right_hash_in_its_name_is_not_used(what, parts, e
     found, calls = encode()
     assert torch.equal(found, expected)
     assert calls == 2
-    assert f"removing the cached features in {planted}, to compute them again: " in caplog.text
+    assert f"removing the cached file {planted}, to compute it again: " in caplog.text
     assert not planted.exists()
     assert parts[0].exists()
 
@@ -120,7 +118,7 @@ def test_parts_in_each_others_place_are_not_used(parts, encode, expected, caplog
     rename_by_content(parts[0], second, part=0)
     rename_by_content(parts[1], first, part=1)
     assert torch.equal(encode()[0], expected)
-    assert caplog.text.count("it holds features of other texts") == 2
+    assert caplog.text.count("it holds something else") == 2
 
 
 def test_features_of_another_entry_are_not_used(parts, encode, expected, caplog):
@@ -129,8 +127,8 @@ def test_features_of_another_entry_are_not_used(parts, encode, expected, caplog)
         renamed.mkdir(exist_ok=True)
         path.rename(renamed / path.name)
     cache = FeatureCache(gigabytes=1)
-    assert [cache.read("a" * 64, part, num_texts=60, dtype="float32") for part in range(PARTS)] == [None] * PARTS
-    assert caplog.text.count("it holds features of other texts") == PARTS
+    assert [cache.read("a" * 64, part, shape=(60, None), dtype="float32") for part in range(PARTS)] == [None] * PARTS
+    assert caplog.text.count("it holds something else") == PARTS
     assert torch.equal(encode()[0], expected)
 
 
@@ -156,7 +154,7 @@ def test_files_of_another_user_are_not_used(parts, encode, expected, monkeypatch
     assert torch.equal(features, expected)
     assert calls == CALLS
     assert [message for message in caplog.messages if "belong to another user" in message] == [
-        f"cached features such as {parts[0]} are not used: they belong to another user"
+        f"cached files such as {parts[0]} are not used: they belong to another user"
     ]
 
 

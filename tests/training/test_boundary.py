@@ -12,7 +12,7 @@ import torch
 
 from nlptl import Classifier, Examples, Trainer, TrainingConfig
 from nlptl.model.inference import evaluating
-from nlptl.training import boundary
+from nlptl.training import boundary, mapped
 from nlptl.training.boundary import cut_at_boundary
 from nlptl.training.devices import open_accelerator
 from nlptl.training.inputs import HiddenStates, Inputs, prepare_inputs
@@ -127,10 +127,10 @@ def test_what_is_too_large_for_memory_is_mapped_from_a_file_that_has_no_name(
     model = build_model(freeze=1)
     in_memory = cut(model).hidden
     monkeypatch.setattr(boundary, "MEMORY_SHARE", 0)
-    mapped = cut(model).hidden
-    assert torch.equal(mapped.rows, in_memory.rows)
+    in_file = cut(model).hidden
+    assert torch.equal(in_file.rows, in_memory.rows)
     assert list(feature_cache.iterdir()) == []
-    assert f"{feature_cache}/.nlptl-hidden-states-" in Path("/proc/self/maps").read_text()  # of this process, on Linux
+    assert f"{feature_cache}/.nlptl-mapped-" in Path("/proc/self/maps").read_text()  # of this process, on Linux
 
 
 def test_files_of_two_runs_with_the_same_seed_have_other_names(
@@ -138,8 +138,8 @@ def test_files_of_two_runs_with_the_same_seed_have_other_names(
 ):
     monkeypatch.setattr(boundary, "MEMORY_SHARE", 0)
     model, names = build_model(freeze=1), []
-    real = boundary._create_file
-    monkeypatch.setattr(boundary, "_create_file", lambda path, size: names.append(path.name) or real(path, size))
+    real = mapped._create_file
+    monkeypatch.setattr(mapped, "_create_file", lambda path, size: names.append(path.name) or real(path, size))
     for _ in range(2):
         torch.manual_seed(0)
         assert cut(model).hidden is not None
@@ -159,7 +159,7 @@ def test_without_room_everything_is_computed_in_every_pass(
     Trainer(expected, config).fit(examples())
     monkeypatch.setattr(boundary, "MEMORY_SHARE", 0)
     if reason == "full":
-        monkeypatch.setattr(boundary, "ZEROS", Unwritable())
+        monkeypatch.setattr(mapped, "ZEROS", Unwritable())
     elif reason == "a file":
         feature_cache.write_text("in the way")
     else:

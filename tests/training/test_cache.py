@@ -99,6 +99,25 @@ def test_features_in_memory_and_from_disk_have_the_same_bits(build, splits, smal
     assert all(torch.equal(plain, features) for features in cached)
 
 
+def test_many_features_are_in_a_file_without_a_name(build, splits, small_parts, monkeypatch, feature_cache):
+    expected = encode(build(), splits["train"], FeatureCache(gigabytes=1)).features
+    monkeypatch.setattr(encoding, "LARGE_BYTES", expected.nbytes - 1)
+    for cache in (FeatureCache(gigabytes=1), None):
+        found = encode(build(), splits["train"], cache).features
+        assert torch.equal(found, expected)
+        assert f"{feature_cache}/.nlptl-mapped-" in Path("/proc/self/maps").read_text()  # of this process, on Linux
+        del found
+    assert [path.name for path in feature_cache.iterdir()] == ["features"]
+
+
+def test_many_features_without_room_for_a_file_stay_in_memory(build, splits, monkeypatch, caplog, feature_cache):
+    expected = encode(build(), splits["train"], None).features
+    monkeypatch.setattr(encoding, "LARGE_BYTES", 100)
+    feature_cache.write_text("in the way")
+    assert torch.equal(encode(build(), splits["train"], None).features, expected)
+    assert caplog.messages == [f"going on with 0 MB of features in memory: there is no room in {feature_cache}"]
+
+
 def test_logits_from_features_are_those_from_texts(build, splits):
     model, accelerator = build(), open_accelerator("no")
     inputs = prepare_inputs(model, splits["test"], None)
@@ -253,9 +272,8 @@ def test_a_repeated_training_has_the_same_bytes_with_and_without_the_cache(build
 def fill(folder, name, size, *, age):
     """Put an entry of `size` kilobytes into the cache, last used `age` seconds ago."""
     cache = FeatureCache(folder, gigabytes=1)
-    cache.write(
-        name * 64, 0, np.zeros((size, 250), np.float32), about={"encoder": name, "split": "train", "texts": size}
-    )
+    about = {"encoder": name, "split": "train", "texts": size}
+    cache.write(name * 64, {0: [np.zeros((size, 250), np.float32)]}, about=about)
     then = (folder / "features").stat().st_mtime - age
     os.utime(folder / "features" / (name * 64), (then, then))
     return name * 64
@@ -266,13 +284,13 @@ def test_least_recently_used_goes_first(feature_cache, caplog):
     keys = {name: fill(feature_cache, name, 100, age=age) for name, age in (("a", 10), ("b", 40), ("c", 30), ("d", 20))}
     assert [entry.about["encoder"] for entry in entries(feature_cache)] == ["b", "c", "d", "a"]
     reader = FeatureCache(feature_cache, gigabytes=1)
-    assert reader.read(keys["b"], 0, num_texts=100, dtype="float32") is not None
+    assert reader.read(keys["b"], 0, shape=(100, None), dtype="float32") is not None
     reader.finish(keys["b"])
     cache = FeatureCache(feature_cache, gigabytes=320e-6)
-    cache.write("e" * 64, 0, np.ones((100, 250), np.float32), about={"encoder": "e", "split": "train", "texts": 100})
+    cache.write("e" * 64, {0: [np.ones((100, 250), np.float32)]}, about={"encoder": "e", "split": "x", "texts": 100})
     cache.finish("e" * 64)
     assert [entry.about["encoder"] for entry in entries(feature_cache)] == ["a", "b", "e"]
-    assert caplog.messages == [f"removed from the cache, which is full: 100 texts of {name}, 100.2 kB" for name in "cd"]
+    assert caplog.messages == [f"removed from the cache, which is full: 100 texts of {name}, 100.6 kB" for name in "cd"]
 
 
 def test_what_is_in_use_stays_whatever_its_size(feature_cache, caplog):
@@ -280,10 +298,11 @@ def test_what_is_in_use_stays_whatever_its_size(feature_cache, caplog):
     fill(feature_cache, "a", 100, age=10)
     cache = FeatureCache(feature_cache, gigabytes=1e-6)
     for name in "bc":
-        cache.write(name * 64, 0, np.ones((100, 250), np.float32), about={"encoder": name, "split": "x", "texts": 100})
+        about = {"encoder": name, "split": "x", "texts": 100}
+        cache.write(name * 64, {0: [np.ones((100, 250), np.float32)]}, about=about)
         cache.finish(name * 64)
     assert [entry.about["encoder"] for entry in entries(feature_cache)] == ["b", "c"]
-    assert re.fullmatch(r"the cache holds 200\.\d kB, more than --cache-size: this run uses it", caplog.messages[-1])
+    assert re.fullmatch(r"the cache holds 20\d\.\d kB, more than --cache-size: this run uses it", caplog.messages[-1])
 
 
 def test_size_is_kept_by_a_run_that_finds_all_it_needs(build, splits, feature_cache):

@@ -1,0 +1,52 @@
+"""Arrays in a file that the processes of a machine share, and that is gone when they end."""
+
+import contextlib
+import secrets
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+
+ZEROS = bytes(1 << 24)
+
+
+def map_new_file(shape: tuple[int, int], dtype: str, accelerator: Accelerator, folder: Path) -> torch.Tensor | None:
+    """Return zeros in a new file in `folder`, mapped by every process of a machine; None: there is no room for it.
+
+    Every process has to call this.
+    """
+    # Not from torch's generator, which is in the same state in another run with the same seed.
+    key = broadcast(torch.tensor(secrets.randbits(62), device=accelerator.device))
+    path = folder / f".nlptl-mapped-{int(key):x}.tmp"
+    has_room = True
+    if accelerator.is_local_main_process:
+        has_room = _create_file(path, shape[0] * shape[1] * np.dtype(dtype).itemsize)
+    elsewhere = accelerator.reduce(torch.tensor(int(not has_room), device=accelerator.device), "sum")
+    if int(elsewhere) > 0:
+        _remove(path)
+        return None
+    mapped = torch.from_numpy(np.memmap(path, dtype=dtype, mode="r+", shape=shape))
+    accelerator.wait_for_everyone()
+    if accelerator.is_local_main_process:
+        path.unlink()  # The processes that have mapped it keep it, and nothing is left when they end.
+    return mapped
+
+
+def _create_file(path: Path, num_bytes: int) -> bool:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600, exist_ok=False)
+        with path.open("wb") as file:
+            for start in range(0, num_bytes, len(ZEROS)):  # Written out: a full disk is an error here, a signal later.
+                file.write(ZEROS[: num_bytes - start])
+    except OSError:
+        _remove(path)
+        return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # It may never have been there, nor its folder.
+        path.unlink()

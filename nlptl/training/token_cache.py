@@ -1,0 +1,125 @@
+"""Tokenizes a split once for all runs, and for all processes of a machine: into a file that each of them maps."""
+
+import json
+import logging
+import sys
+from array import array
+from collections.abc import Iterator
+
+import numpy as np
+import tokenizers
+import torch
+import transformers
+from accelerate.utils import reduce
+from tqdm import tqdm
+
+from nlptl.data.sources import Examples
+from nlptl.data.texts import concatenate
+from nlptl.data.tokens import TEXTS_PER_CALL, Tokens, tokenize_in_batches
+from nlptl.model.classifier import Classifier
+from nlptl.training.cache import FeatureCache
+from nlptl.training.devices import processes
+from nlptl.training.run import sha256_of
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Goes up when the same key would stand for other ids."""
+
+MIN_CHARACTERS = 2**20
+"""Texts of fewer are tokenized in less than a second or two, for which files are not worth while."""
+
+BATCHES_BETWEEN_MEETINGS = 100
+
+IDS, OFFSETS = 0, 1
+"""The parts of an entry; the second one ends in the numbers of texts that were cut and of tokens that were lost."""
+
+
+def tokenize_once(model: Classifier, examples: Examples, cache: FeatureCache | None) -> Tokens:
+    """Return the token ids of a split, mapped from the cache where they are many.
+
+    Every process has to call this. The main process of a machine fills its cache, the others wait for it.
+    """
+    texts = examples.texts
+    if cache is None or sum(map(len, texts)) < MIN_CHARACTERS:
+        return model.tokenize(texts)
+    # This also puts the tokenizer into the state that it has after tokenizing, which is saved with the model.
+    first = model.tokenize(texts[:1])
+    key = token_key(model, examples)
+    is_first, tokens = processes().is_local_main_process, None
+    if is_first:
+        tokens = _read(cache, key, len(texts), first)
+        if tokens is None:
+            _write(cache, key, model, examples)
+            tokens = _read(cache, key, len(texts), first)
+        else:
+            which = f"{len(texts):,}"
+            logger.info("%s: token ids of %s texts from the cache in %s", examples.split, which, cache.folder)
+        cache.finish(key)
+    while _anyone(is_at_work=False):
+        pass
+    if not is_first:
+        tokens = _read(cache, key, len(texts), first)
+    return model.tokenize(texts) if tokens is None else tokens
+
+
+def token_key(model: Classifier, examples: Examples) -> str:
+    """Return the hash of all that the token ids of a split depend on; the tokenizer must have been used before."""
+    settings = {
+        "format": FORMAT,
+        "tokenizers": tokenizers.__version__,
+        "transformers": transformers.__version__,
+        "max_length": model.max_length,
+    }
+    return sha256_of(
+        {
+            "settings": json.dumps(settings).encode(),
+            "tokenizer": model.tokenizer.backend_tokenizer.to_str().encode(),
+            "texts": concatenate(examples.texts),
+        }
+    )
+
+
+def _read(cache: FeatureCache, key: str, num_texts: int, first: Tokens) -> Tokens | None:
+    ids = cache.read(key, IDS, shape=(None,), dtype="int32")
+    table = cache.read(key, OFFSETS, shape=(num_texts + 3,), dtype="int64")
+    if ids is None or table is None:
+        return None
+    tokens = Tokens(ids, table[:-2], int(table[-2]), int(table[-1]))
+    is_whole = tokens.offsets[0] == 0 and tokens.offsets[-1] == len(ids) and tokens.lengths.min() >= 0
+    if not is_whole or not np.array_equal(tokens[0], first[0]):
+        logger.warning("removing cached token ids in %s, which are not of these texts", cache.folder)
+        cache.remove(key)
+        return None
+    return tokens
+
+
+def _write(cache: FeatureCache, key: str, model: Classifier, examples: Examples) -> None:
+    lengths, num_cut = array("i"), np.zeros(2, dtype=np.int64)
+
+    def ids() -> Iterator[np.ndarray]:
+        batches = tokenize_in_batches(examples.texts, model.tokenizer, max_length=model.max_length)
+        num_batches, is_silent = -(-len(examples) // TEXTS_PER_CALL), not sys.stderr.isatty()
+        name = f"tokenizing {examples.split}"
+        for i, batch in enumerate(tqdm(batches, desc=name, total=num_batches, disable=is_silent, leave=False)):
+            lengths.extend(batch.lengths)
+            num_cut[:] += (batch.num_cut_texts, batch.num_cut_tokens)
+            yield batch.ids
+            if (i + 1) % BATCHES_BETWEEN_MEETINGS == 0:
+                _anyone(is_at_work=True)
+
+    def offsets() -> Iterator[np.ndarray]:
+        yield np.zeros(1, dtype=np.int64)
+        yield np.cumsum(lengths, dtype=np.int64)
+        yield num_cut
+
+    about = {"encoder": model.source, "split": examples.split, "texts": len(examples)}
+    about |= {"pooling": "none, token ids", "width": "-"}
+    cache.write(key, {IDS: ids(), OFFSETS: offsets()}, about=about)
+
+
+def _anyone(*, is_at_work: bool) -> bool:
+    """Return whether any process is at work; all have to ask, again and again, so that none takes another for lost."""
+    state = processes()
+    flag = torch.tensor(int(is_at_work), device=state.device)
+    return bool(reduce(flag, "sum")) if state.num_processes > 1 else is_at_work

@@ -1,0 +1,253 @@
+"""Whatever happens to cached token ids, they are right: damaged files are made again, and what is whole is used."""
+
+import hashlib
+import importlib.util
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from nlptl.data import tokens as data_tokens
+from nlptl.training import token_cache
+from nlptl.training.cache import FeatureCache, entries
+
+REPOSITORY = Path(__file__).parents[2]
+SPEC = importlib.util.spec_from_file_location("token_worker", Path(__file__).with_name("token_worker.py"))
+worker = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(worker)
+ALL = len(worker.TEXTS)
+
+
+@pytest.fixture
+def tokenize(tiny_bert, monkeypatch):
+    """Return a function that tokenizes the texts with a cache: their ids, and the number of texts it tokenized."""
+    for owner, name in ((token_cache, "MIN_CHARACTERS"), (token_cache, "BATCHES_BETWEEN_MEETINGS")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    monkeypatch.setattr(data_tokens, "TEXTS_PER_CALL", 0)
+    worker.shrink()
+    return lambda cache=None: worker.tokenize(tiny_bert, FeatureCache(gigabytes=1) if cache is None else cache)
+
+
+@pytest.fixture
+def expected(tiny_bert):
+    """Return the token ids as they are without a cache."""
+    return worker.tokenize(tiny_bert, None)[0]
+
+
+@pytest.fixture
+def parts(tokenize, feature_cache):
+    """Return the files of a cache that has been filled: ids, offsets."""
+    assert tokenize()[1] == ALL + 1
+    found = sorted((feature_cache / "features").glob("*/*.safetensors"))
+    assert len(found) == 2
+    return found
+
+
+def is_same(tokens, expected):
+    return np.array_equal(tokens.ids, expected.ids) and np.array_equal(tokens.offsets, expected.offsets)
+
+
+DAMAGES = {
+    "truncated": lambda path, content: path.write_bytes(content[:-1]),
+    "empty": lambda path, content: path.write_bytes(b""),
+    "first bit": lambda path, content: path.write_bytes(bytes([content[0] ^ 1]) + content[1:]),
+    "last bit": lambda path, content: path.write_bytes(content[:-1] + bytes([content[-1] ^ 128])),
+    "gone": lambda path, content: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_file_is_made_again(how, part, parts, tokenize, expected, caplog):
+    content = parts[part].read_bytes()
+    DAMAGES[how](parts[part], content)
+    tokens, calls = tokenize()
+    assert is_same(tokens, expected)
+    assert calls == ALL + 1
+    assert (f"removing the cached file {parts[part]}, to compute it again: its content" in caplog.text) == (
+        how != "gone"
+    )
+    assert parts[part].read_bytes() == content
+    assert tokenize()[1] == 1
+
+
+def plant(path, change):
+    """Replace a file by one with another array under a name that has the right hash."""
+    ((name, array),) = load(path.read_bytes()).items()
+    content = save({name: change(array)})
+    path.unlink()
+    path.with_name(f"{path.name[:6]}-{hashlib.sha256(content).hexdigest()}.safetensors").write_bytes(content)
+
+
+PLANTED = {
+    "other ids": (0, lambda ids: np.where(ids == 2, 5, ids)),
+    "fewer ids": (0, lambda ids: ids[:-1]),
+    "ids of another type": (0, lambda ids: ids.astype(np.int64)),
+    "a table of ids": (0, lambda ids: ids[:100].reshape(10, 10)),
+    "fewer texts": (1, lambda table: table[1:]),
+    "texts that begin later": (1, lambda table: np.concatenate([[1], table[1:]])),
+    "texts of negative length": (1, lambda table: np.concatenate([table[:2], table[5:6], table[3:]])),
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_planted_file_with_the_right_hash_in_its_name_is_not_used(what, parts, tokenize, expected, caplog):
+    part, change = PLANTED[what]
+    plant(parts[part], change)
+    assert is_same(tokenize()[0], expected)
+    assert "removing " in caplog.text
+    assert all(path.exists() for path in parts)
+    tokens, calls = tokenize()
+    assert is_same(tokens, expected)
+    assert calls == 1
+
+
+def test_full_disk(tokenize, expected, caplog, feature_cache):
+    """No file may grow beyond half of the ids, as if the disk ended there."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (expected.ids.nbytes // 2, before[1]))
+    try:
+        tokens, calls = tokenize()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert is_same(tokens, expected)
+    assert calls > ALL + 1
+    (message,) = caplog.messages
+    assert message.startswith(f"going on without writing to the cache in {feature_cache}: File too large. Free space,")
+    assert [path.name for path in feature_cache.rglob("*") if path.is_file()] == ["entry.json"]
+    assert is_same(tokenize()[0], expected)
+
+
+def test_cache_that_cannot_be_a_folder(tokenize, expected, monkeypatch, caplog, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("NLPTL_CACHE", str(tmp_path / "file"))
+    assert is_same(tokenize()[0], expected)
+    (message,) = caplog.messages
+    assert "going on without writing to the cache" in message
+
+
+def test_files_of_another_user_are_not_used(parts, tokenize, expected, monkeypatch, caplog):
+    monkeypatch.setattr(os, "geteuid", lambda: parts[0].stat().st_uid + 1)
+    tokens, calls = tokenize()
+    assert is_same(tokens, expected)
+    assert calls > ALL
+    assert tokens.ids.flags.owndata
+    assert "they belong to another user" in caplog.text
+
+
+@pytest.fixture
+def start(tiny_bert, feature_cache):
+    """Return a function that starts a worker process, and end what is still running."""
+    running = []
+
+    def run(output, *, seconds=0.0, ready=(), **environment):
+        output.mkdir(exist_ok=True)
+        command = [sys.executable, str(Path(__file__).with_name("token_worker.py")), str(tiny_bert), str(output)]
+        values = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **environment}
+        running.append(
+            subprocess.Popen(
+                [*command, str(seconds), *map(str, ready)],
+                env={**os.environ, **values},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        return running[-1]
+
+    yield run
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition, process, *, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def finish(process):
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+
+
+@pytest.mark.slow
+def test_killed_tokenizing_leaves_nothing_that_is_used(start, tokenize, expected, feature_cache, tmp_path):
+    process = start(tmp_path / "killed", seconds=0.05)
+    wait_for(lambda: len(list(feature_cache.rglob(".nlptl-*.tmp"))) == 1, process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not list(feature_cache.rglob("*.safetensors"))
+    tokens, calls = tokenize()
+    assert is_same(tokens, expected)
+    assert calls == ALL + 1
+    assert tokenize()[1] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_two_runs_at_once_build_one_entry(start, tokenize, expected, feature_cache, tmp_path):
+    ready = tmp_path / "ready"
+    outputs = [tmp_path / name for name in ("one", "two")]
+    processes = [start(output, seconds=0.01, ready=(ready,)) for output in outputs]
+    for output, process in zip(outputs, processes, strict=True):
+        wait_for(lambda output=output: any(output.iterdir()), process)
+    ready.touch()
+    for output, process in zip(outputs, processes, strict=True):
+        finish(process)
+        with np.load(output / "0.npz") as found:
+            assert np.array_equal(found["ids"], expected.ids)
+            assert np.array_equal(found["offsets"], expected.offsets)
+    assert len(entries(feature_cache)) == 1
+    assert len([path for path in feature_cache.rglob("*") if path.is_file()]) == 3
+    assert tokenize()[1] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("num_machines", [1, 2])
+def test_processes_of_a_machine_share_what_its_main_process_makes(
+    num_machines, start, expected, feature_cache, tmp_path
+):
+    """Two machines have a cache folder each; one has been filled before, so that its processes wait for the other."""
+    folders = [feature_cache, tmp_path / "other cache"][:num_machines]
+    if num_machines == 2:
+        finish(start(tmp_path / "before", NLPTL_CACHE=str(folders[0])))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    sizes = {"WORLD_SIZE": str(2 * num_machines), "LOCAL_WORLD_SIZE": "2"}
+    output = tmp_path / "output"
+    processes = [
+        start(
+            output,
+            seconds=0.01,
+            NLPTL_CACHE=str(folders[i // 2]),
+            RANK=str(i),
+            LOCAL_RANK=str(i % 2),
+            **sizes,
+            **address,
+        )
+        for i in range(2 * num_machines)
+    ]
+    for process in processes:
+        finish(process)
+    for i in range(2 * num_machines):
+        with np.load(output / f"{i}.npz") as found:
+            assert np.array_equal(found["ids"], expected.ids)
+            assert np.array_equal(found["offsets"], expected.offsets)
+            assert found["is_mapped"]
+            is_maker = i == 2 * num_machines - 2
+            assert found["calls"] == (ALL + 1 if is_maker else 1)
+    assert [len(entries(folder)) for folder in folders] == [1] * num_machines
