@@ -203,7 +203,7 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
     """Say which process is lost, where launchers would end this one without a word when they see that one is."""
     if _is_ending.is_set():
         return
-    if gone := [peer for peer in _peers if peer.fate() == "gone"]:
+    if gone := _gone():
         if _num_unfinished:
             return  # What comes next needs the other processes, and finds out.
         _is_ending.set()
@@ -216,7 +216,7 @@ def _watch(has_left: threading.Event) -> None:
     """End this process when another one is gone for long, as this machine sees or one of the others has told."""
     since = None
     while not has_left.wait(1):
-        gone = [peer for peer in _peers if peer.fate() == "gone"]
+        gone = _gone()
         for peer in gone:
             _post(f"gone/{peer.rank}", "yes")
         gone = gone or [_peers[rank] for rank in _read("gone")]
@@ -225,6 +225,11 @@ def _watch(has_left: threading.Event) -> None:
             sys.stderr.write(f"nlptl: error: {_lost(gone, 'gone')}\n")
             sys.stderr.flush()
             os._exit(PeerLostError.exit_code)
+
+
+def _gone() -> list[Peer]:
+    """Return which of the others on this machine are gone."""
+    return [peer for peer in _peers if peer.rank != _me() and peer.fate() == "gone"]
 
 
 def _wait_for_all() -> None:

@@ -35,7 +35,15 @@ def fail(kind: str) -> None:
         raise LookupError("what nobody has thought of")
     elif kind == "refuse":
         raise DataError("Expected a file on this machine, found none. Copy it.")
+    elif kind == "memory":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    elif kind == "end":
+        os.kill(os.getpid(), signal.SIGTERM)
+        return
     elif kind == "hang":  # as a backend does that does not notice
+        threading.Event().wait()
+    elif kind == "wait":  # to be killed
+        Path(os.environ["FIFO"]).write_text("waiting")
         threading.Event().wait()
     raise AssertionError(kind)
 
@@ -43,18 +51,20 @@ def fail(kind: str) -> None:
 def watch(faults: list[str], record: Path, first_step: int) -> None:
     """Record the texts of each step from `first_step` on, and let the faults happen that are this process's own."""
     texts: list[list[int]] = []
-    step = first_step
+    step, is_training = first_step, False
     kinds = {int(at): kind for kind, rank, at in (fault.split(":") for fault in faults) if rank == RANK}
 
     def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         # Word embeddings, while a model trains.
         if isinstance(module, torch.nn.Embedding) and module.num_embeddings == 80 and torch.is_grad_enabled():
             texts.extend([i for i in row if i] for row in inputs[0].tolist())
-            if step in kinds:
-                fail(kinds[step])
+            if is_training and step in kinds:
+                fail(kinds.pop(step))
 
     def begin(*arguments: Any, **settings: Any) -> Any:
+        nonlocal is_training
         texts.clear()  # of what is measured before the first step
+        is_training = True
         return take(*arguments, **settings)
 
     def keep(*_: object) -> None:

@@ -398,10 +398,9 @@ def free_port() -> int:
 
 LAUNCHERS = {
     "torchrun": lambda: ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2],
-    # What starts several processes of one machine, with or without GPUs; `--cpu` starts one, or those of mpirun.
     "accelerate": lambda: [
-        *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", free_port()),
+        *("-m", "accelerate.commands.launch", "--config_file", ROOT / "recipes/launch/one_machine.yaml"),
+        *("--num_processes", 2, "--main_process_port", free_port()),
     ],
 }
 
