@@ -10,7 +10,7 @@ from nlptl.model.classifier import Classifier
 from nlptl.model.freezing import is_adapter
 from nlptl.training.boundary import MEMORY_SHARE, cut_depth
 from nlptl.training.cache import FeatureCache
-from nlptl.training.encoding import is_encoded
+from nlptl.training.encoding import LARGE_BYTES, is_encoded
 from nlptl.training.inputs import Inputs
 from nlptl.training.probe import memory_in_use, plan_work, run_probe, time_encoding
 from nlptl.training.regularizers import linear_weights
@@ -170,8 +170,8 @@ class Tally:
         width = int(self.model.network.base_model.config.hidden_size)
         if self.model.features_are_constant:
             num_read = self.model.head.layers if isinstance(self.model.head.layers, int) else 1
-            num_copies = 3  # in parts, in one, and in the order of the texts
-            return sum(map(len, self.splits)) * num_read * width * 4 * num_copies
+            sizes = [len(split) * num_read * width * 4 for split in self.splits]
+            return sum(size for size in sizes if size <= LARGE_BYTES or not self.is_on_cpu)
         if not (self.is_on_cpu and self.accelerator.num_processes == 1 and self._depth(stage)):
             return 0
         itemsize = 2 if self.config.cache_dtype == "float16" else 4
