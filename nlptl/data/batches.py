@@ -6,6 +6,7 @@ every process knows the whole global batch without a message, and to resume is t
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -44,10 +45,22 @@ def micro_batches(
     longest_first = indices[np.lexsort((indices, -lengths[indices]))]
     sizes = lengths[longest_first]
     start, end = _shares(sizes, max_tokens=max_tokens, num_processes=num_processes)[process : process + 2]
-    parts: list[np.ndarray] = []
+    return [longest_first[first:last] for first, last in _cut(sizes, start, end, max_tokens=max_tokens)]
+
+
+def most_micro_batches(indices: np.ndarray, lengths: np.ndarray, *, max_tokens: int, num_processes: int) -> int:
+    """Return how many micro-batches of `indices` the process has that has the most."""
+    sizes = -np.sort(-lengths[indices])
+    starts = _shares(sizes, max_tokens=max_tokens, num_processes=num_processes)
+    return max(len(_cut(sizes, *ends, max_tokens=max_tokens)) for ends in pairwise(starts))
+
+
+def _cut(sizes: np.ndarray, start: int, end: int, *, max_tokens: int) -> list[tuple[int, int]]:
+    """Return where each micro-batch of a share begins and ends, given the sizes from the largest on."""
+    parts = []
     while start < end:
         rows = max(1, max_tokens // int(sizes[start]))
-        parts.append(longest_first[start : min(start + rows, end)])
+        parts.append((start, min(start + rows, end)))
         start += rows
     return parts
 

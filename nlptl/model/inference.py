@@ -13,7 +13,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 from tqdm import tqdm
 
-from nlptl.data.batches import micro_batches
+from nlptl.data.batches import micro_batches, most_micro_batches
 
 CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 65536
 
@@ -69,9 +69,12 @@ def map_rows(
     device: torch.device,
     process: int = 0,
     num_processes: int = 1,
+    in_step: bool = False,
     progress: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Apply `function(rows) -> [len(rows), width]` to this process's share of the texts, given by their lengths.
+
+    With `in_step`, every process calls it equally often, as sharded weights need it, even where memory runs out.
 
     Returns:
         The results [texts, width] in the order of the texts, zero for texts of other processes; and how often each
@@ -80,12 +83,17 @@ def map_rows(
     results = torch.zeros(len(lengths), 0, device=device)
     counts = torch.zeros(len(lengths), dtype=torch.long, device=device)
     share = length_batches(lengths, device=device, process=process, num_processes=num_processes)
-    # One text tells the width to a process that has none of its own.
-    for rows in show_progress(share or [np.zeros(1, dtype=np.int64)], progress):
-        output = in_halves(function, rows)
+    most = 1  # One text tells the width to a process that has none of its own.
+    if in_step:
+        most = most_micro_batches(
+            np.arange(len(lengths)), lengths, max_tokens=_max_tokens(device), num_processes=num_processes
+        )
+    idle = [np.zeros(1, dtype=np.int64)] * (most - len(share))
+    for i, rows in enumerate(show_progress([*share, *idle], progress)):
+        output = function(rows) if in_step else in_halves(function, rows)
         if results.shape[1] == 0:
             results = torch.zeros(len(lengths), output.shape[1], dtype=output.dtype, device=device)
-        if share:
+        if i < len(share):
             index = torch.from_numpy(rows).to(device)
             results[index] = output
             counts[index] += 1
@@ -108,10 +116,13 @@ def length_batches(
     lengths: np.ndarray, *, device: torch.device, process: int = 0, num_processes: int = 1
 ) -> list[np.ndarray]:
     """Return this process's share of the texts in batches of similar length, as many tokens as the device likes."""
-    max_tokens = CPU_TOKENS if device.type == "cpu" else ACCELERATOR_TOKENS
     return micro_batches(
-        np.arange(len(lengths)), lengths, max_tokens=max_tokens, process=process, num_processes=num_processes
+        np.arange(len(lengths)), lengths, max_tokens=_max_tokens(device), process=process, num_processes=num_processes
     )
+
+
+def _max_tokens(device: torch.device) -> int:
+    return CPU_TOKENS if device.type == "cpu" else ACCELERATOR_TOKENS
 
 
 def show_progress(batches: list[np.ndarray], name: str | None) -> Iterable[np.ndarray]:

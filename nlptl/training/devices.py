@@ -10,8 +10,9 @@ from torch.distributed import DistError
 
 from nlptl.errors import ConfigError, UserError
 from nlptl.training.peers import meet, not_met, peer_timeout, undisturbed
+from nlptl.training.sharding import read_plugin
 
-KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 """Ways to use processes that average gradients over them, which is what the objective counts on."""
 
 
@@ -22,6 +23,9 @@ def processes() -> PartialState:
         ConfigError: If the launcher has started several and Accelerate was told of one.
         PeerLostError: If not all that the launcher has started come together.
     """
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        # What the launcher sets by default, transformers takes for leave to load no weights on all processes but one.
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     num_launched = int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.accelerator.current_accelerator()
     # Left to itself, Accelerate takes several processes without a device of their own for several runs of one.
@@ -74,9 +78,10 @@ def open_accelerator(mixed_precision: str) -> Accelerator:
         )
     if accelerator.distributed_type not in KINDS:
         raise ConfigError(
-            f"Expected processes that each hold the whole model, found {accelerator.distributed_type}. "
-            "Launch with torchrun, or with accelerate launch --multi_gpu."
+            f"Expected processes that each hold the whole model, or share it by FSDP2, found "
+            f"{accelerator.distributed_type}. Launch with torchrun, or with accelerate launch --multi_gpu."
         )
+    read_plugin(accelerator)
     return accelerator
 
 

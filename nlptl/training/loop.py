@@ -33,6 +33,7 @@ from nlptl.training.optimizer import build_optimizer, rate_multiplier
 from nlptl.training.peers import undisturbed
 from nlptl.training.plan import describe_stage
 from nlptl.training.run import Run
+from nlptl.training.sharding import is_sharded
 from nlptl.training.snapshot import (
     State,
     capture,
@@ -137,8 +138,13 @@ class Loop:
         is_last = stage is self.stages[-1]
         optimizer = build_optimizer(model, config, before_encoder=not is_last)
         # On one process in full precision Accelerate has nothing to add, and its wrappers take time in every step.
-        is_plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no"
-        network, prepared = (model, optimizer) if is_plain else accelerator.prepare(model, optimizer)
+        is_plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no" and not is_sharded(model)
+        if is_plain:
+            network, prepared = model, optimizer
+        elif is_sharded(model):
+            network, prepared = model, accelerator.prepare_optimizer(optimizer)
+        else:
+            network, prepared = accelerator.prepare(model, optimizer)
         first_step = stage.first_epoch * steps_per_epoch
         if self.state.step == first_step:
             self.state.evaluations_since_best = 0  # What the stage before did not learn is not counted here.
@@ -293,17 +299,11 @@ class Loop:
             state.kept = kept
         step, steps = state.step, {step for needed in kept for step in needed}
 
+        # What is sharded is gathered by all processes.
+        gathered = self._capture(optimizer) if is_sharded(self.model) else None
+
         def save() -> None:
-            averages = {} if self.average is None else self.average.tensors()
-            snapshot = capture(
-                self.model.network,
-                self.names,
-                optimizer,
-                state,
-                averages=averages,
-                scaler=self.accelerator.scaler,
-            )
-            files = pack(snapshot)
+            files = pack(gathered or self._capture(optimizer))
             self.writing.start(lambda: write(files))
 
         def write(files: dict[str, bytes]) -> None:
@@ -311,6 +311,17 @@ class Loop:
             prune_checkpoints(folder, keep=steps)
 
         on_main(save)
+
+    def _capture(self, optimizer: torch.optim.Optimizer) -> Checkpoint:
+        return capture(
+            self.model.network,
+            self.names,
+            optimizer,
+            self.state,
+            averages={} if self.average is None else self.average.tensors(),
+            scaler=self.accelerator.scaler,
+            keep=self.accelerator.is_main_process,
+        )
 
     def _resume(self) -> Checkpoint | None:
         """Put back the newest checkpoint, if the run is to go on, and return it."""

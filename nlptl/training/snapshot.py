@@ -10,6 +10,7 @@ from torch import nn
 
 from nlptl.errors import UntrustedFileError
 from nlptl.training.checkpoint import Checkpoint
+from nlptl.training.sharding import like, whole
 
 
 @dataclass
@@ -45,12 +46,23 @@ def capture(
     *,
     averages: Mapping[str, torch.Tensor],
     scaler: Any,
+    keep: bool = True,
 ) -> Checkpoint:
-    """Return the checkpoint of a training; `names` are the parameters that train, `scaler` is that of fp16, or None."""
+    """Return the checkpoint of a training.
+
+    Args:
+        network: Encoder and head.
+        names: Parameters that train.
+        optimizer: What updates them.
+        state: Where training is.
+        averages: Of the parameters, if the training keeps a moving average.
+        scaler: That of fp16, or None.
+        keep: Whether this process wants the optimizer's state, which takes all processes to gather where it is sharded.
+    """
     scale = None if scaler is None else scaler.state_dict()
     return Checkpoint(
         trained_tensors(network, names),
-        optimizer_tensors(optimizer, names_by_id(network)),
+        optimizer_tensors(optimizer, names_by_id(network), keep=keep),
         {**asdict(state), "scaler": scale},
         dict(averages),
     )
@@ -79,7 +91,7 @@ def restore_weights(checkpoint: Checkpoint, network: nn.Module, names: frozenset
 
 def trained_tensors(network: nn.Module, names: frozenset[str]) -> dict[str, torch.Tensor]:
     """Return the parameters called `names` on the CPU; there they are those of the network, not copies."""
-    return {n: p.detach().cpu().contiguous() for n, p in network.named_parameters() if n in names}
+    return {n: whole(p.detach()).cpu().contiguous() for n, p in network.named_parameters() if n in names}
 
 
 def load_tensors(network: nn.Module, names: frozenset[str], tensors: Mapping[str, torch.Tensor]) -> None:
@@ -99,17 +111,23 @@ def load_tensors(network: nn.Module, names: frozenset[str], tensors: Mapping[str
         )
     with torch.no_grad():
         for name, tensor in tensors.items():
-            trained[name].copy_(tensor)
+            trained[name].copy_(like(tensor, trained[name]))
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
-    """Return the optimizer's state as tensors `parameter name//key`; `names` maps `id(parameter)` to the name."""
-    return {
-        f"{names[id(parameter)]}//{key}": value.detach().cpu().contiguous()
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], *, keep: bool = True
+) -> dict[str, torch.Tensor]:
+    """Return the optimizer's state as tensors `parameter name//key`; `names` maps `id(parameter)` to the name.
+
+    Without `keep` nothing is returned: the process takes part in gathering what is sharded, one tensor at a time.
+    """
+    tensors = (
+        (f"{names[id(parameter)]}//{key}", whole(value.detach()))
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
         if isinstance(value, torch.Tensor)
-    }
+    )
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors if keep}
 
 
 def restore_optimizer(
@@ -124,7 +142,8 @@ def restore_optimizer(
     for key, tensor in tensors.items():
         name, _, field = key.rpartition("//")
         by_name.setdefault(name, {})[field] = tensor.clone()
-    wanted = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = {names[id(p)]: p for group in optimizer.param_groups for p in group["params"]}
+    wanted = list(parameters)
     if set(wanted) != by_name.keys():
         raise UntrustedFileError(
             f"Expected the optimizer's state of {len(wanted)} tensors in the checkpoint, found that of {len(by_name)}; "
@@ -132,7 +151,10 @@ def restore_optimizer(
             "them, or start a new run."
         )
     packed = optimizer.state_dict()
-    packed["state"] = {i: by_name[name] for i, name in enumerate(wanted)}
+    packed["state"] = {
+        i: {k: tensor if tensor.ndim == 0 else like(tensor, parameters[name]) for k, tensor in by_name[name].items()}
+        for i, name in enumerate(wanted)
+    }
     optimizer.load_state_dict(packed)
 
 

@@ -13,7 +13,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 
 from nlptl.config import TrainingConfig
-from nlptl.data.batches import micro_batches
+from nlptl.data.batches import micro_batches, most_micro_batches
 from nlptl.data.order import stream_key
 from nlptl.errors import NonFiniteError, ResourceError
 from nlptl.model.classifier import Classifier
@@ -21,6 +21,7 @@ from nlptl.tasks.single_label import example_losses
 from nlptl.training.inputs import Inputs
 from nlptl.training.objective import share_of_mean
 from nlptl.training.regularizers import add_l2_sp, linear_weights, mixed_weights, perturbed, symmetric_divergence
+from nlptl.training.sharding import is_sharded, whole
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Stepper:
             scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
             add_l2_sp(self._own_weights(), self.pretrained, config.l2_sp, scale=scale)
         limit = config.max_grad_norm if config.max_grad_norm > 0 else float("inf")
-        norm = float(accelerator.clip_grad_norm_(self._trained(), limit))
+        norm = float(whole(accelerator.clip_grad_norm_(self._trained(), limit)))
         # With fp16 the loss scale is lowered and the step left out when a gradient overflows: that is no divergence
         # until there is no scale left to lower.
         can_overflow = accelerator.scaler is not None and accelerator.scaler.get_scale() >= 1
@@ -128,8 +129,14 @@ class Stepper:
         share = micro_batches(
             indices, inputs.tokens.lengths, max_tokens=max_tokens, process=process, num_processes=num_processes
         )
-        # A process without a share takes part with a loss of zero, since the others wait for its gradient.
-        parts = share or [indices[:1]]
+        # A process without a share takes part with a loss of zero, since the others wait for its gradient; if weights
+        # are sharded, they wait for it in every pass.
+        most = 1
+        if is_sharded(self.model) and not self.takes_features:
+            most = most_micro_batches(
+                indices, inputs.tokens.lengths, max_tokens=max_tokens, num_processes=num_processes
+            )
+        parts = [*share, *[indices[:1]] * (most - len(share))]
         batches: Iterator[dict[str, torch.Tensor]] = (self._batch(inputs, rows) for rows in parts)
         if self.takes_features:
             # The head takes all at once, so that its noise is the same whether features are computed here or before.
@@ -142,12 +149,14 @@ class Stepper:
                 with nullcontext() if is_last else accelerator.no_sync(self.network):
                     losses = self._losses(batch, inputs.label_ids(rows, device=accelerator.device))
                     loss = share_of_mean(losses, global_count=len(indices), num_processes=num_processes)
-                    loss = loss if share else loss * 0
+                    loss = loss if i < len(share) else loss * 0
                     total = total + loss.detach()
                     if not is_last:
                         accelerator.backward(loss)
             except (RuntimeError, MemoryError) as error:
                 failure = _out_of_memory(error)
+                if is_sharded(self.model):  # The others wait for this process to gather weights with them.
+                    raise _cannot_exchange("weights", num_processes, failure) from error
                 break
         # Before the gradients are exchanged, in the backward pass of the last micro-batch, all have to know whether all
         # have come so far: one that waits for a gradient that does not come would wait forever.
@@ -157,11 +166,8 @@ class Stepper:
         except (RuntimeError, MemoryError) as error:
             failure = _out_of_memory(error)
         if failure:
-            if num_processes > 1:
-                raise ResourceError(
-                    f"Expected memory for the gradients that {num_processes} processes exchange, found: {failure}. "
-                    "Lower --micro-batch-tokens or --max-length, then go on with --resume."
-                )
+            if num_processes > 1 or is_sharded(self.model):
+                raise _cannot_exchange("gradients", num_processes, failure)
             raise _OutOfMemoryError(failure)
         return float(mean), all_signals
 
@@ -255,3 +261,10 @@ def _out_of_memory(error: Exception) -> str:
     if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
         raise error
     return str(error).partition("\n")[0] or "too little memory"
+
+
+def _cannot_exchange(what: str, num_processes: int, failure: str) -> ResourceError:
+    return ResourceError(
+        f"Expected memory for the {what} that {num_processes} processes exchange, found: {failure}. "
+        "Lower --micro-batch-tokens or --max-length, then go on with --resume."
+    )

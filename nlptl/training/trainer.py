@@ -24,6 +24,7 @@ from nlptl.training.loop import Loop
 from nlptl.training.peers import together
 from nlptl.training.plan import Plan, plan_training, training_table
 from nlptl.training.run import Run
+from nlptl.training.sharding import check_sharding, sharded
 
 logger = logging.getLogger(__name__)
 
@@ -89,18 +90,19 @@ class Trainer:
         if self.model.head_is_fitted:
             self._fit_head(inputs, sha256)
         else:
-            loop = Loop(
-                self.model,
-                self.config,
-                self.accelerator,
-                self.run,
-                stages=plan.stages,
-                seed=self.seed,
-                max_tokens=estimate.max_tokens,
-                cache=self.cache,
-                encoder_sha256=sha256,
-            )
-            loop.train(inputs, held_out)
+            with sharded(self.model, self.accelerator) as model:
+                loop = Loop(
+                    model,
+                    self.config,
+                    self.accelerator,
+                    self.run,
+                    stages=plan.stages,
+                    seed=self.seed,
+                    max_tokens=estimate.max_tokens,
+                    cache=self.cache,
+                    encoder_sha256=sha256,
+                )
+                loop.train(inputs, held_out)
         if self.run is not None:
             self.run.write_model(self.model)
             if self.config.keep_adapter:
@@ -154,6 +156,7 @@ class Trainer:
     ) -> tuple[Plan, Estimate, Inputs, Inputs | None, str]:
         """Return all that training begins with: the plan, the estimate, the splits and the hash of the encoder."""
         plan = plan_training(self.model, self.config)
+        check_sharding(self.model, self.accelerator, plan.stages)
         if validation is None and self.config.early_stopping is not None:
             raise ConfigError(
                 "Expected a validation split for early_stopping, found none. Pass validation= to fit, or leave "
