@@ -28,6 +28,7 @@ from nlptl.training.devices import on_main
 from nlptl.training.inputs import Inputs, check_each_once
 from nlptl.training.mapped import map_new_file
 from nlptl.training.run import sha256_of
+from nlptl.training.token_cache import tokenizer_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def feature_key(model: Classifier, inputs: Inputs, accelerator: Accelerator, *, 
     return sha256_of(
         {
             "settings": json.dumps(settings, sort_keys=True, default=str).encode(),
-            "tokenizer": model.tokenizer.backend_tokenizer.to_str().encode(),
+            "tokenizer": tokenizer_bytes(model),
             "inputs": inputs.sha256.encode(),
         }
     )

@@ -43,7 +43,7 @@ def tokenize_once(model: Classifier, examples: Examples, cache: FeatureCache | N
     texts = examples.texts
     if cache is None or sum(map(len, texts)) < MIN_CHARACTERS:
         return model.tokenize(texts)
-    # This also puts the tokenizer into the state that it has after tokenizing, which is saved with the model.
+    # This also leaves the tokenizer as tokenizing does, which is saved with the model.
     first = model.tokenize(texts[:1])
     key = token_key(model, examples)
     is_first, tokens = processes().is_local_main_process, None
@@ -64,7 +64,7 @@ def tokenize_once(model: Classifier, examples: Examples, cache: FeatureCache | N
 
 
 def token_key(model: Classifier, examples: Examples) -> str:
-    """Return the hash of all that the token ids of a split depend on; the tokenizer must have been used before."""
+    """Return the hash of all that the token ids of a split depend on."""
     settings = {
         "format": FORMAT,
         "tokenizers": tokenizers.__version__,
@@ -74,10 +74,16 @@ def token_key(model: Classifier, examples: Examples) -> str:
     return sha256_of(
         {
             "settings": json.dumps(settings).encode(),
-            "tokenizer": model.tokenizer.backend_tokenizer.to_str().encode(),
+            "tokenizer": tokenizer_bytes(model),
             "texts": concatenate(examples.texts),
         }
     )
+
+
+def tokenizer_bytes(model: Classifier) -> bytes:
+    """Return all that the tokenizer is, as it is for `model.tokenize`: it also holds how it was used last."""
+    model.tokenize([""])
+    return model.tokenizer.backend_tokenizer.to_str().encode()
 
 
 def _read(cache: FeatureCache, key: str, num_texts: int, first: Tokens) -> Tokens | None:

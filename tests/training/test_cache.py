@@ -204,6 +204,23 @@ def test_another_tokenizer_with_the_same_name_misses(what, build, splits, tiny_b
     assert key(Classifier.from_pretrained(folder, labels=labels, freeze="encoder"), splits["train"]) != before
 
 
+def test_use_of_the_tokenizer_for_something_else_hits(build, splits):
+    """A tokenizer holds how it was used last."""
+    model = build()
+    before = key(model, splits["train"])
+    inputs = prepare_inputs(model, splits["train"], None)
+    model.tokenizer("a text", truncation=True, padding="max_length", max_length=7)
+    assert feature_key(model, inputs, open_accelerator("no"), encoder_sha256=encoder_sha256(model)) == before
+
+
+def test_a_training_encodes_each_split_once(build, splits, tmp_path, feature_cache):
+    """Saving the model, between training and scoring, uses the tokenizer."""
+    trainer = Trainer(build(), TrainingConfig(num_epochs=1), output_dir=tmp_path / "run")
+    trainer.fit(splits["train"], validation=splits["validation"])
+    trainer.evaluate(splits["test"])
+    assert sorted(entry.about["split"] for entry in entries(feature_cache)) == ["test", "train", "validation"]
+
+
 @pytest.mark.parametrize("change", ["time", "path"])
 def test_other_times_and_places_of_the_same_files_hit(change, splits, tiny_bert, tmp_path):
     folder = shutil.copytree(tiny_bert, tmp_path / "model")
