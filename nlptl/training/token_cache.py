@@ -83,7 +83,8 @@ def token_key(model: Classifier, examples: Examples) -> str:
 def tokenizer_bytes(model: Classifier) -> bytes:
     """Return all that the tokenizer is, as it is for `model.tokenize`: it also holds how it was used last."""
     model.tokenize([""])
-    return model.tokenizer.backend_tokenizer.to_str().encode()
+    written: str = model.tokenizer.backend_tokenizer.to_str()
+    return written.encode()
 
 
 def _read(cache: FeatureCache, key: str, num_texts: int, first: Tokens) -> Tokens | None:
