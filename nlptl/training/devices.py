@@ -5,7 +5,13 @@ from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, broadcast, parse_flag_from_env
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    KwargsHandler,
+    broadcast,
+    parse_flag_from_env,
+)
 from torch.distributed import DistError
 
 from nlptl.errors import ConfigError, UserError
@@ -63,7 +69,9 @@ def open_accelerator(mixed_precision: str) -> Accelerator:
             "away from the launcher."
         )
     try:
-        accelerator = Accelerator(mixed_precision=mixed_precision)
+        # Buffers of encoders never change; their exchange would have a process wait for one that has run out of memory.
+        handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+        accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=handlers)
     except ValueError as error:
         if "already been initialized" not in str(error):
             raise

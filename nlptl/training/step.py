@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nlptl.config import TrainingConfig
 from nlptl.data.batches import micro_batches, most_micro_batches
@@ -85,6 +86,9 @@ class Stepper:
                 found = str(error)
             # Here the error is gone, and with its frames the tensors that they held.
             self.optimizer.zero_grad()
+            if isinstance(self.network, DistributedDataParallel):
+                # It waits for a backward pass that has not come, and would take the next one for it.
+                self.network._update_process_group(self.network.process_group)
             self._halve_micro_batches(int(inputs.tokens.lengths[indices].max()), found=found)
         if config.l2_sp > 0:
             scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()

@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from nlptl import Classifier, Examples, Trainer, TrainingConfig
 from nlptl.model.encoder import FAMILIES
-from nlptl.training import boundary
+from nlptl.training import boundary, mapped
 from nlptl.training.optimizer import build_optimizer, learning_rates
 from tests.conftest import OTHER_FAMILIES, toy_rows
 from tests.invariants import transfer_worker
@@ -204,8 +204,8 @@ def test_hidden_states_in_a_file_give_the_same_bits(
     in_memory = train(**settings)
     monkeypatch.setattr(boundary, "MEMORY_SHARE", 0)
     created = []
-    real = boundary._create_file
-    monkeypatch.setattr(boundary, "_create_file", lambda path, size: created.append(path) or real(path, size))
+    real = mapped._create_file
+    monkeypatch.setattr(mapped, "_create_file", lambda path, size: created.append(path) or real(path, size))
     assert_close(train(**settings), in_memory, atol=0)
     assert [path.parent for path in created] == [feature_cache]
     assert list(feature_cache.rglob("*")) == []

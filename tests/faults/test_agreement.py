@@ -1,0 +1,47 @@
+"""What happens to one of several processes is done by all of them: smaller micro-batches, an early end."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+WORKER = Path(__file__).with_name("peer_worker.py")
+
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+
+
+@pytest.fixture
+def start(launch, tiny_bert, toy_csv, tmp_path):
+    """Run the recipe in two processes, with faults, in the folder `name`."""
+
+    def run(faults, name, *flags):
+        data = ["--model", str(tiny_bert), "--dataset", str(toy_csv), "--output-dir", str(tmp_path / name)]
+        settings = ["--freeze", "nothing", "--num-epochs", "2", "--batch-size", "24", "--eval-steps", "3"]
+        return launch([str(WORKER), faults, str(tmp_path / "record"), *data, *settings, "--max-length", "16", *flags])
+
+    return run
+
+
+def model(folder):
+    return (folder / "model/model.safetensors").read_bytes()
+
+
+def test_memory_that_runs_out_on_one(start, tmp_path):
+    codes, said, _ = start("memory:1:0", "halved", "--micro-batch-tokens", "64")
+    assert codes == [0, 0], said
+    assert all(re.search("out of memory: from now on at most 32 tokens at once", text) for text in said)
+    codes, said, _ = start("none", "small", "--micro-batch-tokens", "32")
+    assert codes == [0, 0], said
+    assert model(tmp_path / "halved") == model(tmp_path / "small")
+
+
+def test_signal_that_one_gets(start, tmp_path):
+    codes, said, _ = start("end:1:4", "run")
+    assert codes == [143, 143], said
+    assert "interrupted after step " in said[0]
+    codes, said, _ = start("none", "run", "--resume")
+    assert codes == [0, 0], said
+    codes, _, _ = start("none", "whole")
+    assert codes == [0, 0]
+    assert model(tmp_path / "run") == model(tmp_path / "whole")
+    assert (tmp_path / "run/scores.json").read_bytes() == (tmp_path / "whole/scores.json").read_bytes()
