@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import nn
 from tqdm import tqdm
 
 from nlptl.data.batches import micro_batches, most_micro_batches
+
+T = TypeVar("T")
 
 CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 65536
 
@@ -90,7 +93,7 @@ def map_rows(
         )
     idle = [np.zeros(1, dtype=np.int64)] * (most - len(share))
     for i, rows in enumerate(show_progress([*share, *idle], progress)):
-        output = function(rows) if in_step else in_halves(function, rows)
+        output = function(rows) if in_step else torch.cat(in_halves(function, rows))
         if results.shape[1] == 0:
             results = torch.zeros(len(lengths), output.shape[1], dtype=output.dtype, device=device)
         if i < len(share):
@@ -100,16 +103,16 @@ def map_rows(
     return results, counts
 
 
-def in_halves(function: Callable[[np.ndarray], torch.Tensor], rows: np.ndarray) -> torch.Tensor:
-    """Return `function(rows)`; when memory runs out, what it returns of the halves of the rows, one after the other."""
+def in_halves(function: Callable[[np.ndarray], T], rows: np.ndarray) -> list[T]:
+    """Return `[function(rows)]`; when memory runs out, what it returns of halves of the rows, or of their halves."""
     try:
-        return function(rows)
+        return [function(rows)]
     except (RuntimeError, MemoryError) as error:
         if len(rows) == 1 or not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
             raise
     # Here the error is gone, and with its frames the tensors that they held.
     clear_device_cache(garbage_collection=True)
-    return torch.cat([in_halves(function, half) for half in np.array_split(rows, 2)])
+    return [result for half in np.array_split(rows, 2) for result in in_halves(function, half)]
 
 
 def length_batches(

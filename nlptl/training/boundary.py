@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from nlptl.data.batches import collate
 from nlptl.model.boundary import hidden_states_after
 from nlptl.model.classifier import Classifier
-from nlptl.model.inference import evaluating, length_batches, quick_linears, show_progress
+from nlptl.model.inference import evaluating, in_halves, length_batches, quick_linears, show_progress
 from nlptl.training.inputs import HiddenStates, Inputs
 from nlptl.training.mapped import map_new_file
 
@@ -80,13 +80,17 @@ def _fill(states: HiddenStates, model: Classifier, inputs: Inputs, accelerator: 
     )
     name = f"layers 1 to {states.depth}, {inputs.examples.split}" if accelerator.is_main_process else None
     encoder = model.network.base_model
+
+    def fill(indices: np.ndarray) -> None:
+        batch = collate(inputs.tokens, indices, pad_id=model.pad_id, device=device)
+        hidden = hidden_states_after(encoder, model.parts, states.depth, **batch).to("cpu", states.rows.dtype)
+        for i, text in zip(indices, hidden, strict=True):
+            start, end = states.offsets[i], states.offsets[i + 1]
+            states.rows[start:end] = text[: end - start]
+
     with evaluating(model), quick_linears(model), accelerator.autocast():
         for indices in show_progress(batches, name):
-            batch = collate(inputs.tokens, indices, pad_id=model.pad_id, device=device)
-            hidden = hidden_states_after(encoder, model.parts, states.depth, **batch).to("cpu", states.rows.dtype)
-            for i, text in zip(indices, hidden, strict=True):
-                start, end = states.offsets[i], states.offsets[i + 1]
-                states.rows[start:end] = text[: end - start]
+            in_halves(fill, indices)
     accelerator.wait_for_everyone()
 
 

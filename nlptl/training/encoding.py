@@ -22,7 +22,7 @@ from nlptl.data.batches import collate, micro_batches
 from nlptl.data.texts import cache_folder
 from nlptl.data.tokens import Tokens
 from nlptl.model.classifier import Classifier
-from nlptl.model.inference import ACCELERATOR_TOKENS, CPU_TOKENS, evaluating, prefers_onednn, quick_linears
+from nlptl.model.inference import ACCELERATOR_TOKENS, CPU_TOKENS, evaluating, in_halves, prefers_onednn, quick_linears
 from nlptl.training.cache import FeatureCache
 from nlptl.training.devices import on_main
 from nlptl.training.inputs import Inputs, check_each_once
@@ -240,7 +240,7 @@ def _encode(
 
     share = {}
     for i in range(accelerator.process_index, len(part), accelerator.num_processes):
-        share[i] = encode(part[i])
+        share[i] = torch.cat(in_halves(encode, part[i]))
         bar.update()
     # One text tells the width to a process that has none of its own.
     sample = share[accelerator.process_index] if share else encode(part[-1][:1])

@@ -303,6 +303,7 @@ class Loop:
         gathered = self._capture(optimizer) if is_sharded(self.model) else None
 
         def save() -> None:
+            self.writing.finish()  # Memory holds one checkpoint at a time.
             files = pack(gathered or self._capture(optimizer))
             self.writing.start(lambda: write(files))
 

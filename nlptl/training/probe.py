@@ -19,7 +19,7 @@ from nlptl.data.order import order
 from nlptl.errors import ResourceError
 from nlptl.model.boundary import hidden_states_after
 from nlptl.model.classifier import Classifier
-from nlptl.model.inference import evaluating, length_batches, quick_linears
+from nlptl.model.inference import evaluating, in_halves, length_batches, quick_linears
 from nlptl.training.inputs import Inputs
 
 logger = logging.getLogger(__name__)
@@ -103,12 +103,17 @@ def run_probe(
 
 def time_encoding(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> float:
     """Return the seconds that a frozen encoder takes for a token, from one batch of the longest texts."""
+
+    def encode(rows: np.ndarray) -> tuple[float, int]:
+        batch = collate(inputs.tokens, rows, pad_id=model.pad_id, device=accelerator.device)
+        seconds, _ = _timed(lambda: model.features(**batch), accelerator.device)
+        return seconds, batch["input_ids"].numel()
+
     rows = length_batches(inputs.tokens.lengths, device=accelerator.device)[0]
     with evaluating(model), quick_linears(model), accelerator.autocast():
         for part in (rows[:1], rows):  # the first one warms up memory and threads
-            batch = collate(inputs.tokens, part, pad_id=model.pad_id, device=accelerator.device)
-            seconds, _ = _timed(lambda batch=batch: model.features(**batch), accelerator.device)  # type: ignore[misc]
-    return seconds / batch["input_ids"].numel()
+            seconds, num_tokens = np.sum(in_halves(encode, part), axis=0)
+    return float(seconds / num_tokens)
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -57,10 +57,10 @@ def run_out(monkeypatch):
     return arrange
 
 
-def assert_close(found, expected):
+def assert_close(found, expected, tolerance=1e-10):
     assert found.keys() == expected.keys()
     for name, weight in expected.items():
-        assert (found[name] - weight).abs().max() <= 1e-10 * max(1, weight.abs().max()), name
+        assert (found[name] - weight).abs().max() <= tolerance * max(1, weight.abs().max()), name
 
 
 @pytest.mark.parametrize("place", ["forward", "backward"])
@@ -153,3 +153,30 @@ def test_evaluation_goes_on_in_halves(fit, examples, tiny_bert, monkeypatch):
 
     monkeypatch.setattr(Classifier, "forward", forward)
     assert torch.allclose(model.predict_probabilities(examples.texts), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("freeze", ["encoder", 1])
+def test_what_is_frozen_is_computed_in_halves(freeze, tiny_bert, examples, monkeypatch, tmp_path):
+    def train():
+        model = Classifier.from_pretrained(tiny_bert, labels=LABELS, freeze=freeze, dropout=0.0)
+        Trainer(model, TrainingConfig(num_epochs=2, batch_size=8, learning_rate=1e-2, optimizer="sgd")).fit(examples)
+        return {name: parameter.detach() for name, parameter in model.network.named_parameters()}
+
+    expected, sizes = train(), []
+    monkeypatch.setattr(torch.nn.Embedding, "forward", limited(torch.nn.Embedding.forward, sizes))
+    monkeypatch.setenv("NLPTL_CACHE", str(tmp_path))
+    assert_close(train(), expected, tolerance=1e-5)
+    assert max(sizes) > 4
+
+
+def limited(embed, sizes):
+    """Return `embed`, for which there is memory for four texts at a time where no gradients are computed."""
+
+    def forward(self, ids):
+        if not torch.is_grad_enabled():
+            sizes.append(len(ids))
+            if len(ids) > 4:
+                raise torch.OutOfMemoryError(MESSAGE)
+        return embed(self, ids)
+
+    return forward

@@ -398,11 +398,15 @@ def free_port() -> int:
 
 LAUNCHERS = {
     "torchrun": lambda: ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2],
-    "accelerate": lambda: [
-        *("-m", "accelerate.commands.launch", "--config_file", ROOT / "recipes/launch/one_machine.yaml"),
-        *("--num_processes", 2, "--main_process_port", free_port()),
-    ],
+    "accelerate": lambda: launch_by("one_machine.yaml"),
+    "FSDP2": lambda: launch_by("fsdp2.yaml"),
 }
+
+
+def launch_by(file: str) -> list[object]:
+    """Return the words that start two processes by a launch file."""
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", ROOT / "recipes/launch" / file]
+    return [*launcher, "--num_processes", 2, "--main_process_port", free_port()]
 
 
 @pytest.fixture(scope="module")
