@@ -118,9 +118,15 @@ def new_folder(target: Path, *, what: str = "model", mark: str = CARD) -> Iterat
             staging = Path(beside) / "new"
             staging.mkdir()
             yield staging
+            old = Path(beside) / "old"
             if target.exists():
-                target.rename(Path(beside) / "old")
-            staging.rename(target)
+                target.rename(old)
+            try:
+                staging.rename(target)
+            except OSError:
+                if old.exists():
+                    old.rename(target)
+                raise
     except (OSError, SafetensorError) as error:
         raise ResourceError(
             f"Expected to write the {what} folder {target}, found: {error}. Free space or mend the permissions."
