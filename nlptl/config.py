@@ -20,6 +20,7 @@ Pooling = Literal["auto", "native", "cls", "mean", "max", "attention"]
 HeadLayers = Literal["last", "mix"] | int
 Activation = Literal["relu", "gelu", "tanh"]
 BinaryLoss = Literal["softmax", "sigmoid"]
+ClassWeights = Literal["balanced"] | tuple[float, ...] | None
 
 T = TypeVar("T")
 
@@ -27,6 +28,11 @@ T = TypeVar("T")
 def is_count(value: object) -> bool:
     """Return whether `value` is a whole number from 1 on, of Python or numpy."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def _are_class_weights(value: object) -> bool:
+    is_list = isinstance(value, tuple) and len(value) > 0
+    return value in (None, "balanced") or (is_list and all(math.isfinite(x) and x > 0 for x in cast(Any, value)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +75,9 @@ class TrainingConfig:
     """Gradients with a larger norm are scaled down to it; 0: never."""
     label_smoothing: float = 0.0
     """Share of the target probability that is spread evenly over all classes."""
+    class_weights: ClassWeights = None
+    """Weight of each class in the mean loss of a batch, in the order of the labels. balanced: as if every class had
+    equally many examples in the training split. None: every example counts the same."""
     mixout: float = 0.0
     """Probability with which a weight of the encoder is its pretrained value in a step (Lee et al. 2020)."""
     l2_sp: float = 0.0
@@ -126,6 +135,7 @@ class TrainingConfig:
                 ("warmup_ratio", "from 0 to 1", lambda x: 0 <= x <= 1),
                 ("max_grad_norm", "0 or more", lambda x: math.isfinite(x) and x >= 0),
                 ("label_smoothing", "at least 0 and below 1", lambda x: 0 <= x < 1),
+                ("class_weights", "'balanced' or numbers above 0, one for each class", _are_class_weights),
                 ("mixout", "at least 0 and below 1", lambda x: 0 <= x < 1),
                 ("l2_sp", "0 or more", lambda x: math.isfinite(x) and x >= 0),
                 ("r_drop", "0 or more", lambda x: math.isfinite(x) and x >= 0),

@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from nlptl.config import Activation, BinaryLoss, Freeze, HeadKind, HeadLayers, Pooling, TrainingConfig
+from nlptl.config import Activation, BinaryLoss, ClassWeights, Freeze, HeadKind, HeadLayers, Pooling, TrainingConfig
 from nlptl.data.columns import check_texts
 from nlptl.data.sources import Examples
 from nlptl.errors import DataError
@@ -50,6 +50,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         warm_head_epochs: int = 0,
         unfreeze_every_epochs: int | None = None,
         label_smoothing: float = 0.0,
+        class_weights: ClassWeights = None,
         seed: int = 0,
     ) -> None:
         self.model = model
@@ -75,6 +76,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.warm_head_epochs = warm_head_epochs
         self.unfreeze_every_epochs = unfreeze_every_epochs
         self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
         self.seed = seed
 
     def __sklearn_tags__(self) -> Tags:
@@ -114,6 +116,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             warm_head_epochs=self.warm_head_epochs,
             unfreeze_every_epochs=self.unfreeze_every_epochs,
             label_smoothing=self.label_smoothing,
+            class_weights=self.class_weights,
         )
         classifier = Classifier.from_pretrained(
             self.model,

@@ -81,6 +81,7 @@ PARAMETERS = [
             "layer_decay": 0.5,
             "warm_head_epochs": 1,
             "label_smoothing": 0.1,
+            "class_weights": (1.0, 3.0),
         },
     ),
     ({"freeze": "nothing", "lora_rank": 2}, {"num_epochs": 2, "unfreeze_every_epochs": 1}),

@@ -9,8 +9,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 
+from nlptl.config import ClassWeights
 from nlptl.errors import ConfigError, DataError
 from nlptl.model.classifier import Classifier
+from nlptl.tasks.single_label import weights_of_classes
 
 logger = logging.getLogger(__name__)
 
@@ -19,13 +21,16 @@ UNSEEN = -1e30
 """Logit of a label that no example has: below all others, and finite, as all weights that are loaded have to be."""
 
 
-def fit_head(model: Classifier, features: torch.Tensor, labels: np.ndarray) -> None:
+def fit_head(
+    model: Classifier, features: torch.Tensor, labels: np.ndarray, *, class_weights: ClassWeights = None
+) -> None:
     """Fit the head of `model`, "logistic", "knn" or "centroid", to features and labels, in place.
 
     Args:
         model: A classifier whose `head_is_fitted`.
         features: What the head reads of each example, shape [examples, width].
         labels: Label ids, shape [examples].
+        class_weights: Weights of the classes, for a logistic head.
 
     Raises:
         ConfigError: If the encoder is not frozen, or if there are fewer examples than neighbors that vote.
@@ -43,8 +48,11 @@ def fit_head(model: Classifier, features: torch.Tensor, labels: np.ndarray) -> N
         if len(found) < 2:
             names = [model.labels.names[i] for i in found]
             raise DataError(f"Expected examples of two or more labels, found only {names}. Pass more examples.")
-        fit = _fit_logistic if model.head.head == "logistic" else _fit_centroids
-        weight, bias = fit(model, features.cpu().numpy(), labels)
+        if model.head.head == "logistic":
+            weights = weights_of_classes(class_weights, labels, num_labels=len(model.labels))
+            weight, bias = _fit_logistic(model, features.cpu().numpy(), labels, weights)
+        else:
+            weight, bias = _fit_centroids(features.cpu().numpy(), labels)
         _set_linear(model, found, weight, bias)
     model.network.config.num_examples = len(labels)
 
@@ -61,9 +69,15 @@ def _keep_examples(model: Classifier, features: torch.Tensor, labels: np.ndarray
     head.labels = torch.as_tensor(labels).to(head.labels)
 
 
-def _fit_logistic(model: Classifier, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _fit_logistic(
+    model: Classifier, features: np.ndarray, labels: np.ndarray, class_weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     strength = model.head.inverse_regularization
-    regression = LogisticRegression(C=1.0 if strength is None else strength, max_iter=MAX_ITERATIONS)
+    regression = LogisticRegression(
+        C=1.0 if strength is None else strength,
+        max_iter=MAX_ITERATIONS,
+        class_weight=None if class_weights is None else {i: class_weights[i] for i in np.unique(labels)},
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         regression.fit(features, labels)
@@ -78,7 +92,7 @@ def _fit_logistic(model: Classifier, features: np.ndarray, labels: np.ndarray) -
     return weight, bias
 
 
-def _fit_centroids(model: Classifier, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _fit_centroids(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the logarithms of Gaussian densities around the centroids, short of what all labels have in common.
 
     The densities have the same variance in all directions, that within classes along the lines through the centroids

@@ -14,7 +14,7 @@ from nlptl.data.batches import global_batches
 from nlptl.errors import NonFiniteError, ResourceError
 from nlptl.evaluation.metrics import point_scores
 from nlptl.model.classifier import Classifier
-from nlptl.tasks.single_label import probabilities
+from nlptl.tasks.single_label import probabilities, weights_of_classes
 from nlptl.training.averaging import MovingAverage, interpolate
 from nlptl.training.cache import FeatureCache
 from nlptl.training.checkpoint import (
@@ -161,6 +161,7 @@ class Loop:
                 self.max_tokens,
                 model.features_are_constant,
                 self.pretrained,
+                weights_of_classes(config.class_weights, inputs.labels, num_labels=len(model.labels)),
             )
             with Interruption() as interruption:
                 self._take_steps(

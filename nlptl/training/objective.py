@@ -3,11 +3,11 @@
 import torch
 
 
-def share_of_mean(losses: torch.Tensor, *, global_count: int, num_processes: int) -> torch.Tensor:
+def share_of_mean(losses: torch.Tensor, *, global_weight: float, num_processes: int) -> torch.Tensor:
     """Return what a micro-batch with these example losses [rows] contributes to the mean over the global batch.
 
     The contributions of all micro-batches of a process add up in the gradient. DistributedDataParallel then averages
     the gradients over processes, hence the factor `num_processes`: the result is the gradient of
-    sum(losses of the global batch) / global_count, in any split.
+    sum(losses of the global batch) / global_weight, in any split: the number of its examples, or what they weigh.
     """
-    return losses.sum() * (num_processes / global_count)
+    return losses.sum() * (num_processes / global_weight)

@@ -42,6 +42,13 @@ def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
     if unused and not config.cache:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         raise ConfigError(f"Expected a cache for {flags}, found --no-cache. Leave one of the two out.")
+    weights, count = config.class_weights, len(model.labels)
+    if isinstance(weights, tuple) and len(weights) != count:
+        names = ", ".join(model.labels.names[:5]) + (", ..." if count > 5 else "")
+        raise ConfigError(
+            f"Expected a number in --class-weights for each of {count} labels ({names}), found {len(weights)}. Pass "
+            "balanced, or one for each."
+        )
     transfer = model.transfer
     model.freeze(transfer.freeze, train_only=transfer.train_only)  # a training that failed may have left fewer layers
     if model.head_is_fitted:
@@ -136,6 +143,8 @@ def _check_fitted(model: Classifier, config: TrainingConfig) -> None:
         )
     defaults = TrainingConfig()
     obeyed = {"cache", "cache_size", "cache_dtype", "micro_batch_tokens", "mixed_precision", "logging_steps"}
+    if model.head.head == "logistic":
+        obeyed.add("class_weights")
     ignored = [name for name, value in vars(config).items() if name not in obeyed and value != getattr(defaults, name)]
     if ignored:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)

@@ -49,7 +49,7 @@ class Stepper:
 
     `network` is `model` as Accelerate has prepared it; `max_tokens` is halved when memory runs out; `takes_features`
     says that the head alone trains, and reads what never changes; `pretrained` holds the weights that the encoder
-    started with, by name, where a regularizer wants them.
+    started with, by name, where a regularizer wants them; `class_weights` [labels] are None where all are 1.
     """
 
     model: Classifier
@@ -61,6 +61,7 @@ class Stepper:
     max_tokens: int
     takes_features: bool
     pretrained: dict[str, torch.Tensor]
+    class_weights: np.ndarray | None
 
     def take(self, inputs: Inputs, indices: np.ndarray, *, step: int, signals: list[int]) -> Step:
         """Take one optimizer step on the global batch `indices`.
@@ -145,6 +146,8 @@ class Stepper:
         if self.takes_features:
             # The head takes all at once, so that its noise is the same whether features are computed here or before.
             parts, batches = [np.concatenate(parts)], iter([{"features": self._features(inputs, parts)}])
+        weights = self.class_weights
+        global_weight = len(indices) if weights is None else float(weights[inputs.labels[indices]].sum())
         total, failure = torch.zeros((), device=accelerator.device), ""
         for i, (rows, batch) in enumerate(zip(parts, batches, strict=True)):
             is_last = i == len(parts) - 1
@@ -152,7 +155,7 @@ class Stepper:
                 _seed_noise(stream_key(stream, self.seed, step, i, process), accelerator.device)
                 with nullcontext() if is_last else accelerator.no_sync(self.network):
                     losses = self._losses(batch, inputs.label_ids(rows, device=accelerator.device))
-                    loss = share_of_mean(losses, global_count=len(indices), num_processes=num_processes)
+                    loss = share_of_mean(losses, global_weight=global_weight, num_processes=num_processes)
                     loss = loss if i < len(share) else loss * 0
                     total = total + loss.detach()
                     if not is_last:
@@ -213,16 +216,19 @@ class Stepper:
         if num_passes > 1:
             batch = {k: torch.cat([v] * num_passes) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
         logits = self.network(**batch)
+        weights = None if self.class_weights is None else torch.from_numpy(self.class_weights).to(logits)
         losses = example_losses(
             logits,
             labels.repeat(num_passes),
             binary_loss=self.model.head.binary_loss,
             label_smoothing=config.label_smoothing,
+            class_weights=weights,
         )
         if num_passes == 1:
             return losses
         first, second = logits.chunk(2)
-        return losses.view(2, -1).mean(dim=0) + config.r_drop * symmetric_divergence(first, second)
+        divergence = symmetric_divergence(first, second) * (1 if weights is None else weights[labels])
+        return losses.view(2, -1).mean(dim=0) + config.r_drop * divergence
 
     def _batch(self, inputs: Inputs, rows: np.ndarray) -> dict[str, Any]:
         return inputs.batch(rows, pad_id=self.model.pad_id, device=self.accelerator.device)

@@ -186,7 +186,7 @@ class Trainer:
         inputs = encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
         assert inputs.features is not None, "plan_training refuses closed-form heads over an encoder that trains"
         logger.info("fitting a %s head with scikit-learn", self.model.head.head)
-        fit_head(self.model, inputs.features, inputs.labels)
+        fit_head(self.model, inputs.features, inputs.labels, class_weights=self.config.class_weights)
 
     def _score(self, inputs: Inputs) -> tuple[Scores, Scores | None, np.ndarray]:
         if self.model.encoder_is_frozen:

@@ -22,7 +22,7 @@ KINDS = {
 }
 
 
-def plain_gradient(model, weights, examples, indices, *, label_smoothing):
+def plain_gradient(model, weights, examples, indices, *, label_smoothing, class_weights):
     """Return loss and gradients of the mean over all examples, padded into one batch, with stock torch ops."""
     model = copy.deepcopy(model).eval()
     parameters = dict(model.network.named_parameters())
@@ -34,11 +34,10 @@ def plain_gradient(model, weights, examples, indices, *, label_smoothing):
     batch = collate(tokens, indices, pad_id=model.pad_id, device=torch.device("cpu"))
     labels = torch.tensor([model.labels.names.index(examples.labels[i]) for i in indices])
     logits = model.network(**batch).logits
-    if model.head.binary_loss == "sigmoid":
-        targets = labels.double() * (1 - label_smoothing) + label_smoothing / 2
-        loss = F.binary_cross_entropy_with_logits(logits[:, 1], targets)
-    else:
-        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    if model.head.binary_loss == "sigmoid":  # that of the second logit is that of the logits (0, z)
+        logits = torch.stack([torch.zeros_like(logits[:, 1]), logits[:, 1]], dim=1)
+    weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float64)
+    loss = F.cross_entropy(logits, labels, weight=weight, label_smoothing=label_smoothing)
     loss.backward()
     return loss.item(), {name: parameters[name].grad for name in weights}
 
@@ -47,10 +46,20 @@ def plain_gradient(model, weights, examples, indices, *, label_smoothing):
     ("max_tokens", "num_micro_batches"),
     [(160, [1, 1]), (80, [2, 1]), (60, [3, 1]), (40, [4, 2]), (30, [7, 2]), (20, [8, 3]), (None, [1, 1])],
 )
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("label_smoothing", "class_weights"), [(0.0, None), (0.1, None), (0.0, (0.3, 2.0)), (0.1, (3.0, 0.5))]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_is_that_of_the_whole_batch(
-    kind, label_smoothing, max_tokens, num_micro_batches, build_model, texts_of_lengths, watch_steps, tmp_path
+    kind,
+    label_smoothing,
+    class_weights,
+    max_tokens,
+    num_micro_batches,
+    build_model,
+    texts_of_lengths,
+    watch_steps,
+    tmp_path,
 ):
     model = build_model("distilbert" if kind == "distilbert" else "bert", **KINDS[kind])
     examples = texts_of_lengths(11)
@@ -63,6 +72,7 @@ def test_gradient_is_that_of_the_whole_batch(
         warmup_ratio=0,
         max_grad_norm=0,
         label_smoothing=label_smoothing,
+        class_weights=class_weights,
         micro_batch_tokens=max_tokens,
         logging_steps=1,
         cache=max_tokens != 40,
@@ -78,7 +88,9 @@ def test_gradient_is_that_of_the_whole_batch(
     assert [len(steps), sum(micro_batches)] == [2, 2 if kind == "frozen" else sum(num_micro_batches)]
     records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     for step, rows, record in zip(steps, (indices[:8], indices[8:]), records, strict=True):
-        loss, gradients = plain_gradient(model, step, examples, rows, label_smoothing=label_smoothing)
+        loss, gradients = plain_gradient(
+            model, step, examples, rows, label_smoothing=label_smoothing, class_weights=class_weights
+        )
         largest = max(gradient.abs().max() for gradient in gradients.values())
         assert largest > 1e-3
         for name, gradient in gradients.items():

@@ -71,7 +71,9 @@ def found(tiny_bert, tmp_path_factory):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
-@pytest.mark.parametrize("kind", ["softmax", "softmax smoothed", "sigmoid", "sigmoid smoothed"])
+@pytest.mark.parametrize(
+    "kind", ["softmax", "softmax smoothed", "sigmoid", "sigmoid smoothed", "softmax weighted", "sigmoid weighted"]
+)
 @pytest.mark.parametrize("processes", [2, 4])
 def test_gradient_is_that_of_one_process(processes, kind, count, found):
     name = f"gradients-{kind}-{count}"

@@ -25,6 +25,8 @@ KINDS = {
     "softmax smoothed": ({}, {"label_smoothing": 0.1}),
     "sigmoid": ({"binary_loss": "sigmoid"}, {}),
     "sigmoid smoothed": ({"binary_loss": "sigmoid"}, {"label_smoothing": 0.1}),
+    "softmax weighted": ({}, {"class_weights": (0.7, 2.5), "label_smoothing": 0.1}),
+    "sigmoid weighted": ({"binary_loss": "sigmoid"}, {"class_weights": "balanced", "label_smoothing": 0.1}),
 }
 """Settings of the head and of the training."""
 

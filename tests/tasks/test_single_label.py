@@ -5,8 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_class_weight
 
-from nlptl.tasks.single_label import example_losses, probabilities
+from nlptl.tasks.single_label import example_losses, probabilities, weights_of_classes
 
 
 @pytest.fixture
@@ -60,3 +61,28 @@ def test_probabilities_are_float64_and_sum_to_one(dtype):
     shares = probabilities(torch.tensor([[1e4, -1e4, 0.0], [0.5, 0.25, 0.0]], dtype=dtype))
     assert shares.dtype == torch.float64
     np.testing.assert_allclose(shares.sum(dim=1), 1, rtol=1e-15)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_mean_of_weighted_losses_is_that_of_torch(label_smoothing, logits, labels):
+    weights = torch.linspace(0.5, 3, logits.shape[1], dtype=logits.dtype)
+    losses = example_losses(logits, labels, label_smoothing=label_smoothing, class_weights=weights)
+    expected = F.cross_entropy(logits, labels, weight=weights, label_smoothing=label_smoothing)
+    torch.testing.assert_close(losses.sum() / weights[labels].sum(), expected)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_weighted_sigmoid_loss_is_that_of_softmax_over_zero_and_z(label_smoothing, logits, labels):
+    settings = {"label_smoothing": label_smoothing, "class_weights": torch.tensor([0.4, 3.0], dtype=logits.dtype)}
+    logits, labels = torch.stack([torch.zeros_like(logits[:, 1]), logits[:, 1]], dim=1), labels % 2
+    found = example_losses(logits, labels, binary_loss="sigmoid", **settings)
+    torch.testing.assert_close(found, example_losses(logits, labels, **settings))
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    labels = np.array([0, 0, 0, 2, 2, 3])
+    expected = compute_class_weight("balanced", classes=np.array([0, 2, 3]), y=labels)
+    weights = weights_of_classes("balanced", labels, num_labels=5)
+    np.testing.assert_array_equal(weights, [expected[0], 1, expected[1], expected[2], 1])
+    np.testing.assert_array_equal(weights_of_classes((1.0, 2.0), labels, num_labels=2), [1.0, 2.0])
+    assert weights_of_classes(None, labels, num_labels=2) is None

@@ -92,6 +92,17 @@ def test_settings_are_those_of_scikit_learn(kind: str, settings: dict, reference
     np.testing.assert_allclose(shares_of(model, new), reference.predict_proba(new), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("weights", ["balanced", (0.2, 1.0, 5.0)])
+def test_class_weights_are_those_of_scikit_learn(weights: str | tuple[float, ...], tiny_bert: Path):
+    features, labels = draw()
+    keep = np.flatnonzero((labels != 1) | (np.arange(len(labels)) % 5 == 0))
+    model = build(tiny_bert, "logistic")
+    fit_head(model, torch.from_numpy(features[keep]), labels[keep], class_weights=weights)
+    given = weights if weights == "balanced" else dict(enumerate(weights))
+    reference = LogisticRegression(max_iter=1000, class_weight=given).fit(features[keep], labels[keep])
+    np.testing.assert_allclose(shares_of(model, features), reference.predict_proba(features), rtol=0, atol=1e-6)
+
+
 def test_centroid_probabilities_are_those_of_gaussians_with_one_variance(tiny_bert: Path):
     features, labels = draw()
     model = build(tiny_bert, "centroid")

@@ -244,6 +244,16 @@ LOGISTIC = {"freeze": "encoder", "head": "logistic"}
             {"learning_rate": 0.1},
             "an optimizer for a logistic head, .* found --learning-rate. Leave them out",
         ),
+        (
+            {},
+            {"class_weights": (1.0, 2.0, 3.0)},
+            r"for each of 2 labels \(negative, positive\), found 3. Pass balanced",
+        ),
+        (
+            {**FROZEN, "head": "centroid"},
+            {"class_weights": "balanced"},
+            "for a centroid head, .* found --class-weights",
+        ),
         (LOGISTIC, {"num_epochs": 3, "ema_decay": 0.9}, "found --num-epochs, --ema-decay. .* or pass --head dense"),
         (
             {**FROZEN, "head": "knn"},
@@ -274,7 +284,7 @@ def test_settings_that_contradict_each_other_are_refused(
         ({"reinit_layers": 1}, {"l2_sp": 0.1}),
         (FROZEN, {"r_drop": 1.0, "ema_decay": 0.9, "learning_rate": 0.1, "head_weight_decay": 0.1}),
         ({"lora_rank": 2, "lora_dropout": 0.1}, {"ema_decay": 0.9, "keep_adapter": True, "layer_decay": 0.9}),
-        (LOGISTIC, {"cache": False, "logging_steps": 5}),
+        (LOGISTIC, {"cache": False, "logging_steps": 5, "class_weights": "balanced"}),
     ],
     ids=str,
 )
