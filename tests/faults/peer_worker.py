@@ -40,6 +40,7 @@ def fail(kind: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         return
     elif kind == "hang":  # as a backend does that does not notice
+        peers.GRACE = 1
         threading.Event().wait()
     elif kind == "wait":  # to be killed
         Path(os.environ["FIFO"]).write_text("waiting")
@@ -73,7 +74,6 @@ def watch(faults: list[str], record: Path, first_step: int) -> None:
         step += 1
 
     take, Stepper.take = Stepper.take, begin
-    peers.GRACE = 1
     register_module_forward_pre_hook(look)
     register_optimizer_step_post_hook(keep)
 
