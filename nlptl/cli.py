@@ -211,7 +211,7 @@ def _errors_as_messages(*, debug: bool) -> Iterator[None]:
     except BrokenPipeError:
         # The reader of standard output has left, as in `nlptl ... | head`: end as other programs do, and write nothing
         # more when the interpreter flushes its buffers.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_to_nowhere(sys.stdout)
         sys.exit(141)
     except OSError as error:
         if debug or error.errno != errno.ENOSPC:
@@ -271,9 +271,18 @@ def _logging(stream: TextIO) -> Iterator[None]:
 
 class _LogHandler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        if isinstance(sys.exc_info()[1], OSError):
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            # The reader has left, as in `nlptl run ... | head`: what is trained does not depend on who listens.
+            _write_to_nowhere(self.stream)
+        elif isinstance(sys.exc_info()[1], OSError):
             raise  # noqa: PLE0704
-        super().handleError(record)
+        else:
+            super().handleError(record)
+
+
+def _write_to_nowhere(stream: TextIO) -> None:
+    """Let nothing that is written to `stream` from now on go anywhere, what is in its buffer too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _recipes(folders: Sequence[Path]) -> dict[str, Path]:

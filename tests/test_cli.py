@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import types
 import weakref
 from dataclasses import dataclass
@@ -407,17 +408,26 @@ def test_help_imports_no_torch(words: list[str]):
     assert not {"torch", "transformers", "datasets"} & imported
 
 
-def test_a_reader_who_leaves_ends_it_quietly(greeting: Path):
+@pytest.mark.parametrize(
+    ("lines", "code"),
+    [
+        # What is printed is what was asked for.
+        (["for _ in range(100_000):", '    print("Hello")'], 141),
+        # A log tells of work that goes on without it.
+        (["import logging", "for _ in range(100_000):", '    logging.getLogger("nlptl").info("Hello")'], 0),
+    ],
+)
+def test_a_reader_who_leaves(lines: list[str], code: int, greeting: Path):
+    done_file = greeting.with_name("done")
+    lines = [*lines, f"__import__('pathlib').Path({str(done_file)!r}).touch()"]
     greeting.write_text(
-        RECIPE.replace(
-            '    print(f"Hello, {config.name}.")',
-            '    import logging\n    for _ in range(100_000):\n        logging.getLogger("nlptl").info("Hello")',
-        )
+        RECIPE.replace('    print(f"Hello, {config.name}.")', textwrap.indent("\n".join(lines), "    "))
     )
     command = f'"{sys.executable}" "{greeting}" | head -n 1; exit ${{PIPESTATUS[0]}}'
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (141, "Hello\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (code, "Hello\n", "")
+    assert done_file.exists() == (code == 0)
 
 
 class Held:
