@@ -11,6 +11,7 @@ import gc
 import importlib
 import importlib.util
 import io
+import itertools
 import logging
 import os
 import sys
@@ -134,7 +135,7 @@ def parse(
     hints = _fields(cls)
     has_config = all(_has_default(field) for field in dataclasses.fields(cast(Any, cls)))
     tokens = check_flags(list(sys.argv[1:] if argv is None else argv), hints | ({"config": Path} if has_config else {}))
-    path = _take_config(tokens) if has_config else None
+    path = (_take_config(tokens) or _config_of_run(cls, tokens)) if has_config else None
     notes = "--config FILE reads settings from the config.json of a run; other flags override them.\n" * has_config
     notes += "--debug shows the traceback of an error."
     defaults: dict[str, Any] = {} if path is None else {"default": load_config(cls, path)}
@@ -202,10 +203,10 @@ def _errors_as_messages(*, debug: bool) -> Iterator[None]:
         else:
             print(f"nlptl: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if debug:
             traceback.print_exc()
-        else:
+        elif type(error) is KeyboardInterrupt:  # a training that was interrupted has said so
             print("nlptl: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
@@ -283,6 +284,17 @@ class _LogHandler(logging.StreamHandler[TextIO]):
 def _write_to_nowhere(stream: TextIO) -> None:
     """Let nothing that is written to `stream` from now on go anywhere, what is in its buffer too."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _config_of_run(cls: Any, tokens: Sequence[str]) -> Path | None:
+    """Return the settings of the run that `--resume` goes on with, if there is one in the folder."""
+    if "--resume" not in tokens:
+        return None
+    given = [token.partition("=")[2] for token in tokens if token.startswith("--output-dir=")]
+    given += [after for token, after in itertools.pairwise(tokens) if token == "--output-dir"]
+    folder = given[-1] if given else getattr(cls, "output_dir", None)
+    path = None if folder is None else Path(folder).expanduser() / "config.json"
+    return path if path is not None and path.is_file() else None
 
 
 def _recipes(folders: Sequence[Path]) -> dict[str, Path]:

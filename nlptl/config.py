@@ -32,7 +32,7 @@ def is_count(value: object) -> bool:
 
 def _are_class_weights(value: object) -> bool:
     is_list = isinstance(value, tuple) and len(value) > 0
-    return value in (None, "balanced") or (is_list and all(math.isfinite(x) and x > 0 for x in cast(Any, value)))
+    return value in (None, "balanced") or (is_list and all(1e-6 <= x <= 1e6 for x in cast(Any, value)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ class TrainingConfig:
                 ("warmup_ratio", "from 0 to 1", lambda x: 0 <= x <= 1),
                 ("max_grad_norm", "0 or more", lambda x: math.isfinite(x) and x >= 0),
                 ("label_smoothing", "at least 0 and below 1", lambda x: 0 <= x < 1),
-                ("class_weights", "'balanced' or numbers above 0, one for each class", _are_class_weights),
+                ("class_weights", "'balanced' or numbers from 1e-6 to 1e6, one for each class", _are_class_weights),
                 ("mixout", "at least 0 and below 1", lambda x: 0 <= x < 1),
                 ("l2_sp", "0 or more", lambda x: math.isfinite(x) and x >= 0),
                 ("r_drop", "0 or more", lambda x: math.isfinite(x) and x >= 0),

@@ -171,6 +171,21 @@ def test_the_saved_configuration_repeats_itself(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    "flag", ["--output-dir {}", "--output-dir={}", "--output_dir {}", "--output-dir other --output-dir {}"]
+)
+def test_resume_takes_the_settings_of_the_run(flag: str, tmp_path: Path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(to_json(Config(max_length=64, output_dir=tmp_path, train=TrainingConfig(num_epochs=7)))))
+    words = flag.format(tmp_path).split()
+    found = cli.parse(Config, [*words, "--resume", "--num-epochs", "9"])
+    assert (found.max_length, found.train.num_epochs, found.output_dir) == (64, 9, tmp_path)
+    assert found.resume
+    assert cli.parse(Config, words).max_length == 256
+    path.unlink()
+    assert cli.parse(Config, [*words, "--resume"]).max_length == 256
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--config", "found none"),

@@ -118,6 +118,8 @@ def new_folder(target: Path, *, what: str = "model", mark: str = CARD) -> Iterat
             staging = Path(beside) / "new"
             staging.mkdir()
             yield staging
+            for path in staging.iterdir():  # safetensors gives its files to their owner alone
+                path.chmod((staging / mark).stat().st_mode)
             old = Path(beside) / "old"
             if target.exists():
                 target.rename(old)

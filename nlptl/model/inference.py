@@ -108,11 +108,18 @@ def in_halves(function: Callable[[np.ndarray], T], rows: np.ndarray) -> list[T]:
     try:
         return [function(rows)]
     except (RuntimeError, MemoryError) as error:
-        if len(rows) == 1 or not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+        if len(rows) == 1 or not is_out_of_memory(error):
             raise
     # Here the error is gone, and with its frames the tensors that they held.
     clear_device_cache(garbage_collection=True)
     return [result for half in np.array_split(rows, 2) for result in in_halves(function, half)]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether `error` says that memory has run out."""
+    # The last is what oneDNN says, which gives no reason.
+    says_so = should_reduce_batch_size(error) or "could not create a primitive" in str(error)
+    return isinstance(error, MemoryError) or says_so
 
 
 def length_batches(

@@ -8,11 +8,11 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 FILES = ("weights.safetensors", "optimizer.safetensors", "averages.safetensors", "state.json")
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,10 @@ def pack(checkpoint: Checkpoint) -> dict[str, bytes]:
     }
 
 
-def save_checkpoint(folder: Path, step: int, files: Mapping[str, bytes]) -> None:
+def save_checkpoint(folder: Path, step: int, files: Mapping[str, bytes], *, run: str = "") -> None:
     """Write the checkpoint of `step` into `folder`; until it is whole and on disk, it has no name that counts.
 
-    `files` is what `pack` returns.
+    `files` is what `pack` returns; `run` tells the training from others.
 
     Raises:
         ResourceError: If the disk is full or cannot be written; checkpoints that are there stay as they are.
@@ -103,11 +103,12 @@ def save_checkpoint(folder: Path, step: int, files: Mapping[str, bytes]) -> None
     staging = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=folder))
+        staging = folder / f".{target.name}-{secrets.token_hex(4)}"
+        staging.mkdir()
         for name, content in files.items():
             _write(staging / name, content)
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        manifest = {"format": FORMAT, "step": step, "sha256": hashes}
+        manifest = {"format": FORMAT, "run": run, "step": step, "sha256": hashes}
         _write(staging / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
         _flush_folder(staging)
         if target.exists():  # left by an interrupted run that went further than the checkpoint it is resumed from
@@ -124,17 +125,19 @@ def save_checkpoint(folder: Path, step: int, files: Mapping[str, bytes]) -> None
         ) from error
 
 
-def load_checkpoint(folder: Path, step: int) -> Checkpoint:
+def load_checkpoint(folder: Path, step: int, run: str = "") -> Checkpoint:
     """Read the checkpoint of `step` and check it against its manifest.
 
     Raises:
-        UntrustedFileError: If a file is missing, or differs from what was written.
+        UntrustedFileError: If a file is missing, differs from what was written, or is of another run than `run`.
     """
     path = step_folder(folder, step)
     try:
         manifest = _manifest(path / MANIFEST)
         if (manifest["format"], manifest["step"]) != (FORMAT, step):
             raise ValueError(f"format {manifest['format']} and step {manifest['step']}, not {FORMAT} and {step}")
+        if manifest["run"] != run:
+            raise ValueError("a checkpoint of another run")
         contents = {name: (path / name).read_bytes() for name in manifest["sha256"]}
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         wrong = [name for name in contents if hashes[name] != manifest["sha256"][name]]
@@ -158,23 +161,30 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted((int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdecimal()), reverse=True)
 
 
-def latest_checkpoint(folder: Path) -> tuple[Checkpoint, Checkpoint | None] | None:
+def latest_checkpoint(folder: Path, run: str = "") -> tuple[Checkpoint, Checkpoint | None] | None:
     """Return the newest checkpoint that is whole, and the one with the best weights up to there, if there was a best.
 
-    A damaged one is skipped with a line that says why. None: there are no checkpoints.
+    A damaged one is skipped with a line that says why. Where the best weights are damaged for all that are whole, the
+    newest of those is returned as if there had been no best, with a warning. None: there are no checkpoints.
 
     Raises:
         UntrustedFileError: If there are checkpoints, and none of them can be used.
     """
-    steps = saved_steps(folder)
+    steps, without_best = saved_steps(folder), None
     for step in steps:
+        checkpoint = None
         try:
-            checkpoint = load_checkpoint(folder, step)
+            checkpoint = load_checkpoint(folder, step, run)
             best_step = checkpoint.state["best_step"]
-            best = checkpoint if best_step in (None, step) else load_checkpoint(folder, best_step)
+            best = checkpoint if best_step in (None, step) else load_checkpoint(folder, best_step, run)
             return checkpoint, None if best_step is None else best
         except UntrustedFileError as error:
-            logger.warning("skipping the checkpoint of step %d: %s", step, error)
+            which = f"step {step}" if checkpoint is None else f"step {step}, which needs that of step {best_step}"
+            logger.warning("skipping the checkpoint of %s: %s", which, error.__cause__)
+            without_best = without_best or checkpoint
+    if without_best is not None:
+        logger.warning("going on without the best weights so far, which are damaged: from here on the best are kept")
+        return replace(without_best, state={**without_best.state, "best_step": None, "best_value": None}), None
     if steps:
         raise UntrustedFileError(
             f"Expected a complete checkpoint in {folder}, found {len(steps)} damaged. Restore one from a copy, or "
@@ -197,10 +207,10 @@ def prune_checkpoints(folder: Path, *, keep: Collection[int]) -> None:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """Return the manifest of a checkpoint: its format, its step, and the sha256 of every file by name."""
+    """Return the manifest of a checkpoint: its format, run and step, and the sha256 of every file by name."""
     try:
         manifest = json.loads(path.read_bytes())
-        is_whole = set(manifest) == {"format", "step", "sha256"} and set(manifest["sha256"]) == set(FILES)
+        is_whole = set(manifest) == {"format", "run", "step", "sha256"} and set(manifest["sha256"]) == set(FILES)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path.name} is not what was written: {error}") from error
     if not is_whole:

@@ -6,9 +6,7 @@ from collections.abc import Callable
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import (
-    DistributedDataParallelKwargs,
     DistributedType,
-    KwargsHandler,
     broadcast,
     parse_flag_from_env,
 )
@@ -69,9 +67,7 @@ def open_accelerator(mixed_precision: str) -> Accelerator:
             "away from the launcher."
         )
     try:
-        # Buffers of encoders never change; their exchange would have a process wait for one that has run out of memory.
-        handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
-        accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=handlers)
+        accelerator = Accelerator(mixed_precision=mixed_precision)
     except ValueError as error:
         if "already been initialized" not in str(error):
             raise

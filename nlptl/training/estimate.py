@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a training takes at most: `memory` of the device in bytes, by what it is for.
+    """What a training takes at most: `memory` of the device in bytes, by what it is for, in each of the processes.
 
     `needed` of them are not in use yet, and `free` is what the device has left; `disk` is for checkpoints and model.
     """
@@ -38,13 +38,15 @@ class Estimate:
     num_steps: int
     max_tokens: int
     device: str
+    num_processes: int
 
     def describe(self) -> str:
         """Return the estimate in one line, the parts of memory in megabytes."""
         parts = [f"{name} {size / 1e6:,.0f}" for name, size in self.memory.items() if size >= 0.5e6]
+        of_each = f" in each of {self.num_processes} processes" if self.num_processes > 1 else ""
         steps = f" for {self.num_steps:,} steps" if self.num_steps else ""
         return (
-            f"estimate: {_megabytes(sum(self.memory.values()))} of memory ({', '.join(parts)}) with at most "
+            f"estimate: {_megabytes(sum(self.memory.values()))} of memory{of_each} ({', '.join(parts)}) with at most "
             f"{self.max_tokens:,} tokens at once, {_duration(self.seconds)}{steps} on {self.device}, "
             f"{_megabytes(self.disk)} of disk"
         )
@@ -107,6 +109,7 @@ def estimate_training(
         num_steps=sum(map(tally.num_steps, plan.stages)),
         max_tokens=max_tokens,
         device=device.type,
+        num_processes=accelerator.num_processes,
     )
 
 

@@ -28,7 +28,7 @@ from nlptl.training.checkpoint import (
 from nlptl.training.devices import on_main
 from nlptl.training.features import precompute
 from nlptl.training.inputs import Inputs, logits_of
-from nlptl.training.interruption import Interruption, leave
+from nlptl.training.interruption import Interruption, Left, leave
 from nlptl.training.optimizer import build_optimizer, rate_multiplier
 from nlptl.training.peers import undisturbed
 from nlptl.training.plan import describe_stage
@@ -77,6 +77,7 @@ class Loop:
         self.state = State()
         self.best: dict[str, torch.Tensor] = {}
         self.writing = Background()
+        self.interruption = Interruption()
 
     def train(self, inputs: Inputs, held_out: Inputs | None) -> None:
         """Train through all stages, and keep the weights with the best score on `held_out`, or the last ones."""
@@ -91,7 +92,7 @@ class Loop:
             is_main_process=self.accelerator.is_main_process,
         )
         try:
-            with tracker:
+            with tracker, self.interruption:
                 for stage in self.stages:
                     end = (stage.first_epoch + stage.num_epochs) * steps_per_epoch
                     if self.state.step < end and not self.state.is_stopped:
@@ -101,12 +102,11 @@ class Loop:
                             tracker.say(f"{stage.describe()}: {line}")
                         self._train_stage(stage, inputs, held_out, checkpoint, tracker, steps_per_epoch=steps_per_epoch)
                         checkpoint = None
-            on_main(self.writing.finish)
-        except KeyboardInterrupt:
-            raise  # A second one ends at once.
-        except BaseException:
-            with undisturbed():
-                self.writing.wait()
+                on_main(self.writing.finish)
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt) or isinstance(error, Left):  # a second one ends at once
+                with undisturbed():
+                    self.writing.wait()
             raise
         finally:
             self.model.freeze(frozen, train_only=train_only)
@@ -145,6 +145,8 @@ class Loop:
             network, prepared = model, accelerator.prepare_optimizer(optimizer)
         else:
             network, prepared = accelerator.prepare(model, optimizer)
+            # Encoders' buffers never change; in their exchange a process would wait for one whose memory has run out.
+            network.broadcast_buffers = False
         first_step = stage.first_epoch * steps_per_epoch
         if self.state.step == first_step:
             self.state.evaluations_since_best = 0  # What the stage before did not learn is not counted here.
@@ -163,16 +165,9 @@ class Loop:
                 self.pretrained,
                 weights_of_classes(config.class_weights, inputs.labels, num_labels=len(model.labels)),
             )
-            with Interruption() as interruption:
+            with self.interruption.while_stepping() as signals:
                 self._take_steps(
-                    stepper,
-                    optimizer,
-                    stage,
-                    inputs,
-                    held_out,
-                    tracker,
-                    interruption,
-                    steps_per_epoch=steps_per_epoch,
+                    stepper, optimizer, stage, inputs, held_out, tracker, signals, steps_per_epoch=steps_per_epoch
                 )
         finally:
             if not is_plain:
@@ -191,7 +186,7 @@ class Loop:
         inputs: Inputs,
         held_out: Inputs | None,
         tracker: Tracker,
-        interruption: Interruption,
+        signals: list[int],
         *,
         steps_per_epoch: int,
     ) -> None:
@@ -208,7 +203,7 @@ class Loop:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * multiplier
             try:
-                done = stepper.take(inputs, indices, step=step, signals=interruption.signals)
+                done = stepper.take(inputs, indices, step=step, signals=signals)
             except NonFiniteError:
                 self._name_rows(inputs, indices, step=step + 1)
                 raise
@@ -230,12 +225,16 @@ class Loop:
                 self._evaluate(held_out, tracker, stage, epoch=state.step / steps_per_epoch, loss=mean)
             is_due = is_evaluated if config.save_steps is None else is_last or state.step % config.save_steps == 0
             is_due = is_due or state.best_step == state.step or state.is_stopped
-            if is_due or any(done.signals):
+            # An evaluation takes long enough for a signal to come, and there may be no step after it.
+            known = self._all_signals(signals) if is_evaluated else list(done.signals)
+            if is_due or any(known):
                 self._save(optimizer, is_due=is_due)
-            if any(done.signals):
-                self._end(done.signals)
+            if any(known):
+                self._end(known)
             if state.is_stopped:
                 break
+        if any(known := self._all_signals(signals)):  # since the last evaluation
+            self._end(known)
 
     def _name_rows(self, inputs: Inputs, indices: np.ndarray, *, step: int) -> None:
         """Write to `nonfinite.json` which rows of the data the step was to learn from."""
@@ -244,10 +243,15 @@ class Loop:
             rows = [int(examples.rows[i]) for i in indices]
             self.run.write_json("nonfinite.json", {"step": step, "source": examples.source, "rows": rows})
 
+    def _all_signals(self, signals: list[int]) -> list[int]:
+        """Return how many processes have got each signal by now; all of them have to ask."""
+        counts = torch.tensor(signals, device=self.accelerator.device)
+        return list(map(int, self.accelerator.reduce(counts, "sum").tolist()))
+
     def _end(self, signals: list[int]) -> None:
         """Leave, after the last checkpoint is on disk."""
         on_main(self.writing.finish)
-        if self.run is not None:
+        if self.run is not None and self.accelerator.is_main_process:
             where = (self.state.step, self.run.checkpoints)
             logger.warning("interrupted after step %d: --resume goes on from its checkpoint in %s", *where)
         leave(signals)
@@ -292,7 +296,7 @@ class Loop:
         """Write a checkpoint in the background; one that is not due stays until the next one is written."""
         if self.run is None:
             return
-        folder, state = self.run.checkpoints, self.state
+        folder, identity, state = self.run.checkpoints, self.run.identity, self.state
         # Each of the last ones can be resumed from, with the best weights up to there.
         needed = [state.step] if state.best_step is None else [state.step, state.best_step]
         kept = [*state.kept[1 - self.config.keep_last :], needed]
@@ -309,7 +313,7 @@ class Loop:
             self.writing.start(lambda: write(files))
 
         def write(files: dict[str, bytes]) -> None:
-            save_checkpoint(folder, step, files)
+            save_checkpoint(folder, step, files, run=identity)
             prune_checkpoints(folder, keep=steps)
 
         on_main(save)
@@ -332,7 +336,7 @@ class Loop:
         if not self.run.resume:
             self.run.remove_checkpoints()  # of a training before this one, which must not be resumed in its place
             return None
-        found = latest_checkpoint(self.run.checkpoints)
+        found = latest_checkpoint(self.run.checkpoints, self.run.identity)
         checkpoint = None
         if found is None:
             logger.info("no checkpoint in %s: starting from the beginning", self.run.checkpoints)
@@ -344,7 +348,7 @@ class Loop:
             if best is not None:
                 self.best = best.averages or best.weights
             self.max_tokens = min(self.max_tokens, self.state.micro_batch_tokens or self.max_tokens)
-            end = ", where it stopped early" if self.state.is_stopped else ""
+            end = ", where it stopped early: nothing is left to train" if self.state.is_stopped else ""
             logger.info("resuming after step %d%s", self.state.step, end)
         steps = self.accelerator.gather(torch.tensor([self.state.step], device=self.accelerator.device)).tolist()
         if len(set(steps)) > 1:

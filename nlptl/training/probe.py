@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 from torch.autograd.graph import saved_tensors_hooks
 
 from nlptl.data.batches import collate, micro_batches
@@ -19,7 +19,7 @@ from nlptl.data.order import order
 from nlptl.errors import ResourceError
 from nlptl.model.boundary import hidden_states_after
 from nlptl.model.classifier import Classifier
-from nlptl.model.inference import evaluating, in_halves, length_batches, quick_linears
+from nlptl.model.inference import evaluating, in_halves, is_out_of_memory, length_batches, quick_linears
 from nlptl.training.inputs import Inputs
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def _run_what_fits(run: Callable[[np.ndarray], Probe], rows: np.ndarray, inputs:
         try:
             return run(rows)
         except (RuntimeError, MemoryError) as error:
-            if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+            if not is_out_of_memory(error):
                 raise
             found = str(error).partition("\n")[0] or "too little memory"
         # Here the error is gone, and with its frames the tensors that they held.

@@ -27,7 +27,7 @@ from nlptl.data.writers import write_table
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.evaluation.metrics import Scores
 from nlptl.model.classifier import Classifier
-from nlptl.training.checkpoint import prune_checkpoints
+from nlptl.training.checkpoint import prune_checkpoints, saved_steps
 from nlptl.training.devices import on_main, processes
 from nlptl.training.lock import FolderLock
 
@@ -50,11 +50,13 @@ class Run:
     lives, no other process can claim the folder.
     """
 
-    def __init__(self, path: Path, *, resume: bool, lock: FolderLock | None = None) -> None:
+    def __init__(self, path: Path, config: Any, *, resume: bool, lock: FolderLock | None = None) -> None:
         self.path = path
+        self.config = config
         self.resume = resume
         self.lock = lock
         self.checkpoints = path / "checkpoints"
+        self.identity = ""  # tells its checkpoints from those of other runs; known once `record_data` was called
 
     @classmethod
     def open(cls, path: str | Path, config: Any, *, resume: bool = False, overwrite: bool = False) -> "Run":
@@ -86,7 +88,7 @@ class Run:
                 lock.give_back()
                 raise
 
-        return cls(folder, resume=on_main(claim), lock=lock)
+        return cls(folder, recorded, resume=on_main(claim), lock=lock)
 
     def record_splits(self, splits: Splits) -> None:
         """Write which rows each split is made of to `splits.json`, counts and findings to `data_report.json`.
@@ -121,8 +123,14 @@ class Run:
 
         Raises:
             ConfigError: If something that learning depends on has changed since the run was started.
+            UntrustedFileError: If there are checkpoints, and no manifest that says what they are of.
         """
         before = _read(self.path / "manifest.json") if self.resume else {}
+        if self.resume and not before and saved_steps(self.checkpoints):
+            raise UntrustedFileError(
+                f"Expected {self.path / 'manifest.json'}, which says what the checkpoints in {self.path} are of, found "
+                "none. Restore it from a copy, or start a new run in another --output-dir."
+            )
         changed = [key for key in facts if key not in FREE and before and before.get(key) != facts[key]]
         if changed:
             differences = ", ".join(
@@ -133,7 +141,11 @@ class Run:
                 f"Expected to resume the run in {self.path} on the same data, encoder and settings, found others: "
                 f"{differences}. Restore them, or start a new run in another --output-dir."
             )
+        kept = {key: value for key, value in facts.items() if key not in FREE}
+        self.identity = sha256_of({"facts": json.dumps(kept, sort_keys=True).encode()})
         self.write_json("manifest.json", {**facts, **_surroundings()})
+        if self.resume:  # with more epochs than before, now that nothing else has changed
+            self.write_json("config.json", to_json(self.config))
 
     def write_json(self, name: str, values: Any) -> None:
         """Write a JSON file into the folder, whole or not at all.
@@ -171,6 +183,7 @@ class Run:
         Raises:
             ResourceError: If the folder cannot be written.
         """
+        on_main(lambda: self._remove_left_behind(".model-*"))
         on_main(lambda: model.save(self.path / "model"))
 
     def remove_checkpoints(self) -> None:
@@ -184,7 +197,13 @@ class Run:
         Raises:
             ResourceError: If the folder cannot be written.
         """
+        on_main(lambda: self._remove_left_behind(".adapter-*"))
         on_main(lambda: model.save_adapter(self.path / "adapter"))
+
+    def _remove_left_behind(self, pattern: str) -> None:
+        """Remove what a killed process has left of a save; no other one writes into this folder."""
+        for path in self.path.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _update(self, name: str, values: Mapping[str, Any]) -> None:
         def update() -> None:
@@ -300,16 +319,14 @@ def _check_same_config(folder: Path, config: Any) -> None:
             f"Expected a run to resume in {folder}, found a folder without config.json. Pass another --output-dir."
         )
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k != "output_dir"]
+    had, wanted = before.get("num_epochs"), now["num_epochs"]
     # With layers unfrozen epoch by epoch, more epochs would train layers that the checkpoints do not hold.
-    if changed == ["num_epochs"] and now["num_epochs"] > before["num_epochs"] and not now["unfreeze_every_epochs"]:
-        logger.info(
-            "going on to %d epochs; the run had %d, and from here on the learning rate takes the course of %d",
-            now["num_epochs"],
-            before["num_epochs"],
-            now["num_epochs"],
-        )
-        _write(folder / "config.json", to_json(config))
-    elif changed:
+    if "num_epochs" in changed and isinstance(had, int) and wanted > had and not now["unfreeze_every_epochs"]:
+        changed.remove("num_epochs")
+        if not changed:
+            line = "going on to %d epochs; the run had %d, and from here on the learning rate takes the course of %d"
+            logger.info(line, wanted, had, wanted)
+    if changed:
         differences = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
         raise ConfigError(
             f"Expected the settings of the run in {folder}, found others: {differences}. Resume with the settings it "

@@ -1,15 +1,15 @@
 """One optimizer step: the gradient of a global batch, in any split, and the update."""
 
 import logging
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -18,6 +18,7 @@ from nlptl.data.batches import micro_batches, most_micro_batches
 from nlptl.data.order import stream_key
 from nlptl.errors import NonFiniteError, ResourceError
 from nlptl.model.classifier import Classifier
+from nlptl.model.inference import in_halves, is_out_of_memory
 from nlptl.tasks.single_label import example_losses
 from nlptl.training.inputs import Inputs
 from nlptl.training.objective import share_of_mean
@@ -142,19 +143,20 @@ class Stepper:
                 indices, inputs.tokens.lengths, max_tokens=max_tokens, num_processes=num_processes
             )
         parts = [*share, *[indices[:1]] * (most - len(share))]
-        batches: Iterator[dict[str, torch.Tensor]] = (self._batch(inputs, rows) for rows in parts)
+        micro_batch = partial(self._batch, inputs)
         if self.takes_features:
             # The head takes all at once, so that its noise is the same whether features are computed here or before.
-            parts, batches = [np.concatenate(parts)], iter([{"features": self._features(inputs, parts)}])
+            micro_batch = partial(self._features, inputs, parts)
+            parts = [np.concatenate(parts)]
         weights = self.class_weights
         global_weight = len(indices) if weights is None else float(weights[inputs.labels[indices]].sum())
         total, failure = torch.zeros((), device=accelerator.device), ""
-        for i, (rows, batch) in enumerate(zip(parts, batches, strict=True)):
+        for i, rows in enumerate(parts):
             is_last = i == len(parts) - 1
             try:
                 _seed_noise(stream_key(stream, self.seed, step, i, process), accelerator.device)
                 with nullcontext() if is_last else accelerator.no_sync(self.network):
-                    losses = self._losses(batch, inputs.label_ids(rows, device=accelerator.device))
+                    losses = self._losses(micro_batch(rows), inputs.label_ids(rows, device=accelerator.device))
                     loss = share_of_mean(losses, global_weight=global_weight, num_processes=num_processes)
                     loss = loss if i < len(share) else loss * 0
                     total = total + loss.detach()
@@ -233,12 +235,16 @@ class Stepper:
     def _batch(self, inputs: Inputs, rows: np.ndarray) -> dict[str, Any]:
         return inputs.batch(rows, pad_id=self.model.pad_id, device=self.accelerator.device)
 
-    def _features(self, inputs: Inputs, parts: list[np.ndarray]) -> torch.Tensor:
-        """Return what the head reads of the rows in `parts`, in their order, as it was computed before or now."""
+    def _features(self, inputs: Inputs, parts: list[np.ndarray], rows: np.ndarray) -> dict[str, Any]:
+        """Return what the head reads of `rows`, those of all `parts`, as it was computed before or is now."""
         if inputs.features is not None:
-            return inputs.features[torch.from_numpy(np.concatenate(parts)).to(inputs.features.device)]
+            return {"features": inputs.features[torch.from_numpy(rows).to(inputs.features.device)]}
+
+        def compute(rows: np.ndarray) -> torch.Tensor:
+            return self.model.features(**self._batch(inputs, rows))
+
         with torch.no_grad(), self.accelerator.autocast():
-            return torch.cat([self.model.features(**self._batch(inputs, rows)) for rows in parts])
+            return {"features": torch.cat([found for part in parts for found in in_halves(compute, part)])}
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -268,7 +274,7 @@ def _seed_noise(key: int, device: torch.device) -> None:
 
 def _out_of_memory(error: Exception) -> str:
     """Return what `error` says, if it says that memory has run out; else raise it."""
-    if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+    if not is_out_of_memory(error):
         raise error
     return str(error).partition("\n")[0] or "too little memory"
 

@@ -114,6 +114,9 @@ class Trainer:
     def estimate(self, train: Examples, *, validation: Examples | None = None) -> Estimate:
         """Say what `fit` would train, at which rates, and what that takes; nothing is trained or written.
 
+        Returns:
+            Bytes of memory by what they are for, bytes of disk, seconds; `describe()` puts them into a line.
+
         Raises:
             ConfigError: As `fit` would.
             DataError: As `fit` would.
@@ -142,6 +145,14 @@ class Trainer:
         inputs = prepare_inputs(self.model, examples, self.run, cache=self.cache)
         scores, baseline, shares = self._score(inputs)
         logger.info("\n%s", score_table(scores, split=examples.split, baseline=baseline))
+        predicted = np.unique(shares.argmax(axis=1))
+        if len(predicted) == 1 < len(np.unique(inputs.labels)):
+            logger.warning(
+                "%s: every prediction is %r: the model has not learned to tell the classes apart; train for more steps "
+                "or at another --learning-rate, or pass --class-weights balanced",
+                examples.split,
+                self.model.labels.names[predicted[0]],
+            )
         if 2 < len(self.model.labels) <= CLASSES_SHOWN:
             logger.info("\n%s", class_table(scores))
         if self.run is not None and examples.split == "test":

@@ -13,7 +13,7 @@ os.environ.update(HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nlptl import cli
-from nlptl.training.checkpoint import latest_checkpoint
+from nlptl.training.checkpoint import load_checkpoint, saved_steps, step_folder
 
 ROOM = 100_000  # bytes: enough for a record, not for a checkpoint
 
@@ -46,8 +46,11 @@ def main() -> None:
     handle = register_optimizer_step_post_hook(fill)
     code = run()
     handle.remove()
-    found = latest_checkpoint(Path(folder) / "run/checkpoints")
-    step = None if found is None else found[0].state["step"]
+    checkpoints = Path(folder) / "run/checkpoints"
+    step = max(saved_steps(checkpoints), default=None)
+    if step is not None:
+        written = json.loads((step_folder(checkpoints, step) / "manifest.json").read_text())
+        load_checkpoint(checkpoints, step, written["run"])
     filler.unlink()
     sys.stdout.write(json.dumps([code, step, run("--resume")]) + "\n")
 

@@ -26,6 +26,9 @@ def test_memory_that_runs_out_on_one_and_a_signal_that_one_gets(start, tmp_path)
     assert codes == [143, 143], said
     assert all("out of memory: from now on at most 32 tokens at once" in text for text in said)
     assert "interrupted after step " in said[0]
+    codes, said, _ = start("late:1:8", "run", "--micro-batch-tokens", "64", "--resume")
+    assert codes == [143, 143], said
+    assert "interrupted after step 8" in said[0]
     codes, said, _ = start("none", "run", "--micro-batch-tokens", "64", "--resume")
     assert codes == [0, 0], said
     codes, said, _ = start("none", "small", "--micro-batch-tokens", "32")

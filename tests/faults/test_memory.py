@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from nlptl import Classifier, Examples, ResourceError, Run, Trainer, TrainingConfig
+from nlptl.training.inputs import Inputs
 from nlptl.training.step import Stepper
 
 LABELS = ("negative", "positive")
@@ -98,15 +99,42 @@ def test_adversarial_steps_and_mixed_weights_are_begun_anew(fit, run_out):
     "error",
     [
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("could not create a primitive"),
         MemoryError(),
     ],
-    ids=["torch", "python"],
+    ids=["torch", "oneDNN", "python"],
 )
 def test_memory_of_the_host(error, fit, run_out, caplog):
     run_out("forward", limit=20, error=error)
     fit()
     assert caplog.text.count("out of memory: from now on") == 2  # 64 -> 32 -> 16
     assert "at most 16 tokens at once" in caplog.text
+
+
+def test_memory_that_runs_out_before_the_forward_pass(fit, monkeypatch, caplog):
+    real = Inputs.batch
+
+    def batch(self, indices, **settings):
+        if len(indices) > 2:
+            raise MemoryError
+        return real(self, indices, **settings)
+
+    expected = fit(optimizer="sgd")
+    monkeypatch.setattr(Inputs, "batch", batch)
+    assert_close(fit(optimizer="sgd"), expected)
+    assert "out of memory: from now on at most 32 tokens at once" in caplog.text
+
+
+def test_memory_that_runs_out_in_a_frozen_encoder(tiny_bert, examples, monkeypatch):
+    def train():
+        model = Classifier.from_pretrained(tiny_bert, labels=LABELS, freeze="encoder")
+        Trainer(model, TrainingConfig(num_epochs=2, batch_size=8, optimizer="sgd", cache=False)).fit(examples)
+        return {name: parameter.detach() for name, parameter in model.network.named_parameters()}
+
+    expected, sizes = train(), []
+    monkeypatch.setattr(torch.nn.Embedding, "forward", limited(torch.nn.Embedding.forward, sizes))
+    assert_close(train(), expected, tolerance=1e-5)
+    assert max(sizes) > 4
 
 
 def test_other_errors_are_not_taken_for_it(fit, run_out):

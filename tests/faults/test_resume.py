@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +15,17 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from nlptl import Classifier, ConfigError, NonFiniteError, Trainer, TrainingConfig, UntrustedFileError, load_splits
-from nlptl.training.checkpoint import latest_checkpoint
+from nlptl import (
+    Classifier,
+    ConfigError,
+    NonFiniteError,
+    Splits,
+    Trainer,
+    TrainingConfig,
+    UntrustedFileError,
+    load_splits,
+)
+from nlptl.training.checkpoint import saved_steps
 from nlptl.training.tracking import Tracker
 
 REPOSITORY = Path(__file__).parents[2]
@@ -164,7 +175,7 @@ def test_damaged_checkpoint_is_skipped_for_the_one_before(file, how, train, outc
     damage(stopped / "checkpoints/step-000006" / file, how)
     caplog.set_level(logging.INFO)
     train(stopped, resume=True)
-    assert "skipping the checkpoint of step 6: Expected a complete checkpoint in " in caplog.text
+    assert re.search(f"skipping the checkpoint of step 6: .*({file}|is not what was written)", caplog.text)
     assert "resuming after step 3" in caplog.messages
     assert outcome(stopped) == whole()
 
@@ -264,6 +275,38 @@ def test_going_on_to_more_epochs(train, outcome, stop_at, tmp_path, caplog):
     assert outcome(tmp_path / "other") == outcome(tmp_path / "run")
 
 
+def test_a_refused_resume_changes_nothing(train, outcome, whole, stopped, monkeypatch):
+    config = (stopped / "config.json").read_bytes()
+    monkeypatch.setattr(Splits, "__getitem__", lambda self, name: getattr(self, name).select(range(10)))
+    with pytest.raises(ConfigError, match="on the data it was started with, found other texts"):
+        train(stopped, resume=True, num_epochs=3)
+    monkeypatch.undo()
+    assert (stopped / "config.json").read_bytes() == config
+    train(stopped, resume=True)
+    assert outcome(stopped) == whole()
+
+
+def test_checkpoints_without_a_manifest_of_the_run_are_not_used(train, stopped):
+    (stopped / "manifest.json").unlink()
+    with pytest.raises(UntrustedFileError, match=r"manifest.json, which says what the checkpoints in .* are of"):
+        train(stopped, resume=True)
+
+
+def test_checkpoints_of_another_run_are_not_used(train, stopped, tmp_path, caplog):
+    train(tmp_path / "other", freeze=1)
+    shutil.rmtree(tmp_path / "other/checkpoints")
+    shutil.copytree(stopped / "checkpoints", tmp_path / "other/checkpoints")
+    with pytest.raises(UntrustedFileError, match="found 2 damaged"):
+        train(tmp_path / "other", freeze=1, resume=True)
+    assert caplog.text.count("a checkpoint of another run") == 2
+
+
+def test_what_killed_saves_of_the_model_have_left_is_removed(train, stopped):
+    (stopped / ".model-left/new").mkdir(parents=True)
+    train(stopped, resume=True)
+    assert not (stopped / ".model-left").exists()
+
+
 def test_layers_that_would_thaw_later_are_not_added(train, tmp_path):
     settings = {"unfreeze_every_epochs": 1}
     train(tmp_path / "run", **settings)
@@ -302,4 +345,4 @@ def test_rows_of_a_step_that_diverges_are_written_down(train, tmp_path, monkeypa
     assert found["step"] > 1
     assert len(found["rows"]) == len(set(found["rows"])) == 24
     assert found["source"].endswith("reviews.csv")
-    assert latest_checkpoint(tmp_path / "run/checkpoints") is not None
+    assert saved_steps(tmp_path / "run/checkpoints") != []

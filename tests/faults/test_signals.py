@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from nlptl.training import interruption, loop
+from nlptl.training.checkpoint import Background
 from nlptl.training.tracking import Tracker
 
 HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -86,6 +88,54 @@ def test_a_second_one_ends_at_once(train, outcome, whole, send_at, tmp_path):
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000003"]
     train(tmp_path / "run", resume=True, **SETTINGS)
     assert outcome(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize("call", [1, 3], ids=["before", "while"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_being_written_is_finished(number, call, train, outcome, whole, tmp_path, monkeypatch):
+    """The signal comes after the last step, before or while its checkpoint is being written."""
+    started, sent, calls = threading.Event(), [], []
+    real_save, real_finish = loop.save_checkpoint, Background.finish
+
+    def save(folder, step, files, **settings):
+        if step == 8:
+            started.wait(timeout=60)
+        real_save(folder, step, files, **settings)
+
+    def finish(self):
+        if len(steps) == 8:
+            calls.append("finish")
+        if not sent and len(calls) == call:
+            sent.append(number)
+            threading.Timer(0.2, started.set).start()
+            os.kill(os.getpid(), number)
+        real_finish(self)
+
+    steps = []
+    handle = register_optimizer_step_post_hook(lambda *_: steps.append(1))
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    monkeypatch.setattr(Background, "finish", finish)
+    with pytest.raises(SystemExit if number == signal.SIGTERM else KeyboardInterrupt):
+        train(tmp_path / "run", **SETTINGS)
+    handle.remove()
+    monkeypatch.undo()
+    assert sent == [number]
+    assert {number: signal.getsignal(number) for number in HANDLERS} == HANDLERS
+    assert (tmp_path / "run/checkpoints/step-000008/manifest.json").is_file()
+    train(tmp_path / "run", resume=True, **SETTINGS)
+    assert outcome(tmp_path / "run") == whole
+
+
+def test_who_read_the_errors_may_be_gone(train, send_at, tmp_path, monkeypatch):
+    def broken(*_):
+        raise BrokenPipeError
+
+    undo = send_at("step", 5, signal.SIGTERM)
+    monkeypatch.setattr(interruption.os, "write", broken)
+    with pytest.raises(SystemExit):
+        train(tmp_path / "run", **SETTINGS)
+    undo()
+    assert (tmp_path / "run/checkpoints/step-000005/manifest.json").is_file()
 
 
 def test_in_another_thread_signals_are_left_alone(train, outcome, whole, tmp_path):

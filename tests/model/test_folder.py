@@ -100,3 +100,8 @@ def test_folder_of_a_run_is_told_from_its_model(tiny_bert, tmp_path):
     Classifier.from_pretrained(tiny_bert, labels=["a", "b"]).save(tmp_path / "run/model")
     with pytest.raises(ConfigError, match=r"Expected the model folder of a run, found the run\. Pass .*run/model"):
         Classifier.from_pretrained(tmp_path / "run")
+
+
+def test_who_may_read_the_folder_may_read_its_files(saved: Path):
+    assert len({path.stat().st_mode for path in saved.iterdir()}) == 1
+    assert len(list(saved.iterdir())) > 3

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,17 +83,32 @@ def test_checkpoint_without_its_best_is_not_used(tmp_path, caplog):
     save(tmp_path, 4, build(4, best_step=3))
     newest, best = latest_checkpoint(tmp_path)
     assert newest.state["step"] == best.state["step"] == 2
-    assert "skipping the checkpoint of step 4: Expected a complete checkpoint in " in caplog.text
-    shutil.rmtree(tmp_path / "step-000002")
-    with pytest.raises(UntrustedFileError, match="found 1 damaged"):
-        latest_checkpoint(tmp_path)
+    assert "skipping the checkpoint of step 4, which needs that of step 3: [Errno 2] No such file " in caplog.text
+
+
+def test_where_the_best_is_damaged_for_all_the_newest_is_used(tmp_path, caplog):
+    for step in (2, 4, 6):
+        save(tmp_path, step, build(step, best_step=2))
+    (tmp_path / "step-000002/averages.safetensors").write_bytes(b"")
+    newest, best = latest_checkpoint(tmp_path)
+    assert "going on without the best weights so far, which are damaged" in caplog.text
+    expected = build(6, best_step=2)
+    assert_same(newest, replace(expected, state={**expected.state, "best_step": None, "best_value": None}))
+    assert best is None
+
+
+def test_checkpoint_of_another_run_is_not_used(tmp_path):
+    save_checkpoint(tmp_path, 3, pack(build(3)), run="one")
+    assert_same(load_checkpoint(tmp_path, 3, "one"), build(3))
+    with pytest.raises(UntrustedFileError, match="found: a checkpoint of another run"):
+        load_checkpoint(tmp_path, 3, "other")
 
 
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"format": 1}, "format 1 and step 3, not 2 and 3"),
-        ({"step": 4}, "format 2 and step 4, not 2 and 3"),
+        ({"format": 1}, "format 1 and step 3, not 3 and 3"),
+        ({"step": 4}, "format 3 and step 4, not 3 and 3"),
         ({"sha256": {"state.json": "0"}}, "manifest.json is not what was written"),
         ({"sha256": dict.fromkeys(FILES, "0")}, "weights.safetensors, .*, state.json is not what was written"),
         ({"sha256": None}, "manifest.json is not what was written"),
@@ -125,14 +141,17 @@ def test_any_flipped_bit_is_found(file, tmp_path):
             load_checkpoint(tmp_path, 3)
 
 
+WRONG = r"is not what was written|format \d and step \d+, not 3 and 3|a checkpoint of another run"
+
+
 def test_any_flipped_bit_of_the_manifest_is_found(tmp_path):
-    save(tmp_path, 3, build(3))
+    save_checkpoint(tmp_path, 3, pack(build(3)), run="1f")
     path = tmp_path / "step-000003/manifest.json"
     content = path.read_bytes()
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
-        with pytest.raises(UntrustedFileError, match=r"is not what was written|format \d and step \d+, not 2 and 3"):
-            load_checkpoint(tmp_path, 3)
+        with pytest.raises(UntrustedFileError, match=WRONG):
+            load_checkpoint(tmp_path, 3, "1f")
 
 
 @pytest.mark.parametrize("file", [*FILES, "manifest.json"])

@@ -136,11 +136,12 @@ def test_it_says_what_a_training_takes(build_model, splits, caplog):
 
 def test_in_words():
     memory = {"weights": 91_000_000, "gradients": 91_000_000, "optimizer": 182_000_000, "copies": 0}
-    estimate = Estimate(memory, 273_000_000, 10**9, 1_100_000_000, 200.0, 640, 512, "cpu")
+    estimate = Estimate(memory, 273_000_000, 10**9, 1_100_000_000, 200.0, 640, 512, "cpu", 1)
     assert estimate.describe() == (
         "estimate: 364 MB of memory (weights 91, gradients 91, optimizer 182) with at most 512 tokens at once, "
         "3 min for 640 steps on cpu, 1,100 MB of disk"
     )
+    assert "364 MB of memory in each of 4 processes (weights" in replace(estimate, num_processes=4).describe()
     assert "s, 13 s on" in replace(estimate, seconds=13.2, num_steps=0).describe().replace("once", "s")
     assert ", 2 h 5 min for" in replace(estimate, seconds=7500).describe()
 

@@ -212,3 +212,10 @@ def test_folder_with_another_run_is_refused(fit, tmp_path):
     fit(tmp_path / "run")
     with pytest.raises(ConfigError, match="found a run in"):
         fit(tmp_path / "run")
+
+
+def test_a_model_that_knows_one_answer_is_named(build_model, splits, caplog):
+    trainer = Trainer(build_model(), TrainingConfig(num_epochs=1, learning_rate=1e-9))
+    trainer.model.network.classifier.bias.data[0] += 100
+    trainer.evaluate(splits["test"])
+    assert "test: every prediction is 'negative': the model has not learned to tell the classes apart" in caplog.text
