@@ -296,7 +296,7 @@ class Loop:
         """Write a checkpoint in the background; one that is not due stays until the next one is written."""
         if self.run is None:
             return
-        folder, identity, state = self.run.checkpoints, self.run.identity, self.state
+        run, folder, state = self.run, self.run.checkpoints, self.state
         # Each of the last ones can be resumed from, with the best weights up to there.
         needed = [state.step] if state.best_step is None else [state.step, state.best_step]
         kept = [*state.kept[1 - self.config.keep_last :], needed]
@@ -313,7 +313,8 @@ class Loop:
             self.writing.start(lambda: write(files))
 
         def write(files: dict[str, bytes]) -> None:
-            save_checkpoint(folder, step, files, run=identity)
+            run.check_place()
+            save_checkpoint(folder, step, files, run=run.identity)
             prune_checkpoints(folder, keep=steps)
 
         on_main(save)

@@ -56,6 +56,7 @@ class Run:
         self.resume = resume
         self.lock = lock
         self.checkpoints = path / "checkpoints"
+        self._inode = path.stat().st_ino
         self.identity = ""  # tells its checkpoints from those of other runs; known once `record_data` was called
 
     @classmethod
@@ -89,6 +90,20 @@ class Run:
                 raise
 
         return cls(folder, recorded, resume=on_main(claim), lock=lock)
+
+    def check_place(self) -> None:
+        """Refuse to write where the folder of this run no longer is.
+
+        Raises:
+            ResourceError: If the folder was moved or removed, with or without another one in its place.
+        """
+        with _writing(self.path):
+            inode = self.path.stat().st_ino
+        if inode != self._inode:
+            raise ResourceError(
+                f"Expected the folder of this run at {self.path}, found another one. Move the folders back, then go on "
+                "with --resume."
+            )
 
     def record_splits(self, splits: Splits) -> None:
         """Write which rows each split is made of to `splits.json`, counts and findings to `data_report.json`.

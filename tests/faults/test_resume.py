@@ -19,6 +19,7 @@ from nlptl import (
     Classifier,
     ConfigError,
     NonFiniteError,
+    ResourceError,
     Splits,
     Trainer,
     TrainingConfig,
@@ -299,6 +300,24 @@ def test_checkpoints_of_another_run_are_not_used(train, stopped, tmp_path, caplo
     with pytest.raises(UntrustedFileError, match="found 2 damaged"):
         train(tmp_path / "other", freeze=1, resume=True)
     assert caplog.text.count("a checkpoint of another run") == 2
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_folder_that_is_moved_away(is_replaced, train, tmp_path):
+    def move(*_):
+        steps.append(1)
+        if len(steps) == 4:
+            (tmp_path / "run").rename(tmp_path / "moved")
+            if is_replaced:
+                (tmp_path / "run").mkdir()
+
+    steps = []
+    handle = register_optimizer_step_post_hook(move)
+    with pytest.raises(ResourceError, match="found another one" if is_replaced else "No such file or directory"):
+        train(tmp_path / "run")
+    handle.remove()
+    assert [path.name for path in (tmp_path / "moved/checkpoints").iterdir()] == ["step-000003"]
+    assert not (tmp_path / "run/checkpoints").exists()
 
 
 def test_what_killed_saves_of_the_model_have_left_is_removed(train, stopped):
