@@ -224,6 +224,8 @@ class ClassificationConfig:
     """Column with the label. None: found by name."""
     max_examples: int | None = None
     """Keep at most this many examples of each split, for a first try."""
+    strict: bool = False
+    """Stop before training at whatever the checks of the data find, not only at what cannot be trained on."""
     max_length: int | None = None
     """Tokens of a text that are read. None: 256, or fewer if the encoder takes fewer."""
     output_dir: Path = Path("runs/classification")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nlptl.data.checks import Finding, check_splits
+from nlptl.data.checks import check_splits
+from nlptl.data.findings import Finding
 from nlptl.data.order import order
 from nlptl.data.samples import sample_dataset
 from nlptl.data.sources import SPLIT_NAMES, Examples, file_status, join, read_file, read_hub
@@ -73,6 +74,7 @@ def load_splits(
     label_column: str | None = None,
     max_examples: int | None = None,
     seed: int = 0,
+    strict: bool = False,
 ) -> Splits:
     """Load a data set, split it where it is not split, and check it.
 
@@ -86,10 +88,11 @@ def load_splits(
         label_column: Column of the labels. None: found by name, such as `label`.
         max_examples: Keep at most this many examples of each split, at least one of each class. None: all.
         seed: What is carved out and kept depends on it, and on nothing else that is random.
+        strict: Stop at whatever the checks find, not only at what cannot be trained on.
 
     Raises:
         ConfigError: If there is no such sample, or if `max_examples` is too small.
-        DataError: If the data cannot be read or trained on.
+        DataError: If the data cannot be read or trained on; with `strict`, if the checks find anything.
         ResourceError: If the Hub or the sample's package is out of reach.
     """
     if max_examples is not None and max_examples < 2:
@@ -100,7 +103,7 @@ def load_splits(
     if max_examples is not None:
         parts = {name: _limit(parts[name], max_examples, seed) for name in NAMES}
     parts = {name: parts[name] for name in NAMES}
-    findings = check_splits(parts)
+    findings = check_splits(parts, strict=strict)
     for finding in findings:
         logger.warning("%s", finding.message)
     labels = Labels.from_names(parts["train"].labels)

@@ -29,6 +29,7 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         label_column=config.label_column,
         max_examples=config.max_examples,
         seed=config.split_seed,
+        strict=config.strict,
     )
     if run is not None:
         run.record_splits(splits)
