@@ -226,6 +226,8 @@ class ClassificationConfig:
     """Keep at most this many examples of each split, for a first try."""
     strict: bool = False
     """Stop before training at whatever the checks of the data find, not only at what cannot be trained on."""
+    near_duplicates: bool = True
+    """Look for texts that are nearly the same before training: a second or less for 5,000 texts."""
     max_length: int | None = None
     """Tokens of a text that are read. None: 256, or fewer if the encoder takes fewer."""
     output_dir: Path = Path("runs/classification")

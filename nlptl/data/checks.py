@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nlptl.data.columns import describe_rows
-from nlptl.data.findings import Finding, finding, finding_on, list_labels
+from nlptl.data.findings import EXPLANATIONS, Finding, finding, finding_on, list_labels
 from nlptl.data.leakage import find_leaking_words
+from nlptl.data.near_duplicates import find_near_duplicates
 from nlptl.data.sources import Examples
 from nlptl.errors import DataError
 
@@ -19,17 +20,20 @@ EMPTY = hash("")
 _CONTROL_CHARACTER = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
 
 
-def check_splits(splits: Mapping[str, Examples], *, strict: bool = False) -> list[Finding]:
+def check_splits(
+    splits: Mapping[str, Examples], *, strict: bool = False, near_duplicates: bool = True
+) -> list[Finding]:
     """Return the warnings on `splits`.
 
     Args:
         splits: As in `find_problems`.
         strict: Stop at warnings too.
+        near_duplicates: As in `find_problems`.
 
     Raises:
         DataError: If an error is among the findings; with `strict`, if there is any finding.
     """
-    findings = find_problems(splits)
+    findings = find_problems(splits, near_duplicates=near_duplicates)
     errors = [each for each in findings if each.severity == "error"]
     if errors:
         raise DataError(f"{errors[0].message}. {errors[0].action}")
@@ -38,10 +42,14 @@ def check_splits(splits: Mapping[str, Examples], *, strict: bool = False) -> lis
     return findings
 
 
-def find_problems(splits: Mapping[str, Examples]) -> list[Finding]:
-    """Return the findings on `splits`, errors first; "train" is one of them, "validation" and "test" may be.
+def find_problems(splits: Mapping[str, Examples], *, near_duplicates: bool = True) -> list[Finding]:
+    """Return the findings on `splits`, errors first.
 
     Two texts count as the same if they differ only in case and in blanks at their ends.
+
+    Args:
+        splits: "train", and "validation" and "test" where they are, in this order.
+        near_duplicates: Look for texts that are nearly the same too, which takes most of the time.
     """
     train = splits["train"]
     keys = {name: _digests(examples.texts) for name, examples in splits.items()}
@@ -56,12 +64,15 @@ def find_problems(splits: Mapping[str, Examples]) -> list[Finding]:
         findings.append(_missing_classes(splits["test"], counts))
     findings += [_control_characters(name, examples) for name, examples in splits.items()]
     findings += find_leaking_words(train)
+    if near_duplicates:
+        findings += find_near_duplicates(splits, _first_of_their_kind(keys))
     return [each for each in findings if each is not None]
 
 
 def describe_findings(findings: Sequence[Finding]) -> str:
-    """Return the findings as a list to read, errors first, each with what it means and what to do."""
-    ordered = sorted(findings, key=lambda each: each.severity != "error")
+    """Return the findings as a list to read, worst first, each with what it means and what to do."""
+    kinds = list(EXPLANATIONS)
+    ordered = sorted(findings, key=lambda each: (each.severity != "error", kinds.index(each.kind)))
     count = Counter(each.severity for each in ordered)
     total = " and ".join(
         f"{count[severity]} {severity}{'s' * (count[severity] > 1)}"
@@ -106,6 +117,16 @@ def _digests(texts: Sequence[str]) -> np.ndarray:
     Among ten million texts that differ, the chance that any two have the same bits is one in 300,000.
     """
     return np.fromiter((hash(text.strip().casefold()) for text in texts), dtype=np.int64, count=len(texts))
+
+
+def _first_of_their_kind(keys: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return for each text of each split whether it is neither empty nor the copy of one before."""
+    joined = np.concatenate(list(keys.values()))
+    is_first = np.zeros(len(joined), dtype=bool)
+    is_first[np.unique(joined, return_index=True)[1]] = True
+    is_first &= joined != EMPTY
+    ends = np.cumsum([len(each) for each in keys.values()])
+    return dict(zip(keys, np.split(is_first, ends[:-1]), strict=True))
 
 
 def _empty_texts(name: str, examples: Examples, keys: np.ndarray) -> Finding | None:

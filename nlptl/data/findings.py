@@ -1,6 +1,6 @@
 """What a check of the data has found: how much, where, what it means and what to do."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,48 +24,56 @@ EXPLANATIONS = {
         "No model that learns from train can ever predict these labels.",
         "Rename or delete these rows, or add examples of the class to train.",
     ),
-    "empty_text": (
-        "The model sees nothing, and learns or is scored on the label alone.",
-        "Fill in these texts or delete the rows.",
-    ),
     "leak": (
         "The model has seen these texts, or was chosen by them: the scores are too good.",
         "Pass --deduplicate, which drops them from train, or delete the rows.",
+    ),
+    "near_leak": (
+        "The model has nearly seen these texts, or was chosen by them: the scores are too good.",
+        "Read some of the pairs, and delete one of each; texts of one source are kept in one split by --group-column.",
     ),
     "conflict": (
         "Whatever the model predicts for such a text is wrong somewhere.",
         "Decide on one label for each text and correct or delete the other rows.",
     ),
-    "duplicate": (
-        "These texts weigh more than others in training.",
-        "Pass --deduplicate, or delete the rows, unless the texts are that frequent where the model will be used.",
+    "leaking_word": (
+        "A single word gives the class away: a trace of how the data was made, such as a signature, or a real sign.",
+        "Read some of the rows; delete the word from all texts if it will not be there when the model is used.",
     ),
     "label_collision": (
         "They are most likely one class in several spellings, but are learned and scored as several.",
         "Write each label in one spelling; if they differ on purpose, give them names that differ in more.",
     ),
-    "small_class": (
-        "A class with a single example can hardly be learned, and not be scored.",
-        "Add examples, or merge the class with another one.",
+    "label_word": (
+        "The name of the class stands in its texts: the model may learn to read it off, and fail where it is missing.",
+        "If the word was put there with the label, as a tag or a heading is, delete it from the texts.",
     ),
-    "missing_class": (
-        "The scores say nothing about these classes.",
-        "Add examples of them to test, or pass one file with more examples, which is split by class.",
+    "empty_text": (
+        "The model sees nothing, and learns or is scored on the label alone.",
+        "Fill in these texts or delete the rows.",
     ),
     "control_character": (
         "A text that was decoded or cut wrongly reaches the model garbled.",
         "Write the file again as UTF-8 from its source, or delete these characters.",
     ),
-    "label_word": (
-        "The name of the class stands in its texts: the model may learn to read it off, and fail where it is missing.",
-        "If the word was put there with the label, as a tag or a heading is, delete it from the texts.",
+    "duplicate": (
+        "These texts weigh more than others in training.",
+        "Pass --deduplicate, or delete the rows, unless the texts are that frequent where the model will be used.",
     ),
-    "leaking_word": (
-        "A single word gives the class away: a trace of how the data was made, such as a signature, or a real sign.",
-        "Read some of the rows; delete the word from all texts if it will not be there when the model is used.",
+    "near_duplicate": (
+        "These texts weigh more than others in training, and those of a carved-out split may be like those of train.",
+        "Read some of the pairs, and delete one of each if they come from one source.",
+    ),
+    "missing_class": (
+        "The scores say nothing about these classes.",
+        "Add examples of them to test, or pass one file with more examples, which is split by class.",
+    ),
+    "small_class": (
+        "A class with a single example can hardly be learned, and not be scored.",
+        "Add examples, or merge the class with another one.",
     ),
 }
-"""For each kind of finding, what it means and what to do."""
+"""For each kind of finding, the worst first, what it means and what to do."""
 
 Severity = Literal["error", "warning"]
 
@@ -85,10 +93,18 @@ class Finding:
     meaning: str = ""
     action: str = ""
     """What to do about it."""
+    like: tuple[int, ...] = ()
+    """Of near duplicates, for each of `rows` the row that it is like."""
 
 
 def finding(
-    kind: str, message: str, *, rows: Collection[int] = (), count: int | None = None, severity: Severity = "warning"
+    kind: str,
+    message: str,
+    *,
+    rows: Sequence[int] = (),
+    count: int | None = None,
+    severity: Severity = "warning",
+    like: Sequence[int] = (),
 ) -> Finding:
     """Return a finding with what is said about its kind.
 
@@ -98,9 +114,10 @@ def finding(
         rows: All rows that are meant.
         count: How many there are. None: as many as rows.
         severity: Whether the data can be trained on.
+        like: For each of the rows, one that it is like.
     """
-    first = tuple(int(row) for row, _ in zip(rows, range(MOST_ROWS), strict=False))
-    return Finding(kind, message, len(rows) if count is None else count, first, severity, *EXPLANATIONS[kind])
+    first, other = tuple(rows[:MOST_ROWS]), tuple(like[:MOST_ROWS])
+    return Finding(kind, message, len(rows) if count is None else count, first, severity, *EXPLANATIONS[kind], other)
 
 
 def finding_on(kind: str, what: str, examples: Examples, is_meant: np.ndarray) -> Finding | None:

@@ -75,6 +75,7 @@ def load_splits(
     max_examples: int | None = None,
     seed: int = 0,
     strict: bool = False,
+    near_duplicates: bool = True,
 ) -> Splits:
     """Load a data set, split it where it is not split, and check it.
 
@@ -89,6 +90,7 @@ def load_splits(
         max_examples: Keep at most this many examples of each split, at least one of each class. None: all.
         seed: What is carved out and kept depends on it, and on nothing else that is random.
         strict: Stop at whatever the checks find, not only at what cannot be trained on.
+        near_duplicates: Look for texts that are nearly the same: a second or less for 5,000 texts.
 
     Raises:
         ConfigError: If there is no such sample, or if `max_examples` is too small.
@@ -103,7 +105,7 @@ def load_splits(
     if max_examples is not None:
         parts = {name: _limit(parts[name], max_examples, seed) for name in NAMES}
     parts = {name: parts[name] for name in NAMES}
-    findings = check_splits(parts, strict=strict)
+    findings = check_splits(parts, strict=strict, near_duplicates=near_duplicates)
     for finding in findings:
         logger.warning("%s", finding.message)
     labels = Labels.from_names(parts["train"].labels)

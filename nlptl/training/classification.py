@@ -30,6 +30,7 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         max_examples=config.max_examples,
         seed=config.split_seed,
         strict=config.strict,
+        near_duplicates=config.near_duplicates,
     )
     if run is not None:
         run.record_splits(splits)

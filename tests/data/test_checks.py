@@ -93,7 +93,7 @@ def test_identifiers_as_labels():
 def test_speed():
     train = examples([(f"a review of film number {i}, " * 10, i % 2) for i in range(100_000)])
     start = time.perf_counter()
-    check_splits({"train": train})
+    check_splits({"train": train}, near_duplicates=False)
     assert time.perf_counter() - start < 3
 
 
