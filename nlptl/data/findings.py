@@ -64,6 +64,14 @@ EXPLANATIONS = {
         "These texts weigh more than others in training, and those of a carved-out split may be like those of train.",
         "Read some of the pairs, and delete one of each if they come from one source.",
     ),
+    "truncation": (
+        "What stands beyond max_length is never read.",
+        "Raise --max-length if the encoder takes more, or put what decides to the front of the texts.",
+    ),
+    "unknown_token": (
+        "The tokenizer puts one and the same token for all it does not know: what stood there is lost.",
+        "Take an encoder for the language of the texts, or write such signs as words.",
+    ),
     "missing_class": (
         "The scores say nothing about these classes.",
         "Add examples of them to test, or pass one file with more examples, which is split by class.",

@@ -99,7 +99,7 @@ def load_splits(
     """
     if max_examples is not None and max_examples < 2:
         raise ConfigError(f"Expected 2 or more as max_examples, found {max_examples}. Raise or unset --max-examples.")
-    parts = _load(dataset, text_column, label_column)
+    parts = read_splits(dataset, text_column=text_column, label_column=label_column)
     if "test" not in parts or "validation" not in parts:
         _carve_missing(parts, str(dataset), seed)
     if max_examples is not None:
@@ -115,7 +115,21 @@ def load_splits(
     return Splits(parts["train"], parts["validation"], parts["test"], labels, tuple(findings))
 
 
-def _load(dataset: str | Path, text_column: str | None, label_column: str | None) -> dict[str, Examples]:
+def read_splits(
+    dataset: str | Path, *, text_column: str | None = None, label_column: str | None = None
+) -> dict[str, Examples]:
+    """Read a data set as it is: one file or sample is train; a folder or Hub id may have validation and test too.
+
+    Args:
+        dataset: As in `load_splits`, and so are the columns.
+        text_column: Column of the texts. None: found by name, such as `text`.
+        label_column: Column of the labels. None: found by name, such as `label`.
+
+    Raises:
+        ConfigError: If there is no such sample.
+        DataError: If the data cannot be read.
+        ResourceError: If the Hub or the sample's package is out of reach.
+    """
     if isinstance(dataset, str) and dataset.startswith("sample:"):
         if text_column is not None or label_column is not None:
             raise ConfigError(f"Expected no columns with {dataset}, which has its own. Drop the column flags.")
