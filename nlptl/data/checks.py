@@ -1,6 +1,7 @@
 """What is wrong with the data, before anything is trained: errors stop the run, warnings are reported."""
 
 import itertools
+import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from nlptl.data.leakage import find_leaking_words
 from nlptl.data.near_duplicates import find_near_duplicates
 from nlptl.data.sources import Examples
 from nlptl.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 EMPTY = hash("")
 
@@ -57,6 +60,7 @@ def find_problems(splits: Mapping[str, Examples], *, near_duplicates: bool = Tru
     findings += [_empty_texts(name, examples, keys[name]) for name, examples in splits.items()]
     for first, second in itertools.combinations(splits, 2):
         findings.append(_leak(first, second, keys, splits[second]))
+        findings.append(_group_leak(first, splits[first], splits[second], second))
     findings += _repeated_texts(train, keys["train"])
     counts = Counter(train.labels)
     findings += [_label_collisions(train, counts), _small_classes(train, counts)]
@@ -81,6 +85,26 @@ def describe_findings(findings: Sequence[Finding]) -> str:
     )
     items = [f"{each.severity}: {each.message}\n    {each.meaning}\n    {each.action}" for each in ordered]
     return "\n".join([f"{total or 'nothing'}:" if items else "nothing", *items])
+
+
+def drop_copies(splits: Mapping[str, Examples]) -> Examples:
+    """Return train without what is also in another split, and what stands in it before with the same label."""
+    train = splits["train"]
+    keys = {name: _digests(examples.texts) for name, examples in splits.items()}
+    others = np.concatenate([np.zeros(0, dtype=np.int64), *(keys[name] for name in splits if name != "train")])
+    is_text = keys["train"] != EMPTY
+    is_leak = np.isin(keys["train"], others) & is_text
+    code_of = {label: code for code, label in enumerate(set(train.labels))}
+    codes = np.fromiter((code_of[label] for label in train.labels), dtype=np.int64, count=len(train))
+    pairs = np.stack([keys["train"], codes], axis=1)
+    is_repeated = np.ones(len(train), dtype=bool)
+    is_repeated[np.unique(pairs, axis=0, return_index=True)[1]] = False
+    is_repeated &= is_text & ~is_leak
+    logger.info(
+        "%s: %s texts of train are dropped that are also in validation or test, and %s that stand there before",
+        *(train.source, f"{int(is_leak.sum()):,}", f"{int(is_repeated.sum()):,}"),
+    )
+    return train.select(np.flatnonzero(~is_leak & ~is_repeated))
 
 
 def _class_errors(splits: Mapping[str, Examples]) -> list[Finding | None]:
@@ -138,6 +162,13 @@ def _leak(first: str, second: str, keys: Mapping[str, np.ndarray], examples: Exa
     places = np.minimum(np.searchsorted(seen, wanted), len(seen) - 1)
     is_leak = (seen[places] == wanted) & (wanted != EMPTY)
     return finding_on("leak", f"{examples.source}: texts of {second} that are also in {first}", examples, is_leak)
+
+
+def _group_leak(first: str, examples: Examples, others: Examples, second: str) -> Finding | None:
+    groups = set(examples.groups)
+    is_leak = np.fromiter((group in groups for group in others.groups), dtype=bool)
+    what = f"{others.source}: texts of {second} whose group is also in {first}"
+    return finding_on("group_leak", what, others, is_leak) if is_leak.any() else None
 
 
 def _repeated_texts(train: Examples, keys: np.ndarray) -> list[Finding | None]:

@@ -32,6 +32,10 @@ EXPLANATIONS = {
         "The model has nearly seen these texts, or was chosen by them: the scores are too good.",
         "Read some of the pairs, and delete one of each; texts of one source are kept in one split by --group-column.",
     ),
+    "group_leak": (
+        "Texts of one source are in both splits: the scores say less about texts of other sources.",
+        "Pass one file with all texts, which --group-column splits by group, or move the rows.",
+    ),
     "conflict": (
         "Whatever the model predicts for such a text is wrong somewhere.",
         "Decide on one label for each text and correct or delete the other rows.",

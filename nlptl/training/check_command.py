@@ -39,6 +39,8 @@ class CheckConfig:
     """Column with the text. None: found by name."""
     label_column: str | None = None
     """Column with the label. None: found by name."""
+    group_column: str | None = None
+    """Column that says what each text belongs to, none of which may be in two splits. None: that is not checked."""
     near_duplicates: bool = True
     """Look for texts that are nearly the same: a second or less for 5,000 texts."""
     model: str | None = None
@@ -68,7 +70,12 @@ def check_data(config: CheckConfig) -> list[Finding]:
     """
     if config.output is not None:
         check_output(config.output, suffixes=(".json",))
-    splits = read_splits(config.dataset, text_column=config.text_column, label_column=config.label_column)
+    splits = read_splits(
+        config.dataset,
+        text_column=config.text_column,
+        label_column=config.label_column,
+        group_column=config.group_column,
+    )
     for name, examples in splits.items():
         classes = len(set(examples.labels))
         logger.info(

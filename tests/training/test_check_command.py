@@ -14,7 +14,7 @@ from nlptl import cli
 from nlptl.data.findings import EXPLANATIONS
 
 
-def write(path: Path, rows: Sequence[tuple[str, str]], header: tuple[str, str] = ("text", "label")) -> Path:
+def write(path: Path, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ("text", "label")) -> Path:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     return path
@@ -88,6 +88,15 @@ def test_columns_and_what_is_nearly_the_same(tmp_path: Path, capsys: pytest.Capt
     assert check(path, *flags) == 3
     assert "nearly the same as one that stands there before: 1 row (9 like 8)" in capsys.readouterr().out
     assert check(path, *flags, "--no-near-duplicates") == 0
+
+
+def test_a_group_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    header = ("text", "label", "author")
+    write(tmp_path / "train.csv", [(*row, str(i)) for i, row in enumerate(CLEAN)], header)
+    write(tmp_path / "test.csv", [("a calm day", "x", "7"), ("storm", "y", "3")], header)
+    assert check(tmp_path, "--strict") == 0
+    assert check(tmp_path, "--strict", "--group-column", "author") == 3
+    assert "texts of test whose group is also in train: row 3\n" in capsys.readouterr().out
 
 
 def test_what_the_tokenizer_cuts_and_does_not_know(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
