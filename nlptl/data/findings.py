@@ -52,6 +52,10 @@ EXPLANATIONS = {
         "The name of the class stands in its texts: the model may learn to read it off, and fail where it is missing.",
         "If the word was put there with the label, as a tag or a heading is, delete it from the texts.",
     ),
+    "label_error": (
+        "A model that has not seen these texts is confident of another label: the label or the model is wrong.",
+        "Read the texts, from the first on, and correct the labels that are wrong; the report lists all of them.",
+    ),
     "empty_text": (
         "The model sees nothing, and learns or is scored on the label alone.",
         "Fill in these texts or delete the rows.",

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nlptl.data.checks import describe_findings, find_problems
-from nlptl.data.findings import Finding, finding_on
+from nlptl.data.findings import Finding, finding, finding_on
 from nlptl.data.sources import Examples
 from nlptl.data.splits import read_splits
 from nlptl.data.writers import check_output, write_json
@@ -47,17 +47,33 @@ class CheckConfig:
     """Encoder whose tokenizer tells what is cut off and what is unknown. None: that is not checked."""
     max_length: int | None = None
     """Tokens of a text that are read, with --model. None: 256, or fewer if the encoder takes fewer."""
+    label_errors: bool = False
+    """Look for labels that are likely wrong, with --model: its frozen encoder is run over all texts."""
+    seed: int = 0
+    """Seeds the five parts of the data, each judged by a model of the other four, with --label-errors."""
     strict: bool = False
     """Warnings count like errors."""
     output: Path | None = None
     """JSON file for the findings; one that is there is replaced. None: the list alone."""
 
     def __post_init__(self) -> None:
-        if self.max_length is not None and self.model is None:
+        found = [f"--max-length {self.max_length}"] * (self.max_length is not None)
+        found += ["--label-errors"] * self.label_errors
+        if found and self.model is None:
             raise ConfigError(
-                f"Expected --max-length only with --model, found {self.max_length} without one. Pass the encoder, as "
-                "in --model sample:minilm, or leave it out."
+                f"Expected {found[0]} only with --model, found no model. Pass the encoder, as in --model "
+                "sample:minilm, or leave it out."
             )
+
+
+class LabelError(NamedTuple):
+    """A label that is likely wrong, the one that it likely should be, and the margin between their probabilities."""
+
+    split: str
+    row: int
+    label: str
+    likely: str
+    margin: float
 
 
 def check_data(config: CheckConfig) -> list[Finding]:
@@ -83,14 +99,18 @@ def check_data(config: CheckConfig) -> list[Finding]:
         )
     findings = find_problems(splits, near_duplicates=config.near_duplicates)
     shares: dict[str, dict[str, float]] = {}
+    label_errors: list[LabelError] = []
     if config.model is not None:
         model = _load(config.model, splits, config.max_length)
         for name, examples in splits.items():
             shares[name], found = _check_tokens(model, examples, name)
             findings += found
+        if config.label_errors:
+            label_errors, found = _check_labels(model, splits, config.seed)
+            findings += found
     logger.info("found %s", describe_findings(findings))
     if config.output is not None:
-        _write_report(config.output, splits, findings, shares)
+        _write_report(config.output, splits, findings, shares, label_errors)
     stopping = [each for each in findings if config.strict or each.severity == "error"]
     if stopping:
         raise DataError(
@@ -137,13 +157,43 @@ def _check_tokens(model: "Classifier", examples: Examples, name: str) -> tuple[d
     return shares, [each for each in found if each is not None]
 
 
+def _check_labels(
+    model: "Classifier", splits: Mapping[str, Examples], seed: int
+) -> tuple[list[LabelError], list[Finding]]:
+    """Return the labels that are likely wrong, the likeliest first, and a finding for each split with any."""
+    from nlptl.training.label_errors import find_label_errors
+
+    where = [(name, i) for name, examples in splits.items() for i in range(len(examples))]
+    texts = [text for examples in splits.values() for text in examples.texts]
+    labels = [label for examples in splits.values() for label in examples.labels]
+    errors = []
+    for place, likely, margin in find_label_errors(model, texts, labels, seed=seed)[0]:
+        split, i = where[place]
+        errors.append(LabelError(split, splits[split].rows[i], labels[place], likely, margin))
+    findings = []
+    for name, examples in splits.items():
+        found = [error for error in errors if error.split == name]
+        shown = ", ".join(f"{error.row} is {error.label!r}, likely {error.likely!r}" for error in found[:5])
+        more = ", ..." if len(found) > 5 else ""
+        count = f"{len(found):,} {'row' if len(found) == 1 else 'rows'}"
+        message = f"{examples.source}: labels of {name} that are likely wrong: {count} ({shown}{more})"
+        if found:
+            findings.append(finding("label_error", message, rows=[error.row for error in found]))
+    return errors, findings
+
+
 def _write_report(
-    path: Path, splits: Mapping[str, Examples], findings: Sequence[Finding], shares: Mapping[str, Mapping[str, float]]
+    path: Path,
+    splits: Mapping[str, Examples],
+    findings: Sequence[Finding],
+    shares: Mapping[str, Mapping[str, float]],
+    label_errors: Sequence[LabelError],
 ) -> None:
     report = {
         "labels": {name: dict(Counter(examples.labels)) for name, examples in splits.items()},
         "findings": [dataclasses.asdict(each) for each in findings],
         "truncation": shares,
+        "label_errors": [error._asdict() for error in label_errors],
     }
     write_json(path, report)
     logger.info("wrote the findings to %s", path)

@@ -114,10 +114,30 @@ def test_what_the_tokenizer_cuts_and_does_not_know(tiny_bert: Path, tmp_path: Pa
     assert shares["unknown_tokens"] > 0
 
 
+def test_labels_that_are_likely_wrong(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [(f"the film was {'good' if i % 2 else 'bad'}", "yx"[i % 2]) for i in range(60)]
+    train = write(tmp_path / "train.csv", [*rows, ("the film was bad", "x")])
+    write(tmp_path / "test.csv", [*rows[:10], ("the film was good", "y")])
+    words = (tmp_path, "--model", tiny_bert, "--output", tmp_path / "report.json", "--no-near-duplicates")
+    assert check(*words) == 0
+    assert "likely wrong" not in capsys.readouterr().out
+    assert check(*words, "--label-errors") == 0
+    out = capsys.readouterr().out
+    assert f"{train}: labels of train that are likely wrong: 1 row (62 is 'x', likely 'y')\n" in out
+    assert "labels of test that are likely wrong: 1 row (12 is 'y', likely 'x')\n" in out
+    suspects = json.loads((tmp_path / "report.json").read_text())["label_errors"]
+    assert {(each["split"], each["row"], each["label"], each["likely"]) for each in suspects} == {
+        ("train", 62, "x", "y"),
+        ("test", 12, "y", "x"),
+    }
+    assert all(each["margin"] < 0 for each in suspects)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--max-length", "6"], 2, "Expected --max-length only with --model, found 6 without one"),
+        (["--max-length", "6"], 2, "Expected --max-length 6 only with --model, found no model"),
+        (["--label-errors"], 2, "Expected --label-errors only with --model, found no model"),
         (["--output", "report.csv"], 2, "Expected an output file in .json, found 'report.csv'"),
         (["--text-column", "body"], 3, "Expected text column 'body'"),
     ],
