@@ -22,6 +22,10 @@ EMPTY = hash("")
 # Tab, line feed, form feed and carriage return are blanks. U+FFFD stands where a decoder met bytes that were no text.
 _CONTROL_CHARACTER = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
 
+_IDENTIFIER = re.compile(r"(?=\S*\d)[\w.:#/-]+")
+MIN_IDENTIFIERS = 20
+"""Of fewer texts, it cannot be told whether they are identifiers."""
+
 
 def check_splits(
     splits: Mapping[str, Examples], *, strict: bool = False, near_duplicates: bool = True
@@ -36,10 +40,9 @@ def check_splits(
     Raises:
         DataError: If an error is among the findings; with `strict`, if there is any finding.
     """
+    for error in _class_errors(splits):  # before what takes time
+        raise DataError(f"{error.message}. {error.action}")
     findings = find_problems(splits, near_duplicates=near_duplicates)
-    errors = [each for each in findings if each.severity == "error"]
-    if errors:
-        raise DataError(f"{errors[0].message}. {errors[0].action}")
     if strict and findings:
         raise DataError(f"Expected data without findings (--strict), found {describe_findings(findings)}")
     return findings
@@ -56,7 +59,7 @@ def find_problems(splits: Mapping[str, Examples], *, near_duplicates: bool = Tru
     """
     train = splits["train"]
     keys = {name: _digests(examples.texts) for name, examples in splits.items()}
-    findings = _class_errors(splits)
+    findings: list[Finding | None] = [*_class_errors(splits)]
     findings += [_empty_texts(name, examples, keys[name]) for name, examples in splits.items()]
     for first, second in itertools.combinations(splits, 2):
         findings.append(_leak(first, second, keys, splits[second]))
@@ -64,8 +67,8 @@ def find_problems(splits: Mapping[str, Examples], *, near_duplicates: bool = Tru
     findings += _repeated_texts(train, keys["train"])
     counts = Counter(train.labels)
     findings += [_label_collisions(train, counts), _small_classes(train, counts)]
-    if "test" in splits:
-        findings.append(_missing_classes(splits["test"], counts))
+    findings += [_missing_classes(name, splits[name], counts) for name in splits if name != "train"]
+    findings.append(_identifiers(train))
     findings += [_control_characters(name, examples) for name, examples in splits.items()]
     findings += find_leaking_words(train)
     if near_duplicates:
@@ -107,10 +110,10 @@ def drop_copies(splits: Mapping[str, Examples]) -> Examples:
     return train.select(np.flatnonzero(~is_leak & ~is_repeated))
 
 
-def _class_errors(splits: Mapping[str, Examples]) -> list[Finding | None]:
+def _class_errors(splits: Mapping[str, Examples]) -> list[Finding]:
     train = splits["train"]
     known = set(train.labels)
-    errors: list[Finding | None] = []
+    errors = []
     if len(known) < 2:
         message = f"Expected two or more classes in {train.source} (train), found {sorted(known)}"
         errors.append(finding("one_class", message, count=len(known), severity="error"))
@@ -217,7 +220,22 @@ def _small_classes(train: Examples, counts: Counter[str]) -> Finding | None:
     return finding_on("small_class", what, train, is_small)
 
 
-def _missing_classes(test: Examples, counts: Counter[str]) -> Finding | None:
-    missing = counts.keys() - set(test.labels)
-    message = f"{test.source}: {len(missing)} of {len(counts)} classes have no example in test ({list_labels(missing)})"
+def _missing_classes(name: str, examples: Examples, counts: Counter[str]) -> Finding | None:
+    missing = counts.keys() - set(examples.labels)
+    message = (
+        f"{examples.source}: {len(missing)} of {len(counts)} classes have no example in {name} ({list_labels(missing)})"
+    )
     return finding("missing_class", message, count=len(missing)) if missing else None
+
+
+def _identifiers(train: Examples) -> Finding | None:
+    """Find out whether nearly all texts are one word with a digit in it, and differ, as identifiers do."""
+    if any(" " in text.strip() for text in train.texts[: len(train) // 10 + 1]) or len(train) < MIN_IDENTIFIERS:
+        return None
+    search = _IDENTIFIER.fullmatch
+    is_identifier = np.fromiter((search(text.strip()) is not None for text in train.texts), bool, count=len(train))
+    if is_identifier.mean() < 0.95 or len(set(train.texts)) < 0.95 * len(train):
+        return None
+    return finding_on(
+        "identifier_text", f"{train.source}: texts of train that look like identifiers", train, is_identifier
+    )

@@ -24,9 +24,13 @@ EXPLANATIONS = {
         "No model that learns from train can ever predict these labels.",
         "Rename or delete these rows, or add examples of the class to train.",
     ),
+    "identifier_text": (
+        "There is nothing to be learned from identifiers.",
+        "Pass the column that holds the texts as --text-column.",
+    ),
     "leak": (
         "The model has seen these texts, or was chosen by them: the scores are too good.",
-        "Pass --deduplicate, which drops them from train, or delete the rows.",
+        "Pass --deduplicate, which drops from train what is in another split, or delete the rows.",
     ),
     "near_leak": (
         "The model has nearly seen these texts, or was chosen by them: the scores are too good.",
@@ -82,7 +86,7 @@ EXPLANATIONS = {
     ),
     "missing_class": (
         "The scores say nothing about these classes.",
-        "Add examples of them to test, or pass one file with more examples, which is split by class.",
+        "Add examples of them to this split, or pass one file with more examples, which is split by class.",
     ),
     "small_class": (
         "A class with a single example can hardly be learned, and not be scored.",

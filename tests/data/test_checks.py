@@ -50,6 +50,7 @@ def test_clean_data_has_no_findings():
             "texts of train with control .*row 5",
         ),
         ([*CLEAN, ("f\ufffdr", "x")], {}, "control_character", (5,), "texts of train with control .*: row 5"),
+        (CLEAN, {"validation": [("e", "x")]}, "missing_class", (), r"1 of 2 classes have no example in validation"),
         (CLEAN, {"test": [("e", "x")]}, "missing_class", (), r"1 of 2 classes have no example in test \('y'\)"),
     ],
 )
@@ -113,3 +114,14 @@ def test_errors_come_first_and_all_of_them():
 @pytest.mark.parametrize("kind", EXPLANATIONS)
 def test_each_kind_says_what_it_means_and_what_to_do(kind):
     assert all(words[0].isupper() and words.endswith(".") for words in EXPLANATIONS[kind])
+
+
+@pytest.mark.parametrize("pattern", ["{0}", "user-{0}", "#{0:08x}", "2026-11-{0:02}"])
+def test_identifiers_as_texts(pattern):
+    pairs = [(pattern.format(i), "xy"[i % 2]) for i in range(10, 50)]
+    assert findings(pairs)["identifier_text"].rows == (1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("pattern", ["text {0}", "word", "caf\u00e9"])
+def test_no_identifiers(pattern):
+    assert "identifier_text" not in findings([(pattern.format(i), "xy"[i % 2]) for i in range(40)])
