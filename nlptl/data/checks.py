@@ -12,6 +12,7 @@ from nlptl.data.columns import describe_rows
 from nlptl.data.findings import EXPLANATIONS, Finding, finding, finding_on, list_labels
 from nlptl.data.leakage import find_leaking_words
 from nlptl.data.near_duplicates import find_near_duplicates
+from nlptl.data.scripts import find_other_scripts
 from nlptl.data.sources import Examples
 from nlptl.errors import DataError
 
@@ -70,6 +71,7 @@ def find_problems(splits: Mapping[str, Examples], *, near_duplicates: bool = Tru
     findings += [_missing_classes(name, splits[name], counts) for name in splits if name != "train"]
     findings.append(_identifiers(train))
     findings += [_control_characters(name, examples) for name, examples in splits.items()]
+    findings += [find_other_scripts(name, examples) for name, examples in splits.items()]
     findings += find_leaking_words(train)
     if near_duplicates:
         findings += find_near_duplicates(splits, _first_of_their_kind(keys))

@@ -68,6 +68,10 @@ EXPLANATIONS = {
         "A text that was decoded or cut wrongly reaches the model garbled.",
         "Write the file again as UTF-8 from its source, or delete these characters.",
     ),
+    "other_script": (
+        "They are most likely in another language, which the encoder may not know.",
+        "Take an encoder of several languages, or delete the rows.",
+    ),
     "duplicate": (
         "These texts weigh more than others in training.",
         "Pass --deduplicate, or delete the rows, unless the texts are that frequent where the model will be used.",
