@@ -41,7 +41,7 @@ def find_leaking_words(train: Examples) -> list[Finding]:
     # In all texts the share may be above the limit where in the sample it is somewhat below.
     min_count = min(MIN_TEXTS, MIN_SHARE * len(sample)) / 2
     single = {word for word, count in counts.items() if count >= min_count and len(classes_of[word]) == 1}
-    names = {name: label for label in set(train.labels) for name in _forms(label, counts)}
+    names = {name: label for label in sorted(set(train.labels)) for name in _forms(label, counts)}
     found = _count(train, single | names.keys())
     return _label_words(train, names, found) + _leaking_words(train, single - names.keys(), found, len(counts))
 
