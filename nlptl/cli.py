@@ -41,6 +41,11 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "check": Command(
+        "nlptl.training.check_command:CheckConfig",
+        "nlptl.training.check_command:check_data",
+        "say what is wrong with a data set",
+    ),
     "predict": Command(
         "nlptl.serving.predict:PredictConfig", "nlptl.serving.predict:predict", "label texts with a trained model"
     ),

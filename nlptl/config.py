@@ -222,8 +222,18 @@ class ClassificationConfig:
     """Column with the text. None: found by name."""
     label_column: str | None = None
     """Column with the label. None: found by name."""
+    group_column: str | None = None
+    """Column that says what each text belongs to, such as its author or thread: a split that is carved out takes all
+    texts of a group or none. None: each text is on its own."""
+    deduplicate: bool = False
+    """Drop from train the texts that are also in validation or test, and those that stand in it before with the same
+    label."""
     max_examples: int | None = None
     """Keep at most this many examples of each split, for a first try."""
+    strict: bool = False
+    """Stop before training at whatever the checks of the data find, not only at what cannot be trained on."""
+    near_duplicates: bool = True
+    """Look for texts that are nearly the same before training: a second or less for 5,000 texts."""
     max_length: int | None = None
     """Tokens of a text that are read. None: 256, or fewer if the encoder takes fewer."""
     output_dir: Path = Path("runs/classification")

@@ -1,76 +1,143 @@
-"""What is wrong with the data, before anything is trained: errors stop the run, findings are reported."""
+"""What is wrong with the data, before anything is trained: errors stop the run, warnings are reported."""
 
 import itertools
-from collections import Counter
+import logging
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from nlptl.data.columns import describe_rows
+from nlptl.data.findings import EXPLANATIONS, Finding, finding, finding_on, list_labels
+from nlptl.data.leakage import find_leaking_words
+from nlptl.data.near_duplicates import find_near_duplicates
+from nlptl.data.scripts import find_other_scripts
 from nlptl.data.sources import Examples
 from nlptl.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 EMPTY = hash("")
 
+# Tab, line feed, form feed and carriage return are blanks. U+FFFD stands where a decoder met bytes that were no text.
+_CONTROL_CHARACTER = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
 
-@dataclass(frozen=True)
-class Finding:
-    """Something in the data that a user should know, and where it stands."""
-
-    kind: str
-    """empty_text, leak, conflict, duplicate, small_class or missing_class"""
-    message: str
-    count: int
-    rows: tuple[int, ...]
-    """The first five rows; none for missing_class."""
+_IDENTIFIER = re.compile(r"(?=\S*\d)[\w.:#/-]+")
+MIN_IDENTIFIERS = 20
+"""Of fewer texts, it cannot be told whether they are identifiers."""
 
 
-def check_splits(splits: Mapping[str, Examples]) -> list[Finding]:
-    """Return the findings on `splits`; "train" is one of them, "validation" and "test" may be.
+def check_splits(
+    splits: Mapping[str, Examples], *, strict: bool = False, near_duplicates: bool = True
+) -> list[Finding]:
+    """Return the warnings on `splits`.
+
+    Args:
+        splits: As in `find_problems`.
+        strict: Stop at warnings too.
+        near_duplicates: As in `find_problems`.
+
+    Raises:
+        DataError: If an error is among the findings; with `strict`, if there is any finding.
+    """
+    for error in _class_errors(splits):  # before what takes time
+        raise DataError(f"{error.message}. {error.action}")
+    findings = find_problems(splits, near_duplicates=near_duplicates)
+    if strict and findings:
+        raise DataError(f"Expected data without findings (--strict), found {describe_findings(findings)}")
+    return findings
+
+
+def find_problems(splits: Mapping[str, Examples], *, near_duplicates: bool = True) -> list[Finding]:
+    """Return the findings on `splits`, errors first.
 
     Two texts count as the same if they differ only in case and in blanks at their ends.
 
-    Raises:
-        DataError: If train has a single class or as many as an identifier has, or if another split has a class that
-            train lacks.
+    Args:
+        splits: "train", and "validation" and "test" where they are, in this order.
+        near_duplicates: Look for texts that are nearly the same too, which takes most of the time.
     """
-    _check_classes(splits)
+    train = splits["train"]
     keys = {name: _digests(examples.texts) for name, examples in splits.items()}
-    findings = [_empty_texts(name, examples, keys[name]) for name, examples in splits.items()]
+    findings: list[Finding | None] = [*_class_errors(splits)]
+    findings += [_empty_texts(name, examples, keys[name]) for name, examples in splits.items()]
     for first, second in itertools.combinations(splits, 2):
         findings.append(_leak(first, second, keys, splits[second]))
-    findings += _repeated_texts(splits["train"], keys["train"])
-    counts = Counter(splits["train"].labels)
-    findings.append(_small_classes(splits["train"], counts))
-    if "test" in splits:
-        findings.append(_missing_classes(splits["test"], counts))
-    return [finding for finding in findings if finding is not None]
+        findings.append(_group_leak(first, splits[first], splits[second], second))
+    findings += _repeated_texts(train, keys["train"])
+    counts = Counter(train.labels)
+    findings += [_label_collisions(train, counts), _small_classes(train, counts)]
+    findings += [_missing_classes(name, splits[name], counts) for name in splits if name != "train"]
+    findings.append(_identifiers(train))
+    findings += [_control_characters(name, examples) for name, examples in splits.items()]
+    findings += [find_other_scripts(name, examples) for name, examples in splits.items()]
+    findings += find_leaking_words(train)
+    if near_duplicates:
+        findings += find_near_duplicates(splits, _first_of_their_kind(keys))
+    return [each for each in findings if each is not None]
 
 
-def _check_classes(splits: Mapping[str, Examples]) -> None:
+def describe_findings(findings: Sequence[Finding]) -> str:
+    """Return the findings as a list to read, worst first, each with what it means and what to do."""
+    kinds = list(EXPLANATIONS)
+    ordered = sorted(findings, key=lambda each: (each.severity != "error", kinds.index(each.kind)))
+    count = Counter(each.severity for each in ordered)
+    total = " and ".join(
+        f"{count[severity]} {severity}{'s' * (count[severity] > 1)}"
+        for severity in ("error", "warning")
+        if count[severity]
+    )
+    items = [f"{each.severity}: {each.message}\n    {each.meaning}\n    {each.action}" for each in ordered]
+    return "\n".join([f"{total or 'nothing'}:" if items else "nothing", *items])
+
+
+def drop_copies(splits: Mapping[str, Examples]) -> Examples:
+    """Return train without what is also in another split, and what stands in it before with the same label."""
+    train = splits["train"]
+    keys = {name: _digests(examples.texts) for name, examples in splits.items()}
+    others = np.concatenate([np.zeros(0, dtype=np.int64), *(keys[name] for name in splits if name != "train")])
+    is_text = keys["train"] != EMPTY
+    is_leak = np.isin(keys["train"], others) & is_text
+    code_of = {label: code for code, label in enumerate(set(train.labels))}
+    codes = np.fromiter((code_of[label] for label in train.labels), dtype=np.int64, count=len(train))
+    pairs = np.stack([keys["train"], codes], axis=1)
+    is_repeated = np.ones(len(train), dtype=bool)
+    is_repeated[np.unique(pairs, axis=0, return_index=True)[1]] = False
+    is_repeated &= is_text & ~is_leak
+    logger.info(
+        "%s: %s texts of train are dropped that are also in validation or test, and %s that stand there before",
+        *(train.source, f"{int(is_leak.sum()):,}", f"{int(is_repeated.sum()):,}"),
+    )
+    return train.select(np.flatnonzero(~is_leak & ~is_repeated))
+
+
+def _class_errors(splits: Mapping[str, Examples]) -> list[Finding]:
     train = splits["train"]
     known = set(train.labels)
+    errors = []
     if len(known) < 2:
-        raise DataError(
-            f"Expected two or more classes in {train.source} (train), found {sorted(known)}. "
-            "Pass another label column, or add examples of other classes."
-        )
+        message = f"Expected two or more classes in {train.source} (train), found {sorted(known)}"
+        errors.append(finding("one_class", message, count=len(known), severity="error"))
     if len(known) > max(1000, len(train) / 2):
-        raise DataError(
+        message = (
             f"Expected classes in {train.source} (train), found {len(known):,} different labels on {len(train):,} "
-            f"examples, such as {train.labels[0]!r}, which looks like an identifier. Pass another label column."
+            f"examples, such as {train.labels[0]!r}, which looks like an identifier"
         )
+        errors.append(finding("identifier", message, count=len(known), severity="error"))
     for name, examples in splits.items():
         unknown = Counter(label for label in examples.labels if label not in known)
         if unknown:
             label = min(unknown)
             rows = [row for row, other in zip(examples.rows, examples.labels, strict=True) if other == label]
             more = f" and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
-            raise DataError(
-                f"Expected only labels of train ({_some(known)}) in {examples.source} ({name}), found {label!r} in "
-                f"{describe_rows(rows)}{more}. Rename or delete these rows, or add examples of the class to train."
+            message = (
+                f"Expected only labels of train ({list_labels(known)}) in {examples.source} ({name}), found {label!r} "
+                f"in {describe_rows(rows)}{more}"
             )
+            count = sum(unknown.values())
+            errors.append(finding("unknown_label", message, rows=rows, count=count, severity="error"))
+    return errors
 
 
 def _digests(texts: Sequence[str]) -> np.ndarray:
@@ -81,15 +148,32 @@ def _digests(texts: Sequence[str]) -> np.ndarray:
     return np.fromiter((hash(text.strip().casefold()) for text in texts), dtype=np.int64, count=len(texts))
 
 
+def _first_of_their_kind(keys: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return for each text of each split whether it is neither empty nor the copy of one before."""
+    joined = np.concatenate(list(keys.values()))
+    is_first = np.zeros(len(joined), dtype=bool)
+    is_first[np.unique(joined, return_index=True)[1]] = True
+    is_first &= joined != EMPTY
+    ends = np.cumsum([len(each) for each in keys.values()])
+    return dict(zip(keys, np.split(is_first, ends[:-1]), strict=True))
+
+
 def _empty_texts(name: str, examples: Examples, keys: np.ndarray) -> Finding | None:
-    return _finding("empty_text", f"{examples.source}: empty texts in {name}", examples, keys == EMPTY)
+    return finding_on("empty_text", f"{examples.source}: empty texts in {name}", examples, keys == EMPTY)
 
 
 def _leak(first: str, second: str, keys: Mapping[str, np.ndarray], examples: Examples) -> Finding | None:
     seen, wanted = np.sort(keys[first]), keys[second]
     places = np.minimum(np.searchsorted(seen, wanted), len(seen) - 1)
     is_leak = (seen[places] == wanted) & (wanted != EMPTY)
-    return _finding("leak", f"{examples.source}: texts of {second} that are also in {first}", examples, is_leak)
+    return finding_on("leak", f"{examples.source}: texts of {second} that are also in {first}", examples, is_leak)
+
+
+def _group_leak(first: str, examples: Examples, others: Examples, second: str) -> Finding | None:
+    groups = set(examples.groups)
+    is_leak = np.fromiter((group in groups for group in others.groups), dtype=bool)
+    what = f"{others.source}: texts of {second} whose group is also in {first}"
+    return finding_on("group_leak", what, others, is_leak) if is_leak.any() else None
 
 
 def _repeated_texts(train: Examples, keys: np.ndarray) -> list[Finding | None]:
@@ -107,28 +191,53 @@ def _repeated_texts(train: Examples, keys: np.ndarray) -> list[Finding | None]:
     same, other = (
         f"{train.source}: texts of train that stand there before with {w} label" for w in ("the same", "another")
     )
-    return [_finding("conflict", other, train, is_conflict), _finding("duplicate", same, train, is_same)]
+    return [finding_on("conflict", other, train, is_conflict), finding_on("duplicate", same, train, is_same)]
+
+
+def _label_collisions(train: Examples, counts: Counter[str]) -> Finding | None:
+    """Find the labels of which another one, with more examples, differs only in case and blanks."""
+    spellings = defaultdict(list)
+    for label in sorted(counts, key=lambda label: (-counts[label], label)):
+        spellings["".join(label.split()).casefold()].append(label)
+    groups = [group for group in spellings.values() if len(group) > 1]
+    rarer = {label for group in groups for label in group[1:]}
+    is_rarer = np.fromiter((label in rarer for label in train.labels), dtype=bool)
+    shown = "; ".join(" and ".join(map(repr, group)) for group in groups[:5])
+    shown += f"; ... ({len(groups)} such groups)" if len(groups) > 5 else ""
+    what = f"{train.source}: labels that differ only in case or blanks from a more frequent one ({shown})"
+    return finding_on("label_collision", what, train, is_rarer)
+
+
+def _control_characters(name: str, examples: Examples) -> Finding | None:
+    search = _CONTROL_CHARACTER.search
+    is_garbled = np.fromiter((search(text) is not None for text in examples.texts), dtype=bool, count=len(examples))
+    what = f"{examples.source}: texts of {name} with control characters, or with signs that could not be decoded"
+    return finding_on("control_character", what, examples, is_garbled)
 
 
 def _small_classes(train: Examples, counts: Counter[str]) -> Finding | None:
     small = {label for label, count in counts.items() if count < 2}
     is_small = np.fromiter((label in small for label in train.labels), dtype=bool)
-    what = f"{train.source}: classes with a single example in train ({_some(small)})"
-    return _finding("small_class", what, train, is_small)
+    what = f"{train.source}: classes with a single example in train ({list_labels(small)})"
+    return finding_on("small_class", what, train, is_small)
 
 
-def _missing_classes(test: Examples, counts: Counter[str]) -> Finding | None:
-    missing = counts.keys() - set(test.labels)
-    message = f"{test.source}: {len(missing)} of {len(counts)} classes have no example in test ({_some(missing)})"
-    return Finding("missing_class", message, len(missing), ()) if missing else None
+def _missing_classes(name: str, examples: Examples, counts: Counter[str]) -> Finding | None:
+    missing = counts.keys() - set(examples.labels)
+    message = (
+        f"{examples.source}: {len(missing)} of {len(counts)} classes have no example in {name} ({list_labels(missing)})"
+    )
+    return finding("missing_class", message, count=len(missing)) if missing else None
 
 
-def _finding(kind: str, what: str, examples: Examples, is_meant: np.ndarray) -> Finding | None:
-    """Return a finding on the examples that are meant, a bool for each; None: on none."""
-    rows = np.asarray(examples.rows)[is_meant]
-    return Finding(kind, f"{what}: {describe_rows(rows)}", len(rows), tuple(rows[:5].tolist())) if len(rows) else None
-
-
-def _some(labels: set[str], most: int = 10) -> str:
-    shown = ", ".join(repr(label) for label in sorted(labels)[:most])
-    return shown + (f", ... ({len(labels)} in all)" if len(labels) > most else "")
+def _identifiers(train: Examples) -> Finding | None:
+    """Find out whether nearly all texts are one word with a digit in it, and differ, as identifiers do."""
+    if any(" " in text.strip() for text in train.texts[: len(train) // 10 + 1]) or len(train) < MIN_IDENTIFIERS:
+        return None
+    search = _IDENTIFIER.fullmatch
+    is_identifier = np.fromiter((search(text.strip()) is not None for text in train.texts), bool, count=len(train))
+    if is_identifier.mean() < 0.95 or len(set(train.texts)) < 0.95 * len(train):
+        return None
+    return finding_on(
+        "identifier_text", f"{train.source}: texts of train that look like identifiers", train, is_identifier
+    )

@@ -4,6 +4,7 @@ import difflib
 import logging
 import math
 import shlex
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 
@@ -63,6 +64,43 @@ def find_columns(
     if any(given is None for _, given, _, _ in roles):
         logger.info("%s: %s", source, ", ".join(f"{role} column {found!r}" for role, _, found, _ in roles))
     return text, label
+
+
+def check_group_column(names: Sequence[str], group_column: str, *, taken: Sequence[str | None], source: str) -> None:
+    """Refuse a column of groups that is not there, or that holds the texts or the labels.
+
+    Raises:
+        DataError: If that is so.
+    """
+    if group_column not in names:
+        near = _near(names, group_column)
+        raise DataError(
+            f"Expected group column {group_column!r} in {source}, found {_list_names(names)}. "
+            f"{f'Did you mean {near!r}? ' if near else ''}Pass another --group-column, or leave it out."
+        )
+    if group_column in taken:
+        raise DataError(
+            f"Expected a column of its own for groups in {source}, found {group_column!r}, which holds the texts or "
+            "the labels. Pass another --group-column, or leave it out."
+        )
+
+
+def group_names(values: Iterable[object], rows: Sequence[int], *, where: str) -> list[str]:
+    """Return `values` as names of groups: a string as it is, another value as Python writes it.
+
+    Raises:
+        DataError: If one is missing.
+    """
+    groups = []
+    for value, row in zip(values, rows, strict=True):
+        plain = value.item() if isinstance(value, np.generic) else value
+        if _is_missing(plain):
+            raise DataError(
+                f"Expected a group for every text in {where}, found none in row {row}. Fill it in; a text that belongs "
+                "to nothing gets a name of its own."
+            )
+        groups.append(sys.intern(str(plain)))
+    return groups
 
 
 def check_texts(values: Iterable[object], rows: Sequence[int], *, where: str) -> list[str]:

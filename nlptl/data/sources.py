@@ -8,13 +8,21 @@ import os
 import stat
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nlptl.data.columns import LABEL_COLUMNS, LabelCollector, check_texts, find_columns, label_names
+from nlptl.data.columns import (
+    LABEL_COLUMNS,
+    LabelCollector,
+    check_group_column,
+    check_texts,
+    find_columns,
+    group_names,
+    label_names,
+)
 from nlptl.data.tables import ROWS_AT_ONCE, Batch, Table, open_table
 from nlptl.data.texts import TextCollector, Texts
 from nlptl.errors import DataError, ResourceError
@@ -36,6 +44,8 @@ class Examples:
     """CSV, TSV and JSON lines: the line on which the record starts, as an editor counts. Others: 1, 2, 3, ..."""
     source: str = "memory"
     split: str = "train"
+    groups: list[str] = field(default_factory=list)
+    """What each text belongs to, such as its author, where that was asked for; else empty."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -47,7 +57,8 @@ class Examples:
         """Return the examples at `indices`, in that order."""
         kept = indices if isinstance(indices, np.ndarray) else np.fromiter(indices, dtype=np.int64)
         labels = _take(self.labels, kept) if self.labels else []
-        return Examples(_take(self.texts, kept), labels, _take(self.rows, kept), self.source, self.split)
+        groups = _take(self.groups, kept) if self.groups else []
+        return Examples(_take(self.texts, kept), labels, _take(self.rows, kept), self.source, self.split, groups)
 
     @classmethod
     def from_lists(cls, texts: Iterable[str], labels: Iterable[object], *, split: str = "train") -> "Examples":
@@ -69,6 +80,7 @@ def read_file(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     split: str = "train",
     with_labels: bool = True,
 ) -> Examples:
@@ -78,6 +90,7 @@ def read_file(
         path: The file; its suffix tells the format.
         text_column: Column of the texts. None: found by name, such as `text`.
         label_column: Column of the labels. None: found by name, such as `label`.
+        group_column: Column that says what each text belongs to. None: they belong to nothing.
         split: Name of the split that the examples belong to.
         with_labels: False for texts to predict: no label column is looked for.
 
@@ -92,7 +105,7 @@ def read_file(
         what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         raise DataError(f"Expected a data file, found {what} at {path}. Pass one of its files, or a copy as a file.")
     try:
-        return _examples(open_table(path), text_column, label_column, str(path), split, with_labels)
+        return _examples(open_table(path), text_column, label_column, group_column, str(path), split, with_labels)
     except OSError as error:
         raise DataError(f"Expected a data file, cannot read {path}: {error}. Check its permissions.") from error
 
@@ -115,7 +128,8 @@ def join(parts: Sequence[Examples]) -> Examples:
     labels = [label for part in parts for label in part.labels]
     found, rows = texts.finish(), range(1, len(labels) + 1)
     source = f"{parts[0].source} and {len(parts) - 1} more"
-    return Examples(found, labels, list(rows) if isinstance(found, list) else rows, source, parts[0].split)
+    groups = [group for part in parts for group in part.groups]
+    return Examples(found, labels, list(rows) if isinstance(found, list) else rows, source, parts[0].split, groups)
 
 
 def file_status(path: Path) -> os.stat_result | None:
@@ -132,13 +146,16 @@ def file_status(path: Path) -> os.stat_result | None:
         raise DataError(f"Expected a data file or folder, cannot look at {path}: {error}. Check the path.") from error
 
 
-def read_hub(name: str, *, text_column: str | None = None, label_column: str | None = None) -> dict[str, Examples]:
+def read_hub(
+    name: str, *, text_column: str | None = None, label_column: str | None = None, group_column: str | None = None
+) -> dict[str, Examples]:
     """Load a data set from the Hugging Face Hub, or from its cache, as train, validation and test where it has them.
 
     Args:
         name: A Hub id; `name@revision` pins it.
         text_column: Column of the texts. None: found by name, such as `text`.
         label_column: Column of the labels. None: found by name, such as `label`.
+        group_column: Column that says what each text belongs to. None: they belong to nothing.
 
     Raises:
         ResourceError: If the Hub cannot be reached or does not have it.
@@ -154,7 +171,7 @@ def read_hub(name: str, *, text_column: str | None = None, label_column: str | N
         elif _is_unlabelled(table, label_column):
             logger.warning("%s is left out: all its labels are -1, it is unlabelled", source)
         else:
-            splits[split] = _examples(table, text_column, label_column, source, split, True)
+            splits[split] = _examples(table, text_column, label_column, group_column, source, split, True)
     if "train" not in splits:
         raise DataError(
             f"Expected a labelled split 'train' in {name}, found {', '.join(map(repr, loaded))}. "
@@ -164,7 +181,13 @@ def read_hub(name: str, *, text_column: str | None = None, label_column: str | N
 
 
 def _examples(
-    table: Table, text_column: str | None, label_column: str | None, source: str, split: str, with_labels: bool
+    table: Table,
+    text_column: str | None,
+    label_column: str | None,
+    group_column: str | None,
+    source: str,
+    split: str,
+    with_labels: bool,
 ) -> Examples:
     text, label = find_columns(
         table.names,
@@ -174,18 +197,22 @@ def _examples(
         first_rows=table.first_rows,
         with_labels=with_labels,
     )
-    rows, texts, labels = array("q"), TextCollector(), LabelCollector()
-    for numbers, columns in table.read([text] if label is None else [text, label]):
+    if group_column is not None:
+        check_group_column(table.names, group_column, taken=(text, label), source=source)
+    rows, texts, labels, groups = array("q"), TextCollector(), LabelCollector(), list[str]()
+    for numbers, columns in table.read([name for name in (text, label, group_column) if name is not None]):
         rows.extend(numbers)
         texts.extend(check_texts(columns[0], numbers, where=f"column {text!r} of {source}"))
         if label is not None:
             labels.extend(columns[1])
+        if group_column is not None:
+            groups.extend(group_names(columns[-1], numbers, where=f"column {group_column!r} of {source}"))
     if not rows:
         raise DataError(f"Expected rows with examples, found none: {source} has no rows. Check that it is complete.")
     class_names = None if label is None else table.class_names.get(label)
     names = labels.names(rows, where=f"column {label!r} of {source}", class_names=class_names)
     found = texts.finish()
-    return Examples(found, names, rows.tolist() if isinstance(found, list) else rows, source, split)
+    return Examples(found, names, rows.tolist() if isinstance(found, list) else rows, source, split, groups)
 
 
 def _take(values: Any, indices: np.ndarray) -> Any:

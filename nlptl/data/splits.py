@@ -8,10 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from nlptl.data.checks import Finding, check_splits
+from nlptl.data.checks import check_splits, drop_copies
+from nlptl.data.findings import Finding
 from nlptl.data.order import order
 from nlptl.data.samples import sample_dataset
 from nlptl.data.sources import SPLIT_NAMES, Examples, file_status, join, read_file, read_hub
@@ -27,6 +29,14 @@ _FILE_SUFFIXES = (*SUFFIXES, ".json", ".txt", ".xlsx", ".xls", ".zip", ".gz", ".
 _SHARD = re.compile(r"(?P<base>.+)-\d{5}-of-(?P<total>\d{5})")
 
 logger = logging.getLogger(__name__)
+
+
+class Columns(NamedTuple):
+    """Which columns were asked for; None: the default of each."""
+
+    text_column: str | None
+    label_column: str | None
+    group_column: str | None
 
 
 @dataclass(frozen=True)
@@ -71,8 +81,12 @@ def load_splits(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     max_examples: int | None = None,
+    deduplicate: bool = False,
     seed: int = 0,
+    strict: bool = False,
+    near_duplicates: bool = True,
 ) -> Splits:
     """Load a data set, split it where it is not split, and check it.
 
@@ -84,23 +98,31 @@ def load_splits(
             pins it).
         text_column: Column of the texts. None: found by name, such as `text`.
         label_column: Column of the labels. None: found by name, such as `label`.
+        group_column: Column that says what each text belongs to, such as its author: what is carved out takes all texts
+            of a group or none. None: each text is on its own.
         max_examples: Keep at most this many examples of each split, at least one of each class. None: all.
+        deduplicate: Drop from train what is also in validation or test, and what stands there before with the same
+            label. Two texts are the same if they differ only in case and in blanks at their ends.
         seed: What is carved out and kept depends on it, and on nothing else that is random.
+        strict: Stop at whatever the checks find, not only at what cannot be trained on.
+        near_duplicates: Look for texts that are nearly the same: a second or less for 5,000 texts.
 
     Raises:
         ConfigError: If there is no such sample, or if `max_examples` is too small.
-        DataError: If the data cannot be read or trained on.
+        DataError: If the data cannot be read or trained on; with `strict`, if the checks find anything.
         ResourceError: If the Hub or the sample's package is out of reach.
     """
     if max_examples is not None and max_examples < 2:
         raise ConfigError(f"Expected 2 or more as max_examples, found {max_examples}. Raise or unset --max-examples.")
-    parts = _load(dataset, text_column, label_column)
+    parts = read_splits(dataset, text_column=text_column, label_column=label_column, group_column=group_column)
     if "test" not in parts or "validation" not in parts:
         _carve_missing(parts, str(dataset), seed)
+    if deduplicate:
+        parts["train"] = drop_copies(parts)
     if max_examples is not None:
         parts = {name: _limit(parts[name], max_examples, seed) for name in NAMES}
     parts = {name: parts[name] for name in NAMES}
-    findings = check_splits(parts)
+    findings = check_splits(parts, strict=strict, near_duplicates=near_duplicates)
     for finding in findings:
         logger.warning("%s", finding.message)
     labels = Labels.from_names(parts["train"].labels)
@@ -110,25 +132,45 @@ def load_splits(
     return Splits(parts["train"], parts["validation"], parts["test"], labels, tuple(findings))
 
 
-def _load(dataset: str | Path, text_column: str | None, label_column: str | None) -> dict[str, Examples]:
+def read_splits(
+    dataset: str | Path,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+) -> dict[str, Examples]:
+    """Read a data set as it is: one file or sample is train; a folder or Hub id may have validation and test too.
+
+    Args:
+        dataset: As in `load_splits`, and so are the columns.
+        text_column: Column of the texts. None: found by name, such as `text`.
+        label_column: Column of the labels. None: found by name, such as `label`.
+        group_column: Column that says what each text belongs to. None: they belong to nothing.
+
+    Raises:
+        ConfigError: If there is no such sample.
+        DataError: If the data cannot be read.
+        ResourceError: If the Hub or the sample's package is out of reach.
+    """
     if isinstance(dataset, str) and dataset.startswith("sample:"):
-        if text_column is not None or label_column is not None:
+        if text_column is not None or label_column is not None or group_column is not None:
             raise ConfigError(f"Expected no columns with {dataset}, which has its own. Drop the column flags.")
         return {"train": sample_dataset(dataset)}
+    columns = Columns(text_column, label_column, group_column)
     path = Path(dataset).expanduser()
     status = file_status(path)
     if status is not None and stat.S_ISDIR(status.st_mode):
-        return _read_folder(path, text_column, label_column)
+        return _read_folder(path, columns)
     if status is None and isinstance(dataset, str) and _is_hub_id(dataset):
-        return read_hub(dataset, text_column=text_column, label_column=label_column)
-    return {"train": read_file(path, text_column=text_column, label_column=label_column)}
+        return read_hub(dataset, **columns._asdict())
+    return {"train": read_file(path, **columns._asdict())}
 
 
 def _is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and not name.lower().endswith(_FILE_SUFFIXES)
 
 
-def _read_folder(folder: Path, text_column: str | None, label_column: str | None) -> dict[str, Examples]:
+def _read_folder(folder: Path, columns: Columns) -> dict[str, Examples]:
     try:
         found = sorted(folder.iterdir())
     except OSError as error:
@@ -147,7 +189,7 @@ def _read_folder(folder: Path, text_column: str | None, label_column: str | None
     for split, paths in files.items():
         _check_shards(split, paths, folder)
     return {
-        split: join([read_file(p, text_column=text_column, label_column=label_column, split=split) for p in paths])
+        split: join([read_file(p, split=split, **columns._asdict()) for p in paths])
         for split, paths in sorted(files.items(), key=lambda item: NAMES.index(item[0]))
     }
 
@@ -173,15 +215,19 @@ def _check_shards(split: str, paths: list[Path], folder: Path) -> None:
 def _carve_missing(parts: dict[str, Examples], source: str, seed: int) -> None:
     """Add what is missing to `parts`, and leave the rest in train."""
     num_rows, num_classes = len(parts["train"]), len(set(parts["train"].labels))
+    groups = set(parts["train"].groups)
+    found = f"{num_rows} rows in {num_classes} classes" + (
+        f" and {len(groups):,} group{'s' * (len(groups) > 1)}" if groups else ""
+    )
     count = max(1, round(num_rows * CARVED_PERCENT / 100))
     for name in ("test", "validation"):
         if name not in parts:
             parts["train"], part = _carve(parts["train"], count, name, seed)
             if not part:
                 raise DataError(
-                    f"Expected enough rows in {source} to set some aside for {name}, found {num_rows} rows in "
-                    f"{num_classes} classes. Add rows, three or more of some class; or pass a folder with "
-                    "files train, validation and test."
+                    f"Expected enough rows in {source} to set some aside for {name}, found {found}. "
+                    f"Add rows, three or more of some class{' and in different groups' if groups else ''}; or pass a "
+                    "folder with files train, validation and test."
                 )
             parts[name] = part
             logger.info("%s: no %s split is given: %s examples of train are set aside", source, name, f"{len(part):,}")
@@ -189,7 +235,8 @@ def _carve_missing(parts: dict[str, Examples], source: str, seed: int) -> None:
 
 def _carve(examples: Examples, count: int, name: str, seed: int) -> tuple[Examples, Examples]:
     """Take about `count` examples away as split `name`, as many of each class as its share, never all of a class."""
-    chosen = _choose(examples, count, ("split", seed, name), at_least=0)
+    choose = _choose_groups if examples.groups else _choose
+    chosen = choose(examples, count, ("split", seed, name))
     is_left = np.ones(len(examples), dtype=bool)
     is_left[chosen] = False
     return examples.select(np.flatnonzero(is_left)), dataclasses.replace(examples.select(chosen), split=name)
@@ -207,21 +254,52 @@ def _limit(examples: Examples, count: int, seed: int) -> Examples:
     return examples.select(_choose(examples, count, ("max_examples", seed, examples.split), at_least=1))
 
 
-def _choose(examples: Examples, count: int, stream: tuple[str | int, ...], *, at_least: int) -> np.ndarray:
+def _choose(examples: Examples, count: int, stream: tuple[str | int, ...], *, at_least: int = 0) -> np.ndarray:
     """Return the sorted indices of about `count` examples, with the share of each class kept.
 
     Either at least one of each class is chosen (`at_least` 1), or at least one of each is left behind (0).
     """
-    names = sorted(set(examples.labels))
-    code_of = {name: code for code, name in enumerate(names)}
-    codes = np.fromiter((code_of[label] for label in examples.labels), dtype=np.int32, count=len(examples))
-    sizes = np.bincount(codes, minlength=len(names))
+    names, codes, sizes = _codes(examples.labels)
     shares = at_least + _apportion(sizes - 1, count - at_least * len(names))
     members_by_class = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
     chosen = []
     for name, members, share in zip(names, members_by_class, shares, strict=True):
         chosen.append(members[order(len(members), *stream, name)[:share]])
     return np.sort(np.concatenate(chosen))
+
+
+def _choose_groups(examples: Examples, count: int, stream: tuple[str | int, ...]) -> np.ndarray:
+    """Return the sorted indices of about `count` examples: whole groups, with the share of each class kept roughly.
+
+    Of the groups, in an order by seed, each is taken that brings the classes nearer to their shares and leaves some of
+    each class behind; where none does, as of a few large groups, the one that is nearest.
+    """
+    _, codes, sizes = _codes(examples.labels)
+    _, groups, group_sizes = _codes(examples.groups)
+    members_by_group = np.split(np.argsort(groups, kind="stable"), np.cumsum(group_sizes)[:-1])
+    missing = count * sizes / len(examples)
+    left = sizes.copy()
+    chosen, nearest, shortest = [], np.zeros(0, dtype=np.int64), np.inf
+    for group in order(len(members_by_group), *stream):
+        members = members_by_group[group]
+        added = np.bincount(codes[members], minlength=len(sizes))
+        distance = np.abs(missing - added).sum()
+        if (left[added > 0] <= added[added > 0]).any():
+            continue
+        if distance < np.abs(missing).sum():
+            chosen.append(members)
+            missing, left = missing - added, left - added
+        elif distance < shortest:
+            nearest, shortest = members, distance
+    return np.sort(np.concatenate(chosen or [nearest]))
+
+
+def _codes(values: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return the different values in order, the place of each among these, and how often each of these is there."""
+    names = sorted(set(values))
+    code_of = {name: code for code, name in enumerate(names)}
+    codes = np.fromiter((code_of[value] for value in values), dtype=np.int32, count=len(values))
+    return names, codes, np.bincount(codes, minlength=len(names))
 
 
 def _apportion(weights: np.ndarray, count: int) -> np.ndarray:

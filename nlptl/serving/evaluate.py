@@ -8,7 +8,7 @@ from nlptl.data.columns import describe_rows
 from nlptl.data.sources import Examples, read_file
 from nlptl.data.splits import load_splits
 from nlptl.data.writers import check_output, write_json
-from nlptl.errors import DataError
+from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation.metrics import Scores, score_predictions
 from nlptl.evaluation.report import class_table, score_table
 from nlptl.labels import Labels
@@ -29,6 +29,8 @@ class EvaluateConfig:
     """Column with the text. None: found by name."""
     label_column: str | None = None
     """Column with the label. None: found by name."""
+    group_column: str | None = None
+    """Where the data has no test split, the group column of the training, by which it was set aside."""
     output: Path | None = None
     """JSON file for the scores; one that is there is replaced. None: the table alone."""
     max_length: int | None = None
@@ -62,11 +64,20 @@ def evaluate(config: EvaluateConfig) -> Scores:
 
 def _read(config: EvaluateConfig) -> Examples:
     if Path(config.dataset).expanduser().is_file():
+        if config.group_column is not None:
+            raise ConfigError(
+                f"Expected no group column with {config.dataset}, all of which is scored, found "
+                f"{config.group_column!r}. Leave out --group-column."
+            )
         return read_file(
             Path(config.dataset), text_column=config.text_column, label_column=config.label_column, split="test"
         )
     splits = load_splits(
-        config.dataset, text_column=config.text_column, label_column=config.label_column, seed=config.seed
+        config.dataset,
+        text_column=config.text_column,
+        label_column=config.label_column,
+        group_column=config.group_column,
+        seed=config.seed,
     )
     return splits.test
 

@@ -27,8 +27,12 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         config.dataset,
         text_column=config.text_column,
         label_column=config.label_column,
+        group_column=config.group_column,
         max_examples=config.max_examples,
+        deduplicate=config.deduplicate,
         seed=config.split_seed,
+        strict=config.strict,
+        near_duplicates=config.near_duplicates,
     )
     if run is not None:
         run.record_splits(splits)

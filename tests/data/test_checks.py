@@ -3,7 +3,8 @@ import time
 
 import pytest
 
-from nlptl.data.checks import check_splits
+from nlptl.data.checks import check_splits, describe_findings, find_problems
+from nlptl.data.findings import EXPLANATIONS, finding
 from nlptl.data.sources import Examples
 from nlptl.errors import DataError
 
@@ -34,6 +35,22 @@ def test_clean_data_has_no_findings():
         ([*CLEAN, ("A", "y")], {}, "conflict", (5,), "stand there before with another label: row 5"),
         ([*CLEAN, ("A", "x")], {}, "duplicate", (5,), "stand there before with the same label: row 5"),
         ([*CLEAN, ("e", "z")], {}, "small_class", (5,), r"a single example in train \('z'\): row 5"),
+        (
+            [*CLEAN, ("e", " X"), ("f", " X"), ("g", "x")],
+            {},
+            "label_collision",
+            (5, 6),
+            r"one \('x' and ' X'\): 2 rows",
+        ),
+        (
+            [*CLEAN, ("e\x96f", "x"), ("g\n\th", "x")],
+            {},
+            "control_character",
+            (5,),
+            "texts of train with control .*row 5",
+        ),
+        ([*CLEAN, ("f\ufffdr", "x")], {}, "control_character", (5,), "texts of train with control .*: row 5"),
+        (CLEAN, {"validation": [("e", "x")]}, "missing_class", (), r"1 of 2 classes have no example in validation"),
         (CLEAN, {"test": [("e", "x")]}, "missing_class", (), r"1 of 2 classes have no example in test \('y'\)"),
     ],
 )
@@ -43,6 +60,8 @@ def test_findings(train, others, kind, rows, message):
     assert found[kind].rows == rows
     assert found[kind].count == max(1, len(rows))
     assert re.search(message, found[kind].message)
+    assert (found[kind].meaning, found[kind].action) == EXPLANATIONS[kind]
+    assert found[kind].severity == "warning"
 
 
 def test_leak_between_validation_and_test():
@@ -75,5 +94,34 @@ def test_identifiers_as_labels():
 def test_speed():
     train = examples([(f"a review of film number {i}, " * 10, i % 2) for i in range(100_000)])
     start = time.perf_counter()
-    check_splits({"train": train})
+    check_splits({"train": train}, near_duplicates=False)
     assert time.perf_counter() - start < 3
+
+
+def test_errors_come_first_and_all_of_them():
+    found = find_problems({"train": examples([("", "x"), ("b", "x")]), "test": examples([("c", "y")], "test")})
+    assert [(each.kind, each.severity, each.count) for each in found[:2]] == [
+        ("one_class", "error", 1),
+        ("unknown_label", "error", 1),
+    ]
+    lines = describe_findings([finding("duplicate", "a few"), *found]).splitlines()
+    assert lines[0] == "2 errors and 3 warnings:"
+    assert lines[1].startswith("error: Expected two or more classes")
+    assert lines[2:4] == [f"    {words}" for words in EXPLANATIONS["one_class"]]
+    assert describe_findings([]) == "nothing"
+
+
+@pytest.mark.parametrize("kind", EXPLANATIONS)
+def test_each_kind_says_what_it_means_and_what_to_do(kind):
+    assert all(words[0].isupper() and words.endswith(".") for words in EXPLANATIONS[kind])
+
+
+@pytest.mark.parametrize("pattern", ["{0}", "user-{0}", "#{0:08x}", "2026-11-{0:02}"])
+def test_identifiers_as_texts(pattern):
+    pairs = [(pattern.format(i), "xy"[i % 2]) for i in range(10, 50)]
+    assert findings(pairs)["identifier_text"].rows == (1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("pattern", ["text {0}", "word", "caf\u00e9"])
+def test_no_identifiers(pattern):
+    assert "identifier_text" not in findings([(pattern.format(i), "xy"[i % 2]) for i in range(40)])

@@ -141,3 +141,8 @@ def test_data_and_model_that_are_not_there(
     assert "Expected text column 'x'" in refused(["evaluate", model_dir, toy_csv, "--text-column", "x"], 3, capsys)
     empty = write_rows(tmp_path / "a.csv", [])
     assert "has no rows" in refused(["evaluate", model_dir, empty], 3, capsys)
+
+
+def test_a_file_that_is_scored_whole_has_no_groups(model_dir: Path, toy_csv: Path, capsys: pytest.CaptureFixture[str]):
+    message = refused(["evaluate", model_dir, toy_csv, "--group-column", "author"], 2, capsys)
+    assert "found 'author'. Leave out --group-column." in message

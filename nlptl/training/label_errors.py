@@ -1,0 +1,86 @@
+"""Labels that are likely wrong, by a logistic regression over a frozen encoder: for `nlptl check --label-errors`."""
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+from nlptl.data.batches import collate
+from nlptl.evaluation.label_errors import rank_label_errors
+from nlptl.model.classifier import Classifier
+from nlptl.model.inference import evaluating, map_rows, quick_linears
+
+FOLDS = 5
+MAX_ITERATIONS = 1000
+
+logger = logging.getLogger(__name__)
+
+
+class Suspect(NamedTuple):
+    """An example whose label is likely wrong."""
+
+    place: int
+    """Where it stands among the texts."""
+    likely: str
+    """The label that it likely should have."""
+    margin: float
+    """By how much its label is more probable than the best other one: below 0, the lower the likelier it is wrong."""
+
+
+def find_label_errors(
+    model: Classifier, texts: Sequence[str], labels: Sequence[str], *, seed: int = 0
+) -> tuple[list[Suspect], np.ndarray]:
+    """Return the examples whose labels are likely wrong, the likeliest first, and the margin of each example.
+
+    The probabilities of an example come from a regression that is fitted to the other four fifths. Examples of classes
+    with fewer than five cannot be judged: their margin is NaN.
+
+    Args:
+        model: Its encoder is read, not its head.
+        texts: The texts.
+        labels: The label of each.
+        seed: Deals the examples to fifths.
+    """
+    counts = Counter(labels)
+    names = sorted(name for name in counts if counts[name] >= FOLDS)
+    code_of = {name: code for code, name in enumerate(names)}
+    judged = np.array([i for i, label in enumerate(labels) if label in code_of], dtype=np.int64)
+    margins = np.full(len(labels), np.nan)
+    if len(names) < 2:
+        logger.warning("labels are not checked: fewer than two classes have %d examples or more", FOLDS)
+        return [], margins
+    codes = np.array([code_of[labels[i]] for i in judged])
+    probabilities = _out_of_fold(_features(model, [texts[int(i)] for i in judged]), codes, seed)
+    wrong, likely, found = rank_label_errors(codes, probabilities)
+    margins[judged] = found
+    suspects = [Suspect(int(judged[i]), names[k], float(found[i])) for i, k in zip(wrong, likely, strict=True)]
+    return suspects, margins
+
+
+def _features(model: Classifier, texts: Sequence[str]) -> np.ndarray:
+    tokens = model.tokenize(texts)
+    with evaluating(model), quick_linears(model):
+        features, _ = map_rows(
+            lambda rows: model.features(**collate(tokens, rows, pad_id=model.pad_id, device=model.device)),
+            tokens.lengths,
+            device=model.device,
+            progress="encoding",
+        )
+    found: np.ndarray = features.double().cpu().numpy()
+    return found
+
+
+def _out_of_fold(features: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found: np.ndarray = cross_val_predict(
+            LogisticRegression(max_iter=MAX_ITERATIONS), features, labels, cv=folds, method="predict_proba"
+        )
+    return found

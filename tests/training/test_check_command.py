@@ -1,0 +1,158 @@
+"""`nlptl check`, through the command line."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from nlptl import cli
+from nlptl.data.findings import EXPLANATIONS
+
+
+def write(path: Path, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ("text", "label")) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+CLEAN = [
+    (f"{word} {word}s alone", "xy"[i % 2]) for i, word in enumerate(["sun", "rain", "snow", "wind", "fog", "hail"])
+]
+
+
+def check(*words: object) -> int:
+    """Return the exit code of the command."""
+    try:
+        cli.main(["check", *map(str, words)])
+    except SystemExit as exit:
+        return int(exit.code or 0)
+    return 0
+
+
+def test_clean_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert check(write(tmp_path / "a.csv", CLEAN), "--strict") == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-2:] == ["train: 6 texts, 2 classes", "found nothing"]
+    assert err == ""
+
+
+def test_warnings_go_on_and_stop_with_strict(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = write(tmp_path / "a.csv", [*CLEAN, ("", "x"), ("SUN suns alone", "x"), ("Rain rains alone", "x")])
+    assert check(path, "--output", tmp_path / "report.json") == 0
+    out = capsys.readouterr().out
+    assert "found 3 warnings:\n" in out
+    assert out.index("another label: row 10") < out.index("empty texts in train: row 8") < out.index("label: row 9")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["labels"] == {"train": {"x": 6, "y": 3}}
+    assert report["truncation"] == {}
+    conflict = next(each for each in report["findings"] if each["kind"] == "conflict")
+    assert conflict == {
+        "kind": "conflict",
+        "message": f"{path}: texts of train that stand there before with another label: row 10",
+        "count": 1,
+        "rows": [10],
+        "severity": "warning",
+        "meaning": EXPLANATIONS["conflict"][0],
+        "action": EXPLANATIONS["conflict"][1],
+        "like": [],
+    }
+    assert check(path, "--strict") == 3
+    out, err = capsys.readouterr()
+    assert "found 3 warnings:\n" in out
+    assert err == (
+        "nlptl: error: Expected data without findings (--strict), found 3. The list says what to do about each.\n"
+    )
+
+
+def test_all_errors_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write(tmp_path / "train.csv", [(text, "x") for text, _ in CLEAN])
+    write(tmp_path / "test.csv", [("a", "y"), ("sun suns alone", "x")])
+    assert check(tmp_path, "--output", tmp_path / "report.json") == 3
+    out, err = capsys.readouterr()
+    assert "found 2 errors and 1 warning:\nerror: Expected two or more classes" in out
+    assert "error: Expected only labels of train" in out
+    assert err.startswith("nlptl: error: Expected data without errors, found 2.")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [each["kind"] for each in report["findings"]] == ["one_class", "unknown_label", "leak"]
+
+
+def test_columns_and_what_is_nearly_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    text = "one two three four five six seven eight nine ten"
+    path = write(tmp_path / "a.csv", [*CLEAN, (text, "x"), (f"{text} eleven", "y")], header=("body", "queue"))
+    flags = ("--text-column", "body", "--label-column", "queue", "--strict")
+    assert check(path, *flags) == 3
+    assert "nearly the same as one that stands there before: 1 row (9 like 8)" in capsys.readouterr().out
+    assert check(path, *flags, "--no-near-duplicates") == 0
+
+
+def test_a_group_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    header = ("text", "label", "author")
+    write(tmp_path / "train.csv", [(*row, str(i)) for i, row in enumerate(CLEAN)], header)
+    write(tmp_path / "test.csv", [("a calm day", "x", "7"), ("storm", "y", "3")], header)
+    assert check(tmp_path, "--strict") == 0
+    assert check(tmp_path, "--strict", "--group-column", "author") == 3
+    assert "texts of test whose group is also in train: row 3\n" in capsys.readouterr().out
+
+
+def test_what_the_tokenizer_cuts_and_does_not_know(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [("the film was good", "x"), ("the film was bad", "y"), ("the film was good and the film was bad", "x")]
+    path = write(tmp_path / "a.csv", [*rows, ("\u732b film", "y")])
+    words = (path, "--model", tiny_bert, "--max-length", 6, "--output", tmp_path / "report.json")
+    assert check(*words) == 0
+    out = capsys.readouterr().out
+    # The first two texts have 4 tokens and 2 special ones: they fill max_length and are not cut.
+    assert "texts of train of more than 6 tokens: row 4\n" in out
+    assert "does not know: row 5\n" in out
+    shares = json.loads((tmp_path / "report.json").read_text())["truncation"]["train"]
+    assert shares["cut_texts"] == 0.25
+    assert shares["cut_tokens"] == pytest.approx(5 / (6 + 6 + 11 + 4))
+    assert shares["unknown_tokens"] > 0
+
+
+def test_labels_that_are_likely_wrong(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [(f"the film was {'good' if i % 2 else 'bad'}", "yx"[i % 2]) for i in range(60)]
+    train = write(tmp_path / "train.csv", [*rows, ("the film was bad", "x")])
+    write(tmp_path / "test.csv", [*rows[:10], ("the film was good", "y")])
+    words = (tmp_path, "--model", tiny_bert, "--output", tmp_path / "report.json", "--no-near-duplicates")
+    assert check(*words) == 0
+    assert "likely wrong" not in capsys.readouterr().out
+    assert check(*words, "--label-errors") == 0
+    out = capsys.readouterr().out
+    assert f"{train}: labels of train that are likely wrong: 1 row (62 is 'x', likely 'y')\n" in out
+    assert "labels of test that are likely wrong: 1 row (12 is 'y', likely 'x')\n" in out
+    suspects = json.loads((tmp_path / "report.json").read_text())["label_errors"]
+    assert {(each["split"], each["row"], each["label"], each["likely"]) for each in suspects} == {
+        ("train", 62, "x", "y"),
+        ("test", 12, "y", "x"),
+    }
+    assert all(each["margin"] < 0 for each in suspects)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--max-length", "6"], 2, "Expected --max-length 6 only with --model, found no model"),
+        (["--label-errors"], 2, "Expected --label-errors only with --model, found no model"),
+        (["--output", "report.csv"], 2, "Expected an output file in .json, found 'report.csv'"),
+        (["--text-column", "body"], 3, "Expected text column 'body'"),
+    ],
+)
+def test_what_cannot_be_obeyed(
+    words: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert check(write(tmp_path / "a.csv", CLEAN), *words) == code
+    assert message in capsys.readouterr().err
+
+
+def test_no_torch_without_a_model(tmp_path: Path):
+    path = write(tmp_path / "a.csv", CLEAN)
+    code = f"import sys; from nlptl import cli; cli.main(['check', {str(path)!r}]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
+    modules = done.stdout.splitlines()[-1].split()
+    assert "nlptl.data.checks" in modules
+    assert not {"torch", "transformers", "sklearn", "datasets"}.intersection(modules)
