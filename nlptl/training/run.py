@@ -56,7 +56,7 @@ class Run:
         self.resume = resume
         self.lock = lock
         self.checkpoints = path / "checkpoints"
-        self._inode = path.stat().st_ino
+        self._inode = path.stat().st_ino if processes().is_main_process else 0  # the others need not see the disk
         self.identity = ""  # tells its checkpoints from those of other runs; known once `record_data` was called
 
     @classmethod
