@@ -84,7 +84,7 @@ def read_file(
     split: str = "train",
     with_labels: bool = True,
 ) -> Examples:
-    """Read a .csv, .tsv, .jsonl, .ndjson or .parquet file.
+    """Read a .csv, .tsv, .jsonl, .ndjson or .json file, also one with .gz after that, a .parquet or an .arrow file.
 
     Args:
         path: The file; its suffix tells the format.

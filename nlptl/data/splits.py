@@ -17,7 +17,7 @@ from nlptl.data.findings import Finding
 from nlptl.data.order import order
 from nlptl.data.samples import sample_dataset
 from nlptl.data.sources import SPLIT_NAMES, Examples, file_status, join, read_file, read_hub
-from nlptl.data.tables import ROWS_AT_ONCE, SUFFIXES
+from nlptl.data.tables import ROWS_AT_ONCE, SUFFIXES, split_suffix
 from nlptl.errors import ConfigError, DataError
 from nlptl.labels import Labels
 
@@ -25,7 +25,7 @@ NAMES = ("train", "validation", "test")
 CARVED_PERCENT = 10
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(@[\w./-]+)?")
-_FILE_SUFFIXES = (*SUFFIXES, ".json", ".txt", ".xlsx", ".xls", ".zip", ".gz", ".bz2", ".xz", ".zst", ".arrow")
+_FILE_SUFFIXES = (*SUFFIXES, ".txt", ".xlsx", ".xls", ".zip", ".gz", ".bz2", ".xz", ".zst")
 _SHARD = re.compile(r"(?P<base>.+)-\d{5}-of-(?P<total>\d{5})")
 
 logger = logging.getLogger(__name__)
@@ -178,11 +178,11 @@ def _read_folder(folder: Path, columns: Columns) -> dict[str, Examples]:
     files: dict[str, list[Path]] = defaultdict(list)
     for path in found:
         split = SPLIT_NAMES.get(_base(path).lower())
-        if split is not None and path.suffix.lower() in SUFFIXES:
+        if split is not None and split_suffix(path)[1]:
             files[split].append(path)
     if "train" not in files:
         raise DataError(
-            f"Expected a file such as train.csv in the folder {folder} ({', '.join(SUFFIXES)}), found "
+            f"Expected a file such as train.csv in the folder {folder}, found "
             f"{', '.join(path.name for path in found[:20]) or 'nothing'}. Rename its files to train, validation and "
             "test, or pass one file, which is then split."
         )
@@ -195,15 +195,16 @@ def _read_folder(folder: Path, columns: Columns) -> dict[str, Examples]:
 
 
 def _base(path: Path) -> str:
-    shard = _SHARD.fullmatch(path.stem)
-    return shard["base"] if shard else path.stem
+    name, _ = split_suffix(path)
+    shard = _SHARD.fullmatch(name)
+    return shard["base"] if shard else name
 
 
 def _check_shards(split: str, paths: list[Path], folder: Path) -> None:
     """Refuse two candidates for one split, and a split with missing shards."""
     names = ", ".join(path.name for path in paths)
-    totals = {shard["total"] if (shard := _SHARD.fullmatch(path.stem)) else "" for path in paths}
-    series = {(_base(path), path.suffix) for path in paths}
+    totals = {shard["total"] if (shard := _SHARD.fullmatch(split_suffix(path)[0])) else "" for path in paths}
+    series = {(_base(path), split_suffix(path)[1]) for path in paths}
     if len(series) > 1 or len(totals) > 1 or (totals == {""} and len(paths) > 1):
         raise DataError(f"Expected one file for {split} in {folder}, found {names}. Move all but one elsewhere.")
     if totals != {""} and int(min(totals)) != len(paths):

@@ -1,21 +1,27 @@
-"""From a file to its columns: CSV, TSV, JSON lines and Parquet, opened first and read once the columns are chosen.
+"""From a file to its columns: CSV, TSV, JSON, Parquet and Arrow, opened first and read once the columns are chosen.
 
-Files may be larger than memory, so they are read some rows at a time.
+Files may be larger than memory, so they are read some rows at a time; an array in JSON is not, which is parsed whole.
 """
 
 import codecs
 import csv
+import gzip
+import io
 import itertools
 import json
 import logging
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nlptl.errors import DataError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+SUFFIXES = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES), ".parquet", ".arrow")
+MAX_EXPANSION = 200
+"""How many times the size of a .gz file its content may have: real texts have about 4, at most some 50."""
 MAX_FIELD_CHARACTERS = 10 * 2**20
 BYTES_AT_ONCE, ROWS_AT_ONCE = 2**20, 1000
 
@@ -44,22 +50,51 @@ def open_table(path: Path) -> Table:
         DataError: If the file is not what its suffix says.
         OSError: If it cannot be read.
     """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
+    _, suffix = split_suffix(path)
+    if not suffix:
         raise DataError(
-            f"Expected a file that ends in {', '.join(SUFFIXES)}, found {path.name!r}. Unpack or convert it first."
+            f"Expected a file that ends in {', '.join(TEXT_SUFFIXES)} (or .gz after that), .parquet or .arrow, found "
+            f"{path.name!r}. Unpack or convert it first."
         )
-    readers = {".parquet": _parquet_table, ".jsonl": _json_table, ".ndjson": _json_table}
-    return readers.get(suffix, _csv_table)(path)
+    if suffix in (".parquet", ".arrow"):
+        return (_parquet_table if suffix == ".parquet" else _arrow_table)(path)
+    return (_csv_table if suffix.startswith((".csv", ".tsv")) else _json_table)(path, suffix.removesuffix(".gz"))
+
+
+def split_suffix(path: Path) -> tuple[str, str]:
+    """Return the name of a data file without its suffix, and the suffix, one of `SUFFIXES`; "" if it has none."""
+    name = path.name.lower()
+    suffix = max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default="")
+    return path.name[: len(name) - len(suffix)], suffix
+
+
+def _open(path: Path) -> IO[bytes]:
+    # What gzip returns is a stream of bytes in all that is done with it here.
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _open_text(path: Path, encoding: str, newline: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(_open(path), encoding=encoding, newline=newline)
 
 
 def _encoding(path: Path) -> str:
     """Return the encoding of a text file, all of which is looked at.
 
     Raises:
-        DataError: If it holds bytes that are no text, or nothing.
+        DataError: If it holds bytes that are no text, or nothing, or is compressed and damaged.
     """
-    with path.open("rb") as file:
+    try:
+        return _encoding_of_content(path)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"Expected a file that gzip can unpack, cannot read {path}: {error}. It is cut off or damaged: copy or "
+            "download it again."
+        ) from error
+
+
+def _encoding_of_content(path: Path) -> str:
+    limit = MAX_EXPANSION * path.stat().st_size if path.suffix.lower() == ".gz" else None
+    with _open(path) as file:
         start = file.read(len(codecs.BOM_UTF8))
         position, encoding, shown = 0, "utf-8", "UTF-8"
         if start == codecs.BOM_UTF8:
@@ -93,15 +128,20 @@ def _encoding(path: Path) -> str:
             if not data:
                 break
             position, pending = position + len(data), len(decoder.getstate()[0])
+            if limit is not None and position > max(limit, BYTES_AT_ONCE):
+                raise DataError(
+                    f"Expected at most {MAX_EXPANSION} times the size of the compressed file in {path}, found more. "
+                    "Unpack it, and look whether it is what you expect."
+                )
     if is_blank:
         raise DataError(f"Expected rows with examples, found none: {path} has no rows. Check that it is complete.")
     return "utf-16" if shown == "UTF-16" else "utf-8-sig"
 
 
-def _csv_table(path: Path) -> Table:
+def _csv_table(path: Path, suffix: str) -> Table:
     encoding = _encoding(path)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(path, encoding)
-    if delimiter != "," and path.suffix.lower() == ".csv":
+    delimiter = "\t" if suffix == ".tsv" else _delimiter(path, encoding)
+    if delimiter != "," and suffix == ".csv":
         logger.info("%s: fields are separated by %r", path, delimiter)
     csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD_CHARACTERS))
     records = _csv_records(path, encoding, delimiter)
@@ -116,14 +156,14 @@ def _csv_table(path: Path) -> Table:
 
 
 def _delimiter(path: Path, encoding: str) -> str:
-    with path.open(encoding=encoding, newline="") as file:
+    with _open_text(path, encoding, newline="") as file:
         header = next(line for line in file if line.strip())
     return next((mark for mark in (",", ";", "\t") if mark in header), ",")
 
 
 def _csv_records(path: Path, encoding: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each record starts, and its fields; the header comes first."""
-    with path.open(encoding=encoding, newline="") as file:
+    with _open_text(path, encoding, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         width = 0
         while True:
@@ -149,8 +189,10 @@ def _csv_records(path: Path, encoding: str, delimiter: str) -> Iterator[tuple[in
             yield row, fields
 
 
-def _json_table(path: Path) -> Table:
-    records = _json_records(path, _encoding(path))
+def _json_table(path: Path, suffix: str) -> Table:
+    encoding = _encoding(path)
+    is_array = suffix == ".json" and _starts_with_bracket(path, encoding)
+    records = (_json_array if is_array else _json_records)(path, encoding)
     first = next(records)
     records = itertools.chain([first], records)
     names = list(first[1])
@@ -169,10 +211,37 @@ def _json_table(path: Path) -> Table:
     return Table(names, first_rows, read)
 
 
+def _starts_with_bracket(path: Path, encoding: str) -> bool:
+    with _open_text(path, encoding, newline="\n") as file:
+        return next(line for line in file if line.strip()).lstrip().startswith("[")
+
+
+def _json_array(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of each object in an array, from 1 on, and the object."""
+    with _open_text(path, encoding, newline="\n") as file:
+        content = file.read()
+    try:
+        records = json.loads(content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        reason = "values nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise DataError(
+            f"Expected an array of objects in {path}, found no JSON: {reason}. Correct it there."
+        ) from error
+    if not records:
+        raise DataError(f"Expected rows with examples, found none: {path} has no rows. Check that it is complete.")
+    for row, record in enumerate(records, start=1):
+        if not isinstance(record, dict):
+            raise DataError(
+                f"Expected an array of objects in {path}, found a value of type {type(record).__name__} as number "
+                f'{row}. Write each example as {{"text": ..., "label": ...}}.'
+            )
+        yield row, record
+
+
 def _json_records(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the line of each object, and the object."""
     decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-    with path.open(encoding=encoding, newline="\n") as file:
+    with _open_text(path, encoding, newline="\n") as file:
         for row, line in enumerate(file, start=1):
             if line.strip():
                 yield row, _json_record(decoder, line, path, row)
@@ -233,6 +302,45 @@ def _parquet_table(path: Path) -> Table:
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise unreadable(error) from error
     return Table(schema.names, first_rows(), read, _parquet_class_names(schema.metadata))
+
+
+def _arrow_table(path: Path) -> Table:
+    """Open an Arrow file or stream, such as the datasets library writes."""
+    import pyarrow as pa
+
+    def unreadable(error: Exception) -> DataError:
+        reason = str(error).strip().rstrip(".")
+        return DataError(
+            f"Expected an Arrow file, cannot read {path}: {reason}. It may be cut off, damaged or in another format: "
+            "copy or write it again."
+        )
+
+    def batches() -> Iterator[Any]:
+        try:
+            with pa.memory_map(str(path)) as source:
+                try:
+                    reader = pa.ipc.open_file(source)
+                    found = map(reader.get_batch, range(reader.num_record_batches))
+                except pa.ArrowInvalid:
+                    source.seek(0)
+                    reader = found = pa.ipc.open_stream(source)
+                yield reader.schema
+                yield from found
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise unreadable(error) from error
+
+    def read(columns: list[str]) -> Iterator[Batch]:
+        row = 1
+        for batch in itertools.islice(batches(), 1, None):
+            for start in range(0, len(batch), ROWS_AT_ONCE):
+                part = batch.slice(start, ROWS_AT_ONCE)
+                yield range(row, row + len(part)), [part.column(column).to_pylist() for column in columns]
+                row += len(part)
+
+    schema = next(batches())
+    first = (batch.slice(0, 20) for batch in itertools.islice(batches(), 1, 2))
+    first_rows = (list(row.values()) for batch in first for row in batch.to_pylist())
+    return Table(schema.names, first_rows, read, _parquet_class_names(schema.metadata))
 
 
 def _parquet_class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:

@@ -1,3 +1,4 @@
+import gzip
 import logging
 import os
 import subprocess
@@ -22,6 +23,19 @@ def write(folder, name, content):
 
 
 CSV = "text,label\ngood,pos\nbad,neg\n"
+JSON_LINES = '{"text": "good", "label": "pos"}\n{"text": "bad", "label": "neg"}\n'
+JSON_ARRAY = '\ufeff [{"text": "good",\n"label": "pos"}, {"label": "neg", "text": "bad", "more": [1]}]\n'
+
+
+def arrow(writer):
+    table = pa.table({"text": ["good", "bad"], "label": ["pos", "neg"]})
+    sink = pa.BufferOutputStream()
+    with writer(sink, table.schema) as file:
+        file.write_table(table, max_chunksize=1)
+    return sink.getvalue().to_pybytes()
+
+
+ARROW = arrow(pa.ipc.new_file)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +52,14 @@ CSV = "text,label\ngood,pos\nbad,neg\n"
         ("a.csv", "id, Label ,TEXT\n1,pos,good\n2,neg,bad\n"),
         ("a.jsonl", '{"text": "good", "label": "pos"}\n{"label": "neg", "text": "bad", "more": []}\n'),
         ("a.ndjson", '\ufeff{"text": "good", "label": "pos"}\r\n{"text": "bad", "label": "neg"}'),
+        ("a.json", JSON_LINES),
+        ("a.json", JSON_ARRAY),
+        ("a.CSV.gz", gzip.compress(CSV.encode())),
+        ("a.tsv.gz", gzip.compress(CSV.replace(",", "\t").encode("utf-16"))),
+        ("a.jsonl.GZ", gzip.compress(JSON_LINES.encode())),
+        ("a.json.gz", gzip.compress(JSON_ARRAY.encode())),
+        ("a.arrow", ARROW),
+        ("a.arrow", arrow(pa.ipc.new_stream)),
     ],
 )
 def test_formats(tmp_path, name, content):
@@ -88,8 +110,23 @@ def test_long_field(tmp_path):
         ("a.csv", b"text,label\na,b\nc\xe9,d\n", r"UTF-8 .* byte 0xe9 on line 3 \(byte 16 of the file\)"),
         ("a.csv", CSV.encode("utf-16")[:-1], "Expected UTF-16 .* on line 3"),
         ("a.csv", CSV.encode("utf-16-le"), "NUL character on line 1"),
-        ("a.txt", "text", r"\.csv, \.tsv, \.jsonl, \.ndjson, \.parquet, found 'a.txt'"),
-        ("a.csv.gz", "text", "found 'a.csv.gz'"),
+        ("a.txt", "text", r"\.ndjson, \.json \(or \.gz after that\), \.parquet or \.arrow, found 'a.txt'"),
+        ("a.txt.gz", "text", "found 'a.txt.gz'"),
+        ("a.csv.gz", "text", "that gzip can unpack, cannot read .*a.csv.gz: Not a gzipped file"),
+        ("a.csv.gz", gzip.compress(CSV.encode())[:-9], "Compressed file ended before the end-of-stream marker"),
+        ("a.csv.gz", gzip.compress(CSV.encode())[:-5] + b"\0" * 5, "CRC check failed"),
+        ("a.csv.gz", gzip.compress(b"text,label\n" + b" " * 10**7), "at most 200 times the size of the compressed"),
+        ("a.csv.gz", gzip.compress(b"text,label\na,b\nc\xe9,d\n"), "UTF-8 .* byte 0xe9 on line 3"),
+        ("a.json", '[{"text": "a", "label": "b"}, {"text": }]', "found no JSON: Expecting value: line 1"),
+        ("a.json", "[]", "has no rows"),
+        ("a.json", "[1]", "a value of type int as number 1"),
+        ("a.json", '[{"text": "a", "label": NaN}]', "NaN is not JSON"),
+        ("a.json", "[" * 100_000, "values nested too deeply"),
+        ("a.json", '[{"text": "a", "label": "b"}, {"text": "a"}]', r"key 'label' .*\['text'\] \(row 2\)"),
+        ("a.json", '{"a": [{"text": "a", "label": "b"}]}', "'a'"),
+        ("a.arrow", "ARROW1", "Expected an Arrow file, cannot read"),
+        ("a.arrow", ARROW[:-300], "Expected an Arrow file, cannot read"),
+        ("a.arrow", b"", "Expected an Arrow file, cannot read"),
         ("a.parquet", "PAR1", "Expected a Parquet file"),
         ("a.csv", '" "\n', "found no columns"),
         ("a.jsonl", '{"text": "a", "label": "b"}\n{"text": }\n', "on row 2: Expecting value"),
