@@ -219,7 +219,7 @@ class ClassificationConfig:
     dataset: str = "sample:rotten_tomatoes"
     """A file, a folder with train / validation / test files, a Hub id, or a sample."""
     text_column: str | None = None
-    """Column with the text. None: found by name."""
+    """Column with the text, or a template that joins several, such as "{title}: {body}". None: found by name."""
     label_column: str | None = None
     """Column with the label. None: found by name."""
     group_column: str | None = None

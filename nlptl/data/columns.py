@@ -7,6 +7,7 @@ import shlex
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from string import Formatter
 
 import numpy as np
 
@@ -64,6 +65,47 @@ def find_columns(
     if any(given is None for _, given, _, _ in roles):
         logger.info("%s: %s", source, ", ".join(f"{role} column {found!r}" for role, _, found, _ in roles))
     return text, label
+
+
+def text_parts(names: Sequence[str], text_column: str | None, *, source: str) -> list[tuple[str, str | None]] | None:
+    """Return what a template such as "{title}: {body}" is made of: characters, each with the column after them.
+
+    None: `text_column` is no template but a column, or unset. A column whose name has braces is a column.
+
+    Raises:
+        DataError: If the template is malformed, or names a column that is not there.
+    """
+    if text_column is None or text_column in names or "{" not in text_column:
+        return None
+    parts: list[tuple[str, str | None]] = []
+    try:
+        for characters, column, form, conversion in Formatter().parse(text_column):
+            if form or conversion or column == "":
+                raise ValueError("something else than the name of a column in braces")
+            parts.append((characters, column))
+    except ValueError as error:
+        raise DataError(
+            f"Expected a template such as '{{title}}: {{body}}' as --text-column, found {text_column!r}: {error}. A "
+            "brace that is meant as such is written twice."
+        ) from error
+    if all(column is None for _, column in parts):
+        raise DataError(f"Expected the names of columns in the template {text_column!r}, found none. Add {{text}}.")
+    for column in (column for _, column in parts if column is not None and column not in names):
+        near = _near(names, column)
+        raise DataError(
+            f"Expected text column {column!r} of the template {text_column!r} in {source}, found {_list_names(names)}. "
+            f"{f'Did you mean {near!r}? ' if near else ''}Pass another --text-column."
+        )
+    return parts
+
+
+def join_texts(parts: Sequence[tuple[str, str | None]], columns: Sequence[Sequence[str]]) -> list[str]:
+    """Return the texts of the template that `text_parts` has taken apart, from the columns that it names, in order."""
+    texts = []
+    for row in zip(*columns, strict=True):
+        values = iter(row)
+        texts.append("".join(characters + ("" if column is None else next(values)) for characters, column in parts))
+    return texts
 
 
 def check_group_column(names: Sequence[str], group_column: str, *, taken: Sequence[str | None], source: str) -> None:

@@ -21,7 +21,9 @@ from nlptl.data.columns import (
     check_texts,
     find_columns,
     group_names,
+    join_texts,
     label_names,
+    text_parts,
 )
 from nlptl.data.tables import ROWS_AT_ONCE, Batch, Table, open_table
 from nlptl.data.texts import TextCollector, Texts
@@ -88,7 +90,8 @@ def read_file(
 
     Args:
         path: The file; its suffix tells the format.
-        text_column: Column of the texts. None: found by name, such as `text`.
+        text_column: Column of the texts, or a template that joins several, such as "{title}: {body}". None: found by
+            name, such as `text`.
         label_column: Column of the labels. None: found by name, such as `label`.
         group_column: Column that says what each text belongs to. None: they belong to nothing.
         split: Name of the split that the examples belong to.
@@ -189,30 +192,42 @@ def _examples(
     split: str,
     with_labels: bool,
 ) -> Examples:
+    parts = text_parts(table.names, text_column, source=source)
+    text_columns = [] if parts is None else [column for _, column in parts if column is not None]
     text, label = find_columns(
         table.names,
-        text_column=text_column,
+        text_column=text_columns[0] if text_columns else text_column,
         label_column=label_column,
         source=source,
         first_rows=table.first_rows,
         with_labels=with_labels,
     )
+    text_columns = text_columns or [text]
+    if label in text_columns:
+        raise DataError(
+            f"Expected other columns in {text_column!r} than that of the labels in {source}, found {label!r} in both. "
+            "Take it out, or pass another --label-column."
+        )
     if group_column is not None:
-        check_group_column(table.names, group_column, taken=(text, label), source=source)
+        check_group_column(table.names, group_column, taken=(*text_columns, label), source=source)
     rows, texts, labels, groups = array("q"), TextCollector(), LabelCollector(), list[str]()
-    for numbers, columns in table.read([name for name in (text, label, group_column) if name is not None]):
+    wanted = list(dict.fromkeys(name for name in (*text_columns, label, group_column) if name is not None))
+    for numbers, values in table.read(wanted):
+        columns = dict(zip(wanted, values, strict=True))
         rows.extend(numbers)
-        texts.extend(check_texts(columns[0], numbers, where=f"column {text!r} of {source}"))
+        found = [check_texts(columns[name], numbers, where=f"column {name!r} of {source}") for name in text_columns]
+        texts.extend(found[0] if parts is None else join_texts(parts, found))
         if label is not None:
-            labels.extend(columns[1])
+            labels.extend(columns[label])
         if group_column is not None:
-            groups.extend(group_names(columns[-1], numbers, where=f"column {group_column!r} of {source}"))
+            groups.extend(group_names(columns[group_column], numbers, where=f"column {group_column!r} of {source}"))
     if not rows:
         raise DataError(f"Expected rows with examples, found none: {source} has no rows. Check that it is complete.")
     class_names = None if label is None else table.class_names.get(label)
     names = labels.names(rows, where=f"column {label!r} of {source}", class_names=class_names)
-    found = texts.finish()
-    return Examples(found, names, rows.tolist() if isinstance(found, list) else rows, source, split, groups)
+    all_texts = texts.finish()
+    is_list = isinstance(all_texts, list)
+    return Examples(all_texts, names, rows.tolist() if is_list else rows, source, split, groups)
 
 
 def _take(values: Any, indices: np.ndarray) -> Any:

@@ -26,7 +26,7 @@ class EvaluateConfig:
     dataset: str
     """A labelled file, all of which is scored; or a folder, sample or Hub id, of which the test split is."""
     text_column: str | None = None
-    """Column with the text. None: found by name."""
+    """Column with the text, or a template that joins several, such as "{title}: {body}". None: found by name."""
     label_column: str | None = None
     """Column with the label. None: found by name."""
     group_column: str | None = None

@@ -31,7 +31,7 @@ class PredictConfig:
     input: str | None = None
     """File with texts: CSV, TSV, JSON lines or Parquet; - reads one text per line from standard input."""
     text_column: str | None = None
-    """Column with the text. None: found by name."""
+    """Column with the text, or a template that joins several, such as "{title}: {body}". None: found by name."""
     output: str = "-"
     """File for the predictions: CSV, TSV, JSON lines or Parquet; - writes JSON lines to standard output.
     A file that is there is replaced."""

@@ -36,7 +36,7 @@ class CheckConfig:
     dataset: str
     """A file, a folder with train / validation / test files, a Hub id, or a sample; splits are checked as given."""
     text_column: str | None = None
-    """Column with the text. None: found by name."""
+    """Column with the text, or a template that joins several, such as "{title}: {body}". None: found by name."""
     label_column: str | None = None
     """Column with the label. None: found by name."""
     group_column: str | None = None

@@ -1,9 +1,11 @@
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nlptl.data.columns import describe_rows, find_columns, label_names
+from nlptl.data.sources import read_file
 from nlptl.errors import DataError
 
 
@@ -109,3 +111,48 @@ def test_class_names():
 def test_describe_rows():
     assert describe_rows([7]) == "row 7"
     assert describe_rows(range(2, 1202)) == "1,200 rows (2, 3, 4, 5, 6, ...)"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{title}: {body}", ["a: x", "{b}: y"]),
+        ("{body}{title}", ["xa", "y{b}"]),
+        ("[{title}] {{}} {title}.", ["[a] {} a.", "[{b}] {} {b}."]),
+        ("{title}", ["a", "{b}"]),
+        ("the {label}", ["1", "2"]),
+    ],
+)
+def test_template_joins_columns(template: str, expected: list[str], tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text("title,body,label,the {label}\na,x,p,1\n{b},y,n,2\n")
+    examples = read_file(path, text_column=template)
+    assert (examples.texts, examples.labels) == (expected, ["p", "n"])
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{titel}: {body}", "text column 'titel' of the template .* Did you mean 'title'"),
+        ("{title:>8}", "as --text-column, found .*: something else than the name of a column in braces"),
+        ("{title!r}", "something else than the name of a column"),
+        ("{}", "something else than the name of a column"),
+        ("{title", "A brace that is meant as such is written twice"),
+        ("{{}}", "Expected the names of columns in the template"),
+        ("{title.x}", "text column 'title.x' of the template"),
+        ("{body} {label}", "than that of the labels in .*, found 'label' in both"),
+        ("{label} {body}", "Expected different columns for texts and labels|found 'label' in both|label column"),
+    ],
+)
+def test_templates_that_are_refused(template: str, message: str, tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text("title,body,label\na,x,p\n")
+    with pytest.raises(DataError, match=message):
+        read_file(path, text_column=template)
+
+
+def test_value_of_a_template_that_is_no_text_is_named(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"title": "a", "body": "x", "label": "p"}\n{"title": null, "body": "y", "label": "n"}\n')
+    with pytest.raises(DataError, match=r"column 'title' of .*found no text \(null\) \(row 2\)"):
+        read_file(path, text_column="{title} {body}")
