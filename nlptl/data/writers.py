@@ -1,7 +1,9 @@
 """Tables out: CSV, TSV, JSON lines or Parquet, chosen by the suffix."""
 
+import contextlib
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -98,14 +100,28 @@ def _write_text(path: Path, columns: Mapping[str, Column], suffix: str) -> None:
         write_lines(file, columns, suffix=suffix)
 
 
-def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside `target`, then give it its name."""
+def write_whole(target: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file beside `target`; once it is on the disk, give it its name.
+
+    Raises:
+        OSError: If it cannot be written; what was there stays.
+    """
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _replace(target: Path, write: Callable[[Path], object]) -> None:
+    try:
+        write_whole(target, write)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         reason = error.strerror if error.strerror else error
         raise ResourceError(
             f"Expected to write {target}, found: {reason}. Pass a path in a folder that can be written."

@@ -89,7 +89,7 @@ def map_rows(
     most = 1  # One text tells the width to a process that has none of its own.
     if in_step:
         most = most_micro_batches(
-            np.arange(len(lengths)), lengths, max_tokens=_max_tokens(device), num_processes=num_processes
+            np.arange(len(lengths)), lengths, max_tokens=tokens_at_once(device), num_processes=num_processes
         )
     idle = [np.zeros(1, dtype=np.int64)] * (most - len(share))
     for i, rows in enumerate(show_progress([*share, *idle], progress)):
@@ -127,11 +127,16 @@ def length_batches(
 ) -> list[np.ndarray]:
     """Return this process's share of the texts in batches of similar length, as many tokens as the device likes."""
     return micro_batches(
-        np.arange(len(lengths)), lengths, max_tokens=_max_tokens(device), process=process, num_processes=num_processes
+        np.arange(len(lengths)),
+        lengths,
+        max_tokens=tokens_at_once(device),
+        process=process,
+        num_processes=num_processes,
     )
 
 
-def _max_tokens(device: torch.device) -> int:
+def tokens_at_once(device: torch.device) -> int:
+    """Return how many tokens a batch without gradients has at most, padding included."""
     return CPU_TOKENS if device.type == "cpu" else ACCELERATOR_TOKENS
 
 

@@ -22,7 +22,7 @@ from nlptl.data.batches import collate, micro_batches
 from nlptl.data.texts import cache_folder
 from nlptl.data.tokens import Tokens
 from nlptl.model.classifier import Classifier
-from nlptl.model.inference import ACCELERATOR_TOKENS, CPU_TOKENS, evaluating, in_halves, prefers_onednn, quick_linears
+from nlptl.model.inference import evaluating, in_halves, prefers_onednn, quick_linears, tokens_at_once
 from nlptl.training.cache import FeatureCache
 from nlptl.training.devices import on_main
 from nlptl.training.inputs import Inputs, check_each_once
@@ -131,7 +131,7 @@ def feature_key(model: Classifier, inputs: Inputs, accelerator: Accelerator, *, 
         "matmul_precision": torch.get_float32_matmul_precision(),
         "device": accelerator.device.type,
         "onednn": prefers_onednn(),
-        "micro_batch_tokens": _micro_batch_tokens(accelerator.device),
+        "micro_batch_tokens": tokens_at_once(accelerator.device),
     }
     return sha256_of(
         {
@@ -142,13 +142,9 @@ def feature_key(model: Classifier, inputs: Inputs, accelerator: Accelerator, *, 
     )
 
 
-def _micro_batch_tokens(device: torch.device) -> int:
-    return CPU_TOKENS if device.type == "cpu" else ACCELERATOR_TOKENS
-
-
 def _cut(tokens: Tokens, device: torch.device) -> Parts:
     """Return the rows of a split, longest text first, as micro-batches, and those as parts of an entry."""
-    max_tokens = _micro_batch_tokens(device)
+    max_tokens = tokens_at_once(device)
     batches = micro_batches(np.arange(len(tokens)), tokens.lengths, max_tokens=max_tokens)
     return [batches[i : i + MICRO_BATCHES_PER_PART] for i in range(0, len(batches), MICRO_BATCHES_PER_PART)]
 

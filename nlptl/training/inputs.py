@@ -25,7 +25,8 @@ from nlptl.training.token_cache import tokenize_once
 
 logger = logging.getLogger(__name__)
 
-CPU_TOKENS, ACCELERATOR_TOKENS = 512, 16384
+CPU_MICRO_BATCH, ACCELERATOR_MICRO_BATCH = 512, 16384
+"""Tokens that are forwarded at once in training, unless micro_batch_tokens says otherwise."""
 ROWS_PER_CALL = 4096
 
 
@@ -105,7 +106,7 @@ def token_budget(inputs: Inputs, wanted: int | None, device: torch.device) -> in
         ConfigError: If an example of `inputs` is longer than `wanted`.
     """
     if wanted is None:
-        return CPU_TOKENS if device.type == "cpu" else ACCELERATOR_TOKENS
+        return CPU_MICRO_BATCH if device.type == "cpu" else ACCELERATOR_MICRO_BATCH
     longest = int(inputs.tokens.lengths.argmax())
     length = int(inputs.tokens.lengths[longest])
     if wanted < length:

@@ -23,7 +23,7 @@ from nlptl.config import to_json
 from nlptl.data.sources import Examples
 from nlptl.data.splits import Splits
 from nlptl.data.texts import Concatenation, concatenate
-from nlptl.data.writers import write_table
+from nlptl.data.writers import write_table, write_whole
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.evaluation.metrics import Scores
 from nlptl.model.classifier import Classifier
@@ -304,11 +304,12 @@ def _write(path: Path, values: Any) -> None:
 
 
 def _write_text(path: Path, pieces: Iterable[str]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with _writing(path.parent):
+    def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8") as file:
             file.writelines(pieces)
-        temporary.replace(path)
+
+    with _writing(path.parent):
+        write_whole(path, write)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from nlptl.config import TrainingConfig
-from nlptl.model import inference
 from nlptl.model.classifier import Classifier
 from nlptl.model.freezing import is_adapter
+from nlptl.model.inference import tokens_at_once
 from nlptl.training.boundary import MEMORY_SHARE, cut_depth
 from nlptl.training.cache import FeatureCache
 from nlptl.training.encoding import LARGE_BYTES, is_encoded
@@ -87,7 +87,8 @@ class Tally:
     def of_all_stages(self) -> tuple[dict[str, int], float]:
         """Return the memory of the stage that takes most, by what it is for, and the seconds of all stages."""
         model, transfer = self.model, self.model.transfer
-        memories, seconds = [], 0.0
+        is_kept = self.cache is not None or not self.stages
+        memories, seconds = [], self._encoding_seconds(self.uncached) if is_kept else 0.0  # once for all stages
         try:
             for stage in self.stages or [Stage(0, 0, None)]:
                 model.freeze(transfer.freeze, train_only=transfer.train_only, top=stage.top)
@@ -117,19 +118,22 @@ class Tally:
     def _seconds(self, stage: Stage) -> float:
         num_steps, num_layers = self.num_steps(stage), self.model.parts.num_layers
         num_evaluations = -(-num_steps // (self.config.eval_steps or self.steps_per_epoch))
-        num_processes: int = self.accelerator.num_processes
-        train, *others = [len(split.tokens.ids) / num_processes for split in self.splits]
-        held_out = sum(others)
+        lengths = [len(split.tokens.ids) for split in self.splits]
         if self.model.features_are_constant:
-            tokens = num_steps / self.steps_per_epoch * train + num_evaluations * held_out
-            if self.cache is not None or not self.stages:
-                tokens, self.uncached = self.uncached / num_processes, 0  # once for all stages
-            return num_steps * HEAD_STEP_SECONDS + tokens * num_layers * self.encoding
+            tokens = num_steps / self.steps_per_epoch * lengths[0] + num_evaluations * sum(lengths[1:])
+            in_every_pass = self._encoding_seconds(tokens) if self.cache is None else 0.0
+            return num_steps * HEAD_STEP_SECONDS + in_every_pass
         depth = self._depth(stage)
         forward = (num_layers - depth) * self.forward
         step = self.tokens_per_step * (forward + self._num_layers_trained() * self.backward)
-        once = depth * self.encoding * (train + held_out) if num_steps else 0.0
-        return once + num_steps * step + num_evaluations * held_out * forward
+        num_processes: int = self.accelerator.num_processes
+        once = depth * self.encoding * sum(lengths) / num_processes if num_steps else 0.0
+        return once + num_steps * step + num_evaluations * sum(lengths[1:]) / num_processes * forward
+
+    def _encoding_seconds(self, num_tokens: float) -> float:
+        """Return how long all layers of the frozen encoder take for so many tokens, over all processes."""
+        num_processes: int = self.accelerator.num_processes
+        return num_tokens / num_processes * self.model.parts.num_layers * self.encoding
 
     def _memory(self, stage: Stage) -> dict[str, int]:
         network = self.model.network
@@ -183,7 +187,7 @@ class Tally:
     def _inference(self) -> float:
         """Return the bytes of a pass without gradients over as many tokens as an evaluation runs at once, about."""
         width = int(self.model.network.base_model.config.hidden_size)
-        limit = inference.CPU_TOKENS if self.is_on_cpu else inference.ACCELERATOR_TOKENS
+        limit = tokens_at_once(self.accelerator.device)
         num_tokens = min(limit, max(len(split.tokens.ids) for split in self.splits))
         # Besides some hidden states, the widest layer's input and output, four times as wide.
         return num_tokens * 14 * width * (4 if self.accelerator.mixed_precision == "no" else 2)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from nlptl import Classifier, Examples
+from nlptl.model import inference
 from nlptl.training import encoding
 from nlptl.training.cache import FeatureCache
 from nlptl.training.devices import open_accelerator
@@ -25,7 +26,7 @@ EXAMPLES = Examples.from_lists(
     [" ".join(WORDS[(i * 7 + 3 * k) % 10] for k in range(1 + (i * 5) % 14)) for i in range(60)],
     ["positive", "negative"] * 30,
 )
-SMALL = {"CPU_TOKENS": 96, "MICRO_BATCHES_PER_PART": 2}
+SMALL = {(inference, "CPU_TOKENS"): 96, (encoding, "MICRO_BATCHES_PER_PART"): 2}
 PARTS, CALLS = 4, 7
 """What the texts are cut into with the constants above; the last part is a single micro-batch."""
 
@@ -49,8 +50,8 @@ def encode(folder: Path, cache: FeatureCache | None, *, seconds: float = 0.0) ->
 
 def main(folder: Path, output: Path, seconds: float, ready: Path | None) -> None:
     """Encode when it is time to, with what `NLPTL_CACHE` holds, and write what came out."""
-    for name, value in SMALL.items():
-        setattr(encoding, name, value)
+    for (owner, name), value in SMALL.items():
+        setattr(owner, name, value)
     (output / f"started-{os.getpid()}").touch()
     while ready is not None and not ready.exists():
         time.sleep(0.001)

@@ -31,16 +31,16 @@ PARTS, CALLS = worker.PARTS, worker.CALLS
 @pytest.fixture
 def encode(tiny_bert, monkeypatch):
     """Return a function that encodes the texts with a cache: their features, and the number of calls of the encoder."""
-    for name, value in worker.SMALL.items():
-        monkeypatch.setattr(encoding, name, value)
+    for (owner, name), value in worker.SMALL.items():
+        monkeypatch.setattr(owner, name, value)
     return lambda cache=None: worker.encode(tiny_bert, FeatureCache(gigabytes=1) if cache is None else cache)
 
 
 @pytest.fixture
 def expected(tiny_bert, monkeypatch):
     """Return the features as they are without a cache."""
-    for name, value in worker.SMALL.items():
-        monkeypatch.setattr(encoding, name, value)
+    for (owner, name), value in worker.SMALL.items():
+        monkeypatch.setattr(owner, name, value)
     return worker.encode(tiny_bert, None)[0]
 
 

@@ -17,6 +17,7 @@ import transformers
 from transformers import AutoModel, AutoTokenizer
 
 from nlptl import Classifier, Examples, Trainer, TrainingConfig, cli
+from nlptl.model import inference
 from nlptl.training import encoding
 from nlptl.training.cache import FeatureCache, cache_folder, describe_size, entries
 from nlptl.training.devices import open_accelerator
@@ -29,7 +30,7 @@ PARTS = 5
 @pytest.fixture
 def small_parts(monkeypatch):
     """Cut a split of 96 texts into `PARTS` parts of several micro-batches each."""
-    monkeypatch.setattr(encoding, "CPU_TOKENS", 128)
+    monkeypatch.setattr(inference, "CPU_TOKENS", 128)
     monkeypatch.setattr(encoding, "MICRO_BATCHES_PER_PART", 3)
 
 
