@@ -125,6 +125,8 @@ def load_splits(
     findings = check_splits(parts, strict=strict, near_duplicates=near_duplicates)
     for finding in findings:
         logger.warning("%s", finding.message)
+    if findings:
+        logger.info("nlptl check %s says what that means and what to do", dataset)
     labels = Labels.from_names(parts["train"].labels)
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
     shown = ", ".join(labels.names[:10]) + (f", ... ({len(labels)} in all)" if len(labels) > 10 else "")
