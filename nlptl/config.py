@@ -20,6 +20,7 @@ Pooling = Literal["auto", "native", "cls", "mean", "max", "attention"]
 HeadLayers = Literal["last", "mix"] | int
 Activation = Literal["relu", "gelu", "tanh"]
 BinaryLoss = Literal["softmax", "sigmoid"]
+LongText = Literal["head", "tail", "head-tail"]
 ClassWeights = Literal["balanced"] | tuple[float, ...] | None
 
 T = TypeVar("T")
@@ -236,6 +237,9 @@ class ClassificationConfig:
     """Look for texts that are nearly the same before training: a second or less for 5,000 texts."""
     max_length: int | None = None
     """Tokens of a text that are read. None: 256, or fewer if the encoder takes fewer."""
+    long_text: LongText = "head"
+    """What is read of a text that has more tokens: its beginning, its end, or a quarter from the beginning and the rest
+    from the end (Sun et al. 2019)."""
     output_dir: Path = Path("runs/classification")
     """Folder of the run: model, scores, predictions, checkpoints."""
     resume: bool = False

@@ -8,7 +8,17 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from nlptl.config import Activation, BinaryLoss, ClassWeights, Freeze, HeadKind, HeadLayers, Pooling, TrainingConfig
+from nlptl.config import (
+    Activation,
+    BinaryLoss,
+    ClassWeights,
+    Freeze,
+    HeadKind,
+    HeadLayers,
+    LongText,
+    Pooling,
+    TrainingConfig,
+)
 from nlptl.data.columns import check_texts
 from nlptl.data.sources import Examples
 from nlptl.errors import DataError
@@ -40,6 +50,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         neighbors: int | None = None,
         inverse_regularization: float | None = None,
         max_length: int | None = None,
+        long_text: LongText = "head",
         num_epochs: int = 10,
         batch_size: int = 32,
         learning_rate: float | None = None,
@@ -66,6 +77,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.neighbors = neighbors
         self.inverse_regularization = inverse_regularization
         self.max_length = max_length
+        self.long_text = long_text
         self.num_epochs = num_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -133,6 +145,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             neighbors=self.neighbors,
             inverse_regularization=self.inverse_regularization,
             max_length=self.max_length,
+            long_text=self.long_text,
             seed=self.seed,
         )
         Trainer(classifier, config, seed=self.seed).fit(train)

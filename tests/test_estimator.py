@@ -70,6 +70,7 @@ PARAMETERS = [
             "dropout": 0.2,
             "binary_loss": "sigmoid",
             "max_length": 20,
+            "long_text": "tail",
         },
         {
             "num_epochs": 2,

@@ -7,9 +7,15 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
+from nlptl.config import LongText
+
 TEXTS_PER_CALL = 1000
+HEAD_SHARE = 0.25
+"""Of what is read of a long text by "head-tail", the share from its beginning: Sun et al. (2019, arXiv:1905.05583,
+section 5.3.1) take 128 of 510 tokens."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,15 @@ class Batch(NamedTuple):
     num_cut_tokens: int
 
 
-def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Tokens:
-    """Tokenize `texts` and keep at most `max_length` tokens of each, special tokens included."""
-    batches = list(tokenize_in_batches(texts, tokenizer, max_length=max_length))
+def tokenize(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int, long_text: LongText = "head"
+) -> Tokens:
+    """Tokenize `texts` and keep at most `max_length` tokens of each, special tokens included.
+
+    `long_text` says which of a longer text: from the beginning, from the end, or a quarter from the beginning and the
+    rest from the end.
+    """
+    batches = list(tokenize_in_batches(texts, tokenizer, max_length=max_length, long_text=long_text))
     lengths = np.fromiter((length for batch in batches for length in batch.lengths), dtype=np.int64)
     return Tokens(
         np.concatenate([np.zeros(0, dtype=np.int32), *(batch.ids for batch in batches)]),
@@ -66,10 +78,11 @@ def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_le
 
 
 def tokenize_in_batches(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int, long_text: LongText = "head"
 ) -> Iterator[Batch]:
     """Yield what `tokenize` puts together, some texts at a time."""
     num_special = tokenizer.num_special_tokens_to_add()
+    tokenizer.truncation_side = "left" if long_text == "tail" else "right"
     for start in range(0, len(texts), TEXTS_PER_CALL):
         encodings = tokenizer(
             list(texts[start : start + TEXTS_PER_CALL]),
@@ -79,13 +92,26 @@ def tokenize_in_batches(
             return_token_type_ids=False,
         ).encodings
         cut = [encoding.overflowing for encoding in encodings or () if encoding.overflowing]
-        ids = [encoding.ids for encoding in encodings or ()]
+        is_both = long_text == "head-tail"
+        ids = [_both_ends(each) if is_both and each.overflowing else each.ids for each in encodings or ()]
         yield Batch(
             np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32),
             [len(each) for each in ids],
             len(cut),
             sum(len(rest.ids) - num_special for overflowing in cut for rest in overflowing),
         )
+
+
+def _both_ends(encoding: Encoding) -> list[int]:
+    """Return as many ids as `encoding` has, which was cut, of the beginning and the end of the text."""
+    ids, is_special = encoding.ids, encoding.special_tokens_mask
+    num_before = next(i for i, flag in enumerate(is_special) if not flag)
+    num_kept = len(ids) - sum(is_special)
+    num_head = int(num_kept * HEAD_SHARE)
+    pieces = [encoding, *encoding.overflowing]
+    content = [i for piece in pieces for i, flag in zip(piece.ids, piece.special_tokens_mask, strict=True) if not flag]
+    kept = content[:num_head] + content[len(content) - (num_kept - num_head) :]
+    return ids[:num_before] + kept + ids[num_before + num_kept :]
 
 
 def describe_truncation(tokens: Tokens, *, name: str, max_length: int) -> str:

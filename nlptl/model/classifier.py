@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from nlptl.config import (
     HeadConfig,
     HeadKind,
     HeadLayers,
+    LongText,
     Pooling,
     TrainOnly,
     TransferConfig,
@@ -68,6 +69,7 @@ class Classifier(nn.Module):
         *,
         head: HeadConfig,
         max_length: int | None,
+        long_text: LongText,
         source: str,
         new_names: frozenset[str] = frozenset(),
     ) -> None:
@@ -90,6 +92,9 @@ class Classifier(nn.Module):
             raise ConfigError(
                 f"Expected max_length from {least} to {most}, what tokenizer and encoder take, found {max_length}."
             )
+        if long_text not in get_args(LongText):
+            raise ConfigError(f"Expected long_text 'head', 'tail' or 'head-tail', found {long_text!r}.")
+        self.long_text = long_text
         self.parts = find_parts(cast(PreTrainedModel, network.base_model))
         self.transfer = TransferConfig()
         self.freeze("nothing")
@@ -118,6 +123,7 @@ class Classifier(nn.Module):
         neighbors: int | None = None,
         inverse_regularization: float | None = None,
         max_length: int | None = None,
+        long_text: LongText | None = None,
         seed: int = 0,
     ) -> "Classifier":
         """Load an encoder and put a new head on it; or, without `labels`, a classifier that nlptl has saved.
@@ -147,6 +153,8 @@ class Classifier(nn.Module):
             inverse_regularization: C of a logistic head; None: 1.
             max_length: Tokens of a text that are read, special tokens included. None: 256, or fewer if the encoder
                 takes fewer.
+            long_text: What is read of a text that has more: "head", its beginning; "tail", its end; "head-tail", a
+                quarter from the beginning and the rest from the end. None: "head", or as it was saved.
             seed: Seeds the new weights.
 
         Raises:
@@ -192,6 +200,7 @@ class Classifier(nn.Module):
             loaded.labels,
             head=loaded.head,
             max_length=loaded.max_length if max_length is None else max_length,
+            long_text=long_text or loaded.long_text,
             source=str(name),
             new_names=loaded.new_names,
         )
@@ -342,7 +351,7 @@ class Classifier(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Return the token ids of `texts`, at most max_length of each."""
-        return tokenize(texts, self.tokenizer, max_length=self.max_length)
+        return tokenize(texts, self.tokenizer, max_length=self.max_length, long_text=self.long_text)
 
     def predict_probabilities(self, texts: Sequence[str], *, progress: str | None = None) -> torch.Tensor:
         """Return the probability of each label for each text, float64 [texts, labels].
@@ -396,7 +405,13 @@ class Classifier(nn.Module):
             ConfigError: If `directory` holds something else than a model that nlptl has saved.
             ResourceError: If the disk is full or cannot be written.
         """
-        card = Card(labels=self.labels, head=self.head, max_length=self.max_length, source=self.source)
+        card = Card(
+            labels=self.labels,
+            head=self.head,
+            max_length=self.max_length,
+            long_text=self.long_text,
+            source=self.source,
+        )
         weights = merged_state_dict(self.network) if self.has_adapters else None
         with new_folder(Path(directory).absolute()) as folder, quiet_transformers():
             self.network.save_pretrained(folder, state_dict=weights)

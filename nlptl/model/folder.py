@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from nlptl.config import HeadConfig, from_json, to_json
+from nlptl.config import HeadConfig, LongText, from_json, to_json
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.labels import Labels
 from nlptl.model.headed_config import HeadedConfig
@@ -34,6 +34,7 @@ class Card:
     labels: Labels
     head: HeadConfig
     max_length: int
+    long_text: LongText
     source: str
 
 
@@ -43,6 +44,7 @@ def write_card(folder: Path, card: Card, tokenizer: PreTrainedTokenizerBase) -> 
         "format": 1,
         "labels": list(card.labels.names),
         "max_length": card.max_length,
+        "long_text": card.long_text,
         "head": to_json(card.head),
         "source": card.source,
         "tokenizer_canary": _canary(tokenizer),
@@ -54,7 +56,7 @@ def write_card(folder: Path, card: Card, tokenizer: PreTrainedTokenizerBase) -> 
         "---\nlibrary_name: transformers\npipeline_tag: text-classification\n---\n\n"
         f"# Text classifier over {card.source}\n\nHead: {card.head.head}. Pooling: {card.head.pooling}, "
         f"layers: {card.head.layers}. It reads at most {card.max_length} tokens "
-        f"of a text. Labels:\n\n{names}\n\n```python\n{note}"
+        f"of a text ({card.long_text}). Labels:\n\n{names}\n\n```python\n{note}"
         "from transformers import pipeline\n\n"
         'classify = pipeline("text-classification", "path/to/this/folder", truncation=True, '
         f"max_length={card.max_length})\n```\n",
@@ -75,6 +77,7 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
             labels=Labels(tuple(values["labels"])),
             head=from_json(HeadConfig, values["head"]),
             max_length=int(values["max_length"]),
+            long_text=values.get("long_text", "head"),
             source=str(folder),
         )
         canary = values["tokenizer_canary"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from nlptl.config import HeadConfig
+from nlptl.config import HeadConfig, LongText
 from nlptl.errors import ConfigError
 from nlptl.labels import Labels
 from nlptl.model.build import build_network
@@ -26,6 +26,7 @@ class Loaded:
     labels: Labels
     head: HeadConfig
     max_length: int | None
+    long_text: LongText = "head"
     new_names: frozenset[str] = frozenset()
 
 
@@ -80,7 +81,14 @@ def load_saved(name: str, head: HeadConfig) -> Loaded:
     network, _ = load_weights(AutoModelForSequenceClassification, folder, config)
     if card.head.head != "dense":
         check_tensors(network, folder)
-    return Loaded(network=network, tokenizer=tokenizer, labels=card.labels, head=card.head, max_length=card.max_length)
+    return Loaded(
+        network=network,
+        tokenizer=tokenizer,
+        labels=card.labels,
+        head=card.head,
+        max_length=card.max_length,
+        long_text=card.long_text,
+    )
 
 
 def dense_widths(hidden: int | Sequence[int] | None) -> tuple[int, ...]:

@@ -40,6 +40,7 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         config.model,
         labels=splits.labels,
         max_length=config.max_length,
+        long_text=config.long_text,
         seed=config.seed,
         **vars(config.transfer),
         **vars(config.head),

@@ -193,6 +193,7 @@ def facts(
         "encoder_sha256": encoder_sha256,
         "labels": list(model.labels.names),
         "max_length": model.max_length,
+        "long_text": model.long_text,
         **to_json(model.transfer),
         **to_json(model.head),
         **derived,

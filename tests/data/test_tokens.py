@@ -43,6 +43,31 @@ def test_what_is_cut_is_counted(max_length: int, tokenizer: PreTrainedTokenizerB
     }
 
 
+@pytest.mark.parametrize("max_length", [3, 4, 5, 9, 10])
+def test_the_end_of_a_text_is_what_the_tokenizer_keeps_of_it(max_length: int, tokenizer: PreTrainedTokenizerBase):
+    tokens = tokenize(TEXTS, tokenizer, max_length=max_length, long_text="tail")
+    whole = [tokenizer(text)["input_ids"] for text in TEXTS]
+    cut = [len(ids) > max_length for ids in whole]
+    expected = [[*ids[:1], *ids[1 - max_length :]] if is_cut else ids for ids, is_cut in zip(whole, cut, strict=True)]
+    assert [tokens[i].tolist() for i in range(len(TEXTS))] == expected
+    assert (tokens.num_cut_texts, tokens.num_cut_tokens) == (sum(cut), sum(max(0, len(x) - max_length) for x in whole))
+    # What comes after it does not depend on it.
+    assert tokenize(TEXTS, tokenizer, max_length=max_length)[2].tolist() == [*whole[2][: max_length - 1], whole[2][-1]]
+
+
+@pytest.mark.parametrize("max_length", [3, 4, 6, 7, 10, 20, 64])
+def test_both_ends_of_a_text(max_length: int, tokenizer: PreTrainedTokenizerBase):
+    texts = [*TEXTS, " ".join(["good", "bad", "film", "story", "great"] * 7), "good [SEP] bad [CLS] " * 9]
+    tokens = tokenize(texts, tokenizer, max_length=max_length, long_text="head-tail")
+    for i, text in enumerate(texts):
+        whole, room = tokenizer(text)["input_ids"], max_length - 2
+        first = room // 4
+        both = whole[: 1 + first] + whole[len(whole) - 1 - (room - first) :]
+        assert tokens[i].tolist() == (both if len(whole) > max_length else whole)
+    head = tokenize(texts, tokenizer, max_length=max_length)
+    assert tokens.truncation() == head.truncation()
+
+
 def test_truncation_in_words(tokenizer: PreTrainedTokenizerBase):
     tokens = tokenize(TEXTS[:4], tokenizer, max_length=5)
     line = "train: 4 texts, 16 tokens; max_length 5 cuts 50.0% of the texts and 27.3% of the tokens"

