@@ -65,7 +65,8 @@ def find_problems(splits: Mapping[str, Examples], *, near_duplicates: bool = Tru
     for first, second in itertools.combinations(splits, 2):
         findings.append(_leak(first, second, keys, splits[second]))
         findings.append(_group_leak(first, splits[first], splits[second], second))
-    findings += _repeated_texts(train, keys["train"])
+    for name, examples in splits.items():
+        findings += _repeated_texts(name, examples, keys[name])
     counts = Counter(train.labels)
     findings += [_label_collisions(train, counts), _small_classes(train, counts)]
     findings += [_missing_classes(name, splits[name], counts) for name in splits if name != "train"]
@@ -176,22 +177,23 @@ def _group_leak(first: str, examples: Examples, others: Examples, second: str) -
     return finding_on("group_leak", what, others, is_leak) if is_leak.any() else None
 
 
-def _repeated_texts(train: Examples, keys: np.ndarray) -> list[Finding | None]:
-    """Find texts of train that stand there before: with the same label, or in conflict with another one."""
-    # Texts that are the same stand together, each group in the order of train.
+def _repeated_texts(name: str, examples: Examples, keys: np.ndarray) -> list[Finding | None]:
+    """Find texts of a split that stand there before: with the same label, or in conflict with another one."""
+    # Texts that are the same stand together, each group in the order of the split.
     order = np.argsort(keys, kind="stable")
     ascending = keys[order]
     is_repeated = np.concatenate([[False], (ascending[1:] == ascending[:-1]) & (ascending[1:] != EMPTY)])
     repeated = np.flatnonzero(is_repeated)
     groups = np.flatnonzero(~is_repeated[:-1] & is_repeated[1:])
     first = order[groups[np.searchsorted(groups, repeated) - 1]]
-    is_same, is_conflict = np.zeros((2, len(train)), dtype=bool)
+    is_same, is_conflict = np.zeros((2, len(examples)), dtype=bool)
     for i, j in zip(order[repeated], first, strict=True):
-        (is_same if train.labels[i] == train.labels[j] else is_conflict)[i] = True
-    same, other = (
-        f"{train.source}: texts of train that stand there before with {w} label" for w in ("the same", "another")
-    )
-    return [finding_on("conflict", other, train, is_conflict), finding_on("duplicate", same, train, is_same)]
+        (is_same if examples.labels[i] == examples.labels[j] else is_conflict)[i] = True
+    what = f"{examples.source}: texts of {name} that stand there before with"
+    return [
+        finding_on("conflict", f"{what} another label", examples, is_conflict),
+        finding_on("duplicate", f"{what} the same label", examples, is_same),
+    ]
 
 
 def _label_collisions(train: Examples, counts: Counter[str]) -> Finding | None:

@@ -62,8 +62,8 @@ def find_columns(
         roles.append(("label", label_column, label, LABEL_COLUMNS))
     if text is None or (with_labels and label is None):
         raise DataError(_not_found_message(names, roles, source, first_rows))
-    if any(given is None for _, given, _, _ in roles):
-        logger.info("%s: %s", source, ", ".join(f"{role} column {found!r}" for role, _, found, _ in roles))
+    if by_name := [f"{role} column {found!r}" for role, given, found, _ in roles if given is None]:
+        logger.info("%s: %s", source, ", ".join(by_name))
     return text, label
 
 
@@ -100,11 +100,15 @@ def text_parts(names: Sequence[str], text_column: str | None, *, source: str) ->
 
 
 def join_texts(parts: Sequence[tuple[str, str | None]], columns: Sequence[Sequence[str]]) -> list[str]:
-    """Return the texts of the template that `text_parts` has taken apart, from the columns that it names, in order."""
+    """Return the texts of the template that `text_parts` has taken apart, from the columns that it names, in order.
+
+    Where all of these are blank, the text is empty.
+    """
     texts = []
     for row in zip(*columns, strict=True):
         values = iter(row)
-        texts.append("".join(characters + ("" if column is None else next(values)) for characters, column in parts))
+        joined = "".join(characters + ("" if column is None else next(values)) for characters, column in parts)
+        texts.append(joined if any(map(str.strip, row)) else "")
     return texts
 
 

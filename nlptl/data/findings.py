@@ -73,16 +73,17 @@ EXPLANATIONS = {
         "Take an encoder of several languages, or delete the rows.",
     ),
     "duplicate": (
-        "These texts weigh more than others in training.",
-        "Pass --deduplicate, or delete the rows, unless the texts are that frequent where the model will be used.",
+        "These texts weigh more than others, in training or in the scores.",
+        "Pass --deduplicate, which drops those of train, or delete the rows, unless the texts are that frequent where "
+        "the model will be used.",
     ),
     "near_duplicate": (
         "These texts weigh more than others in training, and those of a carved-out split may be like those of train.",
         "Read some of the pairs, and delete one of each if they come from one source.",
     ),
     "truncation": (
-        "What stands beyond max_length is never read.",
-        "Raise --max-length if the encoder takes more, or put what decides to the front of the texts.",
+        "Of a longer text, a part is never read.",
+        "Raise --max-length if the encoder takes more, or choose the part that is read by --long-text.",
     ),
     "unknown_token": (
         "The tokenizer puts one and the same token for all it does not know: what stood there is lost.",

@@ -1,5 +1,6 @@
 """Words that give the class away: the names of classes in their own texts, and words that occur in one class alone."""
 
+import itertools
 import math
 import re
 from collections import Counter, defaultdict
@@ -9,6 +10,7 @@ import numpy as np
 
 from nlptl.data.columns import describe_rows
 from nlptl.data.findings import Finding, finding
+from nlptl.data.scripts import WORD
 from nlptl.data.sources import Examples
 
 MIN_TEXTS = 20
@@ -21,7 +23,6 @@ MAX_CHANCE = 1e-3
 """Chance, over all words, that the texts with a word have one class by luck, below which they are reported."""
 SAMPLE_SIZE = 1000
 
-_WORD = re.compile(r"\w+")
 _LABEL_PART = re.compile(r"[^\W\d_]+")
 
 
@@ -41,13 +42,15 @@ def find_leaking_words(train: Examples) -> list[Finding]:
     # In all texts the share may be above the limit where in the sample it is somewhat below.
     min_count = min(MIN_TEXTS, MIN_SHARE * len(sample)) / 2
     single = {word for word, count in counts.items() if count >= min_count and len(classes_of[word]) == 1}
-    names = {name: label for label in sorted(set(train.labels)) for name in _forms(label, counts)}
+    labels = sorted(set(train.labels))
+    names = {name: label for label in labels for name in _forms(label, counts)}
+    names |= {label.casefold(): label for label in labels if label.casefold() in names}  # before a form of another one
     found = _count(train, single | names.keys())
     return _label_words(train, names, found) + _leaking_words(train, single - names.keys(), found, len(counts))
 
 
 def _words(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
+    return WORD.findall(text.casefold())
 
 
 def _forms(label: str, vocabulary: Iterable[str]) -> set[str]:
@@ -70,12 +73,12 @@ def _count(train: Examples, candidates: set[str]) -> dict[str, list[int]]:
     wanted = candidates | pairs.keys()
     for i, text in enumerate(train.texts if wanted else ()):
         words = _words(text)
-        for word in wanted.intersection(words):
-            if word in candidates:
-                places[word].append(i)
-            for pair in pairs.get(word, ()):
-                if f" {pair} " in f" {' '.join(words)} ":
-                    places[pair].append(i)
+        here = wanted.intersection(words)
+        for word in here & candidates:
+            places[word].append(i)
+        if here & pairs.keys():
+            for pair in candidates.intersection(map(" ".join, itertools.pairwise(words))):
+                places[pair].append(i)
     return places
 
 

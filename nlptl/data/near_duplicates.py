@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from nlptl.data.findings import Finding, finding
 from nlptl.data.order import stream_key
+from nlptl.data.scripts import WORD
 from nlptl.data.sources import Examples
 
 MIN_SIMILARITY = 0.8
@@ -36,7 +37,6 @@ TEXTS_AT_ONCE = 1000
 PAIRS_AT_ONCE = 2**16
 MOST_WORDS_KNOWN = 2**20
 
-_WORD = re.compile(r"\w+")
 # Thai, Lao, Burmese, Khmer, Japanese and Chinese put no blanks between words.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
@@ -81,7 +81,7 @@ def similarity(first: str, second: str) -> float:
 def shingles(text: str) -> list[str]:
     """Return the words of a text without case; of a language without blanks, all three characters in a row."""
     folded = text.casefold()
-    words = _WORD.findall(folded)
+    words = WORD.findall(folded)
     if words and (folded.isascii() or len(_UNSPACED.findall(folded)) <= len(words)):
         return words
     return [folded[i : i + 3] for i in range(max(1, len(folded) - 2))]

@@ -25,7 +25,13 @@ SCRIPTS = {
     "Hangul": "\u1100-\u11ff\uac00-\ud7af",
     "Chinese or Japanese": "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff",
 }
-"""The letters of each script, as ranges of characters; other scripts are not told apart."""
+"""The letters of each script, as ranges of characters; other scripts are not told from each other."""
+
+OTHER = "another script"
+
+# Vowel signs are no word characters to Python; these are all signs of scripts that have such.
+WORD = re.compile(r"[\w\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u109f\u1780-\u17ff]+")
+"""A run of letters, digits and signs between them."""
 
 _LETTERS = {name: re.compile(f"[{ranges}]") for name, ranges in SCRIPTS.items()}
 # Letters that are not Latin, from Greek on, without signs and punctuation.
@@ -41,7 +47,8 @@ def find_other_scripts(name: str, examples: Examples) -> Finding | None:
     main, *others = [script for script, _ in counts.most_common()]
     is_other = _is_in(scripts, set(others))
     shown = ", ".join(f"{counts[script]:,} in {script}" for script in others[:5])
-    what = f"{examples.source}: texts of {name} that are not in {main} letters as the others are ({shown})"
+    letters = "the same letters" if main == OTHER else f"{main} letters"
+    what = f"{examples.source}: texts of {name} that are not in {letters} as the others are ({shown})"
     return finding_on("other_script", what, examples, is_other)
 
 
@@ -54,5 +61,6 @@ def _script(text: str) -> str:
     if text.isascii() or _OTHER_LETTER.search(text) is None:
         return "Latin" if _LETTERS["Latin"].search(text) else ""
     counts = {name: len(letters.findall(text)) for name, letters in _LETTERS.items()}
+    counts[OTHER] = sum(map(str.isalpha, text)) - sum(counts.values())
     best = max(counts, key=counts.__getitem__)
-    return best if counts[best] else ""
+    return best if counts[best] > 0 else ""

@@ -115,10 +115,10 @@ def load_splits(
     if max_examples is not None and max_examples < 2:
         raise ConfigError(f"Expected 2 or more as max_examples, found {max_examples}. Raise or unset --max-examples.")
     parts = read_splits(dataset, text_column=text_column, label_column=label_column, group_column=group_column)
+    if deduplicate:  # before anything is carved out of train, so that no copies come apart
+        parts["train"] = drop_copies(parts)
     if "test" not in parts or "validation" not in parts:
         _carve_missing(parts, str(dataset), seed)
-    if deduplicate:
-        parts["train"] = drop_copies(parts)
     if max_examples is not None:
         parts = {name: _limit(parts[name], max_examples, seed) for name in NAMES}
     parts = {name: parts[name] for name in NAMES}

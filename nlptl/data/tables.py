@@ -24,6 +24,10 @@ MAX_EXPANSION = 200
 """How many times the size of a .gz file its content may have: real texts have about 4, at most some 50."""
 MAX_FIELD_CHARACTERS = 10 * 2**20
 BYTES_AT_ONCE, ROWS_AT_ONCE = 2**20, 1000
+MIN_EXPANDED = 2**24
+"""Content of this size is no bomb, however well it is compressed."""
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+"""How an Arrow stream ends that is whole."""
 
 Batch = tuple[Sequence[int], list[list[Any]]]
 
@@ -96,6 +100,8 @@ def _encoding_of_content(path: Path) -> str:
     limit = MAX_EXPANSION * path.stat().st_size if path.suffix.lower() == ".gz" else None
     with _open(path) as file:
         start = file.read(len(codecs.BOM_UTF8))
+        if start[:2] == b"\x1f\x8b":
+            raise DataError(f"Expected text in {path}, found what gzip has packed. Unpack it, or add .gz to its name.")
         position, encoding, shown = 0, "utf-8", "UTF-8"
         if start == codecs.BOM_UTF8:
             position = len(start)
@@ -128,7 +134,7 @@ def _encoding_of_content(path: Path) -> str:
             if not data:
                 break
             position, pending = position + len(data), len(decoder.getstate()[0])
-            if limit is not None and position > max(limit, BYTES_AT_ONCE):
+            if limit is not None and position > max(limit, MIN_EXPANDED):
                 raise DataError(
                     f"Expected at most {MAX_EXPANSION} times the size of the compressed file in {path}, found more. "
                     "Unpack it, and look whether it is what you expect."
@@ -221,7 +227,7 @@ def _json_array(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]
     with _open_text(path, encoding, newline="\n") as file:
         content = file.read()
     try:
-        records = json.loads(content, parse_constant=_refuse_constant)
+        records = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         reason = "values nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise DataError(
@@ -240,7 +246,7 @@ def _json_array(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]
 
 def _json_records(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the line of each object, and the object."""
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object)
     with _open_text(path, encoding, newline="\n") as file:
         for row, line in enumerate(file, start=1):
             if line.strip():
@@ -249,6 +255,14 @@ def _json_records(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, An
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in an object")
+    return values
 
 
 def _json_record(decoder: json.JSONDecoder, line: str, path: Path, row: int) -> dict[str, Any]:
@@ -273,13 +287,6 @@ def _parquet_table(path: Path) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def unreadable(error: Exception) -> DataError:
-        reason = str(error).strip().rstrip(".")
-        return DataError(
-            f"Expected a Parquet file, cannot read {path}: {reason}. It may be cut off, damaged or in another format: "
-            "copy or write it again."
-        )
-
     def read(columns: list[str]) -> Iterator[Batch]:
         row = 1
         try:
@@ -287,20 +294,20 @@ def _parquet_table(path: Path) -> Table:
                 yield range(row, row + len(batch)), [batch.column(column).to_pylist() for column in columns]
                 row += len(batch)
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise unreadable(error) from error
+            raise _unreadable("a Parquet", path, error) from error
 
     def first_rows() -> Iterator[list[Any]]:
         try:
             for batch in itertools.islice(file.iter_batches(batch_size=20), 1):
                 yield from (list(row.values()) for row in batch.to_pylist())
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise unreadable(error) from error
+            raise _unreadable("a Parquet", path, error) from error
 
     try:
         file = pq.ParquetFile(path)
         schema = file.schema_arrow
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise unreadable(error) from error
+        raise _unreadable("a Parquet", path, error) from error
     return Table(schema.names, first_rows(), read, _parquet_class_names(schema.metadata))
 
 
@@ -308,26 +315,25 @@ def _arrow_table(path: Path) -> Table:
     """Open an Arrow file or stream, such as the datasets library writes."""
     import pyarrow as pa
 
-    def unreadable(error: Exception) -> DataError:
-        reason = str(error).strip().rstrip(".")
-        return DataError(
-            f"Expected an Arrow file, cannot read {path}: {reason}. It may be cut off, damaged or in another format: "
-            "copy or write it again."
-        )
-
     def batches() -> Iterator[Any]:
+        """Yield the schema, then the batches: each one is checked, since pyarrow believes what it reads."""
         try:
             with pa.memory_map(str(path)) as source:
                 try:
                     reader = pa.ipc.open_file(source)
                     found = map(reader.get_batch, range(reader.num_record_batches))
                 except pa.ArrowInvalid:
+                    source.seek(max(0, source.size() - len(END_OF_STREAM)))
+                    if source.read() != END_OF_STREAM:
+                        raise
                     source.seek(0)
                     reader = found = pa.ipc.open_stream(source)
                 yield reader.schema
-                yield from found
-        except (pa.ArrowException, UnicodeDecodeError) as error:
-            raise unreadable(error) from error
+                for batch in found:
+                    batch.validate(full=True)
+                    yield batch
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+            raise _unreadable("an Arrow", path, error) from error
 
     def read(columns: list[str]) -> Iterator[Batch]:
         row = 1
@@ -341,6 +347,14 @@ def _arrow_table(path: Path) -> Table:
     first = (batch.slice(0, 20) for batch in itertools.islice(batches(), 1, 2))
     first_rows = (list(row.values()) for batch in first for row in batch.to_pylist())
     return Table(schema.names, first_rows, read, _parquet_class_names(schema.metadata))
+
+
+def _unreadable(kind: str, path: Path, error: Exception) -> DataError:
+    reason = str(error).strip().rstrip(".")
+    return DataError(
+        f"Expected {kind} file, cannot read {path}: {reason}. It may be cut off, damaged or in another format: copy or "
+        "write it again."
+    )
 
 
 def _parquet_class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:

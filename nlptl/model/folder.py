@@ -51,12 +51,13 @@ def write_card(folder: Path, card: Card, tokenizer: PreTrainedTokenizerBase) -> 
     }
     (folder / CARD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     names = "\n".join(f"- {name}" for name in card.labels.names)
+    cut = "A pipeline reads only the beginning of a longer text.\n\n" if card.long_text == "head-tail" else ""
     note = "" if card.head.pooling == "native" else "import nlptl  # makes this head known to transformers\n"
     (folder / "README.md").write_text(
         "---\nlibrary_name: transformers\npipeline_tag: text-classification\n---\n\n"
         f"# Text classifier over {card.source}\n\nHead: {card.head.head}. Pooling: {card.head.pooling}, "
         f"layers: {card.head.layers}. It reads at most {card.max_length} tokens "
-        f"of a text ({card.long_text}). Labels:\n\n{names}\n\n```python\n{note}"
+        f"of a text ({card.long_text}). Labels:\n\n{names}\n\n{cut}```python\n{note}"
         "from transformers import pipeline\n\n"
         'classify = pipeline("text-classification", "path/to/this/folder", truncation=True, '
         f"max_length={card.max_length})\n```\n",

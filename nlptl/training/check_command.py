@@ -59,6 +59,11 @@ class CheckConfig:
     def __post_init__(self) -> None:
         found = [f"--max-length {self.max_length}"] * (self.max_length is not None)
         found += ["--label-errors"] * self.label_errors
+        if self.seed != 0 and not (self.label_errors and 0 <= self.seed < 2**32):
+            raise ConfigError(
+                f"Expected a --seed from 0 to {2**32 - 1}, and only with --label-errors, found {self.seed}. Correct "
+                "it, or leave it out."
+            )
         if found and self.model is None:
             raise ConfigError(
                 f"Expected {found[0]} only with --model, found no model. Pass the encoder, as in --model "

@@ -34,6 +34,8 @@ def test_clean_data_has_no_findings():
         (CLEAN, {"test": [("z", "x"), (" A ", "y")]}, "leak", (2,), "texts of test that are also in train: row 2"),
         ([*CLEAN, ("A", "y")], {}, "conflict", (5,), "stand there before with another label: row 5"),
         ([*CLEAN, ("A", "x")], {}, "duplicate", (5,), "stand there before with the same label: row 5"),
+        (CLEAN, {"test": [("e", "x"), ("f", "y"), ("E", "x")]}, "duplicate", (3,), "texts of test that stand there"),
+        (CLEAN, {"test": [("e", "x"), ("f", "y"), ("E", "y")]}, "conflict", (3,), "texts of test .* another label"),
         ([*CLEAN, ("e", "z")], {}, "small_class", (5,), r"a single example in train \('z'\): row 5"),
         (
             [*CLEAN, ("e", " X"), ("f", " X"), ("g", "x")],

@@ -130,6 +130,12 @@ def test_template_joins_columns(template: str, expected: list[str], tmp_path: Pa
     assert (examples.texts, examples.labels) == (expected, ["p", "n"])
 
 
+def test_template_of_blanks_is_an_empty_text(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text("title,body,label\n, ,p\na,,n\n")
+    assert read_file(path, text_column="{title}: {body}").texts == ["", "a: "]
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [

@@ -44,6 +44,11 @@ def test_names_of_classes_in_their_texts(labels, word):
     assert finding.count == len(planted)
 
 
+def test_a_name_that_is_a_form_of_another_one():
+    finding = found(["sport", "sports", "tech"], lambda i, label: label if label == "sport" else "")["label_word"]
+    assert "in 134 texts of 'sport' and 0 of others" in finding.message
+
+
 def test_a_name_in_texts_of_all_classes_is_a_word_like_others():
     assert found(["sports", "politics"], lambda i, label: "sports" if i % 4 < 3 else "") == {}
 

@@ -91,6 +91,12 @@ def test_languages_without_blanks():
     assert shingles("na\u00efve \u6771 text here") == ["na\u00efve", "\u6771", "text", "here"]
 
 
+def test_vowel_signs_are_parts_of_words():
+    assert shingles("हिन्दी किताब") == ["हिन्दी", "किताब"]
+    assert shingles("మంచి సినిమా 7") == ["మంచి", "సినిమా", "7"]
+    assert shingles("cafe\u0301 noir") == ["cafe\u0301", "noir"]
+
+
 def test_exact_copies_and_empty_texts_are_other_findings():
     base = texts(20)
     findings = find_problems({"train": split("train", [*base, base[0].upper(), "", " "]), "test": split("test", base)})

@@ -16,6 +16,8 @@ def found(texts):
         (["a film", "Хороший фильм", "ein Film"], (2,), "that are not in Latin letters .*1 in Cyrillic"),
         (["これは映画です", "a film", "很好的电影"], (2,), "not in Chinese or Japanese letters .*1 in Latin"),
         (["a film", "another", "영화", "ταινία"], (3, 4), "1 in Hangul, 1 in Greek"),
+        (["మంచి సినిమా", "చెడ్డ సినిమా", "a film"], (3,), "not in the same letters as the others are .1 in Latin"),
+        (["a film", "another", "ಚಿತ್ರ"], (3,), "1 in another script"),
     ],
 )
 def test_texts_in_another_script(texts, rows, message):

@@ -35,7 +35,7 @@ def arrow(writer):
     return sink.getvalue().to_pybytes()
 
 
-ARROW = arrow(pa.ipc.new_file)
+ARROW, ARROW_STREAM = arrow(pa.ipc.new_file), arrow(pa.ipc.new_stream)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ ARROW = arrow(pa.ipc.new_file)
         ("a.jsonl.GZ", gzip.compress(JSON_LINES.encode())),
         ("a.json.gz", gzip.compress(JSON_ARRAY.encode())),
         ("a.arrow", ARROW),
-        ("a.arrow", arrow(pa.ipc.new_stream)),
+        ("a.arrow", ARROW_STREAM),
     ],
 )
 def test_formats(tmp_path, name, content):
@@ -115,7 +115,7 @@ def test_long_field(tmp_path):
         ("a.csv.gz", "text", "that gzip can unpack, cannot read .*a.csv.gz: Not a gzipped file"),
         ("a.csv.gz", gzip.compress(CSV.encode())[:-9], "Compressed file ended before the end-of-stream marker"),
         ("a.csv.gz", gzip.compress(CSV.encode())[:-5] + b"\0" * 5, "CRC check failed"),
-        ("a.csv.gz", gzip.compress(b"text,label\n" + b" " * 10**7), "at most 200 times the size of the compressed"),
+        ("a.csv.gz", gzip.compress(b"text,label\n" + b" " * 2**25), "at most 200 times the size of the compressed"),
         ("a.csv.gz", gzip.compress(b"text,label\na,b\nc\xe9,d\n"), "UTF-8 .* byte 0xe9 on line 3"),
         ("a.json", '[{"text": "a", "label": "b"}, {"text": }]', "found no JSON: Expecting value: line 1"),
         ("a.json", "[]", "has no rows"),
@@ -127,6 +127,11 @@ def test_long_field(tmp_path):
         ("a.arrow", "ARROW1", "Expected an Arrow file, cannot read"),
         ("a.arrow", ARROW[:-300], "Expected an Arrow file, cannot read"),
         ("a.arrow", b"", "Expected an Arrow file, cannot read"),
+        ("a.arrow", ARROW_STREAM[:-8], "Expected an Arrow file, cannot read"),
+        ("a.arrow", ARROW_STREAM[: len(ARROW_STREAM) // 2], "Expected an Arrow file, cannot read"),
+        ("a.csv", gzip.compress(CSV.encode()), "found what gzip has packed. Unpack it, or add .gz to its name"),
+        ("a.jsonl", '{"text": "a", "label": "b", "text": "c"}\n', "on row 1: the key 'text' occurs twice in an object"),
+        ("a.json", '[{"text": "a", "label": "b", "label": "c"}]', "the key 'label' occurs twice in an object"),
         ("a.parquet", "PAR1", "Expected a Parquet file"),
         ("a.csv", '" "\n', "found no columns"),
         ("a.jsonl", '{"text": "a", "label": "b"}\n{"text": }\n', "on row 2: Expecting value"),
@@ -144,6 +149,19 @@ def test_long_field(tmp_path):
 def test_bad_files(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message):
         read_file(write(tmp_path, name, content))
+
+
+@pytest.mark.parametrize("content", [ARROW, ARROW_STREAM], ids=["file", "stream"])
+def test_any_flipped_bit_of_an_arrow_file_is_an_error_or_another_text(content, tmp_path):
+    found = set()
+    for place in range(0, len(content), 3):
+        damaged = content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
+        try:
+            found.add(len(read_file(write(tmp_path, "a.arrow", damaged))))
+        except DataError:
+            found.add(0)
+    assert found <= {0, 1, 2}
+    assert 0 in found
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64])

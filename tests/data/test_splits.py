@@ -277,7 +277,11 @@ def test_copies_are_dropped_from_train(tmp_path, caplog):
     assert splits.train.texts == ["one", "two", "two", "", "", "five"]
     assert splits.train.labels == ["a", "b", "a", "a", "a", "b"]
     assert [len(splits.validation), len(splits.test)] == [2, 3]
-    assert {finding.kind for finding in splits.findings} == {"conflict", "empty_text"}
+    assert {finding.kind for finding in splits.findings} == {
+        "conflict",
+        "duplicate",
+        "empty_text",
+    }  # copies in test stay
     message = "2 texts of train are dropped that are also in validation or test, and 2 that stand there before"
     assert message in caplog.text
 
