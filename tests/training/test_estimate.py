@@ -127,7 +127,7 @@ def test_it_says_what_a_training_takes(build_model, splits, caplog):
     Trainer(build_model(), config()).fit(splits["train"], validation=splits["validation"])
     line = next(message for message in caplog.messages if message.startswith("estimate: "))
     assert re.fullmatch(
-        r"estimate: [\d,]+ MB of memory \(.*the program \d+\) with at most 128 tokens at once, \d+ s for 12 steps on "
+        r"estimate: [\d,]+ MB of memory \(.*the program [\d,]+\) with at most 128 tokens at once, \d+ s for 12 steps on "
         r"cpu, 6 MB of disk",
         line,
     )
@@ -151,7 +151,7 @@ def test_too_little_memory_is_a_warning(build_model, splits, caplog, monkeypatch
     monkeypatch.setattr(psutil, "virtual_memory", lambda: real._replace(available=1_000_000))
     Trainer(build_model(), config(num_epochs=1)).fit(splits["train"])
     assert re.fullmatch(
-        r"1 MB of memory are free, and \d+ MB more may be needed\. Where it runs out, micro-batches get smaller by "
+        r"1 MB of memory are free, and [\d,]+ MB more may be needed\. Where it runs out, micro-batches get smaller by "
         r"themselves; --micro-batch-tokens, --max-length, --freeze and --lora-rank make all need less",
         caplog.messages[0],
     )
