@@ -127,8 +127,8 @@ def test_it_says_what_a_training_takes(build_model, splits, caplog):
     Trainer(build_model(), config()).fit(splits["train"], validation=splits["validation"])
     line = next(message for message in caplog.messages if message.startswith("estimate: "))
     assert re.fullmatch(
-        r"estimate: [\d,]+ MB of memory \(.*the program [\d,]+\) with at most 128 tokens at once, \d+ s for 12 steps on "
-        r"cpu, 6 MB of disk",
+        r"estimate: [\d,]+ MB of memory \(.*the program [\d,]+\) with at most 128 tokens at once, \d+ s for 12 steps "
+        r"on cpu, 6 MB of disk",
         line,
     )
     assert caplog.messages.index(line) < next(i for i, m in enumerate(caplog.messages) if m.startswith("epoch 1"))
