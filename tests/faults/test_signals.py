@@ -80,7 +80,8 @@ def test_ten_times_in_a_row(train, outcome, whole, send_at, tmp_path):
     assert outcome(tmp_path / "run") == whole
 
 
-def test_a_second_one_ends_at_once(train, outcome, whole, send_at, tmp_path):
+def test_a_second_one_ends_at_once(train, outcome, whole, send_at, tmp_path, monkeypatch):
+    monkeypatch.setattr(Background, "start", lambda self, write: write())  # none is half written when it ends
     undo = send_at("backward", 23, signal.SIGINT, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", **SETTINGS)
