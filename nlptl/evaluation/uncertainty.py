@@ -4,6 +4,8 @@ Percentile intervals as in Efron and Tibshirani 1993, An Introduction to the Boo
 are drawn with replacement, the score is computed again, and the interval is cut from the quantiles of these scores.
 """
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from scipy import sparse
 
@@ -36,7 +38,7 @@ def resample_counts(
     # of c rows with probability c / n, n times independently: the cell counts are multinomial(n, c / n), so it is exact
     # to draw them at once instead of row by row. Empty cells stay empty, hence only the others are listed.
     codes, cell_of_row, sizes = np.unique(labels * num_classes + predictions, return_inverse=True, return_counts=True)
-    classes_of_cell = _class_indicator(codes // num_classes, codes % num_classes, num_classes)
+    classes_of_cell = class_indicator(codes // num_classes, codes % num_classes, num_classes)
     cell_of_row = cell_of_row.astype(np.int32)
     rng = np.random.default_rng(seed % 2**64)
     num_rows, num_cells = len(labels), len(sizes)
@@ -58,12 +60,51 @@ def resample_counts(
 
 def resample_means(values: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
     """Return the means of bootstrap resamples of `values` (shape [rows]); float64, shape [resamples]."""
+    chunks = resample_rows(len(values), resamples=resamples, seed=seed)
+    return np.concatenate([values[rows].mean(axis=1) for rows in chunks])
+
+
+def resample_rows(num_rows: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield bootstrap resamples as row numbers, int32, in chunks of shape [some of the resamples, rows]."""
     rng = np.random.default_rng(seed % 2**64)
-    means = np.empty(resamples)
-    for chunk in _chunks(resamples, draws_each=len(values)):
-        rows = rng.integers(len(values), size=(chunk.stop - chunk.start, len(values)), dtype=np.int32)
-        means[chunk] = values[rows].mean(axis=1)
-    return means
+    for chunk in _chunks(resamples, draws_each=num_rows):
+        yield rng.integers(num_rows, size=(chunk.stop - chunk.start, num_rows), dtype=np.int32)
+
+
+def resample_sums(
+    values: Sequence[np.ndarray | sparse.csr_array], *, resamples: int, seed: int
+) -> tuple[np.ndarray, ...]:
+    """Return the sums over the rows of bootstrap resamples, the same resamples for each array of `values`.
+
+    Args:
+        values: Dense or sparse arrays of shape [rows, columns]; the columns may differ, the rows may not.
+        resamples: Number of resamples, each as large as the test set.
+        seed: The same seed gives the same resamples.
+
+    Returns:
+        One array for each of `values`, float64, of shape [resamples, columns]. Sums of integers are exact.
+    """
+    num_rows = values[0].shape[0]
+    columns = [
+        np.ascontiguousarray(v, np.float64) if isinstance(v, np.ndarray) else v.astype(np.float64) for v in values
+    ]
+    sums: list[list[np.ndarray]] = [[] for _ in values]
+    for rows in resample_rows(num_rows, resamples=resamples, seed=seed):
+        offsets = num_rows * np.arange(len(rows))[:, None]
+        weights = np.bincount((rows + offsets).ravel(), minlength=rows.size).reshape(rows.shape).astype(np.float64)
+        for chunks, array in zip(sums, columns, strict=True):
+            chunks.append(weights @ array)
+    return tuple(np.concatenate(chunks) for chunks in sums)
+
+
+def class_indicator(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> sparse.csr_array:
+    """Return which counts a row adds to: [rows, true positives of each class + support + predicted], sparse."""
+    examples = np.arange(len(labels))
+    correct = labels == predictions
+    rows = np.concatenate([examples[correct], examples, examples])
+    columns = np.concatenate([labels[correct], num_classes + labels, 2 * num_classes + predictions])
+    ones = np.ones(len(rows), dtype=np.int64)
+    return sparse.csr_array((ones, (rows, columns)), shape=(len(examples), 3 * num_classes))
 
 
 def percentile_interval(scores: np.ndarray, *, confidence: float) -> tuple[np.ndarray, np.ndarray]:
@@ -102,16 +143,6 @@ def _quantile(ascending: np.ndarray, last: np.ndarray, q: float) -> np.ndarray:
     lower = np.take_along_axis(ascending, below[None], axis=0)[0]
     upper = np.take_along_axis(ascending, above[None], axis=0)[0]
     return np.asarray(lower + (upper - lower) * (position - below))
-
-
-def _class_indicator(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> sparse.csr_array:
-    """Return which counts a cell adds to: [cells, true positives of each class + support + predicted], sparse."""
-    cells = np.arange(len(labels))
-    correct = labels == predictions
-    rows = np.concatenate([cells[correct], cells, cells])
-    columns = np.concatenate([labels[correct], num_classes + labels, 2 * num_classes + predictions])
-    ones = np.ones(len(rows), dtype=np.int64)
-    return sparse.csr_array((ones, (rows, columns)), shape=(len(cells), 3 * num_classes))
 
 
 def _chunks(resamples: int, *, draws_each: int) -> list[slice]:
