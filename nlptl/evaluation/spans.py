@@ -1,0 +1,161 @@
+"""Scores of named spans of words, each with the interval that its test set can support.
+
+Tags are IOB2 read strictly, the semantics are those of seqeval with mode="strict", scheme=IOB2 and zero_division=0; the
+tests hold every score against it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+
+from nlptl.errors import DataError
+from nlptl.evaluation.intervals import with_intervals
+from nlptl.evaluation.metrics import Scores, _check_settings, _ratio, _score_classes, class_scores
+from nlptl.evaluation.uncertainty import resample_sums
+
+Span = tuple[str, int, int]
+
+
+def find_spans(tags: Sequence[str]) -> list[Span]:
+    """Return the spans of a sentence as (type, first word, end word exclusive), in the order of their words.
+
+    A span begins at a tag B-type and goes on as long as tags I-type of the same type follow. Any other I- tag belongs
+    to no span. The type of a bare B or I is "_".
+
+    Raises:
+        DataError: If a tag is neither O nor of the form B-type or I-type.
+
+    Source:
+        Tjong Kim Sang and Veenstra 1999, Representing Text Chunks, section 2 (IOB2).
+    """
+    spans: list[Span] = []
+    current: tuple[str, int] | None = None
+    for i, tag in enumerate([*tags, "O"]):
+        prefix, name = _split_tag(tag)
+        if current is not None and (prefix, name) == ("I", current[0]):
+            continue
+        if current is not None:
+            spans.append((*current, i))
+        current = (name, i) if prefix == "B" else None
+    return spans
+
+
+def point_scores(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Return the scores of `score_spans` without intervals: what choosing a model during training needs."""
+    _check_tags(true, predicted)
+    _, counts, words = _count_sentences(true, predicted)
+    scores = _from_counts(np.asarray(counts.sum(axis=0)), words.sum(axis=0))
+    return {metric: float(value) for metric, value in scores.items()}
+
+
+def score_spans(
+    true: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str]],
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Scores:
+    """Score the tags of words; a predicted span is correct if type, first word and last word are.
+
+    All intervals are percentile bootstrap intervals over the sentences, which `n` counts.
+
+    Args:
+        true: The tags of each sentence, one for each word.
+        predicted: The predicted tags, as many in each sentence.
+        resamples: Number of bootstrap resamples.
+        confidence: Share of the resampled scores inside the interval.
+        seed: Seed of the resampling.
+
+    Returns:
+        span_f1, span_precision and span_recall over all spans, macro_f1 over the types that occur in the true or the
+        predicted spans, and token_accuracy, the share of words with the right tag. `per_class` has precision, recall
+        and f1 of each of these types, sorted, n being the number of its true spans: NaN where that is 0. Resamples
+        without a true span of the type are left out of its intervals.
+
+    Raises:
+        DataError: If there is no sentence, the numbers of sentences or words differ, or a tag is not IOB2.
+        ConfigError: If `resamples` or `confidence` is out of range.
+    """
+    _check_settings([], resamples)
+    _check_tags(true, predicted)
+    types, counts, words = _count_sentences(true, predicted)
+    sums, word_sums = resample_sums([counts, words], resamples=resamples, seed=seed)
+    total = np.asarray(counts.sum(axis=0))
+    values, drawn = _from_counts(total, words.sum(axis=0)), _from_counts(sums, word_sums)
+    scores = with_intervals(values, drawn, n=len(true), confidence=confidence)
+    per_class = _score_classes(_by_type(total), _by_type(sums), types, confidence)
+    return Scores(scores, per_class=per_class)
+
+
+def _split_tag(tag: str) -> tuple[str, str]:
+    """Return prefix and type; as in seqeval, hyphens around a type are no part of it."""
+    if tag == "O":
+        return tag, ""
+    prefix, _, name = tag.partition("-")
+    if prefix not in ("B", "I"):
+        raise DataError(
+            f'Expected IOB2 tags: O, or B- and I- with the type of a span, such as B-person, found "{tag}". '
+            "Convert the tags to IOB2 first."
+        )
+    return prefix, name.strip("-") or "_"
+
+
+def _count_sentences(
+    true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
+) -> tuple[list[str], sparse.csr_array, np.ndarray]:
+    """Return the types, their counts in each sentence, and the right and all words of each sentence.
+
+    The counts are sparse, int64 [sentences, true positives of each type + support + predicted], the words of shape
+    [sentences, 2].
+    """
+    spans = [(set(find_spans(t)), set(find_spans(p))) for t, p in zip(true, predicted, strict=True)]
+    types = sorted({span[0] for pair in spans for span in pair[0] | pair[1]})
+    column_of = {name: i for i, name in enumerate(types)}
+    rows, columns = [], []
+    for row, (of_true, of_predicted) in enumerate(spans):
+        for part, found in enumerate((of_true & of_predicted, of_true, of_predicted)):
+            rows += [row] * len(found)
+            columns += [part * len(types) + column_of[span[0]] for span in found]
+    ones = np.ones(len(rows), dtype=np.int64)
+    counts = sparse.csr_array((ones, (rows, columns)), shape=(len(spans), 3 * len(types)))  # repeats are added up
+    words = np.array(
+        [(sum(a == b for a, b in zip(t, p, strict=True)), len(t)) for t, p in zip(true, predicted, strict=True)]
+    )
+    return types, counts, words
+
+
+def _from_counts(counts: np.ndarray, words: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the scores, each [...], from counts [..., 3 * types] and right and all words [..., 2]."""
+    by_type = _by_type(counts)
+    micro = class_scores(*(count.sum(axis=-1) for count in by_type))
+    num_occurring = np.count_nonzero(by_type[1] + by_type[2], axis=-1)
+    return {
+        "span_f1": micro["f1"],
+        "span_precision": micro["precision"],
+        "span_recall": micro["recall"],
+        "macro_f1": _ratio(class_scores(*by_type)["f1"].sum(axis=-1), num_occurring),
+        "token_accuracy": _ratio(words[..., 0], words[..., 1]),
+    }
+
+
+def _by_type(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    true_positives, support, predicted = np.split(counts, 3, axis=-1)
+    return true_positives, support, predicted
+
+
+def _check_tags(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> None:
+    if len(true) == 0:
+        raise DataError("Expected one sentence or more to score, found none. Pass a split that has rows.")
+    if len(true) != len(predicted):
+        raise DataError(
+            f"Expected predicted tags for each of the {len(true)} sentences, found {len(predicted)}. "
+            "Pass true and predicted tags of the same sentences."
+        )
+    for row, (t, p) in enumerate(zip(true, predicted, strict=True)):
+        if len(t) != len(p):
+            raise DataError(
+                f"Expected one predicted tag for each of the {len(t)} words in row {row}, found {len(p)}. "
+                "Give the words that were cut off the tag O."
+            )
