@@ -1,0 +1,168 @@
+"""Scores of a classifier whose classes have an order, each with the interval that its test set can support.
+
+The semantics are those of scikit-learn with zero_division=0; the tests hold every score against it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nlptl.errors import DataError
+from nlptl.evaluation.intervals import with_intervals
+from nlptl.evaluation.metrics import (
+    Scores,
+    _check_labels,
+    _check_probabilities,
+    _check_settings,
+    _ratio,
+    _score_classes,
+    from_counts,
+    log_loss,
+)
+from nlptl.evaluation.uncertainty import class_indicator, resample_sums
+
+
+def median_class(probabilities: np.ndarray) -> np.ndarray:
+    """Return the median class of each row of probabilities [rows, classes]: int64, shape [rows].
+
+    It is the number of k with P(y > k) > 0.5: the class that keeps the expected distance in ranks smallest, the lower
+    of two.
+    """
+    at_least = probabilities[:, ::-1].cumsum(axis=1, dtype=np.float64)[:, ::-1]
+    medians: np.ndarray = np.count_nonzero(at_least[:, 1:] > 0.5, axis=1).astype(np.int64)
+    return medians
+
+
+def point_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Return the scores of `score_ranks` without intervals: what choosing a model during training needs."""
+    labels = labels.astype(np.int64)
+    predictions = median_class(probabilities)
+    counts = class_indicator(labels, predictions, probabilities.shape[1]).sum(axis=0)
+    scores = _from_sums(np.asarray(counts), _row_scores(labels, predictions, probabilities).sum(axis=0))
+    return {metric: float(value) for metric, value in scores.items()}
+
+
+def score_ranks(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    names: Sequence[str],
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Scores:
+    """Score probabilities against labels whose ids are ranks; the prediction is the median class.
+
+    All intervals are percentile bootstrap intervals over the rows.
+
+    Args:
+        labels: True ids in range(classes), integers, shape [rows].
+        probabilities: Floats, each row of sum 1, shape [rows, classes].
+        names: Label names in the order of their ids, lowest rank first.
+        resamples: Number of bootstrap resamples.
+        confidence: Share of the resampled scores inside the interval.
+        seed: Seed of the resampling.
+
+    Returns:
+        quadratic_kappa (0 where it is undefined: labels and predictions are all of one class), mae in ranks, accuracy,
+        macro_f1 over the classes that occur in the labels or the predictions, and log_loss. `per_class` has precision,
+        recall and f1 of every class, n being its count in `labels`: NaN where that is 0. Resamples without the class
+        are left out of its intervals.
+
+    Raises:
+        DataError: If labels and probabilities do not fit each other or `names`, or are not ids and probabilities.
+        ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
+
+    Source:
+        Cohen 1968, Weighted kappa, doi:10.1037/h0026256, with squared distances as weights.
+    """
+    _check_settings(names, resamples)
+    _check_labels(labels, names)
+    _check_probabilities(probabilities, num_rows=len(labels), num_classes=len(names))
+    labels = labels.astype(np.int64)
+    predictions = median_class(probabilities)
+    indicator = class_indicator(labels, predictions, len(names))
+    of_rows = _row_scores(labels, predictions, probabilities)
+
+    counts = np.asarray(indicator.sum(axis=0))
+    drawn_counts, drawn_rows = resample_sums([indicator, of_rows], resamples=resamples, seed=seed)
+    values, drawn = _from_sums(counts, of_rows.sum(axis=0)), _from_sums(drawn_counts, drawn_rows)
+    scores = with_intervals(values, drawn, n=len(labels), confidence=confidence)
+    return Scores(scores, per_class=_score_classes(_split(counts), _split(drawn_counts), names, confidence))
+
+
+def median_class_scores(
+    labels: np.ndarray,
+    *,
+    train_counts: np.ndarray,
+    names: Sequence[str],
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Scores:
+    """Score the baseline that has read the labels of train and no text.
+
+    It gives each class its share of train as probability, and so predicts the median class of train. A class that train
+    lacks counts as half an example, so that its log loss is no artefact of clipping.
+
+    Args:
+        labels: True ids in range(classes), integers, shape [rows].
+        train_counts: Number of train examples of each class, integers, shape [classes].
+        names: Label names in the order of their ids, lowest rank first.
+        resamples: Number of bootstrap resamples.
+        confidence: Share of the resampled scores inside the interval.
+        seed: Seed of the resampling.
+
+    Raises:
+        DataError: If `train_counts` does not hold one count for each name, or `labels` no ids of `names`.
+        ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
+    """
+    are_counts = train_counts.shape == (len(names),) and np.issubdtype(train_counts.dtype, np.integer)
+    if not are_counts or train_counts.min(initial=0) < 0 or train_counts.sum() == 0:
+        raise DataError(
+            f"Expected the number of train examples of each of the {len(names)} classes, found {train_counts.dtype} of "
+            f"shape {list(train_counts.shape)}, sum {train_counts.sum()}. "
+            "Pass np.bincount(train_labels, minlength=len(names))."
+        )
+    shares = np.maximum(train_counts, 0.5)
+    shares /= shares.sum()
+    probabilities = np.broadcast_to(shares, (len(labels), len(names)))  # a view: one row in memory
+    return score_ranks(labels, probabilities, names=names, resamples=resamples, confidence=confidence, seed=seed)
+
+
+def _row_scores(labels: np.ndarray, predictions: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the squared and the absolute distance in ranks and the log loss of each row: float64 [rows, 3]."""
+    distances = np.abs(labels - predictions)
+    return np.stack([distances**2, distances, log_loss(labels, probabilities)], axis=1)
+
+
+def _from_sums(counts: np.ndarray, row_sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the scores, each [...], from counts [..., 3 * classes] and the sums of `_row_scores` [..., 3]."""
+    true_positives, support, predicted = _split(counts)
+    num_rows = support.sum(axis=-1)
+    by_count = from_counts(true_positives, support, predicted)
+    return {
+        "quadratic_kappa": _quadratic_kappa(row_sums[..., 0], support, predicted),
+        "mae": row_sums[..., 1] / num_rows,
+        "accuracy": by_count["accuracy"],
+        "macro_f1": by_count["macro_f1"],
+        "log_loss": row_sums[..., 2] / num_rows,
+    }
+
+
+def _quadratic_kappa(squares: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return 1 - observed / expected squared distance, from the observed sum [...] and counts [..., classes].
+
+    The expected sum, over all pairs i, j of support_i * predicted_j * (i - j)^2 / rows, is multiplied out, so that
+    memory does not grow with the square of the classes.
+    """
+    ranks = np.arange(support.shape[-1], dtype=np.float64)
+    num_rows = support.sum(axis=-1)
+    means = 2 * (support @ ranks) * (predicted @ ranks) / num_rows
+    expected = support @ ranks**2 + predicted @ ranks**2 - means
+    return np.where(expected > 0, 1 - _ratio(squares, expected), 0.0)
+
+
+def _split(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    true_positives, support, predicted = np.split(counts, 3, axis=-1)
+    return true_positives, support, predicted
