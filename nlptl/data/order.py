@@ -24,3 +24,33 @@ def order(n: int, *parts: str | int) -> np.ndarray:
         z ^= z >> np.uint64(shift)
         z *= np.uint64(factor)
     return np.argsort(z, kind="stable")
+
+
+def balanced_order(labels: np.ndarray, *stream: str | int) -> np.ndarray:
+    """Return len(labels) indices in which every class that occurs has the same number of places, give or take one.
+
+    A class goes through all its examples, each time in a new permutation, before one repeats: of a class with more
+    examples than places a random part is drawn. Which classes have the place more is random as well.
+
+    Args:
+        labels: Label ids, integers [examples].
+        stream: What names the stream of random numbers, such as seed and epoch. The indices depend on it and on
+            `labels` alone, on any machine and version.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    members = np.split(np.argsort(labels, kind="stable"), counts.cumsum())
+    places, extra = divmod(len(labels), max(len(classes), 1))
+    has_extra = order(len(classes), "balanced", *stream) < extra
+    chosen = [
+        of_class[_passes(len(of_class), places + more, "balanced", int(label), *stream)]
+        for label, of_class, more in zip(classes, members[:-1], has_extra, strict=True)
+    ]
+    return np.concatenate([np.empty(0, np.int64), *chosen])[order(len(labels), "balanced places", *stream)]
+
+
+def _passes(n: int, places: int, *parts: str | int) -> np.ndarray:
+    """Return the first `places` of permutations of range(n) in a row, each of them another one."""
+    num_passes = -(-places // n)
+    shuffled = order(num_passes * n, *parts)
+    pass_by_pass: np.ndarray = shuffled[np.argsort(shuffled // n, kind="stable")] % n
+    return pass_by_pass[:places]
