@@ -59,7 +59,7 @@ def conditional_log_probabilities(scores: torch.Tensor) -> torch.Tensor:
     """Return the log probability of each class, [rows, classes], from the scores [rows, classes - 1] of CORN.
 
     The sigmoid of score k is P(y > k | y > k - 1): an example is of class j if it passes the conditions below j and
-    fails condition j (Shi, Cao and Raschka 2021, arXiv:2111.08851, section 3).
+    fails condition j (Shi, Cao and Raschka 2021, arXiv:2111.08851).
     """
     passed = F.pad(F.logsigmoid(scores).cumsum(dim=-1), (1, 0))
     failed = F.pad(F.logsigmoid(-scores), (0, 1))
@@ -70,7 +70,7 @@ def num_conditions(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Return in how many of the conditional tasks of CORN each example takes part, integers [rows].
 
     The loss of CORN over some rows is the sum of -log P(label) divided by the sum of these numbers (Shi, Cao and
-    Raschka 2021, arXiv:2111.08851, section 3).
+    Raschka 2021, arXiv:2111.08851).
     """
     return (labels + 1).clamp(max=num_classes - 1)
 
