@@ -45,12 +45,13 @@ def balanced_order(labels: np.ndarray, *stream: str | int) -> np.ndarray:
         of_class[_passes(len(of_class), places + more, "balanced", int(label), *stream)]
         for label, of_class, more in zip(classes, members[:-1], has_extra, strict=True)
     ]
-    return np.concatenate([np.empty(0, np.int64), *chosen])[order(len(labels), "balanced places", *stream)]
+    class_by_class = np.concatenate([np.empty(0, np.int64), *chosen])
+    return np.asarray(class_by_class[order(len(labels), "balanced places", *stream)])
 
 
 def _passes(n: int, places: int, *parts: str | int) -> np.ndarray:
     """Return the first `places` of permutations of range(n) in a row, each of them another one."""
     num_passes = -(-places // n)
     shuffled = order(num_passes * n, *parts)
-    pass_by_pass: np.ndarray = shuffled[np.argsort(shuffled // n, kind="stable")] % n
-    return pass_by_pass[:places]
+    pass_by_pass = shuffled[np.argsort(shuffled // n, kind="stable")] % n
+    return np.asarray(pass_by_pass[:places])
