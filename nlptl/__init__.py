@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from nlptl.estimator import TextClassifier
     from nlptl.evaluation.metrics import Score
     from nlptl.labels import Labels
-    from nlptl.model.classifier import Classifier, Prediction
+    from nlptl.model.classifier import Classifier
+    from nlptl.tasks.kinds import make_task
+    from nlptl.tasks.multi_label import MultiLabel
+    from nlptl.tasks.ordinal import Ordinal
+    from nlptl.tasks.regression import Regression
+    from nlptl.tasks.single_label import Prediction, SingleLabel
+    from nlptl.tasks.tokens import TokenLabels
     from nlptl.training.classification import train_classifier
     from nlptl.training.run import Run
     from nlptl.training.trainer import Trainer
@@ -37,19 +43,25 @@ __all__ = [
     "DataError",
     "Examples",
     "Labels",
+    "MultiLabel",
     "NonFiniteError",
+    "Ordinal",
     "PeerLostError",
     "Prediction",
+    "Regression",
     "ResourceError",
     "Run",
     "Score",
+    "SingleLabel",
     "Splits",
     "TextClassifier",
+    "TokenLabels",
     "Trainer",
     "TrainingConfig",
     "UntrustedFileError",
     "UserError",
     "load_splits",
+    "make_task",
     "train_classifier",
 ]
 
@@ -69,7 +81,13 @@ _MODULES = {
     "nlptl.estimator": ("TextClassifier",),
     "nlptl.evaluation.metrics": ("Score",),
     "nlptl.labels": ("Labels",),
-    "nlptl.model.classifier": ("Classifier", "Prediction"),
+    "nlptl.model.classifier": ("Classifier",),
+    "nlptl.tasks.kinds": ("make_task",),
+    "nlptl.tasks.multi_label": ("MultiLabel",),
+    "nlptl.tasks.ordinal": ("Ordinal",),
+    "nlptl.tasks.regression": ("Regression",),
+    "nlptl.tasks.single_label": ("Prediction", "SingleLabel"),
+    "nlptl.tasks.tokens": ("TokenLabels",),
     "nlptl.training.classification": ("train_classifier",),
     "nlptl.training.run": ("Run",),
     "nlptl.training.trainer": ("Trainer",),

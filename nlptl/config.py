@@ -22,6 +22,29 @@ Activation = Literal["relu", "gelu", "tanh"]
 BinaryLoss = Literal["softmax", "sigmoid"]
 LongText = Literal["head", "tail", "head-tail"]
 ClassWeights = Literal["balanced"] | tuple[float, ...] | None
+SelectionMetric = Literal[
+    "accuracy",
+    "macro_f1",
+    "weighted_f1",
+    "matthews",
+    "log_loss",
+    "quadratic_kappa",
+    "mae",
+    "average_precision",
+    "micro_f1",
+    "samples_f1",
+    "subset_accuracy",
+    "hamming_loss",
+    "spearman",
+    "pearson",
+    "rmse",
+    "r2",
+    "span_f1",
+    "span_precision",
+    "span_recall",
+    "token_accuracy",
+]
+TaskKind = Literal["single_label", "ordinal", "multi_label", "regression", "tokens"]
 
 T = TypeVar("T")
 
@@ -34,6 +57,16 @@ def is_count(value: object) -> bool:
 def _are_class_weights(value: object) -> bool:
     is_list = isinstance(value, tuple) and len(value) > 0
     return value in (None, "balanced") or (is_list and all(1e-6 <= x <= 1e6 for x in cast(Any, value)))
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """Return the values that a type of literals allows; empty: it is another type."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    literals = [option for option in options if typing.get_origin(option) is Literal]
+    if not literals or len(literals) + (types.NoneType in options) < len(options):
+        return ()
+    values = [value for option in literals for value in typing.get_args(option)]
+    return (*values, *([None] if types.NoneType in options else []))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +107,17 @@ class TrainingConfig:
     """Share of all steps in which the learning rate rises from zero."""
     max_grad_norm: float = 1.0
     """Gradients with a larger norm are scaled down to it; 0: never."""
+    loss: Literal["cross_entropy", "focal", "asymmetric"] = "cross_entropy"
+    """focal: examples that the model is sure of count less (Lin et al. 2017). asymmetric, for multi_label: labels that
+    a text does not have count less, and not at all once they are improbable (Ridnik et al. 2021)."""
+    focal_gamma: float = 2.0
+    """How much less examples count that the focal loss is sure of; 0 is the cross-entropy."""
+    logit_adjustment: float = 0.0
+    """Adds this times the logarithm of each label's share of train to its logit in training, so that what is learned
+    serves rare labels too (Menon et al. 2021), such as 1."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """balanced: in an epoch every class has as many places; those of rare ones come several times, and of frequent ones
+    a part."""
     label_smoothing: float = 0.0
     """Share of the target probability that is spread evenly over all classes."""
     class_weights: ClassWeights = None
@@ -106,8 +150,10 @@ class TrainingConfig:
     """Newest checkpoints that are kept, at least 2; the best one stays beside them."""
     early_stopping: int | None = None
     """Stop after this many evaluations in a row without a better score on validation. None: never."""
-    selection_metric: Literal["accuracy", "macro_f1", "weighted_f1", "matthews", "log_loss"] = "accuracy"
-    """Validation score that chooses the best model; ties keep the earlier one."""
+    selection_metric: SelectionMetric | None = None
+    """Validation score that chooses the best model, one of those of the task; ties keep the earlier one. None: accuracy
+    of single labels, quadratic_kappa of ordinal ones, average_precision of several labels, spearman of scores, span_f1
+    of tags."""
     logging_steps: int = 50
     """Steps between two lines of metrics.jsonl."""
     keep_adapter: bool = False
@@ -136,6 +182,8 @@ class TrainingConfig:
                 ("warmup_ratio", "from 0 to 1", lambda x: 0 <= x <= 1),
                 ("max_grad_norm", "0 or more", lambda x: math.isfinite(x) and x >= 0),
                 ("label_smoothing", "at least 0 and below 1", lambda x: 0 <= x < 1),
+                ("focal_gamma", "0 or more", lambda x: math.isfinite(x) and x >= 0),
+                ("logit_adjustment", "0 or more", lambda x: math.isfinite(x) and x >= 0),
                 ("class_weights", "'balanced' or numbers from 1e-6 to 1e6, one for each class", _are_class_weights),
                 ("mixout", "at least 0 and below 1", lambda x: 0 <= x < 1),
                 ("l2_sp", "0 or more", lambda x: math.isfinite(x) and x >= 0),
@@ -156,7 +204,7 @@ class TrainingConfig:
         problems += [
             f"{name} must be {_describe(hint)}, found {getattr(self, name)!r}"
             for name, hint in typing.get_type_hints(type(self)).items()
-            if typing.get_origin(hint) is Literal and getattr(self, name) not in typing.get_args(hint)
+            if (choices := _choices(hint)) and getattr(self, name) not in choices
         ]
         if problems:
             raise ConfigError("Expected settings within their ranges: " + "; ".join(problems) + ".")
@@ -212,20 +260,40 @@ class HeadConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationConfig:
-    """Settings of a classifier with one label per text."""
+class Columns:
+    """Which columns of a data set are read."""
 
+    text_column: str | None = None
+    """Column with the text, or a template that joins several, such as "{title}: {body}"; for tokens, with the list of
+    words. None: found by name."""
+    pair_column: str | None = None
+    """Column with the second text of each example, which the tokenizer joins to the first as a pair. None: single
+    texts."""
+    label_column: str | None = None
+    """Column with the label, the list of labels, the score, or the list of tags. None: found by name."""
+    label_columns: tuple[str, ...] = ()
+    """Several columns in its place: for multi_label, one with 0 or 1 for each label; for regression, one for each
+    score."""
+    label_separator: str | None = None
+    """What stands between the labels of a multi_label text in its column, where that holds no JSON lists."""
+    group_column: str | None = None
+    """Column that says what each text belongs to, such as its author or thread: a split that is carved out takes all
+    texts of a group or none. None: each text is on its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig(Columns):
+    """Settings of a training from a data set to scores."""
+
+    task: TaskKind = "single_label"
+    """What the data says of each text: one label; one out of ordered ones (ordinal); any number of labels
+    (multi_label); one score or several (regression); or a tag for each word (tokens)."""
+    label_order: tuple[str, ...] = ()
+    """The labels of an ordinal task from the lowest to the highest. Empty: they are numbers."""
     model: str = "sample:minilm"
     """Pretrained encoder: sample:minilm, a local folder, or a Hub id (name@revision pins it)."""
     dataset: str = "sample:rotten_tomatoes"
     """A file, a folder with train / validation / test files, a Hub id, or a sample."""
-    text_column: str | None = None
-    """Column with the text, or a template that joins several, such as "{title}: {body}". None: found by name."""
-    label_column: str | None = None
-    """Column with the label. None: found by name."""
-    group_column: str | None = None
-    """Column that says what each text belongs to, such as its author or thread: a split that is carved out takes all
-    texts of a group or none. None: each text is on its own."""
     deduplicate: bool = False
     """Drop from train the texts that are also in validation or test, and those that stand in it before with the same
     label."""
@@ -257,6 +325,11 @@ class ClassificationConfig:
     transfer: TransferConfig = TransferConfig()
     head: HeadConfig = HeadConfig()
     train: TrainingConfig = TrainingConfig()
+
+
+def columns_of(config: Columns) -> Columns:
+    """Return the part of a configuration that says which columns are read."""
+    return Columns(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Columns)})
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -193,7 +193,7 @@ def test_what_is_no_list_of_texts_is_refused(texts, message: str, fitted: TextCl
         (["x", "y"], "Expected one label per text, found 3 texts and 2 labels"),
         (["x", None, "y"], "Expected a label for every text in the train labels, found none in row 2"),
         ([1.0, float("nan"), 2.0], "Expected a label for every text in the train labels, found none in row 2"),
-        ([0.5, 1.5, 2.5], "Regression is not supported"),
+        ([0.5, 1.5, 2.5], "Pass --task regression"),
         (np.array(["x", 1, "y"], dtype=object), "Expected labels of one type"),
         ([[1, 0], [0, 1], [1, 1]], "y should be a 1d array, got an array of shape (3, 2) instead"),
     ],

@@ -12,23 +12,30 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from nlptl.data.order import order
+from nlptl.data.order import balanced_order, order
 from nlptl.data.tokens import Tokens
 
 
 def global_batches(
-    num_examples: int, batch_size: int, *, seed: int, first_step: int, num_steps: int
+    num_examples: int,
+    batch_size: int,
+    *,
+    seed: int,
+    first_step: int,
+    num_steps: int,
+    classes: np.ndarray | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield each optimizer step from `first_step` on with the indices of its examples, over all processes.
 
-    An epoch is a permutation of the examples cut into slices of `batch_size`; its last slice may be shorter.
+    An epoch is a permutation of the examples cut into slices of `batch_size`; its last slice may be shorter. With the
+    class of each example, all classes have as many places in it.
     """
     steps_per_epoch = -(-num_examples // batch_size)
     permutation = np.zeros(0, dtype=np.int64)
     for step in range(first_step, num_steps):
         epoch, index = divmod(step, steps_per_epoch)
         if index == 0 or step == first_step:
-            permutation = order(num_examples, seed, epoch)
+            permutation = order(num_examples, seed, epoch) if classes is None else balanced_order(classes, seed, epoch)
         yield step, permutation[index * batch_size : (index + 1) * batch_size]
 
 
@@ -93,9 +100,17 @@ def _fill_share(sizes: np.ndarray, start: int, *, max_tokens: int, limit: int) -
 
 
 def collate(tokens: Tokens, indices: np.ndarray, *, pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Return `input_ids` and `attention_mask`, each [len(indices), longest text], padded on the right."""
+    """Return `input_ids` and `attention_mask`, each [len(indices), longest text], padded on the right.
+
+    For pairs there are `token_type_ids` of the same shape too, where the encoder wants them.
+    """
     rows = [torch.from_numpy(tokens[i].astype(np.int64)) for i in indices]
     lengths = torch.tensor([len(row) for row in rows])
     input_ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
     attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
-    return {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+    batch = {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+    if tokens.types is not None:
+        of_rows = [tokens.types[tokens.offsets[i] : tokens.offsets[i + 1]] for i in indices]
+        types = [torch.from_numpy(each.astype(np.int64)) for each in of_rows]
+        batch["token_type_ids"] = pad_sequence(types, batch_first=True).to(device)
+    return batch

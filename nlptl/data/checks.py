@@ -4,21 +4,26 @@ import itertools
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from nlptl.config import TaskKind
 from nlptl.data.columns import describe_rows
 from nlptl.data.findings import EXPLANATIONS, Finding, finding, finding_on, list_labels
 from nlptl.data.leakage import find_leaking_words
 from nlptl.data.near_duplicates import find_near_duplicates
 from nlptl.data.scripts import find_other_scripts
 from nlptl.data.sources import Examples
+from nlptl.data.targets import label_sets
 from nlptl.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 EMPTY = hash("")
+
+CLASS_TASKS = ("single_label", "ordinal")
+"""Kinds of tasks in which every text has one label."""
 
 # Tab, line feed, form feed and carriage return are blanks. U+FFFD stands where a decoder met bytes that were no text.
 _CONTROL_CHARACTER = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
@@ -29,7 +34,11 @@ MIN_IDENTIFIERS = 20
 
 
 def check_splits(
-    splits: Mapping[str, Examples], *, strict: bool = False, near_duplicates: bool = True
+    splits: Mapping[str, Examples],
+    *,
+    strict: bool = False,
+    near_duplicates: bool = True,
+    task: TaskKind = "single_label",
 ) -> list[Finding]:
     """Return the warnings on `splits`.
 
@@ -37,44 +46,53 @@ def check_splits(
         splits: As in `find_problems`.
         strict: Stop at warnings too.
         near_duplicates: As in `find_problems`.
+        task: As in `find_problems`.
 
     Raises:
         DataError: If an error is among the findings; with `strict`, if there is any finding.
     """
-    for error in _class_errors(splits):  # before what takes time
+    for error in _class_errors(splits, task):  # before what takes time
         raise DataError(f"{error.message}. {error.action}")
-    findings = find_problems(splits, near_duplicates=near_duplicates)
+    findings = find_problems(splits, near_duplicates=near_duplicates, task=task)
     if strict and findings:
         raise DataError(f"Expected data without findings (--strict), found {describe_findings(findings)}")
     return findings
 
 
-def find_problems(splits: Mapping[str, Examples], *, near_duplicates: bool = True) -> list[Finding]:
+def find_problems(
+    splits: Mapping[str, Examples], *, near_duplicates: bool = True, task: TaskKind = "single_label"
+) -> list[Finding]:
     """Return the findings on `splits`, errors first.
 
-    Two texts count as the same if they differ only in case and in blanks at their ends.
+    Two texts count as the same if they differ only in case and in blanks at their ends; two pairs, if both texts do.
 
     Args:
         splits: "train", and "validation" and "test" where they are, in this order.
-        near_duplicates: Look for texts that are nearly the same too, which takes most of the time.
+        near_duplicates: Look for texts that are nearly the same too, which takes most of the time; not for pairs, of
+            which many share a text.
+        task: What the labels are.
     """
     train = splits["train"]
-    keys = {name: _digests(examples.texts) for name, examples in splits.items()}
-    findings: list[Finding | None] = [*_class_errors(splits)]
+    keys = {name: _digests(examples) for name, examples in splits.items()}
+    findings: list[Finding | None] = [*_class_errors(splits, task)]
     findings += [_empty_texts(name, examples, keys[name]) for name, examples in splits.items()]
     for first, second in itertools.combinations(splits, 2):
         findings.append(_leak(first, second, keys, splits[second]))
         findings.append(_group_leak(first, splits[first], splits[second], second))
     for name, examples in splits.items():
         findings += _repeated_texts(name, examples, keys[name])
-    counts = Counter(train.labels)
-    findings += [_label_collisions(train, counts), _small_classes(train, counts)]
-    findings += [_missing_classes(name, splits[name], counts) for name in splits if name != "train"]
+    sets = {name: label_sets(examples.labels, task) for name, examples in splits.items()}
+    counts = Counter(label for labels in sets["train"] for label in labels)
+    if task in CLASS_TASKS:
+        findings.append(_label_collisions(train, counts))
+    findings.append(_small_classes(train, sets["train"], counts))
+    findings += [_missing_classes(name, splits[name], sets[name], counts) for name in splits if name != "train"]
     findings.append(_identifiers(train))
     findings += [_control_characters(name, examples) for name, examples in splits.items()]
     findings += [find_other_scripts(name, examples) for name, examples in splits.items()]
-    findings += find_leaking_words(train)
-    if near_duplicates:
+    if task in CLASS_TASKS:
+        findings += find_leaking_words(train)
+    if near_duplicates and not len(train.pairs):
         findings += find_near_duplicates(splits, _first_of_their_kind(keys))
     return [each for each in findings if each is not None]
 
@@ -96,7 +114,7 @@ def describe_findings(findings: Sequence[Finding]) -> str:
 def drop_copies(splits: Mapping[str, Examples]) -> Examples:
     """Return train without what is also in another split, and what stands in it before with the same label."""
     train = splits["train"]
-    keys = {name: _digests(examples.texts) for name, examples in splits.items()}
+    keys = {name: _digests(examples) for name, examples in splits.items()}
     others = np.concatenate([np.zeros(0, dtype=np.int64), *(keys[name] for name in splits if name != "train")])
     is_text = keys["train"] != EMPTY
     is_leak = np.isin(keys["train"], others) & is_text
@@ -113,7 +131,9 @@ def drop_copies(splits: Mapping[str, Examples]) -> Examples:
     return train.select(np.flatnonzero(~is_leak & ~is_repeated))
 
 
-def _class_errors(splits: Mapping[str, Examples]) -> list[Finding]:
+def _class_errors(splits: Mapping[str, Examples], task: TaskKind) -> list[Finding]:
+    if task not in CLASS_TASKS:
+        return []
     train = splits["train"]
     known = set(train.labels)
     errors = []
@@ -141,12 +161,16 @@ def _class_errors(splits: Mapping[str, Examples]) -> list[Finding]:
     return errors
 
 
-def _digests(texts: Sequence[str]) -> np.ndarray:
-    """Return 64 bits for each text that are the same where texts count as the same.
+def _digests(examples: Examples) -> np.ndarray:
+    """Return 64 bits for each text, or pair of texts, that are the same where texts count as the same.
 
     Among ten million texts that differ, the chance that any two have the same bits is one in 300,000.
     """
-    return np.fromiter((hash(text.strip().casefold()) for text in texts), dtype=np.int64, count=len(texts))
+    keys: Iterable[object] = (text.strip().casefold() for text in examples.texts)
+    if len(examples.pairs):
+        others = (text.strip().casefold() for text in examples.pairs)
+        keys = (pair if any(pair) else "" for pair in zip(keys, others, strict=True))
+    return np.fromiter(map(hash, keys), dtype=np.int64, count=len(examples))
 
 
 def _first_of_their_kind(keys: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -217,15 +241,17 @@ def _control_characters(name: str, examples: Examples) -> Finding | None:
     return finding_on("control_character", what, examples, is_garbled)
 
 
-def _small_classes(train: Examples, counts: Counter[str]) -> Finding | None:
+def _small_classes(train: Examples, sets: Sequence[tuple[str, ...]], counts: Counter[str]) -> Finding | None:
     small = {label for label, count in counts.items() if count < 2}
-    is_small = np.fromiter((label in small for label in train.labels), dtype=bool)
+    is_small = np.fromiter((not small.isdisjoint(labels) for labels in sets), dtype=bool)
     what = f"{train.source}: classes with a single example in train ({list_labels(small)})"
     return finding_on("small_class", what, train, is_small)
 
 
-def _missing_classes(name: str, examples: Examples, counts: Counter[str]) -> Finding | None:
-    missing = counts.keys() - set(examples.labels)
+def _missing_classes(
+    name: str, examples: Examples, sets: Sequence[tuple[str, ...]], counts: Counter[str]
+) -> Finding | None:
+    missing = counts.keys() - {label for labels in sets for label in labels}
     message = (
         f"{examples.source}: {len(missing)} of {len(counts)} classes have no example in {name} ({list_labels(missing)})"
     )

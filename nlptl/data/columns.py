@@ -11,10 +11,14 @@ from string import Formatter
 
 import numpy as np
 
+from nlptl.config import TaskKind
 from nlptl.errors import DataError
 
 TEXT_COLUMNS = ("text", "sentence", "content", "document")
+WORD_COLUMNS = ("tokens", "words")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "sentiment")
+TAG_COLUMNS = ("tags", "ner_tags", "labels")
+SCORE_COLUMNS = ("score", "rating", "stars", *LABEL_COLUMNS)
 
 _KINDS: dict[type, str] = {str: "string", bool: "boolean", int: "number", float: "number"}
 _KINDS |= dict.fromkeys((list, tuple, set, np.ndarray), "list") | {dict: "object"}
@@ -30,6 +34,7 @@ def find_columns(
     source: str,
     first_rows: Iterable[Sequence[object]],
     with_labels: bool,
+    task: TaskKind = "single_label",
 ) -> tuple[str, str | None]:
     """Return the names of the text column and the label column (None without labels).
 
@@ -40,6 +45,7 @@ def find_columns(
         source: What to call the source in messages.
         first_rows: The first rows, read only where a message has to guess which column holds the texts.
         with_labels: Whether a label column is needed.
+        task: What the labels are, on which the names depend by which columns are found.
 
     Raises:
         DataError: If a column is not there, or if both are the same one.
@@ -55,11 +61,13 @@ def find_columns(
             f"Expected different columns for texts and labels in {source}, found {text_column!r} for both. "
             f"Columns: {_list_names(names)}. Pass another --text-column or --label-column."
         )
-    text = _find(names, text_column, TEXT_COLUMNS, other=label_column)
-    label = _find(names, label_column, LABEL_COLUMNS, other=text) if with_labels else None
-    roles: list[tuple[str, str | None, str | None, Sequence[str]]] = [("text", text_column, text, TEXT_COLUMNS)]
+    text_names = WORD_COLUMNS if task == "tokens" else TEXT_COLUMNS
+    label_names = {"tokens": TAG_COLUMNS, "regression": SCORE_COLUMNS}.get(task, LABEL_COLUMNS)
+    text = _find(names, text_column, text_names, other=label_column)
+    label = _find(names, label_column, label_names, other=text) if with_labels else None
+    roles: list[tuple[str, str | None, str | None, Sequence[str]]] = [("text", text_column, text, text_names)]
     if with_labels:
-        roles.append(("label", label_column, label, LABEL_COLUMNS))
+        roles.append(("label", label_column, label, label_names))
     if text is None or (with_labels and label is None):
         raise DataError(_not_found_message(names, roles, source, first_rows))
     if by_name := [f"{role} column {found!r}" for role, given, found, _ in roles if given is None]:
@@ -112,22 +120,24 @@ def join_texts(parts: Sequence[tuple[str, str | None]], columns: Sequence[Sequen
     return texts
 
 
-def check_group_column(names: Sequence[str], group_column: str, *, taken: Sequence[str | None], source: str) -> None:
-    """Refuse a column of groups that is not there, or that holds the texts or the labels.
+def check_column(
+    names: Sequence[str], column: str, *, role: str, flag: str, taken: Sequence[str | None], source: str
+) -> None:
+    """Refuse a column, such as that of groups, that is not there, or that holds something else, such as the texts.
 
     Raises:
         DataError: If that is so.
     """
-    if group_column not in names:
-        near = _near(names, group_column)
+    if column not in names:
+        near = _near(names, column)
         raise DataError(
-            f"Expected group column {group_column!r} in {source}, found {_list_names(names)}. "
-            f"{f'Did you mean {near!r}? ' if near else ''}Pass another --group-column, or leave it out."
+            f"Expected {role} column {column!r} in {source}, found {_list_names(names)}. "
+            f"{f'Did you mean {near!r}? ' if near else ''}Pass another {flag}, or leave it out."
         )
-    if group_column in taken:
+    if column in taken:
         raise DataError(
-            f"Expected a column of its own for groups in {source}, found {group_column!r}, which holds the texts or "
-            "the labels. Pass another --group-column, or leave it out."
+            f"Expected a column of its own for each {role} in {source}, found {column!r}, which holds the texts or "
+            f"the labels. Pass another {flag}, or leave it out."
         )
 
 
@@ -303,7 +313,7 @@ def _check_kinds(first: dict[str, tuple[object, int]], where: str) -> None:
         value, row = first["list"]
         raise DataError(
             f"Expected one label per text in {where}, found a list, {_short(value)} (row {row}). "
-            "Several labels per text are not supported: give each text one label."
+            "Give each text one label, or pass --task multi_label (--task tokens for a tag for each word)."
         )
     found = ", ".join(f"{kind} {_short(value)} (row {row})" for kind, (value, row) in sorted(first.items()))
     if len(first) > 1:
@@ -322,7 +332,7 @@ def _check_whole_numbers(values: Sequence[object], rows: Sequence[int], where: s
         if isinstance(value, float) and not value.is_integer():
             raise DataError(
                 f"Expected names of classes in {where}, found {value} (row {row}), which looks like a regression "
-                "target. Regression is not supported: pass another --label-column, or write classes as names."
+                "target. Pass --task regression, or another --label-column, or write classes as names."
             )
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from nlptl.config import Columns, TaskKind
 from nlptl.data.columns import (
     LABEL_COLUMNS,
-    LabelCollector,
-    check_group_column,
+    check_column,
     check_texts,
     find_columns,
     group_names,
@@ -26,8 +26,9 @@ from nlptl.data.columns import (
     text_parts,
 )
 from nlptl.data.tables import ROWS_AT_ONCE, Batch, Table, open_table
+from nlptl.data.targets import check_tags, target_collector, words_as_texts
 from nlptl.data.texts import TextCollector, Texts
-from nlptl.errors import DataError, ResourceError
+from nlptl.errors import ConfigError, DataError, ResourceError
 
 SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 
@@ -41,13 +42,15 @@ class Examples:
     texts: Sequence[str]
     """A list, or `Texts` over a file where they are many."""
     labels: list[str]
-    """One name per text; empty where the texts have no labels."""
+    """One name per text, or what `nlptl.data.targets` says of other kinds; empty where the texts have no labels."""
     rows: Sequence[int]
     """CSV, TSV and JSON lines: the line on which the record starts, as an editor counts. Others: 1, 2, 3, ..."""
     source: str = "memory"
     split: str = "train"
     groups: list[str] = field(default_factory=list)
     """What each text belongs to, such as its author, where that was asked for; else empty."""
+    pairs: Sequence[str] = ()
+    """The second text of each example, where they are pairs; else empty."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -60,7 +63,8 @@ class Examples:
         kept = indices if isinstance(indices, np.ndarray) else np.fromiter(indices, dtype=np.int64)
         labels = _take(self.labels, kept) if self.labels else []
         groups = _take(self.groups, kept) if self.groups else []
-        return Examples(_take(self.texts, kept), labels, _take(self.rows, kept), self.source, self.split, groups)
+        pairs = _take(self.pairs, kept) if len(self.pairs) else ()
+        return Examples(_take(self.texts, kept), labels, _take(self.rows, kept), self.source, self.split, groups, pairs)
 
     @classmethod
     def from_lists(cls, texts: Iterable[str], labels: Iterable[object], *, split: str = "train") -> "Examples":
@@ -80,24 +84,22 @@ class Examples:
 def read_file(
     path: str | Path,
     *,
-    text_column: str | None = None,
-    label_column: str | None = None,
-    group_column: str | None = None,
+    task: TaskKind = "single_label",
     split: str = "train",
     with_labels: bool = True,
+    **columns: Any,
 ) -> Examples:
     """Read a .csv, .tsv, .jsonl, .ndjson or .json file, also one with .gz after that, a .parquet or an .arrow file.
 
     Args:
         path: The file; its suffix tells the format.
-        text_column: Column of the texts, or a template that joins several, such as "{title}: {body}". None: found by
-            name, such as `text`.
-        label_column: Column of the labels. None: found by name, such as `label`.
-        group_column: Column that says what each text belongs to. None: they belong to nothing.
+        task: What the labels are.
         split: Name of the split that the examples belong to.
         with_labels: False for texts to predict: no label column is looked for.
+        columns: Fields of `nlptl.config.Columns`; what is not given is found by name, or not read.
 
     Raises:
+        ConfigError: If what is asked of the columns contradicts the task.
         DataError: If the file cannot be read, lacks a column, or holds a value that is no text or no label.
     """
     path = Path(path).expanduser()
@@ -108,7 +110,7 @@ def read_file(
         what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         raise DataError(f"Expected a data file, found {what} at {path}. Pass one of its files, or a copy as a file.")
     try:
-        return _examples(open_table(path), text_column, label_column, group_column, str(path), split, with_labels)
+        return _examples(open_table(path), task, Columns(**columns), str(path), split, with_labels)
     except OSError as error:
         raise DataError(f"Expected a data file, cannot read {path}: {error}. Check its permissions.") from error
 
@@ -132,7 +134,10 @@ def join(parts: Sequence[Examples]) -> Examples:
     found, rows = texts.finish(), range(1, len(labels) + 1)
     source = f"{parts[0].source} and {len(parts) - 1} more"
     groups = [group for part in parts for group in part.groups]
-    return Examples(found, labels, list(rows) if isinstance(found, list) else rows, source, parts[0].split, groups)
+    pairs = [pair for part in parts for pair in part.pairs]
+    return Examples(
+        found, labels, list(rows) if isinstance(found, list) else rows, source, parts[0].split, groups, pairs
+    )
 
 
 def file_status(path: Path) -> os.stat_result | None:
@@ -149,32 +154,29 @@ def file_status(path: Path) -> os.stat_result | None:
         raise DataError(f"Expected a data file or folder, cannot look at {path}: {error}. Check the path.") from error
 
 
-def read_hub(
-    name: str, *, text_column: str | None = None, label_column: str | None = None, group_column: str | None = None
-) -> dict[str, Examples]:
+def read_hub(name: str, *, task: TaskKind = "single_label", **columns: Any) -> dict[str, Examples]:
     """Load a data set from the Hugging Face Hub, or from its cache, as train, validation and test where it has them.
 
     Args:
         name: A Hub id; `name@revision` pins it.
-        text_column: Column of the texts. None: found by name, such as `text`.
-        label_column: Column of the labels. None: found by name, such as `label`.
-        group_column: Column that says what each text belongs to. None: they belong to nothing.
+        task: What the labels are.
+        columns: Fields of `nlptl.config.Columns`; what is not given is found by name, or not read.
 
     Raises:
         ResourceError: If the Hub cannot be reached or does not have it.
         DataError: If it has no labelled train split, lacks a column, or holds a value that is no text or no label.
     """
-    loaded = _download(name)
+    loaded, wanted = _download(name), Columns(**columns)
     splits = {}
     for given, dataset in loaded.items():
         split, source = SPLIT_NAMES.get(str(given).lower()), f"{name}, split {given}"
         table = _hub_table(dataset)
         if split is None:
             logger.info("%s is left out: neither train, validation nor test", source)
-        elif _is_unlabelled(table, label_column):
+        elif _is_unlabelled(table, wanted.label_column):
             logger.warning("%s is left out: all its labels are -1, it is unlabelled", source)
         else:
-            splits[split] = _examples(table, text_column, label_column, group_column, source, split, True)
+            splits[split] = _examples(table, task, wanted, source, split, True)
     if "train" not in splits:
         raise DataError(
             f"Expected a labelled split 'train' in {name}, found {', '.join(map(repr, loaded))}. "
@@ -183,51 +185,86 @@ def read_hub(
     return splits
 
 
-def _examples(
-    table: Table,
-    text_column: str | None,
-    label_column: str | None,
-    group_column: str | None,
-    source: str,
-    split: str,
-    with_labels: bool,
-) -> Examples:
-    parts = text_parts(table.names, text_column, source=source)
+def _examples(table: Table, task: TaskKind, columns: Columns, source: str, split: str, with_labels: bool) -> Examples:
+    _check_wanted(columns, task)
+    parts = text_parts(table.names, columns.text_column, source=source)
     text_columns = [] if parts is None else [column for _, column in parts if column is not None]
     text, label = find_columns(
         table.names,
-        text_column=text_columns[0] if text_columns else text_column,
-        label_column=label_column,
+        text_column=text_columns[0] if text_columns else columns.text_column,
+        label_column=columns.label_column,
         source=source,
         first_rows=table.first_rows,
-        with_labels=with_labels,
+        with_labels=with_labels and not columns.label_columns,
+        task=task,
     )
     text_columns = text_columns or [text]
     if label in text_columns:
         raise DataError(
-            f"Expected other columns in {text_column!r} than that of the labels in {source}, found {label!r} in both. "
-            "Take it out, or pass another --label-column."
+            f"Expected other columns in {columns.text_column!r} than that of the labels in {source}, found {label!r} "
+            "in both. Take it out, or pass another --label-column."
         )
-    if group_column is not None:
-        check_group_column(table.names, group_column, taken=(*text_columns, label), source=source)
-    rows, texts, labels, groups = array("q"), TextCollector(), LabelCollector(), list[str]()
-    wanted = list(dict.fromkeys(name for name in (*text_columns, label, group_column) if name is not None))
+    label_columns = [label] if label is not None else list(columns.label_columns if with_labels else ())
+    pair, group, taken = columns.pair_column, columns.group_column, (*text_columns, label)
+    for name in columns.label_columns if with_labels else ():
+        check_column(table.names, name, role="label", flag="--label-columns", taken=text_columns, source=source)
+    if pair is not None:
+        check_column(table.names, pair, role="second text", flag="--pair-column", taken=taken, source=source)
+    if group is not None:
+        check_column(table.names, group, role="group", flag="--group-column", taken=taken, source=source)
+    rows, texts, pairs, groups = array("q"), TextCollector(), TextCollector(), list[str]()
+    labels = target_collector(
+        task,
+        label_columns,
+        separator=columns.label_separator,
+        class_names=table.class_names.get(label) if label is not None else None,
+        where=source if label is None else f"column {label!r} of {source}",
+    )
+    names = (*text_columns, pair, *label_columns, group)
+    wanted = list(dict.fromkeys(name for name in names if name is not None))
+    read = words_as_texts if task == "tokens" else check_texts
     for numbers, values in table.read(wanted):
-        columns = dict(zip(wanted, values, strict=True))
+        found = dict(zip(wanted, values, strict=True))
         rows.extend(numbers)
-        found = [check_texts(columns[name], numbers, where=f"column {name!r} of {source}") for name in text_columns]
-        texts.extend(found[0] if parts is None else join_texts(parts, found))
-        if label is not None:
-            labels.extend(columns[label])
-        if group_column is not None:
-            groups.extend(group_names(columns[group_column], numbers, where=f"column {group_column!r} of {source}"))
+        of_texts = [read(found[name], numbers, where=f"column {name!r} of {source}") for name in text_columns]
+        texts.extend(of_texts[0] if parts is None else join_texts(parts, of_texts))
+        if pair is not None:
+            pairs.extend(check_texts(found[pair], numbers, where=f"column {pair!r} of {source}"))
+        if label_columns:
+            labels.extend([found[name] for name in label_columns], numbers)
+        if group is not None:
+            groups.extend(group_names(found[group], numbers, where=f"column {group!r} of {source}"))
     if not rows:
         raise DataError(f"Expected rows with examples, found none: {source} has no rows. Check that it is complete.")
-    class_names = None if label is None else table.class_names.get(label)
-    names = labels.names(rows, where=f"column {label!r} of {source}", class_names=class_names)
-    all_texts = texts.finish()
+    all_texts, all_labels = texts.finish(), labels.finish(rows) if label_columns else []
+    if task == "tokens" and label_columns:
+        check_tags(all_texts, all_labels, rows, where=source)
     is_list = isinstance(all_texts, list)
-    return Examples(all_texts, names, rows.tolist() if is_list else rows, source, split, groups)
+    return Examples(all_texts, all_labels, rows.tolist() if is_list else rows, source, split, groups, pairs.finish())
+
+
+def _check_wanted(columns: Columns, task: TaskKind) -> None:
+    """Refuse what contradicts the task.
+
+    Raises:
+        ConfigError: If something does.
+    """
+    if columns.label_columns and (task not in ("multi_label", "regression") or columns.label_column is not None):
+        found = f"task {task}" if columns.label_column is None else f"--label-column {columns.label_column} as well"
+        raise ConfigError(
+            f"Expected --label-columns only with the tasks multi_label and regression, and in place of --label-column, "
+            f"found {found}. Leave one of the two out."
+        )
+    if columns.label_separator is not None and (task != "multi_label" or not columns.label_separator):
+        raise ConfigError(
+            f"Expected a --label-separator only with the task multi_label, and not empty, found "
+            f"{columns.label_separator!r} with {task}. Leave it out."
+        )
+    if task == "tokens" and (columns.pair_column is not None or "{" in (columns.text_column or "")):
+        raise ConfigError(
+            "Expected one column of words with the task tokens, found a pair of texts or a template. Pass that column "
+            "as --text-column alone."
+        )
 
 
 def _take(values: Any, indices: np.ndarray) -> Any:

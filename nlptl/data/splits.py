@@ -8,16 +8,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
+from nlptl.config import Columns, TaskKind
 from nlptl.data.checks import check_splits, drop_copies
 from nlptl.data.findings import Finding
 from nlptl.data.order import order
 from nlptl.data.samples import sample_dataset
 from nlptl.data.sources import SPLIT_NAMES, Examples, file_status, join, read_file, read_hub
 from nlptl.data.tables import ROWS_AT_ONCE, SUFFIXES, split_suffix
+from nlptl.data.targets import label_sets, strata
 from nlptl.errors import ConfigError, DataError
 from nlptl.labels import Labels
 
@@ -31,23 +33,29 @@ _SHARD = re.compile(r"(?P<base>.+)-\d{5}-of-(?P<total>\d{5})")
 logger = logging.getLogger(__name__)
 
 
-class Columns(NamedTuple):
-    """Which columns were asked for; None: the default of each."""
-
-    text_column: str | None
-    label_column: str | None
-    group_column: str | None
-
-
 @dataclass(frozen=True)
 class Splits:
-    """The three parts of a data set, the labels of train, and what the checks found."""
+    """The three parts of a data set, what its labels are, and what the checks found."""
 
     train: Examples
     validation: Examples
     test: Examples
-    labels: Labels
+    task: TaskKind = "single_label"
     findings: tuple[Finding, ...] = ()
+
+    @property
+    def labels(self) -> Labels:
+        """The labels of train, where each text has one.
+
+        Raises:
+            ConfigError: If it has another kind of target.
+        """
+        if self.task not in ("single_label", "ordinal"):
+            raise ConfigError(
+                f"Expected one label for each text, found the task {self.task}. Pass task=make_task(splits) to "
+                "Classifier.from_pretrained in place of labels=splits.labels."
+            )
+        return Labels.from_names(self.train.labels)
 
     def __getitem__(self, name: str) -> Examples:
         """Return the split "train", "validation" or "test".
@@ -79,100 +87,105 @@ class Splits:
 def load_splits(
     dataset: str | Path,
     *,
-    text_column: str | None = None,
-    label_column: str | None = None,
-    group_column: str | None = None,
+    task: TaskKind = "single_label",
     max_examples: int | None = None,
     deduplicate: bool = False,
     seed: int = 0,
     strict: bool = False,
     near_duplicates: bool = True,
+    **columns: Any,
 ) -> Splits:
     """Load a data set, split it where it is not split, and check it.
 
-    A missing validation or test split is carved out of train, 10 % each, with the share of each class kept; a class
-    with a single example stays in train. A test split that is given is never touched.
+    A missing validation or test split is carved out of train, 10 % each, with the share of each class kept (of several
+    labels the rarest counts, of scores the tenth that they are in); a class with a single example stays in train. A
+    test split that is given is never touched.
 
     Args:
         dataset: `sample:NAME`, a file, a folder with files train, validation and test, or a Hub id (`name@revision`
             pins it).
-        text_column: Column of the texts. None: found by name, such as `text`.
-        label_column: Column of the labels. None: found by name, such as `label`.
-        group_column: Column that says what each text belongs to, such as its author: what is carved out takes all texts
-            of a group or none. None: each text is on its own.
+        task: What the labels are: "single_label", "ordinal", "multi_label", "regression" or "tokens".
         max_examples: Keep at most this many examples of each split, at least one of each class. None: all.
         deduplicate: Drop from train what is also in validation or test, and what stands there before with the same
             label. Two texts are the same if they differ only in case and in blanks at their ends.
         seed: What is carved out and kept depends on it, and on nothing else that is random.
         strict: Stop at whatever the checks find, not only at what cannot be trained on.
         near_duplicates: Look for texts that are nearly the same: a second or less for 5,000 texts.
+        columns: `text_column`, `label_column`, `group_column`, `pair_column`, `label_columns`, `label_separator`, as in
+            `nlptl.config.Columns`; what is not given is found by name, such as `text`, or not read.
 
     Raises:
-        ConfigError: If there is no such sample, or if `max_examples` is too small.
+        ConfigError: If there is no such sample, if `max_examples` is too small, or if what is asked of the columns
+            contradicts the task.
         DataError: If the data cannot be read or trained on; with `strict`, if the checks find anything.
         ResourceError: If the Hub or the sample's package is out of reach.
     """
     if max_examples is not None and max_examples < 2:
         raise ConfigError(f"Expected 2 or more as max_examples, found {max_examples}. Raise or unset --max-examples.")
-    parts = read_splits(dataset, text_column=text_column, label_column=label_column, group_column=group_column)
+    parts = read_splits(dataset, task=task, **columns)
     if deduplicate:  # before anything is carved out of train, so that no copies come apart
         parts["train"] = drop_copies(parts)
     if "test" not in parts or "validation" not in parts:
-        _carve_missing(parts, str(dataset), seed)
+        _carve_missing(parts, str(dataset), seed, task)
     if max_examples is not None:
-        parts = {name: _limit(parts[name], max_examples, seed) for name in NAMES}
+        parts = {name: _limit(parts[name], max_examples, seed, task) for name in NAMES}
     parts = {name: parts[name] for name in NAMES}
-    findings = check_splits(parts, strict=strict, near_duplicates=near_duplicates)
+    findings = check_splits(parts, strict=strict, near_duplicates=near_duplicates, task=task)
     for finding in findings:
         logger.warning("%s", finding.message)
     if findings:
         logger.info("nlptl check %s says what that means and what to do", dataset)
-    labels = Labels.from_names(parts["train"].labels)
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
-    shown = ", ".join(labels.names[:10]) + (f", ... ({len(labels)} in all)" if len(labels) > 10 else "")
-    logger.info("%s: %s; labels %s", str(dataset).removeprefix("sample:"), sizes, shown)
-    return Splits(parts["train"], parts["validation"], parts["test"], labels, tuple(findings))
+    logger.info("%s: %s%s", str(dataset).removeprefix("sample:"), sizes, _describe_labels(parts["train"], task))
+    return Splits(parts["train"], parts["validation"], parts["test"], task, tuple(findings))
 
 
 def read_splits(
     dataset: str | Path,
     *,
-    text_column: str | None = None,
-    label_column: str | None = None,
-    group_column: str | None = None,
+    task: TaskKind = "single_label",
+    **columns: Any,
 ) -> dict[str, Examples]:
     """Read a data set as it is: one file or sample is train; a folder or Hub id may have validation and test too.
 
     Args:
-        dataset: As in `load_splits`, and so are the columns.
-        text_column: Column of the texts. None: found by name, such as `text`.
-        label_column: Column of the labels. None: found by name, such as `label`.
-        group_column: Column that says what each text belongs to. None: they belong to nothing.
+        dataset: As in `load_splits`.
+        task: As in `load_splits`.
+        columns: As in `load_splits`.
 
     Raises:
-        ConfigError: If there is no such sample.
+        ConfigError: If there is no such sample, or if what is asked of the columns contradicts the task.
         DataError: If the data cannot be read.
         ResourceError: If the Hub or the sample's package is out of reach.
     """
     if isinstance(dataset, str) and dataset.startswith("sample:"):
-        if text_column is not None or label_column is not None or group_column is not None:
+        if Columns(**columns) != Columns():
             raise ConfigError(f"Expected no columns with {dataset}, which has its own. Drop the column flags.")
+        if task != "single_label":
+            raise ConfigError(f"Expected data for the task {task}, found {dataset}, which has one label for each text.")
         return {"train": sample_dataset(dataset)}
-    columns = Columns(text_column, label_column, group_column)
     path = Path(dataset).expanduser()
     status = file_status(path)
     if status is not None and stat.S_ISDIR(status.st_mode):
-        return _read_folder(path, columns)
+        return _read_folder(path, task, columns)
     if status is None and isinstance(dataset, str) and _is_hub_id(dataset):
-        return read_hub(dataset, **columns._asdict())
-    return {"train": read_file(path, **columns._asdict())}
+        return read_hub(dataset, task=task, **columns)
+    return {"train": read_file(path, task=task, **columns)}
 
 
 def _is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and not name.lower().endswith(_FILE_SUFFIXES)
 
 
-def _read_folder(folder: Path, columns: Columns) -> dict[str, Examples]:
+def _describe_labels(train: Examples, task: TaskKind) -> str:
+    names = sorted({label for labels in label_sets(train.labels, task) for label in labels})
+    if task == "single_label":
+        names = list(Labels.from_names(names).names)
+    shown = ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
+    return f"; labels {shown}" if names else ""
+
+
+def _read_folder(folder: Path, task: TaskKind, columns: dict[str, Any]) -> dict[str, Examples]:
     try:
         found = sorted(folder.iterdir())
     except OSError as error:
@@ -191,7 +204,7 @@ def _read_folder(folder: Path, columns: Columns) -> dict[str, Examples]:
     for split, paths in files.items():
         _check_shards(split, paths, folder)
     return {
-        split: join([read_file(p, split=split, **columns._asdict()) for p in paths])
+        split: join([read_file(p, split=split, task=task, **columns) for p in paths])
         for split, paths in sorted(files.items(), key=lambda item: NAMES.index(item[0]))
     }
 
@@ -215,9 +228,9 @@ def _check_shards(split: str, paths: list[Path], folder: Path) -> None:
         )
 
 
-def _carve_missing(parts: dict[str, Examples], source: str, seed: int) -> None:
+def _carve_missing(parts: dict[str, Examples], source: str, seed: int, task: TaskKind) -> None:
     """Add what is missing to `parts`, and leave the rest in train."""
-    num_rows, num_classes = len(parts["train"]), len(set(parts["train"].labels))
+    num_rows, num_classes = len(parts["train"]), len(set(strata(parts["train"].labels, task)))
     groups = set(parts["train"].groups)
     found = f"{num_rows} rows in {num_classes} classes" + (
         f" and {len(groups):,} group{'s' * (len(groups) > 1)}" if groups else ""
@@ -225,7 +238,7 @@ def _carve_missing(parts: dict[str, Examples], source: str, seed: int) -> None:
     count = max(1, round(num_rows * CARVED_PERCENT / 100))
     for name in ("test", "validation"):
         if name not in parts:
-            parts["train"], part = _carve(parts["train"], count, name, seed)
+            parts["train"], part = _carve(parts["train"], count, name, seed, task)
             if not part:
                 raise DataError(
                     f"Expected enough rows in {source} to set some aside for {name}, found {found}. "
@@ -236,17 +249,21 @@ def _carve_missing(parts: dict[str, Examples], source: str, seed: int) -> None:
             logger.info("%s: no %s split is given: %s examples of train are set aside", source, name, f"{len(part):,}")
 
 
-def _carve(examples: Examples, count: int, name: str, seed: int) -> tuple[Examples, Examples]:
+def _carve(examples: Examples, count: int, name: str, seed: int, task: TaskKind) -> tuple[Examples, Examples]:
     """Take about `count` examples away as split `name`, as many of each class as its share, never all of a class."""
-    choose = _choose_groups if examples.groups else _choose
-    chosen = choose(examples, count, ("split", seed, name))
+    classes, stream = strata(examples.labels, task), ("split", seed, name)
+    if examples.groups:
+        chosen = _choose_groups(classes, examples.groups, count, stream)
+    else:
+        chosen = _choose(classes, count, stream)
     is_left = np.ones(len(examples), dtype=bool)
     is_left[chosen] = False
     return examples.select(np.flatnonzero(is_left)), dataclasses.replace(examples.select(chosen), split=name)
 
 
-def _limit(examples: Examples, count: int, seed: int) -> Examples:
-    num_classes = len(set(examples.labels))
+def _limit(examples: Examples, count: int, seed: int, task: TaskKind) -> Examples:
+    classes = strata(examples.labels, task)
+    num_classes = len(set(classes))
     if count < num_classes:
         raise ConfigError(
             f"Expected max_examples of {num_classes} or more, one for each class of {examples.split}, found {count}. "
@@ -254,15 +271,15 @@ def _limit(examples: Examples, count: int, seed: int) -> Examples:
         )
     if count >= len(examples):
         return examples
-    return examples.select(_choose(examples, count, ("max_examples", seed, examples.split), at_least=1))
+    return examples.select(_choose(classes, count, ("max_examples", seed, examples.split), at_least=1))
 
 
-def _choose(examples: Examples, count: int, stream: tuple[str | int, ...], *, at_least: int = 0) -> np.ndarray:
+def _choose(classes: list[str], count: int, stream: tuple[str | int, ...], *, at_least: int = 0) -> np.ndarray:
     """Return the sorted indices of about `count` examples, with the share of each class kept.
 
     Either at least one of each class is chosen (`at_least` 1), or at least one of each is left behind (0).
     """
-    names, codes, sizes = _codes(examples.labels)
+    names, codes, sizes = _codes(classes)
     shares = at_least + _apportion(sizes - 1, count - at_least * len(names))
     members_by_class = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
     chosen = []
@@ -271,16 +288,16 @@ def _choose(examples: Examples, count: int, stream: tuple[str | int, ...], *, at
     return np.sort(np.concatenate(chosen))
 
 
-def _choose_groups(examples: Examples, count: int, stream: tuple[str | int, ...]) -> np.ndarray:
+def _choose_groups(classes: list[str], groups_of: list[str], count: int, stream: tuple[str | int, ...]) -> np.ndarray:
     """Return the sorted indices of about `count` examples: whole groups, with the share of each class kept roughly.
 
     Of the groups, in an order by seed, each is taken that brings the classes nearer to their shares and leaves some of
     each class behind; where none does, as of a few large groups, the one that is nearest.
     """
-    _, codes, sizes = _codes(examples.labels)
-    _, groups, group_sizes = _codes(examples.groups)
+    _, codes, sizes = _codes(classes)
+    _, groups, group_sizes = _codes(groups_of)
     members_by_group = np.split(np.argsort(groups, kind="stable"), np.cumsum(group_sizes)[:-1])
-    missing = count * sizes / len(examples)
+    missing = count * sizes / len(classes)
     left = sizes.copy()
     chosen, nearest, shortest = [], np.zeros(0, dtype=np.int64), np.inf
     for group in order(len(members_by_group), *stream):

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Encoding
@@ -29,6 +29,10 @@ class Tokens:
     offsets: np.ndarray
     num_cut_texts: int
     num_cut_tokens: int
+    types: np.ndarray | None = None
+    """Of pairs, 0 for tokens of the first text and 1 for those of the second, int8; None where encoders want none."""
+    words: np.ndarray | None = None
+    """Of texts whose words have tags, the number of the word that a token is the first one of, int32; others: -1."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -40,6 +44,11 @@ class Tokens:
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    def words_of(self, index: int) -> np.ndarray:
+        """Return `words` of one text."""
+        assert self.words is not None
+        return self.words[self.offsets[index] : self.offsets[index + 1]]
 
     def truncation(self) -> dict[str, float]:
         """Return the shares of texts that were cut, and of tokens that were lost."""
@@ -112,6 +121,83 @@ def _both_ends(encoding: Encoding) -> list[int]:
     content = [i for piece in pieces for i, flag in zip(piece.ids, piece.special_tokens_mask, strict=True) if not flag]
     kept = content[:num_head] + content[len(content) - (num_kept - num_head) :]
     return ids[:num_before] + kept + ids[num_before + num_kept :]
+
+
+def tokenize_pairs(
+    texts: Sequence[str],
+    pairs: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    long_text: LongText = "head",
+) -> Tokens:
+    """Tokenize pairs of texts as the tokenizer joins them; of a pair that is too long, the longer text loses tokens."""
+    tokenizer.truncation_side = "left" if long_text == "tail" else "right"
+    ids: list[list[int]] = []
+    types: list[list[int]] = []
+    num_cut = num_lost = 0
+    has_types = "token_type_ids" in tokenizer.model_input_names
+    for start in range(0, len(texts), TEXTS_PER_CALL):
+        batch = slice(start, start + TEXTS_PER_CALL)
+        given = (list(texts[batch]), list(pairs[batch]))
+        whole = tokenizer(*given, return_attention_mask=False, return_token_type_ids=has_types)
+        is_long = [len(each) > max_length for each in whole["input_ids"]]
+        if any(is_long):
+            kept = tokenizer(*given, truncation="longest_first", max_length=max_length, return_token_type_ids=has_types)
+            num_cut += sum(is_long)
+            num_lost += sum(map(len, whole["input_ids"])) - sum(map(len, kept["input_ids"]))
+            whole = kept
+        ids += whole["input_ids"]
+        types += whole["token_type_ids"] if has_types else []
+    return Tokens(
+        _flat(ids, np.int32),
+        np.concatenate([[0], np.cumsum([len(each) for each in ids], dtype=np.int64)]),
+        num_cut,
+        num_lost,
+        types=_flat(types, np.int8) if has_types else None,
+    )
+
+
+def tokenize_words(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Tokens:
+    """Tokenize texts of words with a blank between two, and say of each token which word it is the first one of."""
+    ids, words, num_cut, num_lost = [], [], 0, 0
+    tokenizer.truncation_side = "right"
+    num_special = tokenizer.num_special_tokens_to_add()
+    for start in range(0, len(texts), TEXTS_PER_CALL):
+        part = list(texts[start : start + TEXTS_PER_CALL])
+        encodings = tokenizer(part, truncation=True, max_length=max_length).encodings
+        for text, encoding in zip(part, encodings or (), strict=True):
+            ids.append(encoding.ids)
+            words.append(_first_tokens(text, encoding))
+            num_cut += bool(encoding.overflowing)
+            num_lost += sum(len(rest.ids) - num_special for rest in encoding.overflowing)
+    return Tokens(
+        _flat(ids, np.int32),
+        np.concatenate([[0], np.cumsum([len(each) for each in ids], dtype=np.int64)]),
+        num_cut,
+        num_lost,
+        words=_flat(words, np.int32),
+    )
+
+
+def _first_tokens(text: str, encoding: Encoding) -> np.ndarray:
+    """Return for each token the number of the word that it is the first one of, or -1."""
+    spans = np.array(encoding.offsets)
+    is_blank = np.fromiter((character == " " for character in text), dtype=bool, count=len(text))
+    # Where a tokenizer counts the blank before a word to its first token, that begins one character later.
+    starts = np.minimum(spans[:, 0], max(len(text) - 1, 0))
+    starts = starts + (is_blank[starts] if len(text) else 0)
+    word = np.concatenate([[0], np.cumsum(is_blank)])[starts]
+    is_of_text = (spans[:, 1] > spans[:, 0]) & (np.array(encoding.special_tokens_mask) == 0)
+    found = np.full(len(spans), -1, dtype=np.int32)
+    places = np.flatnonzero(is_of_text)
+    is_first = np.concatenate([[True], word[places][1:] != word[places][:-1]]) if len(places) else places
+    found[places[is_first]] = word[places[is_first]]
+    return found
+
+
+def _flat(rows: Sequence[Sequence[int] | np.ndarray], dtype: Any) -> np.ndarray:
+    return np.fromiter(itertools.chain.from_iterable(rows), dtype=dtype)
 
 
 def describe_truncation(tokens: Tokens, *, name: str, max_length: int) -> str:

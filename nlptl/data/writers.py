@@ -85,7 +85,11 @@ def write_lines(file: IO[str], columns: Mapping[str, Column], *, suffix: str) ->
         return
     writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows([_cell(value) for value in row] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
 
 
 def _rows(columns: Mapping[str, Column]) -> Iterator[tuple[Any, ...]]:

@@ -83,21 +83,21 @@ def from_counts(true_positives: np.ndarray, support: np.ndarray, predicted: np.n
     covariance = num_correct * num_rows - _dot(support, predicted)
     variances = (num_rows**2 - _dot(predicted, predicted)) * (num_rows**2 - _dot(support, support))
     return {
-        "accuracy": _ratio(num_correct, num_rows),
-        "macro_f1": _ratio(by_class["f1"].sum(axis=-1), num_occurring),
-        "weighted_f1": _ratio(_dot(by_class["f1"], support), num_rows),
-        "precision": _ratio(by_class["precision"].sum(axis=-1), num_occurring),
-        "recall": _ratio(by_class["recall"].sum(axis=-1), num_occurring),
-        "matthews": _ratio(covariance, np.sqrt(variances)),
+        "accuracy": ratio(num_correct, num_rows),
+        "macro_f1": ratio(by_class["f1"].sum(axis=-1), num_occurring),
+        "weighted_f1": ratio(_dot(by_class["f1"], support), num_rows),
+        "precision": ratio(by_class["precision"].sum(axis=-1), num_occurring),
+        "recall": ratio(by_class["recall"].sum(axis=-1), num_occurring),
+        "matthews": ratio(covariance, np.sqrt(variances)),
     }
 
 
 def class_scores(true_positives: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
     """Return precision, recall and f1 of each class, each of the shape of the counts; 0 without a denominator."""
     return {
-        "precision": _ratio(true_positives, predicted),
-        "recall": _ratio(true_positives, support),
-        "f1": _ratio(2 * true_positives, support + predicted),
+        "precision": ratio(true_positives, predicted),
+        "recall": ratio(true_positives, support),
+        "f1": ratio(2 * true_positives, support + predicted),
     }
 
 
@@ -150,9 +150,9 @@ def score_predictions(
         DataError: If labels and probabilities do not fit each other or `names`, or are not ids and probabilities.
         ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
     """
-    _check_settings(names, resamples)
-    _check_labels(labels, names)
-    _check_probabilities(probabilities, num_rows=len(labels), num_classes=len(names))
+    check_settings(names, resamples)
+    check_labels(labels, names)
+    check_probabilities(probabilities, num_rows=len(labels), num_classes=len(names))
     labels = labels.astype(np.int64)
     predictions = probabilities.argmax(axis=1)
     losses = log_loss(labels, probabilities)
@@ -165,7 +165,7 @@ def score_predictions(
     for metric, value in values.items():
         low, high = percentile_interval(drawn[metric], confidence=confidence)
         scores[metric] = Score(float(value), float(low), float(high), len(labels))
-    return Scores(scores, per_class=_score_classes(counts, resampled, names, confidence))
+    return Scores(scores, per_class=score_classes(counts, resampled, names, confidence))
 
 
 def majority_scores(
@@ -208,12 +208,13 @@ def majority_scores(
     return score_predictions(labels, probabilities, names=names, resamples=resamples, confidence=confidence, seed=seed)
 
 
-def _score_classes(
+def score_classes(
     counts: tuple[np.ndarray, np.ndarray, np.ndarray],
     resampled: tuple[np.ndarray, np.ndarray, np.ndarray],
     names: Sequence[str],
     confidence: float,
 ) -> dict[str, dict[str, Score]]:
+    """Return precision, recall and F1 of each class with intervals, by name; a class without examples has NaN."""
     per_class: dict[str, dict[str, Score]] = {name: {} for name in names}
     support, resampled_support = counts[1], resampled[1]
     drawn = class_scores(*resampled)
@@ -226,7 +227,8 @@ def _score_classes(
     return per_class
 
 
-def _check_settings(names: Sequence[str], resamples: int) -> None:
+def check_settings(names: Sequence[str], resamples: int) -> None:
+    """Refuse label names that repeat, and less than one resample."""
     repeated = sorted({name for name in names if list(names).count(name) > 1}) if len(set(names)) < len(names) else []
     if repeated:
         raise ConfigError(
@@ -238,7 +240,8 @@ def _check_settings(names: Sequence[str], resamples: int) -> None:
         )
 
 
-def _check_labels(labels: np.ndarray, names: Sequence[str]) -> None:
+def check_labels(labels: np.ndarray, names: Sequence[str]) -> None:
+    """Refuse what are no ids of `names`, and no labels at all."""
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
             f"Expected labels as integer ids of shape [rows], found {labels.dtype} of shape {list(labels.shape)}. "
@@ -254,7 +257,8 @@ def _check_labels(labels: np.ndarray, names: Sequence[str]) -> None:
         )
 
 
-def _check_probabilities(probabilities: np.ndarray, *, num_rows: int, num_classes: int) -> None:
+def check_probabilities(probabilities: np.ndarray, *, num_rows: int, num_classes: int) -> None:
+    """Refuse what is no row of finite probabilities for each label."""
     is_float = np.issubdtype(probabilities.dtype, np.floating)
     if probabilities.shape != (num_rows, num_classes) or not is_float:
         raise DataError(
@@ -285,7 +289,7 @@ def _score_to_json(score: Score) -> dict[str, float | int | None]:
     return {key: value if math.isfinite(value) else None for key, value in asdict(score).items()}
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Divide; 0 where the denominator is 0."""
     ratio = np.zeros(np.shape(numerator))
     np.divide(numerator, denominator, out=ratio, where=denominator != 0)

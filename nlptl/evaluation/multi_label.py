@@ -10,7 +10,7 @@ from scipy import sparse
 
 from nlptl.errors import DataError
 from nlptl.evaluation.intervals import with_intervals
-from nlptl.evaluation.metrics import Scores, _check_settings, _ratio, _score_classes, class_scores
+from nlptl.evaluation.metrics import Scores, check_settings, class_scores, ratio, score_classes
 from nlptl.evaluation.uncertainty import resample_sums
 
 Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -167,7 +167,7 @@ def _score(
     confidence: float,
     seed: int,
 ) -> Scores:
-    _check_settings(names, resamples)
+    check_settings(names, resamples)
     num_rows = len(targets)
     of_rows = _row_scores(targets, predicted, probabilities)
     cells = sparse.hstack(
@@ -178,7 +178,7 @@ def _score(
     values = _from_sums(counts, of_rows.sum(axis=0), num_rows)
     drawn = _from_sums(drawn_counts, row_sums, num_rows)
     scores = with_intervals(values, drawn, n=num_rows, confidence=confidence)
-    return Scores(scores, per_class=_score_classes(counts, drawn_counts, names, confidence))
+    return Scores(scores, per_class=score_classes(counts, drawn_counts, names, confidence))
 
 
 def _cells(targets: np.ndarray, predicted: np.ndarray) -> Counts:
@@ -216,7 +216,7 @@ def _average_precision(targets: np.ndarray, probabilities: np.ndarray) -> float:
     last = np.append(np.flatnonzero(np.diff(sorted_probabilities)), len(ascending) - 1)  # of each probability
     true_positives = np.cumsum(sorted_targets)[last]
     gained = np.diff(true_positives, prepend=0)
-    return float(_ratio(np.sum(gained * true_positives / (last + 1)), true_positives[-1]))
+    return float(ratio(np.sum(gained * true_positives / (last + 1)), true_positives[-1]))
 
 
 def _row_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -228,7 +228,7 @@ def _row_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: np.nd
     wrong = targets != predicted
     eps = np.finfo(probabilities.dtype).eps
     of_target = np.clip(np.where(targets, probabilities, 1 - probabilities), eps, 1 - eps)
-    f1 = _ratio(2 * (targets & predicted).sum(axis=1), targets.sum(axis=1) + predicted.sum(axis=1))
+    f1 = ratio(2 * (targets & predicted).sum(axis=1), targets.sum(axis=1) + predicted.sum(axis=1))
     losses = -np.log(of_target, dtype=np.float64).mean(axis=1)
     return np.stack([f1, ~wrong.any(axis=1), wrong.mean(axis=1), losses], axis=1)
 

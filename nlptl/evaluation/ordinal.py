@@ -11,13 +11,13 @@ from nlptl.errors import DataError
 from nlptl.evaluation.intervals import with_intervals
 from nlptl.evaluation.metrics import (
     Scores,
-    _check_labels,
-    _check_probabilities,
-    _check_settings,
-    _ratio,
-    _score_classes,
+    check_labels,
+    check_probabilities,
+    check_settings,
     from_counts,
     log_loss,
+    ratio,
+    score_classes,
 )
 from nlptl.evaluation.uncertainty import class_indicator, resample_sums
 
@@ -76,9 +76,9 @@ def score_ranks(
     Source:
         Cohen 1968, Weighted kappa, doi:10.1037/h0026256, with squared distances as weights.
     """
-    _check_settings(names, resamples)
-    _check_labels(labels, names)
-    _check_probabilities(probabilities, num_rows=len(labels), num_classes=len(names))
+    check_settings(names, resamples)
+    check_labels(labels, names)
+    check_probabilities(probabilities, num_rows=len(labels), num_classes=len(names))
     labels = labels.astype(np.int64)
     predictions = median_class(probabilities)
     indicator = class_indicator(labels, predictions, len(names))
@@ -88,7 +88,7 @@ def score_ranks(
     drawn_counts, drawn_rows = resample_sums([indicator, of_rows], resamples=resamples, seed=seed)
     values, drawn = _from_sums(counts, of_rows.sum(axis=0)), _from_sums(drawn_counts, drawn_rows)
     scores = with_intervals(values, drawn, n=len(labels), confidence=confidence)
-    return Scores(scores, per_class=_score_classes(_split(counts), _split(drawn_counts), names, confidence))
+    return Scores(scores, per_class=score_classes(_split(counts), _split(drawn_counts), names, confidence))
 
 
 def median_class_scores(
@@ -160,7 +160,7 @@ def _quadratic_kappa(squares: np.ndarray, support: np.ndarray, predicted: np.nda
     num_rows = support.sum(axis=-1)
     means = 2 * (support @ ranks) * (predicted @ ranks) / num_rows
     expected = support @ ranks**2 + predicted @ ranks**2 - means
-    return np.where(expected > 0, 1 - _ratio(squares, expected), 0.0)
+    return np.where(expected > 0, 1 - ratio(squares, expected), 0.0)
 
 
 def _split(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from scipy import stats
 
 from nlptl.errors import DataError
 from nlptl.evaluation.intervals import with_intervals
-from nlptl.evaluation.metrics import Score, Scores, _check_settings, _ratio
+from nlptl.evaluation.metrics import Score, Scores, check_settings, ratio
 from nlptl.evaluation.uncertainty import resample_rows
 
 METRICS = ("pearson", "spearman", "rmse", "mae", "r2")
@@ -51,7 +51,7 @@ def score_values(
         DataError: If targets, values and names do not fit each other, or a number is not finite.
         ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
     """
-    _check_settings(names, resamples)
+    check_settings(names, resamples)
     _check(targets, values, names)
     columns = targets.T.astype(np.float64), values.T.astype(np.float64)  # each [outputs, rows]
     scores = _score_columns(*columns)  # [metrics, outputs]
@@ -121,7 +121,7 @@ def _score_columns(targets: np.ndarray, values: np.ndarray) -> np.ndarray:
             _correlations(*ranks),
             np.sqrt(squares / errors.shape[-1]),
             np.abs(errors).mean(axis=-1),
-            np.where(total == 0, without_spread, 1 - _ratio(squares, total)),
+            np.where(total == 0, without_spread, 1 - ratio(squares, total)),
         ]
     )
 
@@ -130,7 +130,7 @@ def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return Pearson's correlation over the last axis, 0 where one side is constant."""
     a, b = _centred(a), _centred(b)
     covariances = np.einsum("...r,...r->...", a, b)
-    correlations: np.ndarray = _ratio(covariances, np.sqrt(_squares(a)) * np.sqrt(_squares(b))).clip(-1, 1)
+    correlations: np.ndarray = ratio(covariances, np.sqrt(_squares(a)) * np.sqrt(_squares(b))).clip(-1, 1)
     return correlations
 
 

@@ -3,9 +3,11 @@
 from nlptl.evaluation.metrics import Scores
 
 
-def score_table(scores: Scores, *, split: str, baseline: Scores | None = None) -> str:
-    """Return a table of each score with its 95 % interval, the number of examples and the majority-class baseline."""
-    rows = [(split, "value", "95 % interval", "n", "" if baseline is None else "majority baseline")]
+def score_table(
+    scores: Scores, *, split: str, baseline: Scores | None = None, baseline_name: str = "majority baseline"
+) -> str:
+    """Return a table of each score with its 95 % interval, the number of examples and the score of a baseline."""
+    rows = [(split, "value", "95 % interval", "n", "" if baseline is None else baseline_name)]
     for name, score in scores.items():
         majority = "" if baseline is None else f"{baseline[name].value:.4f}"
         interval = f"{score.low:.4f} to {score.high:.4f}"
@@ -18,10 +20,13 @@ def score_table(scores: Scores, *, split: str, baseline: Scores | None = None) -
 
 
 def class_table(scores: Scores) -> str:
-    """Return a table with one row per class: precision, recall, F1 and the number of examples."""
+    """Return a table with one row per class: its scores, such as precision and recall, and the number of examples."""
     width = max(5, *(len(name) for name in scores.per_class))
-    lines = [f"{'class':<{width}}  precision  recall      f1        n"]
+    metrics = list(next(iter(scores.per_class.values())))
+    widths = [max(6, len(metric)) for metric in metrics]
+    header = "  ".join(f"{metric:>{w}}" for metric, w in zip(metrics, widths, strict=True))
+    lines = [f"{'class':<{width}}  {header}        n"]
     for name, row in scores.per_class.items():
-        values = "  ".join(f"{row[metric].value:>{w}.4f}" for metric, w in (("precision", 9), ("recall", 6), ("f1", 6)))
-        lines.append(f"{name:<{width}}  {values}  {row['f1'].n:>7,}")
+        values = "  ".join(f"{row[metric].value:>{w}.4f}" for metric, w in zip(metrics, widths, strict=True))
+        lines.append(f"{name:<{width}}  {values}  {row[metrics[-1]].n:>7,}")
     return "\n".join(lines)

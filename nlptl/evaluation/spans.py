@@ -11,7 +11,7 @@ from scipy import sparse
 
 from nlptl.errors import DataError
 from nlptl.evaluation.intervals import with_intervals
-from nlptl.evaluation.metrics import Scores, _check_settings, _ratio, _score_classes, class_scores
+from nlptl.evaluation.metrics import Scores, check_settings, class_scores, ratio, score_classes
 from nlptl.evaluation.uncertainty import resample_sums
 
 Span = tuple[str, int, int]
@@ -78,14 +78,14 @@ def score_spans(
         DataError: If there is no sentence, the numbers of sentences or words differ, or a tag is not IOB2.
         ConfigError: If `resamples` or `confidence` is out of range.
     """
-    _check_settings([], resamples)
+    check_settings([], resamples)
     _check_tags(true, predicted)
     types, counts, words = _count_sentences(true, predicted)
     sums, word_sums = resample_sums([counts, words], resamples=resamples, seed=seed)
     total = np.asarray(counts.sum(axis=0))
     values, drawn = _from_counts(total, words.sum(axis=0)), _from_counts(sums, word_sums)
     scores = with_intervals(values, drawn, n=len(true), confidence=confidence)
-    per_class = _score_classes(_by_type(total), _by_type(sums), types, confidence)
+    per_class = score_classes(_by_type(total), _by_type(sums), types, confidence)
     return Scores(scores, per_class=per_class)
 
 
@@ -135,8 +135,8 @@ def _from_counts(counts: np.ndarray, words: np.ndarray) -> dict[str, np.ndarray]
         "span_f1": micro["f1"],
         "span_precision": micro["precision"],
         "span_recall": micro["recall"],
-        "macro_f1": _ratio(class_scores(*by_type)["f1"].sum(axis=-1), num_occurring),
-        "token_accuracy": _ratio(words[..., 0], words[..., 1]),
+        "macro_f1": ratio(class_scores(*by_type)["f1"].sum(axis=-1), num_occurring),
+        "token_accuracy": ratio(words[..., 0], words[..., 1]),
     }
 
 

@@ -18,17 +18,18 @@ class _Reached(Exception):
         self.output = output
 
 
-def hidden_states_after(
-    encoder: nn.Module, parts: EncoderParts, depth: int, input_ids: torch.Tensor, attention_mask: torch.Tensor
-) -> torch.Tensor:
-    """Return the hidden states [batch, tokens, width] that the `depth` lowest layers give; no layer above is run."""
+def hidden_states_after(encoder: nn.Module, parts: EncoderParts, depth: int, **inputs: torch.Tensor) -> torch.Tensor:
+    """Return the hidden states [batch, tokens, width] that the `depth` lowest layers give; no layer above is run.
+
+    The inputs are those of the encoder, `input_ids` [batch, tokens] among them.
+    """
 
     def stop(module: nn.Module, args: Any, output: Any) -> None:
         raise _Reached(output)
 
     hook = parts.layers[depth - 1].register_forward_hook(stop)
     try:
-        encoder(input_ids=input_ids, attention_mask=attention_mask)
+        encoder(**inputs)
     except _Reached as reached:
         output = reached.output
     finally:

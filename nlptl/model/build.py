@@ -2,31 +2,37 @@
 
 import json
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from nlptl.config import HeadConfig
 from nlptl.data.order import stream_key
 from nlptl.errors import ConfigError
-from nlptl.labels import Labels
 from nlptl.model.encoder import load_weights, set_dropout
 from nlptl.model.head_checks import check_layers
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.heads import HeadedClassifier
+from nlptl.tasks.task import Task
 
 
 def build_network(
-    folder: Path, config: PreTrainedConfig, labels: Labels, head: HeadConfig, *, num_ids: int, seed: int
+    folder: Path, config: PreTrainedConfig, task: Task, head: HeadConfig, *, num_ids: int, seed: int
 ) -> tuple[PreTrainedModel, frozenset[str]]:
     """Load the encoder in `folder` and put a new head on it.
 
     Args:
         folder: The model folder.
         config: The folder's configuration, as `read_config` has passed it.
-        labels: Names of the classes.
+        task: What is predicted, with the names of the outputs.
         head: What the user asked for, as `check_head` has passed it; pooling is no longer "auto".
         num_ids: Number of token ids that the tokenizer can give.
         seed: Seeds the new weights.
@@ -44,25 +50,30 @@ def build_network(
         torch.manual_seed(stream_key("init", seed))
         new: list[str] = []
         encoder, pooler_is_new = _load_encoder(folder, config, head)
-        _name_labels(config := encoder.config, labels)
+        _name_labels(config := encoder.config, task)
         if head.pooling == "native":
-            network = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+            network = auto_class(task).from_config(config, dtype=torch.float32)
             own = network.base_model.state_dict()
             weights = {k: v for k, v in encoder.state_dict().items() if k in own}
             new = network.base_model.load_state_dict(weights, strict=False).missing_keys
             if head.binary_loss == "sigmoid":
                 _hold_first_logit_at_zero(network)
         else:
-            network = HeadedClassifier(_headed_config(config, labels, head), encoder)
+            network = HeadedClassifier(_headed_config(config, task, head), encoder)
     rows = network.base_model.get_input_embeddings().num_embeddings
     if num_ids > rows:
         raise ConfigError(
             f"Expected a tokenizer with at most {rows} token ids, the encoder's embeddings, found {num_ids}. "
             "Pass a model folder whose tokenizer and weights belong together."
         )
-    if pooler_is_new and head.pooling == "native":
+    if pooler_is_new and head.pooling == "native" and not task.is_per_token:
         new = [*new, *(name for name, _ in network.base_model.named_parameters() if name.startswith("pooler."))]
     return network, frozenset(f"{network.base_model_prefix}.{name}" for name in new)
+
+
+def auto_class(task: Task) -> Any:
+    """Return the Auto class of transformers that has the architecture's own head for a task."""
+    return AutoModelForTokenClassification if task.is_per_token else AutoModelForSequenceClassification
 
 
 def _load_encoder(folder: Path, config: PreTrainedConfig, head: HeadConfig) -> tuple[PreTrainedModel, bool]:
@@ -78,13 +89,13 @@ def _encoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return cast(PreTrainedConfig, config.encoder) if isinstance(config, HeadedConfig) else config
 
 
-def _name_labels(config: PreTrainedConfig, labels: Labels) -> None:
-    config.id2label = dict(enumerate(labels.names))
-    config.label2id = {name: i for i, name in enumerate(labels.names)}
-    config.problem_type = "single_label_classification"
+def _name_labels(config: PreTrainedConfig, task: Task) -> None:
+    config.id2label = dict(enumerate(task.names))
+    config.label2id = {name: i for i, name in enumerate(task.names)}
+    config.problem_type = cast(Any, task.problem_type)
 
 
-def _headed_config(encoder: PreTrainedConfig, labels: Labels, head: HeadConfig) -> HeadedConfig:
+def _headed_config(encoder: PreTrainedConfig, task: Task, head: HeadConfig) -> HeadedConfig:
     config = HeadedConfig(
         encoder=json.loads(encoder.to_json_string(use_diff=False)),
         head=head.head,
@@ -94,9 +105,10 @@ def _headed_config(encoder: PreTrainedConfig, labels: Labels, head: HeadConfig) 
         activation="relu" if head.activation is None else head.activation,
         dropout=_head_dropout(encoder) if head.dropout is None else head.dropout,
         one_logit=head.binary_loss == "sigmoid",
+        ordinal=task.kind == "ordinal",
         neighbors=5 if head.neighbors is None else int(head.neighbors),
     )
-    _name_labels(config, labels)
+    _name_labels(config, task)
     return config
 
 

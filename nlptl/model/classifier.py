@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,7 +24,7 @@ from nlptl.config import (
     TransferConfig,
 )
 from nlptl.data.batches import collate
-from nlptl.data.tokens import Tokens, tokenize
+from nlptl.data.tokens import Tokens, tokenize, tokenize_pairs, tokenize_words
 from nlptl.errors import ConfigError
 from nlptl.labels import Labels
 from nlptl.model import freezing
@@ -36,27 +37,24 @@ from nlptl.model.freezing import check_transfer
 from nlptl.model.inference import evaluating, map_rows
 from nlptl.model.native import native_features, native_logits
 from nlptl.model.parts import find_parts
-from nlptl.model.pretrained import dense_widths, load_encoder, load_saved
-from nlptl.tasks.single_label import probabilities
+from nlptl.model.pretrained import dense_widths, label_names, load_encoder, load_saved
+from nlptl.tasks.regression import Regression
+from nlptl.tasks.single_label import Prediction, SingleLabel
+from nlptl.tasks.task import Task
+from nlptl.tasks.tokens import TokenLabels
 
 MAX_LENGTH = 256
 """Tokens of a text that are read where nothing else is said."""
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable label of a text, its probability, and the probability of every label by name."""
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
+__all__ = ["MAX_LENGTH", "Classifier", "Prediction"]
 
 
 class Classifier(nn.Module):
-    """A pretrained encoder with a classification head, its tokenizer, and the names of its labels.
+    """A pretrained encoder with a head, its tokenizer, and the task: what it predicts, such as one of several labels.
 
     `network` is the transformers model that is trained and saved; `head` says what its head reads, and its shape;
-    `transfer` what of the encoder trains.
+    `transfer` what of the encoder trains; `reads_pairs` whether it reads two texts at once.
     """
 
     network: Any  # a PreTrainedModel; its parts differ by family, which no type says
@@ -65,8 +63,9 @@ class Classifier(nn.Module):
         self,
         network: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        labels: Labels,
+        task: Task,
         *,
+        reads_pairs: bool,
         head: HeadConfig,
         max_length: int | None,
         long_text: LongText,
@@ -76,17 +75,18 @@ class Classifier(nn.Module):
         super().__init__()
         self.network = network
         self.tokenizer = tokenizer
-        self.labels = labels
+        self.task = task
+        self.reads_pairs = reads_pairs
         self.head = head
         self.source = source
         prefix = network.base_model_prefix + "."
         names = [name for name, _ in network.named_parameters()]
         self.head_names = frozenset(name for name in names if not name.startswith(prefix)) | new_names
         self.reinit_names: frozenset[str] = frozenset()  # of the encoder, but with no pretrained weights
-        reads_pooler = head.pooling == "native"
+        reads_pooler = head.pooling == "native" and not task.is_per_token
         self.unused_names = frozenset(n for n in names if n.startswith(f"{prefix}pooler.") and not reads_pooler)
         # Below the special tokens and one more, tokenizers does not truncate.
-        least, most = tokenizer.num_special_tokens_to_add() + 1, max_positions(network.base_model)
+        least, most = tokenizer.num_special_tokens_to_add(pair=reads_pairs) + 1, max_positions(network.base_model)
         self.max_length = min(MAX_LENGTH, most) if max_length is None else max_length
         if not least <= self.max_length <= most:
             raise ConfigError(
@@ -94,6 +94,11 @@ class Classifier(nn.Module):
             )
         if long_text not in get_args(LongText):
             raise ConfigError(f"Expected long_text 'head', 'tail' or 'head-tail', found {long_text!r}.")
+        if long_text == "head-tail" and (reads_pairs or task.is_per_token):
+            what = "pairs" if reads_pairs else "words with tags"
+            raise ConfigError(f"Expected long_text 'head' for {what}, found 'head-tail'. Leave --long-text out.")
+        if long_text == "tail" and task.is_per_token:
+            raise ConfigError("Expected long_text 'head' for words with tags, found 'tail'. Leave --long-text out.")
         self.long_text = long_text
         self.parts = find_parts(cast(PreTrainedModel, network.base_model))
         self.transfer = TransferConfig()
@@ -105,6 +110,8 @@ class Classifier(nn.Module):
         name: str | Path,
         *,
         labels: Labels | Sequence[str] | None = None,
+        task: Task | None = None,
+        pairs: bool = False,
         freeze: Freeze = "nothing",
         train_only: TrainOnly | None = None,
         reinit_layers: int = 0,
@@ -126,12 +133,15 @@ class Classifier(nn.Module):
         long_text: LongText | None = None,
         seed: int = 0,
     ) -> "Classifier":
-        """Load an encoder and put a new head on it; or, without `labels`, a classifier that nlptl has saved.
+        """Load an encoder and put a new head on it; or, without `labels` or `task`, a classifier that nlptl has saved.
 
         Args:
             name: `sample:minilm`, a model folder, or a Hub id (`owner/name@revision` to pin it).
             labels: Names of the classes in the order of their ids; the head is new. None: load a saved classifier
                 with its own head, labels, pooling and max_length.
+            task: What is predicted, in place of `labels`, where it is something else than one label for each text: what
+                `make_task(splits)` returns, or for instance `MultiLabel(("joy", "love"))`.
+            pairs: Whether it reads two texts at once, which the tokenizer joins.
             freeze: What keeps its pretrained weights: "nothing", "embeddings", "encoder", or the number of lowest
                 layers (the embeddings included). This and what follows, to `dora`: as in `TransferConfig`.
             train_only: What trains of the rest of the encoder: "norms", "biases" (BitFit), or nothing of it: "head".
@@ -185,7 +195,9 @@ class Classifier(nn.Module):
             inverse_regularization=inverse_regularization,
         )
         is_frozen = freeze == "encoder" or train_only == "head"
-        if labels is None:
+        if labels is not None and task is not None:
+            raise ConfigError("Expected labels or a task, found both. Pass one of the two.")
+        if labels is None and task is None:
             loaded = load_saved(str(name), wanted)
             if loaded.head.head != "dense" and (lora_rank is not None or reinit_layers):
                 raise ConfigError(
@@ -193,11 +205,14 @@ class Classifier(nn.Module):
                     " reinit_layers, which change it. Leave them out, or pass labels= to put a new head on the encoder."
                 )
         else:
-            loaded = load_encoder(str(name), labels, wanted, encoder_is_frozen=is_frozen, seed=seed)
+            wanted_task = SingleLabel(label_names(labels)) if labels is not None else task
+            assert wanted_task is not None
+            loaded = load_encoder(str(name), wanted_task, wanted, encoder_is_frozen=is_frozen, seed=seed)
         model = cls(
             loaded.network,
             loaded.tokenizer,
-            loaded.labels,
+            loaded.task,
+            reads_pairs=loaded.reads_pairs or pairs,
             head=loaded.head,
             max_length=loaded.max_length if max_length is None else max_length,
             long_text=long_text or loaded.long_text,
@@ -209,6 +224,15 @@ class Classifier(nn.Module):
         model.transfer = transfer
         model.freeze(freeze, train_only=train_only)
         return model
+
+    @property
+    def labels(self) -> Labels:
+        """The names of what it tells apart.
+
+        Raises:
+            DataError: If it gives scores.
+        """
+        return self.task.labels
 
     @property
     def device(self) -> torch.device:
@@ -248,7 +272,7 @@ class Classifier(nn.Module):
     @property
     def features_are_constant(self) -> bool:
         """Whether what the head reads never changes while it trains, so that it can be computed once."""
-        return self.encoder_is_frozen and not self.pools_by_learning
+        return self.encoder_is_frozen and not self.pools_by_learning and not self.task.is_per_token
 
     @property
     def has_adapters(self) -> bool:
@@ -327,69 +351,105 @@ class Classifier(nn.Module):
         features: torch.Tensor | None = None,
         hidden: torch.Tensor | None = None,
         depth: int = 0,
+        **token_types: torch.Tensor,
     ) -> torch.Tensor:
-        """Return logits [batch, labels] of token ids [batch, tokens].
+        """Return logits [batch, labels] of token ids [batch, tokens]; for tags of words [batch, tokens, labels].
 
         What was computed before may be given too: the `features` of texts [batch, width], then without token ids; or
         the `hidden` states [batch, tokens, width] after the lowest `depth` layers.
         """
         if features is None:
             with nullcontext() if hidden is None else starting_from(self.parts, depth, hidden):
-                logits: torch.Tensor = self.network(input_ids=input_ids, attention_mask=attention_mask).logits
+                outputs = self.network(input_ids=input_ids, attention_mask=attention_mask, **token_types)
+            logits: torch.Tensor = outputs.logits
         elif self.head.pooling == "native":
             logits = native_logits(self.network, features)
         else:
             logits = self.network.head(features)
         return logits
 
-    def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **token_types: torch.Tensor
+    ) -> torch.Tensor:
         """Return what the head reads of token ids [batch, tokens]: shape [batch, width]."""
         if self.head.pooling == "native":
-            return native_features(self.network, input_ids, attention_mask)
-        features: torch.Tensor = self.network.features(input_ids, attention_mask)
+            return native_features(self.network, input_ids, attention_mask, **token_types)
+        features: torch.Tensor = self.network.features(input_ids, attention_mask, **token_types)
         return features
 
-    def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Return the token ids of `texts`, at most max_length of each."""
+    def tokenize(self, texts: Sequence[str], pairs: Sequence[str] = ()) -> Tokens:
+        """Return the token ids of `texts`, at most max_length of each; of pairs, with the second texts in `pairs`."""
+        if self.reads_pairs:
+            return tokenize_pairs(texts, pairs, self.tokenizer, max_length=self.max_length, long_text=self.long_text)
+        if self.task.is_per_token:
+            return tokenize_words(texts, self.tokenizer, max_length=self.max_length)
         return tokenize(texts, self.tokenizer, max_length=self.max_length, long_text=self.long_text)
 
-    def predict_probabilities(self, texts: Sequence[str], *, progress: str | None = None) -> torch.Tensor:
-        """Return the probability of each label for each text, float64 [texts, labels].
+    def predict_outputs(
+        self, texts: Sequence[str], pairs: Sequence[str] = (), *, progress: str | None = None
+    ) -> np.ndarray:
+        """Return what the task makes of the logits of each text, float64: probabilities or scores [texts, names].
+
+        For tags of words, texts are words with a blank between two, and the result is one row for each word.
 
         Raises:
-            ConfigError: If `texts` is a single string, or something in it is not one.
+            ConfigError: If `texts` is a single string, something in it is not one, or there are no second texts where
+                pairs are read.
         """
-        if isinstance(texts, str):
-            raise ConfigError(
-                f"Expected a list of texts, found the string {texts[:40]!r}. Pass [text] for a single one."
-            )
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise ConfigError(f"Expected texts, found {text!r} at position {i}. Leave it out, or pass ''.")
+        _check_texts(texts, pairs, reads_pairs=self.reads_pairs)
         if len(texts) == 0:
-            return torch.zeros(0, len(self.labels), dtype=torch.float64)
-        tokens = self.tokenize(texts)
+            return np.zeros((0, len(self.task.names)))
+        tokens = self.tokenize(texts, pairs)
         with evaluating(self):
             logits, _ = map_rows(
                 lambda rows: self(**collate(tokens, rows, pad_id=self.pad_id, device=self.device)),
                 tokens.lengths,
                 device=self.device,
                 progress=progress,
+                offsets=tokens.offsets if self.task.is_per_token else None,
             )
-        return probabilities(logits.cpu())
+        return self.task.outputs(self.logits_of_words(logits.cpu(), tokens, texts))
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """Return the label of each text by name, with probabilities. Texts are run sorted by length, in batches.
+    def logits_of_words(self, logits: torch.Tensor, tokens: Tokens, texts: Sequence[str]) -> torch.Tensor:
+        """Return logits as they are; for tags of words, those of words [words, tags] from those of tokens."""
+        return self.task.by_word(logits, tokens, texts) if isinstance(self.task, TokenLabels) else logits
+
+    def predict_probabilities(
+        self, texts: Sequence[str], pairs: Sequence[str] = (), *, progress: str | None = None
+    ) -> torch.Tensor:
+        """Return the probability of each label for each text, float64 [texts, labels].
 
         Raises:
-            ConfigError: If `texts` is a single string, or something in it is not one.
+            ConfigError: As `predict_outputs` does.
         """
-        predictions = []
-        for row in self.predict_probabilities(texts).tolist():
-            best = max(range(len(row)), key=row.__getitem__)
-            by_name = dict(zip(self.labels.names, row, strict=True))
-            predictions.append(Prediction(self.labels.names[best], row[best], by_name))
-        return predictions
+        return torch.from_numpy(self.predict_outputs(texts, pairs, progress=progress))
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] = ()) -> list[Any]:
+        """Return what is predicted for each text, by name. Texts are run sorted by length, in batches.
+
+        That is a `Prediction` where each text has one label; for other tasks what their `predictions` return: labels,
+        scores, or for tags of words the spans in each text. Where pairs are read, `pairs` has the second texts.
+
+        Raises:
+            ConfigError: As `predict_outputs` does.
+        """
+        _check_texts(texts, pairs, reads_pairs=self.reads_pairs)
+        read = self.task.readable(texts)
+        return list(self.task.predictions(self.predict_outputs(read, pairs), read, texts))
+
+    @torch.no_grad()
+    def rescale(self, task: Regression) -> None:
+        """Put another scale of the scores than the one of now into the last layer, so that the scores stay."""
+        assert isinstance(self.task, Regression)
+        prefix = self.network.base_model_prefix + "."
+        named = self.network.named_modules()
+        layer = [m for name, m in named if isinstance(m, nn.Linear) and not name.startswith(prefix)][-1]
+        (mean, scale), (new_mean, new_scale) = (
+            (torch.from_numpy(each).to(layer.bias) for each in scaled.scaling()) for scaled in (self.task, task)
+        )
+        layer.weight.mul_((scale / new_scale)[:, None])
+        layer.bias.mul_(scale / new_scale).add_((mean - new_mean) / new_scale)
+        self.task = task
 
     @property
     def pad_id(self) -> int:
@@ -406,7 +466,8 @@ class Classifier(nn.Module):
             ResourceError: If the disk is full or cannot be written.
         """
         card = Card(
-            labels=self.labels,
+            task=self.task,
+            reads_pairs=self.reads_pairs,
             head=self.head,
             max_length=self.max_length,
             long_text=self.long_text,
@@ -430,3 +491,20 @@ class Classifier(nn.Module):
         if not self.has_adapters:
             raise ConfigError("Expected low-rank updates to save, found none. Pass lora_rank=8 to from_pretrained.")
         save_adapter(self.network, Path(directory).absolute(), base=self.source, head_names=self.head_names)
+
+
+def _check_texts(texts: Sequence[str], pairs: Sequence[str], *, reads_pairs: bool) -> None:
+    for given in (texts, pairs):
+        if isinstance(given, str):
+            raise ConfigError(
+                f"Expected a list of texts, found the string {given[:40]!r}. Pass [text] for a single one."
+            )
+        for i, text in enumerate(given):
+            if not isinstance(text, str):
+                raise ConfigError(f"Expected texts, found {text!r} at position {i}. Leave it out, or pass ''.")
+    if len(pairs) != (len(texts) if reads_pairs else 0):
+        wanted = f"{len(texts)} second texts, one for each text" if reads_pairs else "single texts"
+        raise ConfigError(
+            f"Expected {wanted}, as the model was trained, found {len(pairs)} second texts. Pass them as pairs= "
+            "(--pair-column), or none."
+        )

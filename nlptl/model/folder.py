@@ -14,8 +14,9 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from nlptl.config import HeadConfig, LongText, from_json, to_json
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
-from nlptl.labels import Labels
 from nlptl.model.headed_config import HeadedConfig
+from nlptl.tasks.kinds import saved_task
+from nlptl.tasks.task import Task
 
 CARD = "nlptl.json"
 
@@ -31,7 +32,8 @@ CANARY = (
 class Card:
     """What a saved classifier is besides its network and its tokenizer."""
 
-    labels: Labels
+    task: Task
+    reads_pairs: bool
     head: HeadConfig
     max_length: int
     long_text: LongText
@@ -42,7 +44,10 @@ def write_card(folder: Path, card: Card, tokenizer: PreTrainedTokenizerBase) -> 
     """Write nlptl.json, and README.md for whoever finds the folder."""
     values: dict[str, Any] = {
         "format": 1,
-        "labels": list(card.labels.names),
+        "task": card.task.kind,
+        "labels": list(card.task.names),
+        **card.task.card(),
+        "pairs": card.reads_pairs,
         "max_length": card.max_length,
         "long_text": card.long_text,
         "head": to_json(card.head),
@@ -50,18 +55,27 @@ def write_card(folder: Path, card: Card, tokenizer: PreTrainedTokenizerBase) -> 
         "tokenizer_canary": _canary(tokenizer),
     }
     (folder / CARD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    names = "\n".join(f"- {name}" for name in card.labels.names)
-    cut = "A pipeline reads only the beginning of a longer text.\n\n" if card.long_text == "head-tail" else ""
+    (folder / "README.md").write_text(_readme(card), encoding="utf-8")
+
+
+def _readme(card: Card) -> str:
+    pipeline = "token-classification" if card.task.is_per_token else "text-classification"
+    title = card.task.kind.replace("_", " ").capitalize()
+    shape = f"Head: {card.head.head}. Pooling: {card.head.pooling}, layers: {card.head.layers}."
+    read = f"It reads at most {card.max_length} tokens of a text ({card.long_text})."
+    names = "\n".join(f"- {name}" for name in card.task.names)
+    notes = []
+    if card.long_text == "head-tail":
+        notes.append("A pipeline reads only the beginning of a longer text.\n\n")
+    if card.reads_pairs:
+        notes.append("It reads two texts at once: `predict({'text': ..., 'text_pair': ...})`.\n\n")
     note = "" if card.head.pooling == "native" else "import nlptl  # makes this head known to transformers\n"
-    (folder / "README.md").write_text(
-        "---\nlibrary_name: transformers\npipeline_tag: text-classification\n---\n\n"
-        f"# Text classifier over {card.source}\n\nHead: {card.head.head}. Pooling: {card.head.pooling}, "
-        f"layers: {card.head.layers}. It reads at most {card.max_length} tokens "
-        f"of a text ({card.long_text}). Labels:\n\n{names}\n\n{cut}```python\n{note}"
+    limit = "" if card.task.is_per_token else f", truncation=True, max_length={card.max_length}"
+    return (
+        f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\n---\n\n# {title} over {card.source}\n\n"
+        f"{shape} {read} Labels:\n\n{names}\n\n{''.join(notes)}```python\n{note}"
         "from transformers import pipeline\n\n"
-        'classify = pipeline("text-classification", "path/to/this/folder", truncation=True, '
-        f"max_length={card.max_length})\n```\n",
-        encoding="utf-8",
+        f'predict = pipeline("{pipeline}", "path/to/this/folder"{limit})\n```\n'
     )
 
 
@@ -75,7 +89,8 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         card = Card(
-            labels=Labels(tuple(values["labels"])),
+            task=saved_task(values.get("task", "single_label"), tuple(values["labels"]), values),
+            reads_pairs=bool(values.get("pairs", False)),
             head=from_json(HeadConfig, values["head"]),
             max_length=int(values["max_length"]),
             long_text=values.get("long_text", "head"),
@@ -83,7 +98,7 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
         )
         canary = values["tokenizer_canary"]
         shape, names = _head_shape(config), tuple(name for _, name in sorted((config.id2label or {}).items()))
-        if any(to_json(card.head)[name] != value for name, value in shape.items()) or names != card.labels.names:
+        if any(to_json(card.head)[name] != value for name, value in shape.items()) or names != card.task.names:
             described = ", ".join(f"{name} {value!r}" for name, value in shape.items())
             raise ValueError(f"config.json has {described} and labels {names}")
     except (ValueError, KeyError, TypeError) as error:

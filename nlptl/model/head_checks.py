@@ -5,18 +5,19 @@ import typing
 
 from nlptl.config import Activation, BinaryLoss, HeadConfig, HeadKind, is_count
 from nlptl.errors import ConfigError
-from nlptl.labels import Labels
+from nlptl.tasks.task import Task
 
 
-def check_head(head: HeadConfig, labels: Labels, *, encoder_is_frozen: bool) -> None:
+def check_head(head: HeadConfig, task: Task, *, encoder_is_frozen: bool) -> None:
     """Check the settings of a new head; pooling is no longer "auto".
 
     Raises:
         ConfigError: If a setting is out of range or contradicts another one.
     """
     _check_choices(head)
+    _check_task(head, task)
     if head.head == "dense":
-        _check_dense(head, labels)
+        _check_dense(head, task)
     else:
         _check_fitted(head, encoder_is_frozen=encoder_is_frozen)
     if head.dropout is not None and not 0 <= head.dropout < 1:
@@ -72,7 +73,31 @@ def _check_choices(head: HeadConfig) -> None:
             )
 
 
-def _check_dense(head: HeadConfig, labels: Labels) -> None:
+def _check_task(head: HeadConfig, task: Task) -> None:
+    """Refuse a head that the task does not have."""
+    if head.head != "dense" and task.kind != "single_label":
+        raise ConfigError(
+            f"Expected head 'dense' with the task {task.kind}, found {head.head!r}, which knows one label for each "
+            "text. Leave --head out."
+        )
+    if task.is_per_token and (head.pooling != "native" or head.hidden):
+        raise ConfigError(
+            f"Expected the architecture's own head for tags of words, found pooling {head.pooling!r} and hidden "
+            f"{' '.join(map(str, head.hidden)) or 'none'}. Leave --pooling, --layers and --hidden out."
+        )
+    if task.kind == "ordinal" and head.pooling == "native":
+        raise ConfigError(
+            "Expected a head with steps between labels for the task ordinal, found pooling 'native', the "
+            "architecture's own head, which has none. Leave --pooling out, or pass mean, cls, max or attention."
+        )
+    if head.binary_loss == "sigmoid" and task.kind != "single_label":
+        raise ConfigError(
+            f"Expected binary_loss 'sigmoid' only with one of two labels for each text, found the task {task.kind}. "
+            "Leave --binary-loss out."
+        )
+
+
+def _check_dense(head: HeadConfig, task: Task) -> None:
     if head.pooling == "native" and head.hidden:
         raise ConfigError(
             f"Expected no hidden layer with the architecture's own head, found hidden={' '.join(map(str, head.hidden))}"
@@ -84,9 +109,9 @@ def _check_dense(head: HeadConfig, labels: Labels) -> None:
             f"Expected an activation only with a hidden layer, found activation={head.activation!r} without one. "
             "Pass --hidden 1024 as well (hidden= in Python), or leave the activation out."
         )
-    if head.binary_loss == "sigmoid" and len(labels) != 2:
+    if head.binary_loss == "sigmoid" and len(task.names) != 2:
         raise ConfigError(
-            f"Expected two labels for binary_loss 'sigmoid', found {len(labels)}. Leave binary_loss at 'softmax'."
+            f"Expected two labels for binary_loss 'sigmoid', found {len(task.names)}. Leave binary_loss at 'softmax'."
         )
 
 

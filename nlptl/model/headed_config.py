@@ -21,6 +21,7 @@ class HeadedConfig(PreTrainedConfig):
     activation: Activation = "relu"
     dropout: float = 0.1
     one_logit: bool = False
+    ordinal: bool = False  # one unit for each step between two labels that are in an order
     neighbors: int = 5
     num_examples: int = 0  # that a head other than "dense" was fitted on
 

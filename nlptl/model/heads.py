@@ -6,6 +6,7 @@ itself ("native") the stock class is used instead.
 """
 
 import itertools
+from inspect import signature
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from nlptl.config import Pooling
 from nlptl.model.fitted_heads import LinearHead, NeighborsHead
 from nlptl.model.headed_config import HeadedConfig
+from nlptl.tasks.losses import conditional_log_probabilities
 
 
 class AttentionPooling(nn.Module):
@@ -53,9 +55,11 @@ class Head(nn.Module):
 
     With `hidden`, dense layers and activations come first: with one, the head of the classic transfer-learning recipe
     (frozen network, Dense(1024, relu), sigmoid). With `one_logit`, a binary head has a single output unit z and its
-    logits are (0, z). Attention pooling is a part of the head, since it has weights; so is the mix of layers, which
-    reads the pooled features of every layer. As the mean and the first token are linear, a mix of pooled layers is the
-    pooled mix of layers; and over a frozen encoder it reads what never changes.
+    logits are (0, z). With `ordinal`, there is a unit for each step between two labels, and the logits are the
+    logarithms of the probabilities of the labels, as in CORN. Attention pooling is a part of the head, since it has
+    weights; so is the mix of layers, which reads the pooled features of every layer. As the mean and the first token
+    are linear, a mix of pooled layers is the pooled mix of layers; and over a frozen encoder it reads what never
+    changes.
     """
 
     def __init__(self, config: HeadedConfig, width: int, *, num_states: int) -> None:
@@ -66,7 +70,8 @@ class Head(nn.Module):
         self.dense = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
         self.activation = ACT2FN[config.activation]
         self.dropout = nn.Dropout(config.dropout)
-        self.output = nn.Linear(widths[-1], 1 if config.one_logit else int(config.num_labels or 0))
+        self.is_ordinal = config.ordinal
+        self.output = nn.Linear(widths[-1], 1 if config.one_logit else int(config.num_labels or 0) - config.ordinal)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return logits [batch, labels] of pooled features [batch, width of all layers that are read]."""
@@ -75,6 +80,8 @@ class Head(nn.Module):
         for dense in self.dense:
             features = self.activation(dense(features))
         logits = self.output(self.dropout(features))
+        if self.is_ordinal:
+            return conditional_log_probabilities(logits)
         return F.pad(logits, (1, 0)) if logits.shape[1] == 1 else logits
 
 
@@ -109,10 +116,15 @@ class HeadedClassifier(PreTrainedModel):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the pooled hidden states of the layers that are read, side by side: shape [batch, width]."""
         needs_all = self.config.layers != "last"
-        outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=needs_all)
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        outputs = self.encoder(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=needs_all, **types
+        )
         last = outputs.last_hidden_state
         # Some families list their top layer without the final norm.
         states = [*outputs.hidden_states[:-1], last][-self.num_states :] if needs_all else [last]
@@ -131,9 +143,11 @@ class HeadedClassifier(PreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """Return the logits [batch, labels] of token ids [batch, tokens]; single texts have token type 0 throughout."""
+        """Return the logits [batch, labels] of token ids [batch, tokens]."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return SequenceClassifierOutput(logits=self.head(self.features(input_ids, mask)))
+        if "token_type_ids" not in signature(self.encoder.forward).parameters:
+            token_type_ids = None  # of a tokenizer that gives them to an encoder that has none
+        return SequenceClassifierOutput(logits=self.head(self.features(input_ids, mask, token_type_ids)))
 
 
 def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling | str) -> torch.Tensor:

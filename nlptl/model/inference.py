@@ -74,16 +74,21 @@ def map_rows(
     num_processes: int = 1,
     in_step: bool = False,
     progress: str | None = None,
+    offsets: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Apply `function(rows) -> [len(rows), width]` to this process's share of the texts, given by their lengths.
 
     With `in_step`, every process calls it equally often, as sharded weights need it, even where memory runs out.
 
+    With `offsets`, it returns [len(rows), longest text, width], a row for each token; those of text i come to stand in
+    the results from `offsets[i]` on.
+
     Returns:
-        The results [texts, width] in the order of the texts, zero for texts of other processes; and how often each
-        text was computed [texts]. Summed over processes, every count is 1.
+        The results [texts, width] in the order of the texts, zero for texts of other processes, or [tokens, width]; and
+        how often each text was computed [texts]. Summed over processes, every count is 1.
     """
-    results = torch.zeros(len(lengths), 0, device=device)
+    num_results = len(lengths) if offsets is None else int(offsets[-1])
+    results = torch.zeros(num_results, 0, device=device)
     counts = torch.zeros(len(lengths), dtype=torch.long, device=device)
     share = length_batches(lengths, device=device, process=process, num_processes=num_processes)
     most = 1  # One text tells the width to a process that has none of its own.
@@ -93,14 +98,23 @@ def map_rows(
         )
     idle = [np.zeros(1, dtype=np.int64)] * (most - len(share))
     for i, rows in enumerate(show_progress([*share, *idle], progress)):
-        output = function(rows) if in_step else torch.cat(in_halves(function, rows))
+        found = [function(rows)] if in_step else in_halves(function, rows)
+        if offsets is not None:
+            found = _without_padding(found, lengths[rows])
+        output = torch.cat(found)
         if results.shape[1] == 0:
-            results = torch.zeros(len(lengths), output.shape[1], dtype=output.dtype, device=device)
+            results = torch.zeros(num_results, output.shape[1], dtype=output.dtype, device=device)
         if i < len(share):
-            index = torch.from_numpy(rows).to(device)
-            results[index] = output
-            counts[index] += 1
+            places = rows if offsets is None else np.concatenate([np.arange(*offsets[j : j + 2]) for j in rows])
+            results[torch.from_numpy(places).to(device)] = output
+            counts[torch.from_numpy(rows).to(device)] += 1
     return results, counts
+
+
+def _without_padding(outputs: list[torch.Tensor], lengths: np.ndarray) -> list[torch.Tensor]:
+    """Return the rows of each text's tokens from outputs [texts, longest text, width] of one part after the other."""
+    texts = [text for output in outputs for text in output]
+    return [text[:length] for text, length in zip(texts, lengths.tolist(), strict=True)]
 
 
 def in_halves(function: Callable[[np.ndarray], T], rows: np.ndarray) -> list[T]:

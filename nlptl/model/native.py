@@ -12,9 +12,11 @@ from nlptl.model.inference import evaluating
 from nlptl.model.parts import check_padding
 
 
-def native_features(network: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+def native_features(
+    network: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, **token_types: torch.Tensor
+) -> torch.Tensor:
     """Return what the architecture's own head reads of token ids [batch, tokens]: shape [batch, width]."""
-    outputs = network.base_model(input_ids=input_ids, attention_mask=attention_mask)
+    outputs = network.base_model(input_ids=input_ids, attention_mask=attention_mask, **token_types)
     if "pooler_output" in outputs:
         features: torch.Tensor = outputs.pooler_output
         return features

@@ -3,18 +3,19 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlptl.config import HeadConfig, LongText
 from nlptl.errors import ConfigError
 from nlptl.labels import Labels
-from nlptl.model.build import build_network
+from nlptl.model.build import auto_class, build_network
 from nlptl.model.encoder import FAMILIES, find_model, load_tokenizer, load_weights, read_config
 from nlptl.model.fitted_heads import check_tensors
 from nlptl.model.folder import CARD, read_card
 from nlptl.model.head_checks import check_head
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.native import check_other_family
+from nlptl.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,16 +24,15 @@ class Loaded:
 
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    labels: Labels
+    task: Task
     head: HeadConfig
+    reads_pairs: bool = False
     max_length: int | None
     long_text: LongText = "head"
     new_names: frozenset[str] = frozenset()
 
 
-def load_encoder(
-    name: str, labels: Labels | Sequence[str], head: HeadConfig, *, encoder_is_frozen: bool, seed: int
-) -> Loaded:
+def load_encoder(name: str, task: Task, head: HeadConfig, *, encoder_is_frozen: bool, seed: int) -> Loaded:
     """Load the encoder `name` and put a new head on it; pooling "auto" is resolved here, by what is frozen.
 
     Raises:
@@ -40,18 +40,18 @@ def load_encoder(
         UntrustedFileError: If a file of the model is damaged or could run code.
         ResourceError: If a Hub id cannot be downloaded.
     """
-    names = labels if isinstance(labels, Labels) else _labels(labels)
     if head.pooling == "auto":
-        head = replace(head, pooling="mean" if encoder_is_frozen else "native")
-    check_head(head, names, encoder_is_frozen=encoder_is_frozen)
+        has_own = task.is_per_token or (task.kind != "ordinal" and not encoder_is_frozen)
+        head = replace(head, pooling="native" if has_own else "mean")
+    check_head(head, task, encoder_is_frozen=encoder_is_frozen)
     folder = find_model(name)
     config = read_config(folder)  # Before the tokenizer, since it is what looks for code.
     tokenizer = load_tokenizer(folder)
     num_ids = max(tokenizer.get_vocab().values()) + 1
-    network, new_names = build_network(folder, config, names, head, num_ids=num_ids, seed=seed)
+    network, new_names = build_network(folder, config, task, head, num_ids=num_ids, seed=seed)
     if config.model_type not in (*FAMILIES, HeadedConfig.model_type):
-        check_other_family(network, is_native=head.pooling == "native")
-    return Loaded(network=network, tokenizer=tokenizer, labels=names, head=head, max_length=None, new_names=new_names)
+        check_other_family(network, is_native=head.pooling == "native" and not task.is_per_token)
+    return Loaded(network=network, tokenizer=tokenizer, task=task, head=head, max_length=None, new_names=new_names)
 
 
 def load_saved(name: str, head: HeadConfig) -> Loaded:
@@ -78,13 +78,14 @@ def load_saved(name: str, head: HeadConfig) -> Loaded:
         )
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     card = read_card(folder, config, tokenizer)
-    network, _ = load_weights(AutoModelForSequenceClassification, folder, config)
+    network, _ = load_weights(auto_class(card.task), folder, config)
     if card.head.head != "dense":
         check_tensors(network, folder)
     return Loaded(
         network=network,
         tokenizer=tokenizer,
-        labels=card.labels,
+        task=card.task,
+        reads_pairs=card.reads_pairs,
         head=card.head,
         max_length=card.max_length,
         long_text=card.long_text,
@@ -98,9 +99,17 @@ def dense_widths(hidden: int | Sequence[int] | None) -> tuple[int, ...]:
     return tuple(hidden) if isinstance(hidden, Iterable) else (hidden,)
 
 
-def _labels(names: Sequence[str]) -> Labels:
+def label_names(names: Labels | Sequence[str]) -> tuple[str, ...]:
+    """Return label names, however they are given.
+
+    Raises:
+        ConfigError: If they are no list of names.
+        DataError: If there are fewer than two, or two that are the same.
+    """
+    if isinstance(names, Labels):
+        return names.names
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise ConfigError(
             f"Expected labels as a list of names, found {names!r}. Pass for instance ['negative', 'positive']."
         )
-    return Labels(tuple(names))
+    return Labels(tuple(names)).names

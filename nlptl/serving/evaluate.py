@@ -4,33 +4,29 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from nlptl.config import Columns, TaskKind, columns_of
 from nlptl.data.columns import describe_rows
 from nlptl.data.sources import Examples, read_file
 from nlptl.data.splits import load_splits
 from nlptl.data.writers import check_output, write_json
 from nlptl.errors import ConfigError, DataError
-from nlptl.evaluation.metrics import Scores, score_predictions
+from nlptl.evaluation.metrics import Scores
 from nlptl.evaluation.report import class_table, score_table
 from nlptl.labels import Labels
 from nlptl.model.classifier import Classifier
+from nlptl.tasks.single_label import SingleLabel
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(Columns):
     """Scores with 95 % intervals of a model folder on labelled data."""
 
     model_dir: str
     """The model/ folder of a run."""
     dataset: str
     """A labelled file, all of which is scored; or a folder, sample or Hub id, of which the test split is."""
-    text_column: str | None = None
-    """Column with the text, or a template that joins several, such as "{title}: {body}". None: found by name."""
-    label_column: str | None = None
-    """Column with the label. None: found by name."""
-    group_column: str | None = None
-    """Where the data has no test split, the group column of the training, by which it was set aside."""
     output: Path | None = None
     """JSON file for the scores; one that is there is replaced. None: the table alone."""
     max_length: int | None = None
@@ -49,37 +45,32 @@ def evaluate(config: EvaluateConfig) -> Scores:
     """
     if config.output is not None:
         check_output(config.output, suffixes=(".json",))
-    examples = _read(config)
     model = Classifier.from_pretrained(config.model_dir, max_length=config.max_length)
-    _check_labels(examples, model.labels)
-    labels = model.labels.ids(examples.labels)
-    shares = model.predict_probabilities(examples.texts, progress="predicting").numpy()
-    scores = score_predictions(labels, shares, names=model.labels.names, seed=config.seed)
-    logger.info("\n%s\n\n%s", score_table(scores, split=examples.split), class_table(scores))
+    examples = _read(config, model.task.kind)
+    if isinstance(model.task, SingleLabel):
+        _check_labels(examples, model.labels)
+    targets = model.task.targets(examples)
+    outputs = model.predict_outputs(examples.texts, examples.pairs, progress="predicting")
+    scores = model.task.score(targets, outputs, seed=config.seed)
+    logger.info("\n%s", score_table(scores, split=examples.split))
+    if scores.per_class:
+        logger.info("\n%s", class_table(scores))
     if config.output is not None:
         write_json(config.output, {examples.split: scores.to_json()})
         logger.info("\nwrote the scores to %s", config.output)
     return scores
 
 
-def _read(config: EvaluateConfig) -> Examples:
+def _read(config: EvaluateConfig, task: TaskKind) -> Examples:
+    columns = vars(columns_of(config))
     if Path(config.dataset).expanduser().is_file():
         if config.group_column is not None:
             raise ConfigError(
                 f"Expected no group column with {config.dataset}, all of which is scored, found "
                 f"{config.group_column!r}. Leave out --group-column."
             )
-        return read_file(
-            Path(config.dataset), text_column=config.text_column, label_column=config.label_column, split="test"
-        )
-    splits = load_splits(
-        config.dataset,
-        text_column=config.text_column,
-        label_column=config.label_column,
-        group_column=config.group_column,
-        seed=config.seed,
-    )
-    return splits.test
+        return read_file(Path(config.dataset), task=task, split="test", **columns)
+    return load_splits(config.dataset, task=task, seed=config.seed, **columns).test
 
 
 def _check_labels(examples: Examples, labels: Labels) -> None:

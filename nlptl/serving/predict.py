@@ -32,6 +32,8 @@ class PredictConfig:
     """File with texts: CSV, TSV, JSON lines or Parquet; - reads one text per line from standard input."""
     text_column: str | None = None
     """Column with the text, or a template that joins several, such as "{title}: {body}". None: found by name."""
+    pair_column: str | None = None
+    """Column with the second text of each example, for a model that reads pairs."""
     output: str = "-"
     """File for the predictions: CSV, TSV, JSON lines or Parquet; - writes JSON lines to standard output.
     A file that is there is replaced."""
@@ -42,11 +44,11 @@ class PredictConfig:
         if bool(self.text) == (self.input is not None):
             found = "both" if self.text else "neither"
             raise ConfigError(f"Expected --text or --input, found {found}. Pass one of the two.")
-        if self.text_column is not None and self.input in (None, "-"):
-            raise ConfigError(
-                f"Expected --text-column only with a file as --input, found {self.text_column!r} without a file. "
-                "Leave it out."
-            )
+        for flag, column in (("--text-column", self.text_column), ("--pair-column", self.pair_column)):
+            if column is not None and self.input in (None, "-"):
+                raise ConfigError(
+                    f"Expected {flag} only with a file as --input, found {column!r} without a file. Leave it out."
+                )
 
 
 def predict(config: PredictConfig) -> None:
@@ -62,15 +64,13 @@ def predict(config: PredictConfig) -> None:
         _check_not_input(config)
     examples = _read(config)
     model = Classifier.from_pretrained(config.model_dir, max_length=config.max_length)
-    shares = model.predict_probabilities(examples.texts, progress="predicting")
-    best = shares.argmax(dim=1).tolist()
-    names = model.labels.names
+    read = model.task.readable(examples.texts)
+    outputs = model.predict_outputs(read, examples.pairs, progress="predicting")
     columns: dict[str, Sequence[Any] | np.ndarray] = {
         "row": examples.rows,
         "text": examples.texts,
-        "label": [names[i] for i in best],
-        "probability": shares.amax(dim=1).numpy(),
-        **{f"probability_{name}": shares[:, i].numpy() for i, name in enumerate(names)},
+        **({"pair": examples.pairs} if model.reads_pairs else {}),
+        **model.task.columns(outputs, read, examples.texts, name="label"),
     }
     if config.output == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -97,4 +97,6 @@ def _read(config: PredictConfig) -> Examples:
         # Bytes that are not UTF-8 become halves of surrogate pairs, which are refused with their line.
         content = io.BytesIO(sys.stdin.buffer.read())
         return read_lines(io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="\n"))
-    return read_file(Path(str(config.input)), text_column=config.text_column, with_labels=False)
+    return read_file(
+        Path(str(config.input)), text_column=config.text_column, pair_column=config.pair_column, with_labels=False
+    )

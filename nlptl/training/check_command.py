@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from nlptl.config import Columns, TaskKind, columns_of
 from nlptl.data.checks import describe_findings, find_problems
 from nlptl.data.findings import Finding, finding, finding_on
 from nlptl.data.sources import Examples
 from nlptl.data.splits import read_splits
+from nlptl.data.targets import label_sets
 from nlptl.data.writers import check_output, write_json
 from nlptl.errors import ConfigError, DataError
 
@@ -27,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig:
+class CheckConfig(Columns):
     """What is wrong with a data set: each finding with its rows, what it means and what to do.
 
     The exit code is 3 where something cannot be trained on, or with --strict where anything is found; else 0.
@@ -35,12 +37,8 @@ class CheckConfig:
 
     dataset: str
     """A file, a folder with train / validation / test files, a Hub id, or a sample; splits are checked as given."""
-    text_column: str | None = None
-    """Column with the text, or a template that joins several, such as "{title}: {body}". None: found by name."""
-    label_column: str | None = None
-    """Column with the label. None: found by name."""
-    group_column: str | None = None
-    """Column that says what each text belongs to, none of which may be in two splits. None: that is not checked."""
+    task: TaskKind = "single_label"
+    """What the labels are, as in training."""
     near_duplicates: bool = True
     """Look for texts that are nearly the same: a second or less for 5,000 texts."""
     model: str | None = None
@@ -63,6 +61,11 @@ class CheckConfig:
             raise ConfigError(
                 f"Expected a --seed from 0 to {2**32 - 1}, and only with --label-errors, found {self.seed}. Correct "
                 "it, or leave it out."
+            )
+        if self.label_errors and (self.task != "single_label" or self.pair_column is not None):
+            raise ConfigError(
+                "Expected one label for each single text with --label-errors, found another task, or pairs. Leave it "
+                "out."
             )
         if found and self.model is None:
             raise ConfigError(
@@ -91,22 +94,17 @@ def check_data(config: CheckConfig) -> list[Finding]:
     """
     if config.output is not None:
         check_output(config.output, suffixes=(".json",))
-    splits = read_splits(
-        config.dataset,
-        text_column=config.text_column,
-        label_column=config.label_column,
-        group_column=config.group_column,
-    )
+    splits = read_splits(config.dataset, task=config.task, **vars(columns_of(config)))
     for name, examples in splits.items():
-        classes = len(set(examples.labels))
+        classes = len({label for labels in label_sets(examples.labels, config.task) for label in labels})
         logger.info(
             "%s: %s texts, %s %s", name, f"{len(examples):,}", f"{classes:,}", "class" if classes == 1 else "classes"
         )
-    findings = find_problems(splits, near_duplicates=config.near_duplicates)
+    findings = find_problems(splits, near_duplicates=config.near_duplicates, task=config.task)
     shares: dict[str, dict[str, float]] = {}
     label_errors: list[LabelError] = []
     if config.model is not None:
-        model = _load(config.model, splits, config.max_length)
+        model = _load(config.model, splits, config)
         for name, examples in splits.items():
             shares[name], found = _check_tokens(model, examples, name)
             findings += found
@@ -115,7 +113,7 @@ def check_data(config: CheckConfig) -> list[Finding]:
             findings += found
     logger.info("found %s", describe_findings(findings))
     if config.output is not None:
-        _write_report(config.output, splits, findings, shares, label_errors)
+        _write_report(config.output, splits, config.task, findings, shares, label_errors)
     stopping = [each for each in findings if config.strict or each.severity == "error"]
     if stopping:
         raise DataError(
@@ -125,19 +123,26 @@ def check_data(config: CheckConfig) -> list[Finding]:
     return findings
 
 
-def _load(name: str, splits: Mapping[str, Examples], max_length: int | None) -> "Classifier":
+def _load(name: str, splits: Mapping[str, Examples], config: CheckConfig) -> "Classifier":
     from nlptl.model.classifier import Classifier
 
-    labels = sorted({*splits["train"].labels, "a", "b"})  # Two or more, where it is an error that there is one.
-    return Classifier.from_pretrained(name, labels=labels, max_length=max_length, freeze="encoder")
+    # Two or more, where it is an error that there is one; what they are does not matter.
+    labels = sorted({*splits["train"].labels, "a", "b"}) if config.label_errors else ["a", "b"]
+    return Classifier.from_pretrained(
+        name, labels=labels, pairs=config.pair_column is not None, max_length=config.max_length, freeze="encoder"
+    )
 
 
 def _check_tokens(model: "Classifier", examples: Examples, name: str) -> tuple[dict[str, float], Sequence[Finding]]:
     """Return which shares of a split are cut off or unknown to the tokenizer, and the findings on that."""
-    from nlptl.data.tokens import tokenize
+    from nlptl.data.tokens import tokenize, tokenize_pairs
 
     # With room for one token more, the texts that are cut are those that fill it.
-    tokens = tokenize(examples.texts, model.tokenizer, max_length=model.max_length + 1)
+    room = model.max_length + 1
+    if model.reads_pairs:
+        tokens = tokenize_pairs(examples.texts, examples.pairs, model.tokenizer, max_length=room)
+    else:
+        tokens = tokenize(examples.texts, model.tokenizer, max_length=room)
     is_cut = tokens.lengths > model.max_length
     num_tokens = len(tokens.ids) + tokens.num_cut_tokens
     is_unknown = tokens.ids == (-1 if model.tokenizer.unk_token_id is None else model.tokenizer.unk_token_id)
@@ -190,12 +195,16 @@ def _check_labels(
 def _write_report(
     path: Path,
     splits: Mapping[str, Examples],
+    task: TaskKind,
     findings: Sequence[Finding],
     shares: Mapping[str, Mapping[str, float]],
     label_errors: Sequence[LabelError],
 ) -> None:
     report = {
-        "labels": {name: dict(Counter(examples.labels)) for name, examples in splits.items()},
+        "labels": {
+            name: dict(Counter(label for labels in label_sets(examples.labels, task) for label in labels))
+            for name, examples in splits.items()
+        },
         "findings": [dataclasses.asdict(each) for each in findings],
         "truncation": shares,
         "label_errors": [error._asdict() for error in label_errors],

@@ -1,9 +1,10 @@
-"""What the recipes for one label per text do, from a data set to scores."""
+"""What the recipes do, from a data set to scores."""
 
-from nlptl.config import ClassificationConfig
+from nlptl.config import ClassificationConfig, columns_of
 from nlptl.data.splits import load_splits
 from nlptl.evaluation.metrics import Scores
 from nlptl.model.classifier import Classifier
+from nlptl.tasks.kinds import make_task
 from nlptl.training.estimate import check_disk
 from nlptl.training.run import Run
 from nlptl.training.trainer import Trainer
@@ -25,20 +26,20 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         run = Run.open(config.output_dir, config, resume=config.resume, overwrite=config.overwrite)
     splits = load_splits(
         config.dataset,
-        text_column=config.text_column,
-        label_column=config.label_column,
-        group_column=config.group_column,
+        task=config.task,
         max_examples=config.max_examples,
         deduplicate=config.deduplicate,
         seed=config.split_seed,
         strict=config.strict,
         near_duplicates=config.near_duplicates,
+        **vars(columns_of(config)),
     )
     if run is not None:
         run.record_splits(splits)
     model = Classifier.from_pretrained(
         config.model,
-        labels=splits.labels,
+        task=make_task(splits, label_order=config.label_order),
+        pairs=config.pair_column is not None,
         max_length=config.max_length,
         long_text=config.long_text,
         seed=config.seed,

@@ -232,7 +232,7 @@ def _encode(
 
     def encode(rows: np.ndarray) -> torch.Tensor:
         batch = collate(tokens, rows, pad_id=model.pad_id, device=accelerator.device)
-        return model.features(batch["input_ids"], batch["attention_mask"]).to(_dtype(model))
+        return model.features(**batch).to(_dtype(model))
 
     share = {}
     for i in range(accelerator.process_index, len(part), accelerator.num_processes):

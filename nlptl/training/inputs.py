@@ -46,29 +46,27 @@ class HiddenStates:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A split, ready to be trained on: token ids, label ids, and what is computed from the ids once, if that can be.
+    """A split, ready to be trained on: token ids, targets, and what is computed from the ids once, if that can be.
 
     That is what the head reads [texts, width], or the hidden states above the lowest frozen layers.
     """
 
     examples: Examples
     tokens: Tokens
-    labels: np.ndarray
+    targets: np.ndarray
     features: torch.Tensor | None = None
     hidden: HiddenStates | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     @cached_property
     def sha256(self) -> str:
         """Hash of the texts and their token ids."""
-        ids, offsets = self.tokens.ids.data, self.tokens.offsets.data
-        return sha256_of({"texts": concatenate(self.examples.texts), "ids": ids, "offsets": offsets})
-
-    def label_ids(self, indices: np.ndarray, *, device: torch.device) -> torch.Tensor:
-        """Return the label ids [len(indices)]."""
-        return torch.from_numpy(self.labels[indices]).to(device)
+        tokens = self.tokens
+        texts = concatenate(self.examples.texts, self.examples.pairs)
+        types = b"" if tokens.types is None else tokens.types.data
+        return sha256_of({"texts": texts, "ids": tokens.ids.data, "offsets": tokens.offsets.data, "types": types})
 
     def batch(self, indices: np.ndarray, *, pad_id: int, device: torch.device) -> dict[str, Any]:
         """Return token ids, and the hidden states above the frozen layers, as arguments of the classifier's forward."""
@@ -91,12 +89,12 @@ def prepare_inputs(
             f"Expected one example or more, each with its label, in {examples.source} ({examples.split}), found "
             f"{len(examples.texts)} texts and {len(examples.labels)} labels. Pass a split that has them."
         )
-    labels = model.labels.ids(examples.labels)
+    targets = model.task.targets(examples)
     tokens = tokenize_once(model, examples, cache)
     logger.info(describe_truncation(tokens, name=examples.split, max_length=model.max_length))
     if run is not None:
         run.record_truncation(examples.split, tokens.truncation())
-    return Inputs(examples, tokens, labels)
+    return Inputs(examples, tokens, targets)
 
 
 def token_budget(inputs: Inputs, wanted: int | None, device: torch.device) -> int:
@@ -119,7 +117,10 @@ def token_budget(inputs: Inputs, wanted: int | None, device: torch.device) -> in
 
 
 def logits_of(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> torch.Tensor:
-    """Return the logits [examples, labels] of a split on the CPU, on every process, each text computed once."""
+    """Return the logits [examples, labels] of a split on the CPU, on every process, each text computed once.
+
+    For tags of words they are [words, labels], one text after the other.
+    """
     device = accelerator.device
     if inputs.features is not None:
         with evaluating(model), resharded(model):
@@ -134,13 +135,14 @@ def logits_of(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> to
             process=accelerator.process_index,
             num_processes=accelerator.num_processes,
             in_step=is_sharded(model),
+            offsets=inputs.tokens.offsets if model.task.is_per_token else None,
         )
     if results.dtype in (torch.float16, torch.bfloat16):
         results = results.float()
     counts = accelerator.reduce(counts, "sum")
     check_each_once(np.repeat(np.arange(len(counts)), counts.cpu().numpy()), inputs)
     total: torch.Tensor = accelerator.reduce(results, "sum")
-    return total.cpu()
+    return model.logits_of_words(total.cpu(), inputs.tokens, inputs.examples.texts)
 
 
 def check_each_once(indices: np.ndarray, inputs: Inputs) -> None:
@@ -183,7 +185,7 @@ def facts(
 ) -> dict[str, Any]:
     """Return what identifies a training: seed, hashes of data, splits and encoder, the model's and derived settings."""
     parts = [part for part in (train, validation) if part is not None]
-    texts = {p.examples.split: concatenate(p.examples.texts, p.examples.labels) for p in parts}
+    texts = {p.examples.split: concatenate(p.examples.texts, p.examples.pairs, p.examples.labels) for p in parts}
     rows = {p.examples.split: np.asarray(p.examples.rows, dtype=np.int64).data for p in parts}
     return {
         "seed": seed,
@@ -191,7 +193,8 @@ def facts(
         "splits_sha256": sha256_of(rows),
         "encoder": model.source,
         "encoder_sha256": encoder_sha256,
-        "labels": list(model.labels.names),
+        "task": model.task.kind,
+        "labels": list(model.task.names),
         "max_length": model.max_length,
         "long_text": model.long_text,
         **to_json(model.transfer),

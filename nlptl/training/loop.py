@@ -12,9 +12,8 @@ from accelerate import Accelerator
 from nlptl.config import TrainingConfig
 from nlptl.data.batches import global_batches
 from nlptl.errors import NonFiniteError, ResourceError
-from nlptl.evaluation.metrics import point_scores
 from nlptl.model.classifier import Classifier
-from nlptl.tasks.single_label import probabilities, weights_of_classes
+from nlptl.tasks.task import LOWER_IS_BETTER
 from nlptl.training.averaging import MovingAverage, interpolate
 from nlptl.training.cache import FeatureCache
 from nlptl.training.checkpoint import (
@@ -31,7 +30,7 @@ from nlptl.training.inputs import Inputs, logits_of
 from nlptl.training.interruption import Interruption, Left, leave
 from nlptl.training.optimizer import build_optimizer, rate_multiplier
 from nlptl.training.peers import undisturbed
-from nlptl.training.plan import describe_stage
+from nlptl.training.plan import describe_stage, selection_metric
 from nlptl.training.run import Run
 from nlptl.training.sharding import is_sharded
 from nlptl.training.snapshot import (
@@ -163,7 +162,7 @@ class Loop:
                 self.max_tokens,
                 model.features_are_constant,
                 self.pretrained,
-                weights_of_classes(config.class_weights, inputs.labels, num_labels=len(model.labels)),
+                model.task.objective(config, inputs.targets, inputs.tokens, binary_loss=model.head.binary_loss),
             )
             with self.interruption.while_stepping() as signals:
                 self._take_steps(
@@ -195,7 +194,12 @@ class Loop:
         last_step = first_step + num_steps
         self.model.train()
         for step, indices in global_batches(
-            len(inputs), config.batch_size, seed=self.seed, first_step=state.step, num_steps=last_step
+            len(inputs),
+            config.batch_size,
+            seed=self.seed,
+            first_step=state.step,
+            num_steps=last_step,
+            classes=inputs.targets if config.sampling == "balanced" else None,
         ):
             multiplier = rate_multiplier(
                 step - first_step, num_steps=num_steps, warmup_ratio=config.warmup_ratio, schedule=config.schedule
@@ -266,14 +270,14 @@ class Loop:
             if held_out is None:
                 tracker.say(line)
                 return
-            shares = probabilities(logits_of(self.model, held_out, self.accelerator)).numpy()
-            scores = point_scores(held_out.labels, shares)
-            name = config.selection_metric
+            logits, task = logits_of(self.model, held_out, self.accelerator), self.model.task
+            name = selection_metric(task, config)
+            is_finite = bool(torch.isfinite(logits).all())
+            scores = task.point_scores(held_out.targets, task.outputs(logits)) if is_finite else {name: float("nan")}
             # The head alone may have learned all it can, while the encoder has yet to train.
             patience = config.early_stopping if stage is self.stages[-1] else None
-            # Probabilities that are NaN still have a largest one, but never a finite log loss.
-            value = scores[name] if np.isfinite(scores["log_loss"]) else float("nan")
-            is_best = state.observe(value, lower_is_better=name == "log_loss", patience=patience)
+            value = scores[name]
+            is_best = state.observe(value, lower_is_better=name in LOWER_IS_BETTER, patience=patience)
             if is_best:
                 self.best = {key: tensor.clone() for key, tensor in weights.items()}
         tracker.record(step=state.step, epoch=epoch, loss=loss, **{f"validation_{key}": v for key, v in scores.items()})
@@ -365,7 +369,7 @@ class Loop:
             load_tensors(self.model.network, self.names, self.best)
             step, value = self.state.best_step or 0, self.state.best_value
             line = "kept the model of step %d, epoch %.4g: best validation %s %.4f"
-            logger.info(line, step, step / steps_per_epoch, self.config.selection_metric, value)
+            logger.info(line, step, step / steps_per_epoch, selection_metric(self.model.task, self.config), value)
         elif self.average is not None:
             load_tensors(self.model.network, self.names, self.average.tensors())
         if self.config.wise_ft is not None:

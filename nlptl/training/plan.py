@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nlptl.config import ClassificationConfig, TrainingConfig
+from nlptl.config import ClassificationConfig, HeadConfig, TrainingConfig
 from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
 from nlptl.model.parts import HEAD
+from nlptl.tasks.task import Task
 from nlptl.training.optimizer import check_rates, learning_rates, weight_decays
 from nlptl.training.regularizers import check_regularizers, has_active_dropout, linear_weights
 from nlptl.training.stages import Stage, plan_stages
@@ -42,9 +43,10 @@ def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
     if unused and not config.cache:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         raise ConfigError(f"Expected a cache for {flags}, found --no-cache. Leave one of the two out.")
-    weights, count = config.class_weights, len(model.labels)
+    _check_task(model.task, model.head, config)
+    weights, count = config.class_weights, len(model.task.names)
     if isinstance(weights, tuple) and len(weights) != count:
-        names = ", ".join(model.labels.names[:5]) + (", ..." if count > 5 else "")
+        names = ", ".join(model.task.names[:5]) + (", ..." if count > 5 else "")
         raise ConfigError(
             f"Expected a number in --class-weights for each of {count} labels ({names}), found {len(weights)}. Pass "
             "balanced, or one for each."
@@ -71,6 +73,49 @@ def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
         model.freeze(transfer.freeze, train_only=transfer.train_only)
         raise
     return Plan(stages, learning_rates(model, config), weight_decays(model, config))
+
+
+def selection_metric(task: Task, config: TrainingConfig) -> str:
+    """Return the validation score by which the best model is chosen."""
+    return config.selection_metric or task.metrics[0]
+
+
+def _check_task(task: Task, head: HeadConfig, config: TrainingConfig) -> None:
+    """Refuse settings of the loss that the task does not have."""
+    if config.selection_metric not in (None, *task.metrics):
+        raise ConfigError(
+            f"Expected a --selection-metric of the task {task.kind} ({', '.join(task.metrics)}), found "
+            f"{config.selection_metric}. Pass one of these, or leave it out."
+        )
+    defaults = TrainingConfig()
+    names = ("loss", "logit_adjustment", "sampling", "label_smoothing", "class_weights", "r_drop")
+    given = [name for name in names if getattr(config, name) != getattr(defaults, name)]
+    unknown = [f"--{name.replace('_', '-')}" for name in given if name not in task.settings]
+    if unknown:
+        raise ConfigError(
+            f"Expected settings of the loss that apply to the task {task.kind}, found {', '.join(unknown)}. Leave "
+            "them out."
+        )
+    if config.loss == "asymmetric" and task.kind != "multi_label":
+        raise ConfigError(
+            f"Expected --loss asymmetric only with the task multi_label, found {task.kind}. Pass --loss focal."
+        )
+    if config.focal_gamma != defaults.focal_gamma and config.loss != "focal":
+        raise ConfigError("Expected --focal-gamma only with --loss focal. Pass both, or leave it out.")
+    clash = [
+        flag
+        for flag, is_given in (
+            ("--label-smoothing", config.label_smoothing > 0 and config.loss == "focal"),
+            ("--binary-loss sigmoid", head.binary_loss == "sigmoid" and "loss" in given),
+            ("--binary-loss sigmoid", head.binary_loss == "sigmoid" and "logit_adjustment" in given),
+        )
+        if is_given
+    ]
+    if clash:
+        raise ConfigError(
+            f"Expected the cross-entropy of the softmax with {clash[0]}, found --loss {config.loss} and "
+            f"--logit-adjustment {config.logit_adjustment:g}. Leave one of the two out."
+        )
 
 
 def training_table(model: Classifier, plan: Plan) -> str:

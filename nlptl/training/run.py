@@ -21,7 +21,9 @@ import torch
 
 from nlptl.config import to_json
 from nlptl.data.sources import Examples
+from nlptl.data.splits import NAMES as SPLITS
 from nlptl.data.splits import Splits
+from nlptl.data.targets import label_sets
 from nlptl.data.texts import Concatenation, concatenate
 from nlptl.data.writers import write_table, write_whole
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
@@ -112,7 +114,7 @@ class Run:
             ConfigError: If the run is resumed, and was started on other data.
         """
         examples = {name: splits[name] for name in ("train", "validation", "test")}
-        digest = sha256_of({name: concatenate(e.texts, e.labels) for name, e in examples.items()})
+        digest = sha256_of({name: concatenate(e.texts, e.pairs, e.labels) for name, e in examples.items()})
         before = _read(self.path / "data_report.json") if self.resume else {}
         if before.get("data_sha256", digest) != digest:
             raise ConfigError(
@@ -120,7 +122,8 @@ class Run:
                 "labels. Restore the data, or start a new run in another --output-dir."
             )
         on_main(lambda: _write_text(self.path / "splits.json", splits.rows_as_json()))
-        counts = {name: dict(Counter(splits[name].labels)) for name in ("train", "validation", "test")}
+        sets = {name: label_sets(splits[name].labels, splits.task) for name in ("train", "validation", "test")}
+        counts = {name: dict(Counter(label for labels in each for label in labels)) for name, each in sets.items()}
         findings = [dataclasses.asdict(finding) for finding in splits.findings]
         self.write_json(
             "data_report.json", {"data_sha256": digest, "labels": counts, "findings": findings, "truncation": {}}
@@ -170,27 +173,21 @@ class Run:
         """
         on_main(lambda: _write(self.path / name, values))
 
-    def write_scores(self, split: str, scores: Scores, baseline: Scores | None) -> None:
-        """Add the scores of a split, and those of the majority baseline on it, to `scores.json`."""
+    def write_scores(self, split: str, scores: Scores, baseline: Scores | None, *, baseline_name: str) -> None:
+        """Add the scores of a split, and those of a baseline on it, to `scores.json`."""
         values = {split: scores.to_json()}
         if baseline is not None:
-            values["majority_baseline"] = {split: baseline.to_json()}
+            values[baseline_name.replace(" ", "_")] = {split: baseline.to_json()}
         self._update("scores.json", values)
 
-    def write_predictions(self, examples: Examples, probabilities: np.ndarray, *, names: Sequence[str]) -> None:
-        """Write `predictions.csv`: a row per example, with the probabilities [examples, labels] of all `names`.
+    def write_predictions(self, examples: Examples, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
+        """Write `predictions.csv`: a row per example, with its target and what was predicted.
 
         Raises:
             ResourceError: If the folder cannot be written.
         """
-        columns: dict[str, Sequence[Any] | np.ndarray] = {
-            "row": examples.rows,
-            "label": examples.labels,
-            "predicted": [names[i] for i in probabilities.argmax(axis=1)],
-            "probability": probabilities.max(axis=1),
-            **{f"probability_{name}": probabilities[:, i] for i, name in enumerate(names)},
-        }
-        on_main(lambda: write_table(self.path / "predictions.csv", columns))
+        table = {"row": examples.rows, "label": examples.labels, **columns}
+        on_main(lambda: write_table(self.path / "predictions.csv", table))
 
     def write_model(self, model: Classifier) -> None:
         """Write the folder `model/`.
@@ -224,7 +221,7 @@ class Run:
         def update() -> None:
             merged = _read(self.path / name)
             for key, value in values.items():
-                is_part = key in ("truncation", "majority_baseline")  # one entry per split
+                is_part = isinstance(merged.get(key), dict) and key not in SPLITS  # it has one entry per split
                 merged[key] = {**merged.get(key, {}), **value} if is_part else value
             _write(self.path / name, merged)
 

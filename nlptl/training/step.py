@@ -19,7 +19,7 @@ from nlptl.data.order import stream_key
 from nlptl.errors import NonFiniteError, ResourceError
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import in_halves, is_out_of_memory
-from nlptl.tasks.single_label import example_losses
+from nlptl.tasks.task import Objective
 from nlptl.training.inputs import Inputs
 from nlptl.training.objective import share_of_mean
 from nlptl.training.regularizers import add_l2_sp, linear_weights, mixed_weights, perturbed, symmetric_divergence
@@ -50,7 +50,7 @@ class Stepper:
 
     `network` is `model` as Accelerate has prepared it; `max_tokens` is halved when memory runs out; `takes_features`
     says that the head alone trains, and reads what never changes; `pretrained` holds the weights that the encoder
-    started with, by name, where a regularizer wants them; `class_weights` [labels] are None where all are 1.
+    started with, by name, where a regularizer wants them; `objective` is that of the task.
     """
 
     model: Classifier
@@ -62,7 +62,7 @@ class Stepper:
     max_tokens: int
     takes_features: bool
     pretrained: dict[str, torch.Tensor]
-    class_weights: np.ndarray | None
+    objective: Objective
 
     def take(self, inputs: Inputs, indices: np.ndarray, *, step: int, signals: list[int]) -> Step:
         """Take one optimizer step on the global batch `indices`.
@@ -148,15 +148,15 @@ class Stepper:
             # The head takes all at once, so that its noise is the same whether features are computed here or before.
             micro_batch = partial(self._features, inputs, parts)
             parts = [np.concatenate(parts)]
-        weights = self.class_weights
-        global_weight = len(indices) if weights is None else float(weights[inputs.labels[indices]].sum())
+        weights = self.objective.weights
+        global_weight = len(indices) if weights is None else float(weights[indices].sum())
         total, failure = torch.zeros((), device=accelerator.device), ""
         for i, rows in enumerate(parts):
             is_last = i == len(parts) - 1
             try:
                 _seed_noise(stream_key(stream, self.seed, step, i, process), accelerator.device)
                 with nullcontext() if is_last else accelerator.no_sync(self.network):
-                    losses = self._losses(micro_batch(rows), inputs.label_ids(rows, device=accelerator.device))
+                    losses = self._losses(micro_batch(rows), inputs, rows)
                     loss = share_of_mean(losses, global_weight=global_weight, num_processes=num_processes)
                     loss = loss if i < len(share) else loss * 0
                     total = total + loss.detach()
@@ -212,25 +212,21 @@ class Stepper:
             found,
         )
 
-    def _losses(self, batch: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+    def _losses(self, batch: dict[str, Any], inputs: Inputs, rows: np.ndarray) -> torch.Tensor:
         """Return the loss of each example [rows]; with R-Drop, that of two passes and their divergence."""
-        config, num_passes = self.config, self._num_passes
+        num_passes = self._num_passes
+        targets = self.model.task.batch_targets(inputs.targets, inputs.tokens, rows).to(self.accelerator.device)
         if num_passes > 1:
             batch = {k: torch.cat([v] * num_passes) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
         logits = self.network(**batch)
-        weights = None if self.class_weights is None else torch.from_numpy(self.class_weights).to(logits)
-        losses = example_losses(
-            logits,
-            labels.repeat(num_passes),
-            binary_loss=self.model.head.binary_loss,
-            label_smoothing=config.label_smoothing,
-            class_weights=weights,
-        )
+        losses = self.objective.losses(logits, torch.cat([targets] * num_passes))
         if num_passes == 1:
             return losses
         first, second = logits.chunk(2)
-        divergence = symmetric_divergence(first, second) * (1 if weights is None else weights[labels])
-        return losses.view(2, -1).mean(dim=0) + config.r_drop * divergence
+        divergence = symmetric_divergence(first, second)
+        if self.objective.weights is not None:
+            divergence = divergence * torch.from_numpy(self.objective.weights[rows]).to(logits)
+        return losses.view(2, -1).mean(dim=0) + self.config.r_drop * divergence
 
     def _batch(self, inputs: Inputs, rows: np.ndarray) -> dict[str, Any]:
         return inputs.batch(rows, pad_id=self.model.pad_id, device=self.accelerator.device)

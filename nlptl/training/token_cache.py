@@ -41,8 +41,9 @@ def tokenize_once(model: Classifier, examples: Examples, cache: FeatureCache | N
     Every process has to call this. The main process of a machine fills its cache, the others wait for it.
     """
     texts = examples.texts
-    if cache is None or sum(map(len, texts)) < MIN_CHARACTERS:
-        return model.tokenize(texts)
+    is_plain = not model.reads_pairs and not model.task.is_per_token
+    if cache is None or not is_plain or sum(map(len, texts)) < MIN_CHARACTERS:
+        return model.tokenize(texts, examples.pairs)
     # This also leaves the tokenizer as tokenizing does, which is saved with the model.
     first = model.tokenize(texts[:1])
     key = token_key(model, examples)
@@ -83,7 +84,7 @@ def token_key(model: Classifier, examples: Examples) -> str:
 
 def tokenizer_bytes(model: Classifier) -> bytes:
     """Return all that the tokenizer is, as it is for `model.tokenize`: it also holds how it was used last."""
-    model.tokenize([""])
+    model.tokenize([""], [""] * model.reads_pairs)
     written: str = model.tokenizer.backend_tokenizer.to_str()
     return written.encode()
 

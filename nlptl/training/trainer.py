@@ -9,10 +9,10 @@ import numpy as np
 from nlptl.config import TrainingConfig
 from nlptl.data.sources import Examples
 from nlptl.errors import ConfigError
-from nlptl.evaluation.metrics import Scores, majority_scores, score_predictions
+from nlptl.evaluation.metrics import Scores
 from nlptl.evaluation.report import class_table, score_table
 from nlptl.model.classifier import Classifier
-from nlptl.tasks.single_label import probabilities
+from nlptl.tasks.regression import Regression
 from nlptl.training.cache import FeatureCache
 from nlptl.training.checkpoint import saved_steps
 from nlptl.training.closed_form import fit_head
@@ -63,7 +63,7 @@ class Trainer:
         self.accelerator = open_accelerator(config.mixed_precision)
         self.run = Run.open(output_dir, config) if isinstance(output_dir, str | Path) else output_dir
         self.cache = FeatureCache(gigabytes=config.cache_size) if config.cache else None
-        self.train_counts: np.ndarray | None = None
+        self.train_targets: np.ndarray | None = None
 
     @together()
     def fit(self, train: Examples, *, validation: Examples | None = None) -> None:
@@ -82,7 +82,9 @@ class Trainer:
         """
         plan, estimate, inputs, held_out, sha256 = self._prepare(train, validation)
         estimate.log()
-        self.train_counts = np.bincount(inputs.labels, minlength=len(self.model.labels))
+        self.train_targets = inputs.targets
+        if isinstance(self.model.task, Regression):  # learned with mean 0 and variance 1, whatever the scores are
+            self.model.rescale(self.model.task.from_examples(train))
         if self.run is not None:
             on_main(partial(check_disk, self.run.path, estimate.disk))
             derived = {"learning_rates": plan.learning_rates, "micro_batch_tokens": estimate.max_tokens}
@@ -103,6 +105,12 @@ class Trainer:
                     encoder_sha256=sha256,
                 )
                 loop.train(inputs, held_out)
+        if isinstance(self.model.task, Regression):
+            self.model.rescale(Regression(self.model.task.names))
+        if held_out is not None:
+            held_out = self._encoded(held_out)
+            task, logits = self.model.task, logits_of(self.model, held_out, self.accelerator)
+            self.model.task = task.tuned(held_out.targets, task.outputs(logits))
         if self.run is not None:
             self.run.write_model(self.model)
             if self.config.keep_adapter:
@@ -143,23 +151,20 @@ class Trainer:
         """
         self.model.to(self.accelerator.device)
         inputs = prepare_inputs(self.model, examples, self.run, cache=self.cache)
-        scores, baseline, shares = self._score(inputs)
-        logger.info("\n%s", score_table(scores, split=examples.split, baseline=baseline))
-        predicted = np.unique(shares.argmax(axis=1))
-        if len(predicted) == 1 < len(np.unique(inputs.labels)):
-            logger.warning(
-                "%s: every prediction is %r: the model has not learned to tell the classes apart; train for more steps "
-                "or at another --learning-rate, or pass --class-weights balanced",
-                examples.split,
-                self.model.labels.names[predicted[0]],
-            )
-        if 2 < len(self.model.labels) <= CLASSES_SHOWN:
+        scores, baseline, outputs = self._score(inputs)
+        task = self.model.task
+        table = score_table(scores, split=examples.split, baseline=baseline, baseline_name=task.baseline_name)
+        logger.info("\n%s", table)
+        if doubts := task.doubts(inputs.targets, outputs):
+            logger.warning("%s: %s", examples.split, doubts)
+        if scores.per_class and 2 < len(task.names) <= CLASSES_SHOWN:
             logger.info("\n%s", class_table(scores))
         if self.run is not None and examples.split == "test":
-            self.run.write_predictions(examples, shares, names=self.model.labels.names)
-            logger.info(
-                '\nThe run is in %s; try: nlptl predict %s --text "..."', self.run.path, self.run.path / "model"
+            self.run.write_predictions(
+                examples, task.columns(outputs, examples.texts, examples.texts, name="predicted")
             )
+            flags = '--text "..."' if not self.model.reads_pairs else "--input pairs.csv --pair-column COLUMN"
+            logger.info("\nThe run is in %s; try: nlptl predict %s %s", self.run.path, self.run.path / "model", flags)
         return scores
 
     def _prepare(
@@ -197,18 +202,22 @@ class Trainer:
         inputs = encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
         assert inputs.features is not None, "plan_training refuses closed-form heads over an encoder that trains"
         logger.info("fitting a %s head with scikit-learn", self.model.head.head)
-        fit_head(self.model, inputs.features, inputs.labels, class_weights=self.config.class_weights)
+        fit_head(self.model, inputs.features, inputs.targets, class_weights=self.config.class_weights)
+
+    def _encoded(self, inputs: Inputs) -> Inputs:
+        """Return `inputs` with what a frozen encoder gives, computed once."""
+        if inputs.features is not None or not self.model.encoder_is_frozen:
+            return inputs
+        sha256 = encoder_sha256(self.model)
+        return encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
 
     def _score(self, inputs: Inputs) -> tuple[Scores, Scores | None, np.ndarray]:
-        if self.model.encoder_is_frozen:
-            sha256 = encoder_sha256(self.model)
-            inputs = encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
-        shares = probabilities(logits_of(self.model, inputs, self.accelerator)).numpy()
-        names = self.model.labels.names
-        scores = score_predictions(inputs.labels, shares, names=names, seed=self.seed)
+        inputs, task = self._encoded(inputs), self.model.task
+        outputs = task.outputs(logits_of(self.model, inputs, self.accelerator))
+        scores = task.score(inputs.targets, outputs, seed=self.seed)
         baseline = None
-        if self.train_counts is not None:
-            baseline = majority_scores(inputs.labels, train_counts=self.train_counts, names=names, seed=self.seed)
+        if self.train_targets is not None:
+            baseline = task.baseline(inputs.targets, train_targets=self.train_targets, seed=self.seed)
         if self.run is not None:
-            self.run.write_scores(inputs.examples.split, scores, baseline)
-        return scores, baseline, shares
+            self.run.write_scores(inputs.examples.split, scores, baseline, baseline_name=task.baseline_name)
+        return scores, baseline, outputs

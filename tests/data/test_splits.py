@@ -250,7 +250,7 @@ def test_groups_of_shards(tmp_path):
     ("column", "message"),
     [
         ("Author", "group column 'Author' in .*found columns 'text', 'label', 'author'. Did you mean 'author'"),
-        ("label", "a column of its own for groups in .*found 'label', which holds the texts or the labels"),
+        ("label", "a column of its own for each group in .*found 'label', which holds the texts or the labels"),
         ("author", "a group for every text in column 'author' of .*found none in row 3. Fill it in"),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nlptl import ConfigError, Examples, ResourceError, TrainingConfig, UntrustedFileError
+from nlptl import ConfigError, Examples, ResourceError, SingleLabel, TrainingConfig, UntrustedFileError
 from nlptl.config import HeadConfig, load_config
 from nlptl.training import run as runs
 from nlptl.training.run import Run, sha256_of
@@ -184,7 +184,8 @@ def test_model_that_cannot_be_written(tmp_path, build_model):
 def test_predictions_and_truncation(tmp_path):
     run = Run.open(tmp_path / "run", Config())
     examples = Examples(["x", "y"], ["no", "yes"], [2, 7])
-    run.write_predictions(examples, np.array([[0.25, 0.75], [0.5, 0.5]]), names=("no", "yes"))
+    outputs, texts = np.array([[0.25, 0.75], [0.5, 0.5]]), examples.texts
+    run.write_predictions(examples, SingleLabel(("no", "yes")).columns(outputs, texts, texts, name="predicted"))
     assert (tmp_path / "run/predictions.csv").read_text().splitlines() == [
         "row,label,predicted,probability,probability_no,probability_yes",
         "2,no,yes,0.75,0.25,0.75",

@@ -1,0 +1,47 @@
+"""The kinds of tasks by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nlptl.config import TaskKind
+from nlptl.data.splits import Splits
+from nlptl.errors import ConfigError
+from nlptl.tasks.multi_label import MultiLabel
+from nlptl.tasks.ordinal import Ordinal
+from nlptl.tasks.regression import Regression
+from nlptl.tasks.single_label import SingleLabel
+from nlptl.tasks.task import Task
+from nlptl.tasks.tokens import TokenLabels
+
+KINDS: dict[str, type[Task]] = {cls.kind: cls for cls in (SingleLabel, Ordinal, MultiLabel, Regression, TokenLabels)}
+
+
+def make_task(splits: Splits, *, label_order: tuple[str, ...] = ()) -> Task:
+    """Return the task that a data set poses: its kind, its labels, and what is known of its scores from train.
+
+    Args:
+        splits: What `load_splits` has returned.
+        label_order: The labels of an ordinal task from the lowest to the highest. Empty: they are numbers.
+
+    Raises:
+        ConfigError: If an order is given where it has no meaning, or is missing.
+        DataError: If train does not have what the kind of task needs.
+    """
+    if splits.task == "ordinal":
+        return Ordinal.from_examples(splits.train, order=label_order)
+    if label_order:
+        raise ConfigError(
+            f"Expected --label-order only with the task ordinal, found {splits.task}. Leave it out, or pass --task "
+            "ordinal."
+        )
+    return KINDS[splits.task].from_examples(splits.train)
+
+
+def saved_task(kind: TaskKind, names: tuple[str, ...], values: Mapping[str, Any]) -> Task:
+    """Return the task that was saved with a model.
+
+    Raises:
+        KeyError: If there is no such kind, or a value is missing.
+        ValueError: If a value is damaged.
+    """
+    return KINDS[kind].from_card(names, values)

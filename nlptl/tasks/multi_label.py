@@ -1,0 +1,168 @@
+"""Each text has any number of labels: a probability for each, and a threshold from which on it is predicted."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+
+from nlptl.config import BinaryLoss, TaskKind, TrainingConfig
+from nlptl.data.sources import Examples
+from nlptl.data.targets import label_sets
+from nlptl.data.tokens import Tokens
+from nlptl.evaluation.metrics import Scores
+from nlptl.evaluation.multi_label import frequent_label_scores, point_scores, score_label_sets, tune_thresholds
+from nlptl.labels import Labels
+from nlptl.tasks.losses import binary_losses
+from nlptl.tasks.task import Objective, Task
+
+
+@dataclass(frozen=True)
+class LabelsPrediction:
+    """The labels of a text whose probability reaches their threshold, and the probability of every label by name."""
+
+    labels: tuple[str, ...]
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class MultiLabel(Task):
+    """Any number of labels for each text."""
+
+    thresholds: tuple[float, ...] = ()
+    """From which probability on each label is predicted; empty: from 0.5."""
+
+    kind: ClassVar[TaskKind] = "multi_label"
+    problem_type: ClassVar[str | None] = "multi_label_classification"
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("average_precision", "micro_f1", "macro_f1", "samples_f1", "subset_accuracy", "hamming_loss", "log_loss"),
+    )
+    baseline_name: ClassVar[str] = "most frequent label"
+    settings: ClassVar[tuple[str, ...]] = ("class_weights", "loss")
+
+    def __post_init__(self) -> None:
+        Labels(self.names)
+        if self.thresholds and len(self.thresholds) != len(self.names):
+            raise ValueError(f"{len(self.thresholds)} thresholds for {len(self.names)} labels")
+
+    @classmethod
+    def from_examples(cls, train: Examples) -> Self:
+        """Return the task with the labels that occur in `train`.
+
+        Raises:
+            DataError: If fewer than two do.
+        """
+        sets = label_sets(train.labels, cls.kind)
+        return cls(Labels.from_names(label for labels in sets for label in labels).names)
+
+    def targets(self, examples: Examples) -> np.ndarray:
+        """Return 1 for each label that a text has, else 0: int64 [examples, labels].
+
+        Raises:
+            DataError: If a label is unknown.
+        """
+        sets = label_sets(examples.labels, self.kind)
+        targets = np.zeros((len(sets), len(self.names)), dtype=np.int64)
+        rows = np.repeat(np.arange(len(sets)), [len(labels) for labels in sets])
+        targets[rows, self.labels.ids([label for labels in sets for label in labels])] = 1
+        return targets
+
+    def objective(
+        self, config: TrainingConfig, targets: np.ndarray, tokens: Tokens, *, binary_loss: BinaryLoss
+    ) -> Objective:
+        """Return the mean over labels of the binary cross-entropy, of the focal or of the asymmetric loss."""
+        weights = _label_weights(config, targets)
+        gammas = {"cross_entropy": (0.0, 0.0, 0.0), "focal": (config.focal_gamma, config.focal_gamma, 0.0)}
+        # Ridnik et al. 2021, section 3.1: gamma- 4, gamma+ 0 and a margin of 0.05.
+        positive, negative, clip = gammas.get(config.loss, (0.0, 4.0, 0.05))
+
+        def losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return binary_losses(
+                logits,
+                labels.to(logits.dtype),
+                gamma_positive=positive,
+                gamma_negative=negative,
+                clip=clip,
+                label_weights=None if weights is None else torch.from_numpy(weights).to(logits),
+            )
+
+        return Objective(losses)
+
+    def outputs(self, logits: torch.Tensor) -> np.ndarray:
+        """Return the probability of each label, float64 [texts, labels]."""
+        shares: np.ndarray = logits.double().sigmoid().numpy()
+        return shares
+
+    def tuned(self, targets: np.ndarray, outputs: np.ndarray) -> Self:
+        """Return the task with the threshold of each label that gives the best F1."""
+        return replace(self, thresholds=tuple(tune_thresholds(targets, outputs).tolist()))
+
+    def point_scores(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+        """Return F1 in three averages, average precision and others."""
+        return point_scores(targets, outputs, thresholds=self._thresholds())
+
+    def score(self, targets: np.ndarray, outputs: np.ndarray, *, seed: int) -> Scores:
+        """Return the scores with intervals, and those of each label."""
+        return score_label_sets(targets, outputs, thresholds=self._thresholds(), names=self.names, seed=seed)
+
+    def baseline(self, targets: np.ndarray, *, train_targets: np.ndarray, seed: int) -> Scores:
+        """Return the scores of the most frequent label of train."""
+        return frequent_label_scores(targets, train_shares=train_targets.mean(axis=0), names=self.names, seed=seed)
+
+    def columns(self, outputs: np.ndarray, read: Sequence[str], texts: Sequence[str], *, name: str) -> dict[str, Any]:
+        """Return the labels, and the probability of each label."""
+        return {
+            name if name == "predicted" else "labels": self._chosen(outputs),
+            **{f"probability_{label}": outputs[:, i] for i, label in enumerate(self.names)},
+        }
+
+    def predictions(self, outputs: np.ndarray, read: Sequence[str], texts: Sequence[str]) -> list[LabelsPrediction]:
+        """Return the labels of each text, with the probabilities of all."""
+        return [
+            LabelsPrediction(tuple(labels), dict(zip(self.names, row, strict=True)))
+            for labels, row in zip(self._chosen(outputs), outputs.tolist(), strict=True)
+        ]
+
+    def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
+        """Say so, if every text gets the same labels while the targets are not the same."""
+        chosen = outputs >= self._thresholds()
+        if (chosen == chosen[:1]).all() and (targets != targets[:1]).any():
+            labels = ", ".join(map(repr, self._chosen(outputs)[0])) or "no label"
+            return (
+                f"every text gets {labels}: the model has not learned to tell the labels apart; train for more steps "
+                "or at another --learning-rate"
+            )
+        return None
+
+    def card(self) -> dict[str, Any]:
+        """Return the thresholds."""
+        return {"thresholds": self._thresholds().tolist()}
+
+    @classmethod
+    def from_card(cls, names: tuple[str, ...], values: Mapping[str, Any]) -> Self:
+        """Return the task with the thresholds that were saved.
+
+        Raises:
+            ValueError: If they are no numbers from 0 to 1.
+        """
+        thresholds = tuple(map(float, values["thresholds"]))
+        if not all(0 <= each <= 1 and math.isfinite(each) for each in thresholds):
+            raise ValueError(f"thresholds {thresholds}")
+        return cls(names, thresholds)
+
+    def _thresholds(self) -> np.ndarray:
+        return np.array(self.thresholds or [0.5] * len(self.names))
+
+    def _chosen(self, outputs: np.ndarray) -> list[list[str]]:
+        is_chosen = outputs >= self._thresholds()
+        return [[self.names[i] for i in np.flatnonzero(row)] for row in is_chosen]
+
+
+def _label_weights(config: TrainingConfig, targets: np.ndarray) -> np.ndarray | None:
+    """Return what the loss of each label is multiplied by; "balanced": its share is as if all were equally frequent."""
+    if config.class_weights != "balanced":
+        return None if config.class_weights is None else np.array(config.class_weights)
+    counts = np.maximum(targets.sum(axis=0), 1)
+    return np.asarray(counts.sum() / (len(counts) * counts))

@@ -1,0 +1,80 @@
+"""Each text has one label out of several in an order, such as stars: conditional ordinal regression (CORN).
+
+A head with a unit z_k for each step between two labels models P(y > k | y > k - 1) = sigmoid(z_k) (Shi, Cao and Raschka
+2021, arXiv:2111.08851). The network gives the logarithms of the probabilities of all labels that follow from them, so
+that softmax over its logits are these probabilities, in pipelines too.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+
+from nlptl.config import BinaryLoss, TaskKind, TrainingConfig
+from nlptl.data.sources import Examples
+from nlptl.data.tokens import Tokens
+from nlptl.errors import ConfigError
+from nlptl.evaluation.metrics import Scores
+from nlptl.evaluation.ordinal import median_class, median_class_scores, point_scores, score_ranks
+from nlptl.labels import Labels
+from nlptl.tasks.losses import num_conditions
+from nlptl.tasks.single_label import SingleLabel
+from nlptl.tasks.task import Objective
+
+
+@dataclass(frozen=True)
+class Ordinal(SingleLabel):
+    """One label for each text; `names` are in their order, from the lowest to the highest."""
+
+    kind: ClassVar[TaskKind] = "ordinal"
+    metrics: ClassVar[tuple[str, ...]] = ("quadratic_kappa", "mae", "accuracy", "macro_f1", "log_loss")
+    baseline_name: ClassVar[str] = "median baseline"
+    settings: ClassVar[tuple[str, ...]] = ("sampling",)
+
+    @classmethod
+    def from_examples(cls, train: Examples, *, order: tuple[str, ...] = ()) -> Self:
+        """Return the task with the labels that occur in `train`: numbers, or in the given order.
+
+        Raises:
+            ConfigError: If the labels are no numbers, and their order is not given.
+            DataError: If there are fewer than two.
+        """
+        if order:
+            return cls(tuple(order))
+        try:
+            return cls(tuple(sorted(set(train.labels), key=float)))
+        except ValueError:
+            names = Labels.from_names(train.labels).names
+            raise ConfigError(
+                f"Expected labels in an order: numbers, or --label-order, found {', '.join(names[:10])}. Pass them as "
+                "--label-order, from the lowest to the highest (Ordinal((...)) in Python)."
+            ) from None
+
+    def objective(
+        self, config: TrainingConfig, targets: np.ndarray, tokens: Tokens, *, binary_loss: BinaryLoss
+    ) -> Objective:
+        """Return the loss of CORN: each example weighs as many as the conditions that it takes part in."""
+
+        def losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return -logits.gather(1, labels[:, None])[:, 0]
+
+        counts = num_conditions(torch.from_numpy(targets), len(self.names))
+        return Objective(losses, counts.double().numpy())
+
+    def chosen(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the median of the distribution of each text, as CORN does."""
+        return median_class(outputs)
+
+    def point_scores(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+        """Return quadratic kappa, mean absolute error and others."""
+        return point_scores(targets, outputs)
+
+    def score(self, targets: np.ndarray, outputs: np.ndarray, *, seed: int) -> Scores:
+        """Return the scores with intervals, and those of each label."""
+        return score_ranks(targets, outputs, names=self.names, seed=seed)
+
+    def baseline(self, targets: np.ndarray, *, train_targets: np.ndarray, seed: int) -> Scores:
+        """Return the scores of the median label of train."""
+        counts = np.bincount(train_targets, minlength=len(self.names))
+        return median_class_scores(targets, train_counts=counts, names=self.names, seed=seed)

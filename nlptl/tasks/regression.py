@@ -1,0 +1,143 @@
+"""Each text has a score, or several: squared error, of scores that have mean 0 and variance 1 while they are learned.
+
+After training the scale goes into the last layer, so that logits are scores, in stock transformers too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from nlptl.config import BinaryLoss, TaskKind, TrainingConfig
+from nlptl.data.sources import Examples
+from nlptl.data.targets import numbers
+from nlptl.data.tokens import Tokens
+from nlptl.errors import DataError
+from nlptl.evaluation.metrics import Scores
+from nlptl.evaluation.regression import mean_scores, point_scores, score_values
+from nlptl.labels import Labels
+from nlptl.tasks.task import Objective, Task
+
+
+@dataclass(frozen=True)
+class ScorePrediction:
+    """The scores of a text by name; `score` is the first one."""
+
+    score: float
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Regression(Task):
+    """A score for each text, or several; a score is its logit times `scales` plus `means`."""
+
+    means: tuple[float, ...] = ()
+    scales: tuple[float, ...] = ()
+
+    kind: ClassVar[TaskKind] = "regression"
+    problem_type: ClassVar[str | None] = "regression"
+    metrics: ClassVar[tuple[str, ...]] = ("spearman", "pearson", "rmse", "mae", "r2")
+    baseline_name: ClassVar[str] = "mean baseline"
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise DataError("Expected the name of a score or of several, found none. Pass Regression(('score',)).")
+
+    @classmethod
+    def from_examples(cls, train: Examples) -> Self:
+        """Return the task with the scores in `train`, and their means and standard deviations.
+
+        Raises:
+            DataError: If a score is the same for all texts.
+        """
+        names = tuple(numbers(train.labels[0])) if train.labels else ("score",)
+        targets = cls(names).targets(train)
+        scales = targets.std(axis=0)
+        if not (scales > 0).all():
+            name = names[int(np.argmin(scales))]
+            raise DataError(
+                f"Expected scores in {train.source} that differ, found {name!r} to be {targets[0].min():g} throughout. "
+                "Pass another --label-column."
+            )
+        return cls(names, tuple(targets.mean(axis=0).tolist()), tuple(scales.tolist()))
+
+    @property
+    def labels(self) -> Labels:
+        """Refuse, since scores are no labels.
+
+        Raises:
+            DataError: Always.
+        """
+        raise DataError("Expected labels, found a regression, which has scores. Use task.names.")
+
+    def targets(self, examples: Examples) -> np.ndarray:
+        """Return the scores, float64 [examples, scores].
+
+        Raises:
+            DataError: If others are given than those of the task.
+        """
+        rows = [numbers(target) for target in examples.labels]
+        wrong = next((row for row in rows if tuple(row) != self.names), None)
+        if wrong is not None:
+            raise DataError(
+                f"Expected the scores {', '.join(self.names)} in {examples.source}, found {', '.join(wrong)}. Pass the "
+                "same --label-columns as in training."
+            )
+        return np.array([list(row.values()) for row in rows], dtype=np.float64)
+
+    def objective(
+        self, config: TrainingConfig, targets: np.ndarray, tokens: Tokens, *, binary_loss: BinaryLoss
+    ) -> Objective:
+        """Return the squared error in units of the standard deviation, the mean over scores."""
+        means, scales = (torch.from_numpy(each) for each in self.scaling())
+
+        def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            wanted = (targets - means.to(targets.device)) / scales.to(targets.device)
+            return F.mse_loss(logits, wanted.to(logits.dtype), reduction="none").mean(dim=1)
+
+        return Objective(losses)
+
+    def outputs(self, logits: torch.Tensor) -> np.ndarray:
+        """Return the scores, float64 [texts, scores]."""
+        means, scales = self.scaling()
+        return np.asarray(logits.double().numpy() * scales + means)
+
+    def point_scores(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+        """Return correlations and errors."""
+        return point_scores(targets, outputs)
+
+    def score(self, targets: np.ndarray, outputs: np.ndarray, *, seed: int) -> Scores:
+        """Return correlations and errors with intervals."""
+        return score_values(targets, outputs, names=self.names, seed=seed)
+
+    def baseline(self, targets: np.ndarray, *, train_targets: np.ndarray, seed: int) -> Scores:
+        """Return the scores of the mean of train."""
+        return mean_scores(targets, train_mean=train_targets.mean(axis=0), names=self.names, seed=seed)
+
+    def columns(self, outputs: np.ndarray, read: Sequence[str], texts: Sequence[str], *, name: str) -> dict[str, Any]:
+        """Return a column for each score."""
+        if len(self.names) == 1:
+            return {name if name == "predicted" else self.names[0]: outputs[:, 0]}
+        prefix = "predicted_" if name == "predicted" else ""
+        return {f"{prefix}{each}": outputs[:, i] for i, each in enumerate(self.names)}
+
+    def predictions(self, outputs: np.ndarray, read: Sequence[str], texts: Sequence[str]) -> list[ScorePrediction]:
+        """Return the scores of each text."""
+        return [ScorePrediction(row[0], dict(zip(self.names, row, strict=True))) for row in outputs.tolist()]
+
+    def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
+        """Say so, if the scores of all texts are nearly the same while the targets are not."""
+        if (outputs.std(axis=0) < 0.01 * targets.std(axis=0)).any():
+            return (
+                "all scores are nearly the same: the model has not learned to tell the texts apart; train for more "
+                "steps or at another --learning-rate"
+            )
+        return None
+
+    def scaling(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return what is added to the logits and what they are multiplied by before, float64 [scores] each."""
+        count = len(self.names)
+        return np.array(self.means or [0.0] * count), np.array(self.scales or [1.0] * count)

@@ -1,0 +1,206 @@
+"""Each word of a text has a tag, and tags of the form B-type and I-type make up spans (IOB2).
+
+A word is what stands between blanks in a text of the training data. The first of its tokens decides on its tag, as in
+Devlin et al. (2019, arXiv:1810.04805, section 5.3); words beyond max_length are read by nobody and get O.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from nlptl.config import BinaryLoss, TaskKind, TrainingConfig
+from nlptl.data.sources import Examples
+from nlptl.data.targets import label_sets
+from nlptl.data.tokens import Tokens
+from nlptl.errors import DataError
+from nlptl.evaluation.metrics import Scores
+from nlptl.evaluation.spans import find_spans, point_scores, score_spans
+from nlptl.tasks.single_label import weights_of_classes
+from nlptl.tasks.task import Objective, Task
+
+IGNORED = -100
+"""Label id of tokens that have no tag of their own, as in transformers."""
+UNREAD = -30.0
+"""Logit of all tags but O for a word that was not read."""
+
+_WORD = re.compile(r"[@#]?\w(?:[\w'\u2019.:/-]*\w)?|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A named part of a text: text[start:end] in characters, its type, and the mean probability of its tags."""
+
+    label: str
+    start: int
+    end: int
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class TokenLabels(Task):
+    """A tag for each word; `names` are O and for each type of span B-type and I-type."""
+
+    kind: ClassVar[TaskKind] = "tokens"
+    problem_type: ClassVar[str | None] = None
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("span_f1", "span_precision", "span_recall", "macro_f1", "token_accuracy", "log_loss"),
+    )
+    baseline_name: ClassVar[str] = "no spans"
+    settings: ClassVar[tuple[str, ...]] = ("class_weights", "label_smoothing")
+
+    @classmethod
+    def from_examples(cls, train: Examples) -> Self:
+        """Return the task with the types of spans that occur in `train`.
+
+        Raises:
+            DataError: If a tag is neither O nor B-type or I-type, or if there are no spans.
+        """
+        types = set()
+        for tag in sorted({tag for tags in label_sets(train.labels, cls.kind) for tag in tags} - {"O"}):
+            prefix, _, name = tag.partition("-")
+            if prefix not in ("B", "I") or not name:
+                raise DataError(
+                    f"Expected tags O, B-type and I-type (IOB2) in {train.source}, found {tag!r}. Convert the tags."
+                )
+            types.add(name)
+        if not types:
+            raise DataError(f"Expected tags of spans in {train.source}, found O alone. Pass another --label-column.")
+        return cls(("O", *(f"{prefix}-{name}" for name in sorted(types) for prefix in ("B", "I"))))
+
+    def targets(self, examples: Examples) -> np.ndarray:
+        """Return the ids of the tags of each text, an array of arrays: object [examples] of int64 [words].
+
+        Raises:
+            DataError: If a tag is unknown.
+        """
+        targets = np.empty(len(examples.labels), dtype=object)
+        for i, tags in enumerate(examples.labels):
+            targets[i] = self.labels.ids(tags.split(" "))
+        return targets
+
+    def batch_targets(self, targets: np.ndarray, tokens: Tokens, indices: np.ndarray) -> torch.Tensor:
+        """Return the tag of the first token of each word, and for all other tokens `IGNORED`: [texts, tokens]."""
+        batch = np.full((len(indices), int(tokens.lengths[indices].max())), IGNORED, dtype=np.int64)
+        for row, i in enumerate(indices):
+            words = tokens.words_of(int(i))
+            batch[row, np.flatnonzero(words >= 0)] = targets[i][words[words >= 0]]
+        return torch.from_numpy(batch)
+
+    def objective(
+        self, config: TrainingConfig, targets: np.ndarray, tokens: Tokens, *, binary_loss: BinaryLoss
+    ) -> Objective:
+        """Return the cross-entropy summed over the words of a text, which weighs as many as it has."""
+        read = [targets[i][words[words >= 0]] for i, words in enumerate(map(tokens.words_of, range(len(tokens))))]
+        class_weights = weights_of_classes(config.class_weights, np.concatenate(read), num_labels=len(self.names))
+
+        def losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            weights = None if class_weights is None else torch.from_numpy(class_weights).to(logits)
+            by_token = F.cross_entropy(
+                logits.transpose(1, 2),
+                labels,
+                weight=weights,
+                ignore_index=IGNORED,
+                reduction="none",
+                label_smoothing=config.label_smoothing,
+            )
+            return by_token.sum(dim=1)
+
+        of_word = np.ones(len(self.names)) if class_weights is None else class_weights
+        return Objective(losses, np.array([of_word[tags].sum() for tags in read]))
+
+    def by_word(self, logits: torch.Tensor, tokens: Tokens, texts: Sequence[str]) -> torch.Tensor:
+        """Return the logits of all words of all texts [words, tags] from those of all tokens [tokens, tags]."""
+        assert tokens.words is not None
+        num_words = np.array([text.count(" ") + 1 for text in texts])
+        unread = torch.full((len(self.names),), UNREAD, dtype=logits.dtype)
+        unread[0] = 0.0
+        result = unread.repeat(int(num_words.sum()), 1)
+        first = np.repeat(np.cumsum(num_words) - num_words, tokens.lengths)
+        is_first = tokens.words >= 0
+        result[torch.from_numpy((first + tokens.words)[is_first])] = logits[torch.from_numpy(is_first)]
+        return result
+
+    def outputs(self, logits: torch.Tensor) -> np.ndarray:
+        """Return the probability of each tag for each word, one text after the other: float64 [words, tags]."""
+        shares: np.ndarray = logits.double().softmax(dim=-1).numpy()
+        return shares
+
+    def point_scores(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+        """Return F1, precision and recall of spans, and others."""
+        true, predicted = self._tags(targets), self._predicted(outputs, [len(ids) for ids in targets])
+        of_true = outputs[np.arange(len(outputs)), np.concatenate(targets)]
+        log_loss = -np.log(np.maximum(of_true, np.finfo(np.float64).eps)).mean()
+        return {**point_scores(true, predicted), "log_loss": float(log_loss)}
+
+    def score(self, targets: np.ndarray, outputs: np.ndarray, *, seed: int) -> Scores:
+        """Return the scores of spans with intervals, and those of each type."""
+        return score_spans(self._tags(targets), self._predicted(outputs, [len(ids) for ids in targets]), seed=seed)
+
+    def baseline(self, targets: np.ndarray, *, train_targets: np.ndarray, seed: int) -> Scores:
+        """Return the scores of finding no span."""
+        return score_spans(self._tags(targets), [["O"] * len(ids) for ids in targets], seed=seed)
+
+    def readable(self, texts: Sequence[str]) -> list[str]:
+        """Return texts as words with a blank between two of them, punctuation apart, as training data has them."""
+        return [" ".join(_WORD.findall(text)) for text in texts]
+
+    def columns(self, outputs: np.ndarray, read: Sequence[str], texts: Sequence[str], *, name: str) -> dict[str, Any]:
+        """Return the tags of the words, or for new texts the spans in them."""
+        if name == "predicted":
+            return {name: [" ".join(tags) for tags in self._predicted(outputs, _num_words(read))]}
+        return {"spans": [[asdict(span) for span in spans] for spans in self.predictions(outputs, read, texts)]}
+
+    def predictions(self, outputs: np.ndarray, read: Sequence[str], texts: Sequence[str]) -> list[list[Span]]:
+        """Return the spans in each text."""
+        num_words = _num_words(read)
+        largest = np.split(outputs.max(axis=1), np.cumsum(num_words)[:-1])
+        return [
+            _spans(tags, probabilities, words.split(" "), text)
+            for tags, probabilities, words, text in zip(
+                self._predicted(outputs, num_words), largest, read, texts, strict=True
+            )
+        ]
+
+    def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
+        """Say so, if no span is found."""
+        if (outputs.argmax(axis=1) == 0).all():
+            return "no span is found: train for more steps or at another --learning-rate, or pass --freeze nothing"
+        return None
+
+    def _tags(self, targets: np.ndarray) -> list[list[str]]:
+        return [[self.names[i] for i in ids] for ids in targets]
+
+    def _predicted(self, outputs: np.ndarray, num_words: Sequence[int]) -> list[list[str]]:
+        """Return the most probable tags; an I- tag that goes on with nothing of its type begins a span."""
+        ids = np.split(outputs.argmax(axis=1), np.cumsum(num_words)[:-1])
+        found = []
+        for each in ids:
+            tags: list[str] = []
+            for tag in (self.names[i] for i in each):
+                begins = tag.startswith("I-") and (not tags or tags[-1][2:] != tag[2:])
+                tags.append(f"B-{tag[2:]}" if begins else tag)
+            found.append(tags)
+        return found
+
+
+def _num_words(texts: Sequence[str]) -> list[int]:
+    return [text.count(" ") + 1 for text in texts]
+
+
+def _spans(tags: Sequence[str], probabilities: np.ndarray, words: Sequence[str], text: str) -> list[Span]:
+    starts, end = [], 0
+    for word in words:
+        start = text.index(word, end)
+        starts.append(start)
+        end = start + len(word)
+    spans = []
+    for label, first, last in find_spans(tags):
+        start, end = starts[first], starts[last - 1] + len(words[last - 1])
+        spans.append(Span(label, start, end, text[start:end], float(probabilities[first:last].mean())))
+    return spans
