@@ -70,7 +70,7 @@ class Head(nn.Module):
         self.dense = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
         self.activation = ACT2FN[config.activation]
         self.dropout = nn.Dropout(config.dropout)
-        self.is_ordinal = config.ordinal
+        self.is_ordinal, self.has_one_logit = config.ordinal, config.one_logit
         self.output = nn.Linear(widths[-1], 1 if config.one_logit else int(config.num_labels or 0) - config.ordinal)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -82,7 +82,7 @@ class Head(nn.Module):
         logits = self.output(self.dropout(features))
         if self.is_ordinal:
             return conditional_log_probabilities(logits)
-        return F.pad(logits, (1, 0)) if logits.shape[1] == 1 else logits
+        return F.pad(logits, (1, 0)) if self.has_one_logit else logits
 
 
 class HeadedClassifier(PreTrainedModel):

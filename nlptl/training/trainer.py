@@ -28,7 +28,7 @@ from nlptl.training.sharding import check_sharding, sharded
 
 logger = logging.getLogger(__name__)
 
-CLASSES_SHOWN = 20
+CLASSES_SHOWN = 30
 
 
 class Trainer:
