@@ -6,6 +6,7 @@ another label for another aspect.
 Usage:
     python recipes/aspect_sentiment.py --dataset restaurants.csv         # columns text, aspect, label
     python recipes/aspect_sentiment.py --dataset tweets.jsonl --pair-column target --label-column polarity
+    python recipes/aspect_sentiment.py --dataset restaurants.csv --class-weights balanced
     nlptl predict runs/aspect_sentiment/model --input new.csv --pair-column aspect
 """
 

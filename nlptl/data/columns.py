@@ -129,7 +129,7 @@ def check_column(
         DataError: If that is so.
     """
     if column not in names:
-        near = _near(names, column)
+        near = _near([name for name in names if name not in taken], column)
         raise DataError(
             f"Expected {role} column {column!r} in {source}, found {_list_names(names)}. "
             f"{f'Did you mean {near!r}? ' if near else ''}Pass another {flag}, or leave it out."

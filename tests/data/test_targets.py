@@ -1,0 +1,199 @@
+"""Targets of every kind, in every form that files have them in, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from nlptl import ConfigError, DataError, load_splits
+from nlptl.data.sources import Examples, read_file
+from nlptl.data.targets import label_sets, numbers, strata
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    """Return a function that writes rows, as JSON lines, Parquet or CSV, and returns the file."""
+
+    def write(rows: list[dict], suffix: str = ".jsonl") -> Path:
+        path = tmp_path / f"data{suffix}"
+        if suffix == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        elif suffix == ".csv":
+            lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+            cells = [[str(cell).replace('"', '""') for cell in line] for line in lines]
+            path.write_text("".join(",".join(f'"{cell}"' for cell in line) + "\n" for line in cells))
+        else:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return write
+
+
+SETS = [["joy", "love"], [], ["rage"]]
+CANONICAL = ['["joy", "love"]', "[]", '["rage"]']
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_lists_of_labels(suffix, write):
+    path = write([{"text": "a", "labels": labels[::-1]} for labels in SETS], suffix)
+    assert read_file(path, task="multi_label").labels == CANONICAL
+
+
+def test_lists_of_labels_in_a_csv(write):
+    path = write([{"text": "a", "labels": json.dumps(labels)} for labels in SETS], ".csv")
+    assert read_file(path, task="multi_label").labels == CANONICAL
+
+
+def test_labels_with_a_separator(write):
+    path = write([{"text": "a", "labels": labels} for labels in ("love; joy;", "", "rage")], ".csv")
+    assert read_file(path, task="multi_label", label_separator=";").labels == CANONICAL
+
+
+@pytest.mark.parametrize("flags", [("1", "0"), ("true", "False"), ("1.0", "0.0"), (1, 0), (True, False)])
+def test_a_column_for_each_label(flags, write):
+    yes, no = flags
+    rows = [
+        {"text": "a", "joy": yes, "love": yes, "rage": no, "id": "7"},
+        {"text": "b", "joy": no, "love": no, "rage": no, "id": "8"},
+        {"text": "c", "joy": no, "love": no, "rage": yes, "id": "9"},
+    ]
+    path = write(rows, ".jsonl" if isinstance(yes, int) else ".csv")
+    columns = ("joy", "love", "rage")
+    assert read_file(path, task="multi_label", label_columns=columns).labels == CANONICAL
+
+
+@pytest.mark.parametrize(
+    ("value", "columns", "message"),
+    [
+        ("joy", {}, r"Expected a list of labels for each text in column 'labels' .*found 'joy' \(row 2\).*--label-sep"),
+        ("[1.5]", {}, r"Expected a list of labels .*found '\[1.5\]'"),
+        ('["joy"', {}, r"Expected a list of labels .*row 2"),
+        ('[""]', {}, r"Expected a list of labels .*row 2"),
+        ("maybe", {"label_columns": ("labels", "more")}, r"Expected 0 or 1 .*found 'maybe' in 'labels' \(row 2\)"),
+    ],
+)
+def test_no_labels(value, columns, message, write):
+    path = write([{"text": "a", "labels": value, "more": "1"}], ".csv")
+    with pytest.raises(DataError, match=message):
+        read_file(path, task="multi_label", **columns)
+
+
+@pytest.mark.parametrize(("value", "score"), [("3", 3.0), (" -2.5 ", -2.5), ("1e3", 1000.0), (4, 4.0), (0.1, 0.1)])
+def test_scores(value, score, write):
+    path = write([{"text": "a", "stars": value}], ".csv" if isinstance(value, str) else ".jsonl")
+    (target,) = read_file(path, task="regression").labels
+    assert numbers(target) == {"score": score}
+
+
+def test_several_scores(write):
+    path = write([{"text": "a", "content": 1, "style": 2.25}])
+    (target,) = read_file(path, task="regression", label_columns=("style", "content")).labels
+    assert numbers(target) == {"style": 2.25, "content": 1.0}
+    assert list(numbers(target)) == ["style", "content"]
+
+
+@pytest.mark.parametrize("value", ["", "high", "nan", "inf", "1,5", None, True])
+def test_no_scores(value, write):
+    path = write([{"text": "a", "score": 1.0}, {"text": "a", "score": value}])
+    with pytest.raises(DataError, match=r"Expected a number in column 'score' .*\(row 2\). Correct or delete"):
+        read_file(path, task="regression")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+def test_words_with_tags(suffix, write):
+    rows = [{"tokens": ["In", "New  York", ""], "tags": ["O", "B-place", "O"]}]
+    rows = [{key: json.dumps(value) for key, value in row.items()} for row in rows] if suffix == ".csv" else rows
+    examples = read_file(write(rows, suffix), task="tokens")
+    assert list(examples.texts) == ["In New\u00a0York "]
+    assert examples.labels == ["O B-place O"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"tokens": ["a", "b"], "tags": ["O"]}, r"Expected a tag for each word .*found 2 words and 1 tags \(row 1\)"),
+        ({"tokens": "a b", "tags": ["O", "O"]}, r"Expected a list of words .*found 'a b' \(row 1\).*--text-column"),
+        ({"tokens": [], "tags": []}, r"Expected a list of words for each text .*found \[\] \(row 1\)"),
+        ({"tokens": ["a"], "tags": "O"}, r"Expected a list of tags .*found 'O' \(row 1\)"),
+        ({"tokens": ["a"], "tags": ["B person"]}, r"Expected a list of tags .*found \['B person'\]"),
+        ({"words": ["a"], "pos": ["O"]}, r"Expected a label column \(tags, ner_tags, labels\) .*--label-column"),
+    ],
+)
+def test_no_words_with_tags(row, message, write):
+    with pytest.raises(DataError, match=message):
+        read_file(write([row]), task="tokens")
+
+
+def test_pairs(write):
+    path = write([{"text": "a", "text2": "b", "label": "yes"}, {"text": "c", "text2": "", "label": "no"}])
+    examples = read_file(path, pair_column="text2")
+    assert (list(examples.pairs), examples.labels) == (["b", ""], ["yes", "no"])
+    assert list(examples.select(np.array([1])).pairs) == [""]
+    for columns, message in (
+        ({"pair_column": "text3"}, "Expected second text column 'text3' .*Did you mean 'text2'.*--pair-column"),
+        ({"pair_column": "text"}, "a column of its own for each second text"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_file(path, **columns)
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "message"),
+    [
+        (
+            "single_label",
+            {"label_columns": ("a", "b")},
+            "--label-columns only with the tasks multi_label and regr",
+        ),
+        ("multi_label", {"label_columns": ("a",), "label_column": "b"}, "in place of --label-column, found --label-co"),
+        ("regression", {"label_separator": ";"}, "--label-separator only with the task multi_label"),
+        ("multi_label", {"label_separator": ""}, "--label-separator .*not empty"),
+        ("tokens", {"pair_column": "b"}, "Expected one column of words with the task tokens"),
+        ("tokens", {"text_column": "{a} {b}"}, "Expected one column of words with the task tokens"),
+    ],
+)
+def test_columns_that_contradict_the_task(task, columns, message, write):
+    with pytest.raises(ConfigError, match=message):
+        read_file(write([{"text": "a", "b": "c"}]), task=task, **columns)
+
+
+def test_strata():
+    assert strata(["x", "y"], "single_label") == ["x", "y"]
+    assert strata(['["a", "b"]', '["a"]', "[]"], "multi_label") == ["b", "a", ""]
+    assert strata(["O O", "O B-x", "O"], "tokens") == ["O", "tagged", "O"]
+    tenths = strata([str(float(i)) for i in range(100)], "regression")
+    assert [tenths.count(str(part)) for part in range(10)] == [10] * 10
+    assert label_sets(["O B-x B-x", "O"], "tokens") == [("B-x", "O"), ("O",)]
+
+
+@pytest.mark.parametrize("task", ["multi_label", "regression", "tokens"])
+def test_every_split_has_its_share(task, write):
+    rows = {
+        "multi_label": [{"text": f"t {i}", "labels": ["all", *["rare"] * (i % 10 == 0)]} for i in range(200)],
+        "regression": [{"text": f"t {i}", "score": i} for i in range(200)],
+        "tokens": [{"tokens": ["t", str(i)], "tags": ["O", "O" if i % 10 else "B-x"]} for i in range(200)],
+    }[task]
+    splits = load_splits(write(rows), task=task)
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [160, 20, 20]
+    for name in ("validation", "test"):
+        part: Examples = splits[name]
+        if task == "regression":
+            assert 80 < np.mean([numbers(target)["score"] for target in part.labels]) < 120
+        else:
+            assert sum("rare" in target or "B-x" in target for target in part.labels) == 2
+    with pytest.raises(ConfigError, match=rf"Expected one label for each text, found the task {task}. Pass task="):
+        _ = splits.labels
+
+
+def test_findings_of_pairs_and_label_sets(write):
+    rows = [{"text": f"a {i}", "text2": "same for all", "labels": ["x", "y"][: i % 3]} for i in range(30)]
+    rows += [dict(rows[1]), {**rows[2], "labels": ["z"]}]
+    (path := write(rows)).rename(path.with_name("train.jsonl"))
+    splits = load_splits(path.parent, task="multi_label", pair_column="text2", seed=1)
+    found = {finding.kind: finding.count for finding in splits.findings}
+    leaks = sum(count for kind, count in found.items() if kind in ("leak", "duplicate", "conflict"))
+    assert leaks >= 2  # the two rows that stand there before, wherever they came to; never the second text alone
+    assert found.get("near_duplicate") is None

@@ -1,0 +1,268 @@
+"""The recipes for several labels, pairs, scores, ordered labels, tags and aspects, from a file to predictions."""
+
+import csv
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, pipeline
+
+from nlptl import Classifier, Trainer, TrainingConfig, cli, load_splits
+from nlptl.evaluation.multi_label import tune_thresholds
+from tests.conftest import NEGATIVE, POSITIVE, toy_rows
+from tests.recipes.test_recipes import RUN_FOLDER, load
+
+ROOT = Path(cli.__file__).parents[1]
+TRAIN = TrainingConfig(num_epochs=6, batch_size=8, learning_rate=3e-3)
+RECIPES = ("multilabel", "sentence_pair", "aspect_sentiment", "regression", "ordinal", "token_classification")
+WORK = ("film", "movie", "story")
+FLOOR = {"micro_f1": 0.8, "accuracy": 0.8, "spearman": 0.7, "quadratic_kappa": 0.6, "span_f1": 0.9}
+
+
+def toy_data(name: str, count: int = 120) -> list[dict[str, object]]:
+    """Return rows of a toy task that a few words decide."""
+    rows: list[dict[str, object]] = []
+    for i, (text, label) in enumerate(toy_rows(count)):
+        words = text.split()
+        if name == "multilabel":
+            labels = [label, *["work"] * any(word in WORK for word in words)]
+            rows.append({"text": text, "labels": labels if i % 7 else labels[:1]})
+        elif name in ("sentence_pair", "aspect_sentiment"):
+            second = "text2" if name == "sentence_pair" else "aspect"
+            rows.append({"text": f"the film {i % 9 * 'very '}.", second: text, "label": label})
+        elif name == "regression":
+            sign = sum(word in POSITIVE for word in words) - sum(word in NEGATIVE for word in words)
+            rows.append({"text": text, "score": 50 + 10 * sign})
+        elif name == "ordinal":
+            rows.append({"text": text if i % 3 else "the film was .", "label": {"positive": 3, "negative": 1}[label]})
+            rows[-1]["label"] = rows[-1]["label"] if i % 3 else 2
+        else:
+            is_work = [word in WORK for word in words]
+            tags = [("I-work" if i and is_work[i - 1] else "B-work") if is_work[i] else "O" for i in range(len(words))]
+            rows.append({"tokens": words, "tags": tags})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], SimpleNamespace]:
+    """Return the data, the run folder and the scores of a recipe that was run through, once, in this process."""
+    done: dict[str, SimpleNamespace] = {}
+
+    def get(name: str) -> SimpleNamespace:
+        if name not in done:
+            folder = tmp_path_factory.mktemp(name)
+            data = folder / "data.jsonl"
+            data.write_text("".join(json.dumps(row) + "\n" for row in toy_data(name)))
+            recipe = load(ROOT / "recipes" / f"{name}.py")
+            config = replace(
+                recipe.Config(),
+                model=str(tiny_bert),
+                dataset=str(data),
+                output_dir=folder / "run",
+                train=replace(TRAIN, num_epochs=20) if name == "token_classification" else TRAIN,
+                near_duplicates=False,
+            )
+            scores = recipe.main(config)
+            done[name] = SimpleNamespace(data=data, run=folder / "run", scores=scores, config=config, recipe=recipe)
+        return done[name]
+
+    return get
+
+
+for_each = pytest.mark.parametrize("name", RECIPES)
+
+
+def run_command(words: list[object], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run `nlptl` in this process and return what it wrote to standard output."""
+    capsys.readouterr()
+    cli.main([str(word) for word in words])
+    return capsys.readouterr().out
+
+
+@for_each
+def test_the_recipe_learns_its_task_and_fills_its_folder(name, trained):
+    found = trained(name)
+    ((metric, floor),) = [(metric, floor) for metric, floor in FLOOR.items() if metric in found.scores][:1]
+    assert found.scores[metric].value >= floor
+    assert found.scores[metric].low <= found.scores[metric].value <= found.scores[metric].high
+    assert [file for file in RUN_FOLDER if not (found.run / file).exists()] == []
+    written = json.loads((found.run / "scores.json").read_text())
+    assert written["test"][metric] == dataclasses.asdict(found.scores[metric])
+    (baseline,) = [key for key in written if key not in ("test", "validation")]
+    assert written[baseline]["test"][metric]["value"] < floor
+    with (found.run / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    if name not in ("regression", "multilabel"):
+        share = np.mean([row["label"] == row["predicted"] for row in rows])
+        assert share >= 0.5
+    if name == "regression":
+        errors = [abs(float(row["label"]) - float(row["predicted"])) for row in rows]
+        assert np.mean(errors) == pytest.approx(found.scores["mae"].value, rel=1e-9)
+
+
+@for_each
+def test_evaluate_gives_the_scores_of_training(name, trained, tmp_path, capsys):
+    found = trained(name)
+    rows = found.data.read_text().splitlines()
+    numbers = json.loads((found.run / "splits.json").read_text())["test"]
+    (tmp_path / "test.jsonl").write_text("".join(rows[number - 1] + "\n" for number in numbers))
+    pair = {"sentence_pair": ["--pair-column", "text2"], "aspect_sentiment": ["--pair-column", "aspect"]}
+    words = ["evaluate", found.run / "model", tmp_path / "test.jsonl", *pair.get(name, [])]
+    run_command([*words, "--output", tmp_path / "scores.json"], capsys)
+    again = json.loads((tmp_path / "scores.json").read_text())["test"]
+    before = json.loads((found.run / "scores.json").read_text())["test"]
+    for metric, score in before.items():
+        if metric != "per_class":
+            assert again[metric]["value"] == pytest.approx(score["value"], abs=1e-6), metric
+
+
+@for_each
+def test_predict_is_the_same_on_the_command_line_and_in_python(name, trained, tmp_path, capsys):
+    found = trained(name)
+    model = Classifier.from_pretrained(found.run / "model")
+    text = "The movie was very good. A bad film story!"
+    second = {"sentence_pair": "text2", "aspect_sentiment": "aspect"}.get(name)
+    with (tmp_path / "new.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["text", *[second] * bool(second)], [text, *["great ."] * bool(second)]])
+    words = [
+        "predict",
+        found.run / "model",
+        "--input",
+        tmp_path / "new.csv",
+        *(["--pair-column", second] if second else []),
+    ]
+    if name == "token_classification":
+        words += ["--text-column", "text"]
+    (line,) = run_command(words, capsys).splitlines()
+    row = json.loads(line)
+    (prediction,) = model.predict([text], ["great ."] if second else [])
+    assert row["text"] == text
+    match name:
+        case "multilabel":
+            assert tuple(row["labels"]) == prediction.labels
+            assert row["probability_positive"] == pytest.approx(prediction.probabilities["positive"], abs=1e-7)
+        case "regression":
+            assert row["score"] == pytest.approx(prediction.score, rel=1e-6)
+        case "token_classification":
+            assert row["spans"] == [dataclasses.asdict(span) for span in prediction]
+            assert [text[span.start : span.end] for span in prediction] == ["movie", "film story"]
+        case _:
+            assert row["label"] == prediction.label
+            assert row["probability"] == pytest.approx(prediction.probability, abs=1e-7)
+
+
+@for_each
+def test_the_model_folder_is_one_of_transformers(name, trained):
+    """Logits of the stock class are those of nlptl, bit for bit, and a pipeline says the same."""
+    found = trained(name)
+    model = Classifier.from_pretrained(found.run / "model")
+    auto = AutoModelForTokenClassification if name == "token_classification" else AutoModelForSequenceClassification
+    stock = auto.from_pretrained(found.run / "model").eval()
+    assert tuple(stock.config.id2label.values()) == model.task.names
+    text, second = "the film movie was very good .", "a bad story ."
+    pairs = [second] if model.reads_pairs else []
+    batch = model.tokenizer(text, *pairs, return_tensors="pt")
+    with torch.no_grad():
+        logits = stock(**batch).logits
+    outputs = model.task.outputs(
+        model.logits_of_words(
+            logits.flatten(0, 1) if model.task.is_per_token else logits, model.tokenize([text], pairs), [text]
+        )
+    )
+    assert np.array_equal(model.predict_outputs([text], pairs), outputs)
+    if name == "token_classification":
+        words = pipeline("token-classification", model=str(found.run / "model"))(text)
+        assert [word["entity"] for word in words] == ["B-work", "I-work"]
+        return
+    predict = pipeline("text-classification", model=str(found.run / "model"), top_k=None)
+    given = {"text": text, "text_pair": second} if pairs else text
+    said = predict(given)
+    values = {each["label"]: each["score"] for each in (said if pairs else said[0])}
+    np.testing.assert_allclose([values[label] for label in model.task.names], outputs[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_regression_that_goes_on_keeps_its_scores(trained, tmp_path):
+    """A saved model predicts in the units of the scores; trained again, it starts from there."""
+    found = trained("regression")
+    splits = load_splits(found.data, task="regression", near_duplicates=False)
+    model = Classifier.from_pretrained(found.run / "model")
+    before = model.predict_outputs(splits.test.texts)
+    Trainer(model, TrainingConfig(num_epochs=1, learning_rate=1e-12)).fit(splits.train)
+    np.testing.assert_allclose(model.predict_outputs(splits.test.texts), before, rtol=1e-4)
+    assert 20 < before.mean() < 80
+
+
+def test_thresholds_are_chosen_on_validation_and_saved(trained):
+    found = trained("multilabel")
+    splits = load_splits(found.data, task="multi_label", near_duplicates=False)
+    model = Classifier.from_pretrained(found.run / "model")
+    validation = splits.validation
+    tuned = tune_thresholds(model.task.targets(validation), model.predict_outputs(validation.texts))
+    np.testing.assert_allclose(model.task.thresholds, tuned, atol=1e-6)
+    assert json.loads((found.run / "model/nlptl.json").read_text())["thresholds"] == list(model.task.thresholds)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        (
+            "multilabel",
+            ["--loss", "asymmetric", "--label-smoothing", "0.1"],
+            "task multi_label, found --label-smoothing",
+        ),
+        (
+            "sentence_pair",
+            ["--loss", "asymmetric"],
+            "--loss asymmetric only with the task multi_label",
+        ),
+        ("sentence_pair", ["--focal-gamma", "1"], "--focal-gamma only with --loss focal"),
+        ("sentence_pair", ["--loss", "focal", "--label-smoothing", "0.1"], "softmax with --label-smoothing, found"),
+        ("regression", ["--class-weights", "balanced"], "task regression, found --class-weights"),
+        (
+            "regression",
+            ["--selection-metric", "accuracy"],
+            "--selection-metric of the task regression .*accuracy",
+        ),
+        (
+            "regression",
+            ["--head", "logistic", "--freeze", "encoder"],
+            "head 'dense' with the task regression",
+        ),
+        ("ordinal", ["--pooling", "native"], "steps between labels for the task ordinal, found pooling 'native'"),
+        ("ordinal", ["--r-drop", "1"], "task ordinal, found --r-drop"),
+        ("token_classification", ["--pooling", "mean"], "own head for tags of words, found pooling 'mean'"),
+        ("token_classification", ["--long-text", "tail"], "long_text 'head' for words with tags, found 'tail'"),
+        ("sentence_pair", ["--long-text", "head-tail"], "long_text 'head' for pairs, found 'head-tail'"),
+        ("multilabel", ["--label-order", "a", "b"], "--label-order only with the task ordinal, found multi_label"),
+        ("multilabel", ["--binary-loss", "sigmoid"], "binary_loss 'sigmoid' only with one of two labels"),
+    ],
+)
+def test_what_contradicts_the_task_is_refused(name, flags, message, trained, tmp_path, capsys):
+    found = trained(name)
+    words = ["--model", found.config.model, "--dataset", found.data, "--output-dir", tmp_path / "run", *flags]
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(found.recipe.main, found.recipe.Config, [str(word) for word in words])
+    err = capsys.readouterr().err
+    assert re.search(message, err), err
+    assert not (tmp_path / "run/model").exists()
+
+
+def test_a_label_order_that_is_needed(trained, tiny_bert, tmp_path, capsys):
+    rows = [{"text": text, "label": {"positive": "good", "negative": "bad"}[label]} for text, label in toy_rows(60)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = trained("ordinal").recipe
+    words = ["--model", tiny_bert, "--dataset", tmp_path / "data.jsonl", "--output-dir", tmp_path / "run"]
+    words = [str(word) for word in [*words, "--num-epochs", 1]]
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(recipe.main, recipe.Config, words)
+    assert "numbers, or --label-order, found bad, good" in capsys.readouterr().err
+    cli.run(recipe.main, recipe.Config, [*words, "--label-order", "good", "bad"])
+    assert Classifier.from_pretrained(tmp_path / "run/model").labels.names == ("good", "bad")
