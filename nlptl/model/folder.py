@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from nlptl.config import HeadConfig, LongText, from_json, to_json
+from nlptl.data.tokens import overlap_of_chunks
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.labels import Labels
 from nlptl.model.headed_config import HeadedConfig
@@ -35,6 +36,8 @@ class Card:
     head: HeadConfig
     max_length: int
     long_text: LongText
+    chunk_overlap: int | None = None
+    max_chunks: int | None = None
     source: str
 
 
@@ -45,19 +48,29 @@ def write_card(folder: Path, card: Card, tokenizer: PreTrainedTokenizerBase) -> 
         "labels": list(card.labels.names),
         "max_length": card.max_length,
         "long_text": card.long_text,
+        "chunk_overlap": card.chunk_overlap,
+        "max_chunks": card.max_chunks,
         "head": to_json(card.head),
         "source": card.source,
         "tokenizer_canary": _canary(tokenizer),
     }
     (folder / CARD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     names = "\n".join(f"- {name}" for name in card.labels.names)
-    cut = "A pipeline reads only the beginning of a longer text.\n\n" if card.long_text == "head-tail" else ""
+    is_cut = card.long_text in ("head-tail", "chunks")
+    cut = "A pipeline reads only the beginning of a longer text.\n\n" if is_cut else ""
+    reads = f"at most {card.max_length} tokens of a text ({card.long_text})"
+    if card.long_text == "chunks":
+        reads = (
+            f"a text in at most {card.max_chunks} chunks of {card.max_length} tokens, special tokens included in each, "
+            f"of which each begins with the last {overlap_of_chunks(tokenizer, card.max_length, card.chunk_overlap)} "
+            f"of the one before; their token ids are passed one after the other, and their features are pooled "
+            f"({card.head.chunk_pooling})"
+        )
     note = "" if card.head.pooling == "native" else "import nlptl  # makes this head known to transformers\n"
     (folder / "README.md").write_text(
         "---\nlibrary_name: transformers\npipeline_tag: text-classification\n---\n\n"
         f"# Text classifier over {card.source}\n\nHead: {card.head.head}. Pooling: {card.head.pooling}, "
-        f"layers: {card.head.layers}. It reads at most {card.max_length} tokens "
-        f"of a text ({card.long_text}). Labels:\n\n{names}\n\n{cut}```python\n{note}"
+        f"layers: {card.head.layers}. It reads {reads}. Labels:\n\n{names}\n\n{cut}```python\n{note}"
         "from transformers import pipeline\n\n"
         'classify = pipeline("text-classification", "path/to/this/folder", truncation=True, '
         f"max_length={card.max_length})\n```\n",
@@ -79,6 +92,8 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
             head=from_json(HeadConfig, values["head"]),
             max_length=int(values["max_length"]),
             long_text=values.get("long_text", "head"),
+            chunk_overlap=values.get("chunk_overlap"),
+            max_chunks=values.get("max_chunks"),
             source=str(folder),
         )
         canary = values["tokenizer_canary"]
@@ -86,6 +101,9 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
         if any(to_json(card.head)[name] != value for name, value in shape.items()) or names != card.labels.names:
             described = ", ".join(f"{name} {value!r}" for name, value in shape.items())
             raise ValueError(f"config.json has {described} and labels {names}")
+        chunk_length = getattr(config, "chunk_length", None)
+        if chunk_length != (card.max_length if card.long_text == "chunks" else None):
+            raise ValueError(f"config.json has chunk_length {chunk_length!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise UntrustedFileError(
             f"Expected the settings of a saved classifier, cannot read {path}: {error!r}. Copy the folder again."
@@ -142,9 +160,10 @@ def new_folder(target: Path, *, what: str = "model", mark: str = CARD) -> Iterat
 def _head_shape(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the settings of the head that config.json holds as well."""
     if not isinstance(config, HeadedConfig):
-        return {"head": "dense", "pooling": "native", "layers": "last", "hidden": []}
+        return {"head": "dense", "pooling": "native", "layers": "last", "hidden": [], "chunk_pooling": "mean"}
     hidden = list(config.hidden or [])
-    return {"head": config.head, "pooling": config.pooling, "layers": config.layers, "hidden": hidden}
+    shape = {"head": config.head, "pooling": config.pooling, "layers": config.layers, "hidden": hidden}
+    return shape | {"chunk_pooling": config.chunk_pooling}
 
 
 def _canary(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -27,6 +27,8 @@ class Loaded:
     head: HeadConfig
     max_length: int | None
     long_text: LongText = "head"
+    chunk_overlap: int | None = None
+    max_chunks: int | None = None
     new_names: frozenset[str] = frozenset()
 
 
@@ -88,6 +90,8 @@ def load_saved(name: str, head: HeadConfig) -> Loaded:
         head=card.head,
         max_length=card.max_length,
         long_text=card.long_text,
+        chunk_overlap=card.chunk_overlap,
+        max_chunks=card.max_chunks,
     )
 
 

@@ -41,6 +41,8 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         labels=splits.labels,
         max_length=config.max_length,
         long_text=config.long_text,
+        chunk_overlap=config.chunk_overlap,
+        max_chunks=config.max_chunks,
         seed=config.seed,
         **vars(config.transfer),
         **vars(config.head),
