@@ -20,7 +20,8 @@ Pooling = Literal["auto", "native", "cls", "mean", "max", "attention"]
 HeadLayers = Literal["last", "mix"] | int
 Activation = Literal["relu", "gelu", "tanh"]
 BinaryLoss = Literal["softmax", "sigmoid"]
-LongText = Literal["head", "tail", "head-tail"]
+LongText = Literal["head", "tail", "head-tail", "chunks"]
+ChunkPooling = Literal["mean", "max", "attention"]
 ClassWeights = Literal["balanced"] | tuple[float, ...] | None
 SelectionMetric = Literal[
     "accuracy",
@@ -242,7 +243,9 @@ class HeadConfig:
     """dense: trained by gradient. logistic, knn, centroid: fitted by scikit-learn over a frozen encoder."""
     pooling: Pooling = "auto"
     """What the head reads. native: the architecture's own head; cls, mean, max, attention: over the hidden states.
-    auto: native when the encoder trains, mean when it is frozen."""
+    auto: native when the encoder trains, mean when it is frozen or texts are read in chunks."""
+    chunk_pooling: ChunkPooling = "mean"
+    """How the pooled chunks of a text become one, with long_text chunks. attention: weighted by a learned query."""
     layers: HeadLayers = "last"
     """Layers whose hidden states are pooled: the last one, the last k side by side, or a learned mix of all."""
     hidden: tuple[int, ...] = ()
@@ -306,8 +309,12 @@ class ClassificationConfig(Columns):
     max_length: int | None = None
     """Tokens of a text that are read. None: 256, or fewer if the encoder takes fewer."""
     long_text: LongText = "head"
-    """What is read of a text that has more tokens: its beginning, its end, or a quarter from the beginning and the rest
-    from the end (Sun et al. 2019)."""
+    """What is read of a text that has more tokens: its beginning, its end, a quarter from the beginning and the rest
+    from the end (Sun et al. 2019), or all of it, in chunks of max_length tokens (Pappagari et al. 2019)."""
+    chunk_overlap: int | None = None
+    """Tokens that a chunk has in common with the one before. None: a quarter of max_length."""
+    max_chunks: int | None = None
+    """Chunks of a text that are read; what lies beyond them is cut off. None: 16."""
     output_dir: Path = Path("runs/classification")
     """Folder of the run: model, scores, predictions, checkpoints."""
     resume: bool = False

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from nlptl.config import (
     Activation,
     BinaryLoss,
+    ChunkPooling,
     ClassWeights,
     Freeze,
     HeadKind,
@@ -42,6 +43,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         lora_rank: int | None = None,
         head: HeadKind = "dense",
         pooling: Pooling = "auto",
+        chunk_pooling: ChunkPooling = "mean",
         layers: HeadLayers = "last",
         hidden: int | Sequence[int] | None = None,
         activation: Activation | None = None,
@@ -51,6 +53,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         inverse_regularization: float | None = None,
         max_length: int | None = None,
         long_text: LongText = "head",
+        chunk_overlap: int | None = None,
+        max_chunks: int | None = None,
         num_epochs: int = 10,
         batch_size: int = 32,
         learning_rate: float | None = None,
@@ -69,6 +73,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.lora_rank = lora_rank
         self.head = head
         self.pooling = pooling
+        self.chunk_pooling = chunk_pooling
         self.layers = layers
         self.hidden = hidden
         self.activation = activation
@@ -78,6 +83,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.inverse_regularization = inverse_regularization
         self.max_length = max_length
         self.long_text = long_text
+        self.chunk_overlap = chunk_overlap
+        self.max_chunks = max_chunks
         self.num_epochs = num_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -137,6 +144,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             lora_rank=self.lora_rank,
             head=self.head,
             pooling=self.pooling,
+            chunk_pooling=self.chunk_pooling,
             layers=self.layers,
             hidden=self.hidden,
             activation=self.activation,
@@ -146,6 +154,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             inverse_regularization=self.inverse_regularization,
             max_length=self.max_length,
             long_text=self.long_text,
+            chunk_overlap=self.chunk_overlap,
+            max_chunks=self.max_chunks,
             seed=self.seed,
         )
         Trainer(classifier, config, seed=self.seed).fit(train)

@@ -85,6 +85,17 @@ PARAMETERS = [
             "class_weights": (1.0, 3.0),
         },
     ),
+    (
+        {
+            "freeze": "encoder",
+            "max_length": 8,
+            "long_text": "chunks",
+            "chunk_overlap": 3,
+            "max_chunks": 2,
+            "chunk_pooling": "max",
+        },
+        {},
+    ),
     ({"freeze": "nothing", "lora_rank": 2}, {"num_epochs": 2, "unfreeze_every_epochs": 1}),
     ({"freeze": "encoder", "head": "knn", "neighbors": 3}, {}),
     ({"freeze": "encoder", "head": "logistic", "inverse_regularization": 0.5}, {}),

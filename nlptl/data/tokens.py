@@ -16,13 +16,19 @@ TEXTS_PER_CALL = 1000
 HEAD_SHARE = 0.25
 """Of what is read of a long text by "head-tail", the share from its beginning: Sun et al. (2019, arXiv:1905.05583,
 section 5.3.1) take 128 of 510 tokens."""
+MAX_CHUNKS = 16
+"""Chunks of a text that are read where nothing else is said."""
+OVERLAP_SHARE = 0.25
+"""Of a chunk, the share that it has in common with the one before where nothing else is said: what stands at the border
+of one has its context in the other."""
 
 
 @dataclass(frozen=True)
 class Tokens:
     """Token ids of texts: text `i` is `ids[offsets[i]:offsets[i + 1]]`, special tokens included.
 
-    The arrays are in memory, or mapped from a file.
+    Of a text that is read in chunks, these are its chunks one after the other, each with its special tokens; all but
+    the last have max_length tokens. The arrays are in memory, or mapped from a file.
     """
 
     ids: np.ndarray
@@ -51,7 +57,7 @@ class Tokens:
         return self.words[self.offsets[index] : self.offsets[index + 1]]
 
     def truncation(self) -> dict[str, float]:
-        """Return the shares of texts that were cut, and of tokens that were lost."""
+        """Return the shares of texts that were cut, and of tokens that were lost; what two chunks read counts twice."""
         num_tokens = len(self.ids) + self.num_cut_tokens
         return {
             "cut_texts": self.num_cut_texts / max(len(self), 1),
@@ -69,14 +75,22 @@ class Batch(NamedTuple):
 
 
 def tokenize(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int, long_text: LongText = "head"
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    long_text: LongText = "head",
+    chunk_overlap: int | None = None,
+    max_chunks: int | None = None,
 ) -> Tokens:
     """Tokenize `texts` and keep at most `max_length` tokens of each, special tokens included.
 
     `long_text` says which of a longer text: from the beginning, from the end, or a quarter from the beginning and the
-    rest from the end.
+    rest from the end. With "chunks" it is cut into at most `max_chunks` chunks of `max_length` tokens, each of which
+    begins with the last `chunk_overlap` tokens of the one before, special tokens not counted.
     """
-    batches = list(tokenize_in_batches(texts, tokenizer, max_length=max_length, long_text=long_text))
+    settings: dict[str, Any] = {"long_text": long_text, "chunk_overlap": chunk_overlap, "max_chunks": max_chunks}
+    batches = list(tokenize_in_batches(texts, tokenizer, max_length=max_length, **settings))
     lengths = np.fromiter((length for batch in batches for length in batch.lengths), dtype=np.int64)
     return Tokens(
         np.concatenate([np.zeros(0, dtype=np.int32), *(batch.ids for batch in batches)]),
@@ -87,28 +101,47 @@ def tokenize(
 
 
 def tokenize_in_batches(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int, long_text: LongText = "head"
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    long_text: LongText = "head",
+    chunk_overlap: int | None = None,
+    max_chunks: int | None = None,
 ) -> Iterator[Batch]:
     """Yield what `tokenize` puts together, some texts at a time."""
     num_special = tokenizer.num_special_tokens_to_add()
     tokenizer.truncation_side = "left" if long_text == "tail" else "right"
+    overlap = overlap_of_chunks(tokenizer, max_length, chunk_overlap) if long_text == "chunks" else 0
+    num_kept = (max_chunks or MAX_CHUNKS) if long_text == "chunks" else 1
     for start in range(0, len(texts), TEXTS_PER_CALL):
         encodings = tokenizer(
             list(texts[start : start + TEXTS_PER_CALL]),
             truncation=True,
             max_length=max_length,
+            stride=overlap,
             return_attention_mask=False,
             return_token_type_ids=False,
         ).encodings
-        cut = [encoding.overflowing for encoding in encodings or () if encoding.overflowing]
+        texts_in_chunks = [[encoding, *encoding.overflowing] for encoding in encodings or ()]
+        cut = [chunks[num_kept:] for chunks in texts_in_chunks if len(chunks) > num_kept]
         is_both = long_text == "head-tail"
-        ids = [_both_ends(each) if is_both and each.overflowing else each.ids for each in encodings or ()]
+        ids = [
+            _both_ends(chunks[0]) if is_both and chunks[1:] else [i for chunk in chunks[:num_kept] for i in chunk.ids]
+            for chunks in texts_in_chunks
+        ]
         yield Batch(
             np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32),
             [len(each) for each in ids],
             len(cut),
-            sum(len(rest.ids) - num_special for overflowing in cut for rest in overflowing),
+            sum(len(rest.ids) - num_special - overlap for chunks in cut for rest in chunks),
         )
+
+
+def overlap_of_chunks(tokenizer: PreTrainedTokenizerBase, max_length: int, chunk_overlap: int | None) -> int:
+    """Return how many tokens a chunk has in common with the one before; `chunk_overlap` None: a quarter of it."""
+    room = max_length - tokenizer.num_special_tokens_to_add()
+    return min(int(max_length * OVERLAP_SHARE), room - 1) if chunk_overlap is None else chunk_overlap
 
 
 def _both_ends(encoding: Encoding) -> list[int]:
@@ -200,10 +233,11 @@ def _flat(rows: Sequence[Sequence[int] | np.ndarray], dtype: Any) -> np.ndarray:
     return np.fromiter(itertools.chain.from_iterable(rows), dtype=dtype)
 
 
-def describe_truncation(tokens: Tokens, *, name: str, max_length: int) -> str:
-    """Return one line that says how much of the split `name` lies beyond `max_length`."""
+def describe_truncation(tokens: Tokens, *, name: str, max_length: int, max_chunks: int | None = None) -> str:
+    """Return one line that says how much of the split `name` lies beyond `max_length`, or so many chunks of it."""
     shares = tokens.truncation()
+    chunks = "" if max_chunks is None else f" in {max_chunks} chunks"
     return (
-        f"{name}: {len(tokens):,} texts, {len(tokens.ids):,} tokens; max_length {max_length} cuts "
+        f"{name}: {len(tokens):,} texts, {len(tokens.ids):,} tokens; max_length {max_length}{chunks} cuts "
         f"{shares['cut_texts']:.1%} of the texts and {shares['cut_tokens']:.1%} of the tokens"
     )

@@ -100,6 +100,7 @@ def _headed_config(encoder: PreTrainedConfig, task: Task, head: HeadConfig) -> H
         encoder=json.loads(encoder.to_json_string(use_diff=False)),
         head=head.head,
         pooling=head.pooling,
+        chunk_pooling=head.chunk_pooling,
         layers=head.layers if isinstance(head.layers, str) else int(head.layers),
         hidden=[int(width) for width in head.hidden],
         activation="relu" if head.activation is None else head.activation,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nlptl.config import (
     Activation,
     BinaryLoss,
+    ChunkPooling,
     Freeze,
     HeadConfig,
     HeadKind,
@@ -24,16 +25,18 @@ from nlptl.config import (
     TransferConfig,
 )
 from nlptl.data.batches import collate
-from nlptl.data.tokens import Tokens, tokenize, tokenize_pairs, tokenize_words
+from nlptl.data.tokens import MAX_CHUNKS, Tokens, tokenize, tokenize_pairs, tokenize_words
 from nlptl.errors import ConfigError
 from nlptl.labels import Labels
 from nlptl.model import freezing
 from nlptl.model.adaptation import adapt_encoder
 from nlptl.model.adapters import has_adapters, merged_state_dict, save_adapter
 from nlptl.model.boundary import starting_from
+from nlptl.model.chunks import check_overlap, check_reading
 from nlptl.model.encoder import max_positions, quiet_transformers
 from nlptl.model.folder import Card, new_folder, write_card
 from nlptl.model.freezing import check_transfer
+from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.inference import evaluating, map_rows
 from nlptl.model.native import native_features, native_logits
 from nlptl.model.parts import find_parts
@@ -69,6 +72,8 @@ class Classifier(nn.Module):
         head: HeadConfig,
         max_length: int | None,
         long_text: LongText,
+        chunk_overlap: int | None = None,
+        max_chunks: int | None = None,
         source: str,
         new_names: frozenset[str] = frozenset(),
     ) -> None:
@@ -92,14 +97,16 @@ class Classifier(nn.Module):
             raise ConfigError(
                 f"Expected max_length from {least} to {most}, what tokenizer and encoder take, found {max_length}."
             )
-        if long_text not in get_args(LongText):
-            raise ConfigError(f"Expected long_text 'head', 'tail' or 'head-tail', found {long_text!r}.")
-        if long_text == "head-tail" and (reads_pairs or task.is_per_token):
-            what = "pairs" if reads_pairs else "words with tags"
-            raise ConfigError(f"Expected long_text 'head' for {what}, found 'head-tail'. Leave --long-text out.")
-        if long_text == "tail" and task.is_per_token:
-            raise ConfigError("Expected long_text 'head' for words with tags, found 'tail'. Leave --long-text out.")
+        check_reading(head, long_text=long_text, chunk_overlap=chunk_overlap, max_chunks=max_chunks)
+        if long_text != "head" and (task.is_per_token or (reads_pairs and long_text != "tail")):
+            what, known = ("pairs", "'head' or 'tail'") if reads_pairs else ("words with tags", "'head'")
+            raise ConfigError(f"Expected long_text {known} for {what}, found {long_text!r}. Leave --long-text out.")
         self.long_text = long_text
+        self.chunk_overlap = chunk_overlap  # None: a quarter of max_length, whatever that is
+        self.max_chunks = (max_chunks or MAX_CHUNKS) if self.reads_chunks else None
+        check_overlap(chunk_overlap, max_length=self.max_length, most=self.max_length - least)
+        if isinstance(network.config, HeadedConfig):
+            network.config.chunk_length = self.max_length if self.reads_chunks else None
         self.parts = find_parts(cast(PreTrainedModel, network.base_model))
         self.transfer = TransferConfig()
         self.freeze("nothing")
@@ -122,6 +129,7 @@ class Classifier(nn.Module):
         dora: bool = False,
         head: HeadKind = "dense",
         pooling: Pooling = "auto",
+        chunk_pooling: ChunkPooling = "mean",
         layers: HeadLayers = "last",
         hidden: int | Sequence[int] | None = None,
         activation: Activation | None = None,
@@ -131,6 +139,8 @@ class Classifier(nn.Module):
         inverse_regularization: float | None = None,
         max_length: int | None = None,
         long_text: LongText | None = None,
+        chunk_overlap: int | None = None,
+        max_chunks: int | None = None,
         seed: int = 0,
     ) -> "Classifier":
         """Load an encoder and put a new head on it; or, without `labels` or `task`, a classifier that nlptl has saved.
@@ -154,6 +164,7 @@ class Classifier(nn.Module):
             head: "dense", or "logistic", "knn", "centroid" over a frozen encoder. This and what follows, to
                 `inverse_regularization`: as in `HeadConfig`.
             pooling: What the head reads: "native", "cls", "mean", "max", "attention", or "auto".
+            chunk_pooling: How the chunks of a text become one, with long_text "chunks": "mean", "max" or "attention".
             layers: Layers whose hidden states are pooled: "last", the number of top layers, or "mix".
             hidden: Units of a dense layer in the head, or of several in sequence; None: a linear head.
             activation: Activation of the dense layers; None: relu.
@@ -164,7 +175,11 @@ class Classifier(nn.Module):
             max_length: Tokens of a text that are read, special tokens included. None: 256, or fewer if the encoder
                 takes fewer.
             long_text: What is read of a text that has more: "head", its beginning; "tail", its end; "head-tail", a
-                quarter from the beginning and the rest from the end. None: "head", or as it was saved.
+                quarter from the beginning and the rest from the end; "chunks", all of it, in chunks of max_length
+                tokens. None: "head", or as it was saved.
+            chunk_overlap: Tokens that a chunk has in common with the one before. None: a quarter of max_length, or as
+                it was saved.
+            max_chunks: Chunks of a text that are read; what lies beyond is cut off. None: 16, or as it was saved.
             seed: Seeds the new weights.
 
         Raises:
@@ -186,6 +201,7 @@ class Classifier(nn.Module):
         wanted = HeadConfig(
             head=head,
             pooling=pooling,
+            chunk_pooling=chunk_pooling,
             layers=layers,
             hidden=dense_widths(hidden),
             activation=activation,
@@ -205,9 +221,15 @@ class Classifier(nn.Module):
                     " reinit_layers, which change it. Leave them out, or pass labels= to put a new head on the encoder."
                 )
         else:
+            check_reading(wanted, long_text=long_text or "head", chunk_overlap=chunk_overlap, max_chunks=max_chunks)
+            if pooling == "auto" and long_text == "chunks":
+                wanted = replace(wanted, pooling="mean")
             wanted_task = SingleLabel(label_names(labels)) if labels is not None else task
             assert wanted_task is not None
             loaded = load_encoder(str(name), wanted_task, wanted, encoder_is_frozen=is_frozen, seed=seed)
+        if long_text in (None, loaded.long_text):
+            chunk_overlap = loaded.chunk_overlap if chunk_overlap is None else chunk_overlap
+            max_chunks = loaded.max_chunks if max_chunks is None else max_chunks
         model = cls(
             loaded.network,
             loaded.tokenizer,
@@ -216,6 +238,8 @@ class Classifier(nn.Module):
             head=loaded.head,
             max_length=loaded.max_length if max_length is None else max_length,
             long_text=long_text or loaded.long_text,
+            chunk_overlap=chunk_overlap,
+            max_chunks=max_chunks,
             source=str(name),
             new_names=loaded.new_names,
         )
@@ -248,7 +272,7 @@ class Classifier(nn.Module):
     @property
     def head_is_linear(self) -> bool:
         """Whether what the head does after pooling is a single layer: one weight and one bias."""
-        pools = ("head.attention.", "head.mix.")
+        pools = ("head.attention.", "head.chunk_attention.", "head.mix.")
         return sum(not name.startswith(pools) for name in self.head_names) == 2
 
     @property
@@ -267,7 +291,19 @@ class Classifier(nn.Module):
     @property
     def pools_by_learning(self) -> bool:
         """Whether pooling has weights of its own, so that features change while a frozen encoder does not."""
-        return self.head.pooling == "attention"
+        return "attention" in (self.head.pooling, self.head.chunk_pooling)
+
+    @property
+    def reads_chunks(self) -> bool:
+        """Whether a long text is read in chunks of max_length tokens, each of which the encoder sees for itself."""
+        return self.long_text == "chunks"
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What the token ids of a text depend on besides the tokenizer: arguments of `tokenize`."""
+        reading = {"max_length": self.max_length, "long_text": self.long_text}
+        chunks = {"chunk_overlap": self.chunk_overlap, "max_chunks": self.max_chunks}
+        return reading | (chunks if self.reads_chunks else {})
 
     @property
     def features_are_constant(self) -> bool:
@@ -378,12 +414,15 @@ class Classifier(nn.Module):
         return features
 
     def tokenize(self, texts: Sequence[str], pairs: Sequence[str] = ()) -> Tokens:
-        """Return the token ids of `texts`, at most max_length of each; of pairs, with the second texts in `pairs`."""
+        """Return the token ids of `texts`, at most max_length of each, or of each of its chunks.
+
+        Where pairs are read, `pairs` has the second texts.
+        """
         if self.reads_pairs:
             return tokenize_pairs(texts, pairs, self.tokenizer, max_length=self.max_length, long_text=self.long_text)
         if self.task.is_per_token:
             return tokenize_words(texts, self.tokenizer, max_length=self.max_length)
-        return tokenize(texts, self.tokenizer, max_length=self.max_length, long_text=self.long_text)
+        return tokenize(texts, self.tokenizer, **self.reading)
 
     def predict_outputs(
         self, texts: Sequence[str], pairs: Sequence[str] = (), *, progress: str | None = None
@@ -471,6 +510,8 @@ class Classifier(nn.Module):
             head=self.head,
             max_length=self.max_length,
             long_text=self.long_text,
+            chunk_overlap=self.chunk_overlap,
+            max_chunks=self.max_chunks,
             source=self.source,
         )
         weights = merged_state_dict(self.network) if self.has_adapters else None

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from nlptl.config import HeadConfig, LongText, from_json, to_json
+from nlptl.data.tokens import overlap_of_chunks
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.tasks.kinds import saved_task
@@ -37,6 +38,8 @@ class Card:
     head: HeadConfig
     max_length: int
     long_text: LongText
+    chunk_overlap: int | None = None
+    max_chunks: int | None = None
     source: str
 
 
@@ -50,22 +53,31 @@ def write_card(folder: Path, card: Card, tokenizer: PreTrainedTokenizerBase) -> 
         "pairs": card.reads_pairs,
         "max_length": card.max_length,
         "long_text": card.long_text,
+        "chunk_overlap": card.chunk_overlap,
+        "max_chunks": card.max_chunks,
         "head": to_json(card.head),
         "source": card.source,
         "tokenizer_canary": _canary(tokenizer),
     }
     (folder / CARD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_readme(card), encoding="utf-8")
+    (folder / "README.md").write_text(_readme(card, tokenizer), encoding="utf-8")
 
 
-def _readme(card: Card) -> str:
+def _readme(card: Card, tokenizer: PreTrainedTokenizerBase) -> str:
     pipeline = "token-classification" if card.task.is_per_token else "text-classification"
     title = card.task.kind.replace("_", " ").capitalize()
     shape = f"Head: {card.head.head}. Pooling: {card.head.pooling}, layers: {card.head.layers}."
     read = f"It reads at most {card.max_length} tokens of a text ({card.long_text})."
+    if card.long_text == "chunks":
+        read = (
+            f"It reads a text in at most {card.max_chunks} chunks of {card.max_length} tokens, special tokens included "
+            f"in each, of which each begins with the last "
+            f"{overlap_of_chunks(tokenizer, card.max_length, card.chunk_overlap)} of the one before; their token ids "
+            f"are passed one after the other, and their features are pooled ({card.head.chunk_pooling})."
+        )
     names = "\n".join(f"- {name}" for name in card.task.names)
     notes = []
-    if card.long_text == "head-tail":
+    if card.long_text in ("head-tail", "chunks"):
         notes.append("A pipeline reads only the beginning of a longer text.\n\n")
     if card.reads_pairs:
         notes.append("It reads two texts at once: `predict({'text': ..., 'text_pair': ...})`.\n\n")
@@ -94,6 +106,8 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
             head=from_json(HeadConfig, values["head"]),
             max_length=int(values["max_length"]),
             long_text=values.get("long_text", "head"),
+            chunk_overlap=values.get("chunk_overlap"),
+            max_chunks=values.get("max_chunks"),
             source=str(folder),
         )
         canary = values["tokenizer_canary"]
@@ -101,6 +115,9 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
         if any(to_json(card.head)[name] != value for name, value in shape.items()) or names != card.task.names:
             described = ", ".join(f"{name} {value!r}" for name, value in shape.items())
             raise ValueError(f"config.json has {described} and labels {names}")
+        chunk_length = getattr(config, "chunk_length", None)
+        if chunk_length != (card.max_length if card.long_text == "chunks" else None):
+            raise ValueError(f"config.json has chunk_length {chunk_length!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise UntrustedFileError(
             f"Expected the settings of a saved classifier, cannot read {path}: {error!r}. Copy the folder again."
@@ -157,9 +174,10 @@ def new_folder(target: Path, *, what: str = "model", mark: str = CARD) -> Iterat
 def _head_shape(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the settings of the head that config.json holds as well."""
     if not isinstance(config, HeadedConfig):
-        return {"head": "dense", "pooling": "native", "layers": "last", "hidden": []}
+        return {"head": "dense", "pooling": "native", "layers": "last", "hidden": [], "chunk_pooling": "mean"}
     hidden = list(config.hidden or [])
-    return {"head": config.head, "pooling": config.pooling, "layers": config.layers, "hidden": hidden}
+    shape = {"head": config.head, "pooling": config.pooling, "layers": config.layers, "hidden": hidden}
+    return shape | {"chunk_pooling": config.chunk_pooling}
 
 
 def _canary(tokenizer: PreTrainedTokenizerBase) -> str:

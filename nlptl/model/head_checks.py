@@ -121,11 +121,13 @@ def _check_fitted(head: HeadConfig, *, encoder_is_frozen: bool) -> None:
             f"Expected a frozen encoder below a {head.head} head, which is fitted to features that do not change; "
             "found an encoder that trains. Pass --freeze encoder (freeze= in Python), or --head dense."
         )
-    if head.pooling in ("native", "attention") or head.layers == "mix":
+    if head.pooling in ("native", "attention") or head.layers == "mix" or head.chunk_pooling == "attention":
         found = "layers='mix'" if head.layers == "mix" else f"pooling {head.pooling!r}"
+        found = "chunk_pooling 'attention'" if head.chunk_pooling == "attention" else found
         raise ConfigError(
             f"Expected features without weights to be learned below a {head.head} head, found {found}. "
-            "Pass --pooling mean, cls or max, and as --layers last or a number (pooling=, layers= in Python)."
+            "Pass --pooling mean, cls or max, as --layers last or a number, and as --chunk-pooling mean or max "
+            "(pooling=, layers=, chunk_pooling= in Python)."
         )
     unused = {"hidden": head.hidden, "activation": head.activation, "dropout": head.dropout}
     given = [f"{name}={value!r}" for name, value in unused.items() if value not in ((), None)]

@@ -16,6 +16,8 @@ class HeadedConfig(PreTrainedConfig):
     encoder: PreTrainedConfig | dict[str, Any] | None = None
     head: HeadKind = "dense"
     pooling: str = "mean"
+    chunk_length: int | None = None  # token ids come in chunks of so many; None: in one piece
+    chunk_pooling: str = "mean"
     layers: str | int = "last"
     hidden: list[int] | None = None
     activation: Activation = "relu"

@@ -17,13 +17,17 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nlptl.config import Pooling
+from nlptl.model.chunks import cut_into_chunks
 from nlptl.model.fitted_heads import LinearHead, NeighborsHead
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.tasks.losses import conditional_log_probabilities
 
 
 class AttentionPooling(nn.Module):
-    """The mean of hidden states h, weighted by softmax(h q) with a learned query q (after Yang et al. 2016, eq. 6)."""
+    """The mean of hidden states h, weighted by softmax(h q) with a learned query q (after Yang et al. 2016, eq. 6).
+
+    Over chunks, as there over sentences (eq. 9): h is what was pooled of each.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -59,12 +63,14 @@ class Head(nn.Module):
     logarithms of the probabilities of the labels, as in CORN. Attention pooling is a part of the head, since it has
     weights; so is the mix of layers, which reads the pooled features of every layer. As the mean and the first token
     are linear, a mix of pooled layers is the pooled mix of layers; and over a frozen encoder it reads what never
-    changes.
+    changes. Attention over the chunks of a text is a part of the head too.
     """
 
     def __init__(self, config: HeadedConfig, width: int, *, num_states: int) -> None:
         super().__init__()
         self.attention = AttentionPooling(width) if config.pooling == "attention" else None
+        in_chunks = config.chunk_pooling == "attention"
+        self.chunk_attention = AttentionPooling(width * num_states) if in_chunks else None
         self.mix = LayerMix(num_states) if config.layers == "mix" else None
         widths = [width if self.mix else width * num_states, *(config.hidden or [])]
         self.dense = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
@@ -86,7 +92,11 @@ class Head(nn.Module):
 
 
 class HeadedClassifier(PreTrainedModel):
-    """A pretrained encoder, a pooling over its hidden states, and a head."""
+    """A pretrained encoder, a pooling over its hidden states, and a head.
+
+    With a `chunk_length`, the token ids of a text are chunks of so many, of which only the last may have fewer; each is
+    encoded and pooled for itself, and `chunk_pooling` makes one of all (after Pappagari et al. 2019, arXiv:1910.10781).
+    """
 
     config_class = HeadedConfig
     base_model_prefix = "encoder"
@@ -120,6 +130,22 @@ class HeadedClassifier(PreTrainedModel):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return the pooled hidden states of the layers that are read, side by side: shape [batch, width]."""
+        length = self.config.chunk_length
+        if length is None:
+            return self._encode(input_ids, attention_mask, token_type_ids)
+        pad_id = self.config.encoder.pad_token_id or 0
+        chunks, mask, has_tokens = cut_into_chunks(input_ids, attention_mask, length, pad_id=pad_id)
+        found = self._encode(chunks, mask)
+        # Padding is zero, and gets no gradient.
+        rows = found.new_zeros(*has_tokens.shape, found.shape[1]).masked_scatter(has_tokens.unsqueeze(-1), found)
+        if self.config.chunk_pooling == "attention":
+            pooled: torch.Tensor = self.head.chunk_attention(rows, has_tokens)  # type: ignore[operator]
+            return pooled
+        return pool(rows, has_tokens, self.config.chunk_pooling)
+
+    def _encode(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
         needs_all = self.config.layers != "last"
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         outputs = self.encoder(

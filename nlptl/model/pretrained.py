@@ -29,6 +29,8 @@ class Loaded:
     reads_pairs: bool = False
     max_length: int | None
     long_text: LongText = "head"
+    chunk_overlap: int | None = None
+    max_chunks: int | None = None
     new_names: frozenset[str] = frozenset()
 
 
@@ -89,6 +91,8 @@ def load_saved(name: str, head: HeadConfig) -> Loaded:
         head=card.head,
         max_length=card.max_length,
         long_text=card.long_text,
+        chunk_overlap=card.chunk_overlap,
+        max_chunks=card.max_chunks,
     )
 
 

@@ -67,8 +67,8 @@ def cut_at_boundary(
 
 def cut_depth(model: Classifier, *, num_passes: int) -> int:
     """Return how many of the lowest layers are worth running once for `num_passes`; 0: none."""
-    # A network in float64 would lose by it.
-    is_worth_it = num_passes > 1 and model.network.dtype != torch.float64
+    # A network in float64 would lose by it; and chunks are rows of their own only inside the network.
+    is_worth_it = num_passes > 1 and model.network.dtype != torch.float64 and not model.reads_chunks
     return min(model.num_frozen_layers, model.lowest_layer_read) if is_worth_it else 0
 
 

@@ -42,6 +42,8 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         pairs=config.pair_column is not None,
         max_length=config.max_length,
         long_text=config.long_text,
+        chunk_overlap=config.chunk_overlap,
+        max_chunks=config.max_chunks,
         seed=config.seed,
         **vars(config.transfer),
         **vars(config.head),

@@ -133,6 +133,8 @@ def feature_key(model: Classifier, inputs: Inputs, accelerator: Accelerator, *, 
         "onednn": prefers_onednn(),
         "micro_batch_tokens": tokens_at_once(accelerator.device),
     }
+    if model.reads_chunks:
+        settings["chunk_pooling"] = model.head.chunk_pooling
     return sha256_of(
         {
             "settings": json.dumps(settings, sort_keys=True, default=str).encode(),

@@ -91,7 +91,8 @@ def prepare_inputs(
         )
     targets = model.task.targets(examples)
     tokens = tokenize_once(model, examples, cache)
-    logger.info(describe_truncation(tokens, name=examples.split, max_length=model.max_length))
+    limits: dict[str, Any] = {"max_length": model.max_length, "max_chunks": model.max_chunks}
+    logger.info(describe_truncation(tokens, name=examples.split, **limits))
     if run is not None:
         run.record_truncation(examples.split, tokens.truncation())
     return Inputs(examples, tokens, targets)
@@ -111,7 +112,8 @@ def token_budget(inputs: Inputs, wanted: int | None, device: torch.device) -> in
         raise ConfigError(
             f"Expected micro_batch_tokens to hold the longest example, {length} tokens ({inputs.examples.split}, "
             f"row {inputs.examples.rows[longest]}), found {wanted}. Raise --micro-batch-tokens to {length} or "
-            f"more, lower --max-length to {wanted}, or leave --micro-batch-tokens unset."
+            f"more, lower --max-length to {wanted} (or --max-chunks, where texts are read in chunks), or leave "
+            "--micro-batch-tokens unset."
         )
     return wanted
 
@@ -195,8 +197,7 @@ def facts(
         "encoder_sha256": encoder_sha256,
         "task": model.task.kind,
         "labels": list(model.task.names),
-        "max_length": model.max_length,
-        "long_text": model.long_text,
+        **model.reading,
         **to_json(model.transfer),
         **to_json(model.head),
         **derived,

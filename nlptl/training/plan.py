@@ -158,6 +158,10 @@ def explain_training(config: ExplainConfig) -> None:
     model = Classifier.from_pretrained(
         config.model,
         labels=[str(i) for i in range(config.num_labels)],
+        max_length=config.max_length,
+        long_text=config.long_text,
+        chunk_overlap=config.chunk_overlap,
+        max_chunks=config.max_chunks,
         **vars(config.transfer),
         **vars(config.head),
     )

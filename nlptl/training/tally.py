@@ -187,7 +187,8 @@ class Tally:
     def _inference(self) -> float:
         """Return the bytes of a pass without gradients over as many tokens as an evaluation runs at once, about."""
         width = int(self.model.network.base_model.config.hidden_size)
-        limit = tokens_at_once(self.accelerator.device)
+        longest = max(int(split.tokens.lengths.max()) for split in self.splits)  # of which one is run at least
+        limit = max(longest, tokens_at_once(self.accelerator.device))
         num_tokens = min(limit, max(len(split.tokens.ids) for split in self.splits))
         # Besides some hidden states, the widest layer's input and output, four times as wide.
         return num_tokens * 14 * width * (4 if self.accelerator.mixed_precision == "no" else 2)

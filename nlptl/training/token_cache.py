@@ -70,8 +70,7 @@ def token_key(model: Classifier, examples: Examples) -> str:
         "format": FORMAT,
         "tokenizers": tokenizers.__version__,
         "transformers": transformers.__version__,
-        "max_length": model.max_length,
-        "long_text": model.long_text,
+        **model.reading,
     }
     return sha256_of(
         {
@@ -107,9 +106,7 @@ def _write(cache: FeatureCache, key: str, model: Classifier, examples: Examples)
     lengths, num_cut = array("i"), np.zeros(2, dtype=np.int64)
 
     def ids() -> Iterator[np.ndarray]:
-        batches = tokenize_in_batches(
-            examples.texts, model.tokenizer, max_length=model.max_length, long_text=model.long_text
-        )
+        batches = tokenize_in_batches(examples.texts, model.tokenizer, **model.reading)
         num_batches, is_silent = -(-len(examples) // TEXTS_PER_CALL), not sys.stderr.isatty()
         name = f"tokenizing {examples.split}"
         for i, batch in enumerate(tqdm(batches, desc=name, total=num_batches, disable=is_silent, leave=False)):

@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from nlptl.data.tokens import TEXTS_PER_CALL, describe_truncation, tokenize
+from tests.conftest import SENTENCES
 
 TEXTS = ["a good film .", "", "the story and the plot and the acting", "unknown words", "  ", "[SEP] bad [PAD]"]
 
@@ -68,10 +69,59 @@ def test_both_ends_of_a_text(max_length: int, tokenizer: PreTrainedTokenizerBase
     assert tokens.truncation() == head.truncation()
 
 
+def chunks_by_hand(ids: list[int], max_length: int, overlap: int, max_chunks: int) -> tuple[list[list[int]], int]:
+    """Return the chunks of a text with [CLS] and [SEP], and how many of its tokens are in none."""
+    words, room = ids[1:-1], max_length - 2
+    chunks, end = [[ids[0], *words[:room], ids[-1]]], room
+    while end < len(words) and len(chunks) < max_chunks:
+        start, end = end - overlap, end - overlap + room
+        chunks.append([ids[0], *words[start:end], ids[-1]])
+    return chunks, max(0, len(words) - end)
+
+
+@pytest.mark.parametrize("max_chunks", [None, 1, 2, 3, 300])
+@pytest.mark.parametrize(
+    ("max_length", "chunk_overlap"),
+    [(3, None), (3, 0), (4, None), (5, 2), (8, None), (8, 0), (8, 1), (8, 5), (20, None), (64, None)],
+)
+def test_chunks_of_a_text(
+    max_length: int, chunk_overlap: int | None, max_chunks: int | None, tokenizer: PreTrainedTokenizerBase
+):
+    texts = [*TEXTS, *(" ".join(f"{SENTENCES} " for _ in range(n)) for n in (1, 2, 5)), "good [SEP] bad [CLS] " * 9]
+    settings = {"chunk_overlap": chunk_overlap, "max_chunks": max_chunks}
+    tokens = tokenize(texts, tokenizer, max_length=max_length, long_text="chunks", **settings)
+    overlap = min(max_length // 4, max_length - 3) if chunk_overlap is None else chunk_overlap
+    lost, most = [], 0
+    for i, text in enumerate(texts):
+        chunks, num_lost = chunks_by_hand(tokenizer(text)["input_ids"], max_length, overlap, max_chunks or 16)
+        assert tokens[i].tolist() == [token for chunk in chunks for token in chunk]
+        # The borders are the multiples of max_length.
+        assert [tokens[i][k : k + max_length].tolist() for k in range(0, len(tokens[i]), max_length)] == chunks
+        lost.append(num_lost)
+        most = max(most, len(chunks))
+    assert (tokens.num_cut_texts, tokens.num_cut_tokens) == (sum(map(bool, lost)), sum(lost))
+    assert (most == 1) == (max_chunks == 1)
+    if max_chunks == 300:
+        assert lost == [0] * len(texts)
+    # What comes after it does not depend on it.
+    assert tokenize(texts, tokenizer, max_length=8)[2].tolist() == [*tokenizer(texts[2])["input_ids"][:7], 3]
+
+
+def test_every_token_is_in_a_chunk(tokenizer: PreTrainedTokenizerBase):
+    text = " ".join(SENTENCES.split()[i % 37] for i in range(99))
+    (tokens,) = tokenize([text], tokenizer, max_length=16, long_text="chunks", chunk_overlap=3)
+    chunks = [tokens[i + 1 : i + 15].tolist() for i in range(0, len(tokens), 16)]
+    read = chunks[0] + [token for chunk in chunks[1:] for token in chunk[3:]]
+    assert [*read[:-1], 3] == tokenizer(text)["input_ids"][1:]
+
+
 def test_truncation_in_words(tokenizer: PreTrainedTokenizerBase):
     tokens = tokenize(TEXTS[:4], tokenizer, max_length=5)
     line = "train: 4 texts, 16 tokens; max_length 5 cuts 50.0% of the texts and 27.3% of the tokens"
     assert describe_truncation(tokens, name="train", max_length=5) == line
+    tokens = tokenize(TEXTS[:4], tokenizer, max_length=5, long_text="chunks", chunk_overlap=0, max_chunks=2)
+    line = "train: 4 texts, 24 tokens; max_length 5 in 2 chunks cuts 25.0% of the texts and 7.7% of the tokens"
+    assert describe_truncation(tokens, name="train", max_length=5, max_chunks=2) == line
 
 
 def test_no_texts(tokenizer: PreTrainedTokenizerBase):

@@ -26,6 +26,7 @@ WORDS = ["good", "bad", "film", "story", "great", "dull", "plot", "was", "not", 
 SGD = {"optimizer": "sgd", "learning_rate": 0.01}
 ADAMW = {"optimizer": "adamw", "learning_rate": 1e-3}
 REGULARIZERS = {"mixout": 0.3, "l2_sp": 0.1, "ema_decay": 0.9, "wise_ft": 0.5, "fgm": 0.1}
+CHUNKS = {"long_text": "chunks", "max_length": 9, "max_chunks": 2}
 REGIMES = {
     "full": ("bert", {}, ADAMW),
     "clipped": ("bert", {}, {**SGD, "max_grad_norm": 0.01}),
@@ -39,6 +40,8 @@ REGIMES = {
     "dora": ("bert", {"freeze": 1, "lora_rank": 2, "dora": True}, SGD),
     "mean": ("bert", {"pooling": "mean"}, ADAMW),
     "sigmoid": ("bert", {"pooling": "mean", "layers": "mix", "hidden": 8, "binary_loss": "sigmoid"}, SGD),
+    "chunks": ("bert", {**CHUNKS, "chunk_pooling": "attention"}, SGD),
+    "chunks, frozen layer": ("bert", {**CHUNKS, "freeze": 1}, SGD),
     "regularizers": ("bert", {}, {**SGD, **REGULARIZERS}),
     "albert": ("albert", {}, SGD),
     "deberta-v2": ("deberta-v2", {}, SGD),

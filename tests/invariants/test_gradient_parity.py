@@ -3,6 +3,7 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -98,6 +99,38 @@ def test_gradient_is_that_of_the_whole_batch(
         norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm().item()
         assert record["loss"] == pytest.approx(loss, rel=1e-10)
         assert record["gradient_norm"] == pytest.approx(norm, rel=1e-10)
+
+
+@pytest.mark.parametrize("max_tokens", [30, 60, 90, 400])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"chunk_pooling": "mean"},
+        {"chunk_pooling": "max", "pooling": "cls", "layers": 2},
+        {"chunk_pooling": "attention", "pooling": "attention"},
+        {"chunk_pooling": "attention", "freeze": 1, "hidden": 8},
+    ],
+    ids=lambda settings: " ".join(map(str, settings.values())),
+)
+def test_gradient_of_texts_in_chunks(settings, max_tokens, build_model, texts_of_lengths, watch_steps):
+    """Texts of one to three chunks, which stand in a micro-batch beside others or alone."""
+    model, examples = build_model(long_text="chunks", max_length=12, **settings), texts_of_lengths(11)
+    lengths = model.tokenize(examples.texts).lengths
+    assert set(np.ceil(lengths / 12)) == {1, 2, 3}
+    config = TrainingConfig(
+        num_epochs=1, batch_size=11, optimizer="sgd", max_grad_norm=0, micro_batch_tokens=max(max_tokens, max(lengths))
+    )
+    passes = []
+    handle = model.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    with watch_steps(model) as steps:
+        Trainer(model, config).fit(examples)
+    handle.remove()
+    assert (len(steps), sum(passes) == 1) == (1, max_tokens == 400)
+    _, gradients = plain_gradient(model, steps[0], examples, range(11), label_smoothing=0.0, class_weights=None)
+    largest = max(gradient.abs().max() for gradient in gradients.values())
+    assert largest > 1e-3
+    for name, gradient in gradients.items():
+        assert (steps[0][name][1] - gradient).abs().max() <= 1e-10 * largest, name
 
 
 def test_clipping_is_by_the_norm_of_the_whole_step(build_model, texts_of_lengths, watch_steps):

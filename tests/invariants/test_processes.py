@@ -72,7 +72,8 @@ def found(tiny_bert, tmp_path_factory):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 @pytest.mark.parametrize(
-    "kind", ["softmax", "softmax smoothed", "sigmoid", "sigmoid smoothed", "softmax weighted", "sigmoid weighted"]
+    "kind",
+    ["softmax", "softmax smoothed", "sigmoid", "sigmoid smoothed", "softmax weighted", "sigmoid weighted", "chunks"],
 )
 @pytest.mark.parametrize("processes", [2, 4])
 def test_gradient_is_that_of_one_process(processes, kind, count, found):

@@ -27,6 +27,7 @@ KINDS = {
     "sigmoid smoothed": ({"binary_loss": "sigmoid"}, {"label_smoothing": 0.1}),
     "softmax weighted": ({}, {"class_weights": (0.7, 2.5), "label_smoothing": 0.1}),
     "sigmoid weighted": ({"binary_loss": "sigmoid"}, {"class_weights": "balanced", "label_smoothing": 0.1}),
+    "chunks": ({"long_text": "chunks", "max_length": 8, "chunk_pooling": "attention"}, {}),
 }
 """Settings of the head and of the training."""
 
@@ -60,7 +61,8 @@ def gradients(folder: Path, output: Path, suffix: str) -> None:
             found: dict[str, torch.Tensor] = {}
 
             def look(*_: object, model: Classifier = model, found: dict[str, torch.Tensor] = found) -> None:
-                found.update({name: p.grad.clone() for name, p in model.network.named_parameters()})
+                trained = ((name, p) for name, p in model.network.named_parameters() if p.requires_grad)
+                found.update({name: p.grad.clone() for name, p in trained})
 
             config = TrainingConfig(
                 num_epochs=1,

@@ -239,5 +239,5 @@ def test_what_is_read_of_a_long_text_is_saved(long_text: str, tiny_bert: Path, t
 
 
 def test_unknown_part_of_a_long_text(tiny_bert: Path):
-    with pytest.raises(ConfigError, match="Expected long_text 'head', 'tail' or 'head-tail', found 'middle'"):
+    with pytest.raises(ConfigError, match="Expected long_text 'head', 'tail', 'head-tail' or 'chunks', found 'middle'"):
         Classifier.from_pretrained(tiny_bert, labels=LABELS, long_text="middle")

@@ -31,10 +31,13 @@ def test_a_folder_that_nlptl_has_not_saved_needs_labels(tiny_bert: Path):
         ({"head": {"pooling": "sum"}}, "pooling in the configuration, found 'sum'"),
         (
             {"head": {"pooling": "max"}},
-            r"config\.json has head 'dense', pooling 'mean', layers 'last', hidden \[\] and",
+            r"config\.json has head 'dense', pooling 'mean', layers 'last', hidden \[\], chunk_pooling 'mean' and",
         ),
         ({"head": {"pooling": "native"}}, r"config\.json has head 'dense', pooling 'mean', .* and labels"),
-        ({"head": {"pooling": "mean", "hidden": [8]}}, r"config\.json has .*, hidden \[\] and labels"),
+        (
+            {"head": {"pooling": "mean", "hidden": [8]}},
+            r"config\.json has .*, hidden \[\], chunk_pooling 'mean' and labels",
+        ),
         ({"head": {"pooling": "mean", "hidden": 8}}, "Expected tuple.* for hidden in the configuration, found 8"),
         ({"head": {"pooling": "mean", "layers": 2}}, r"config\.json has .*, layers 'last', hidden"),
         ({"head": {"pooling": "mean", "head": "knn"}}, r"config\.json has head 'dense', "),

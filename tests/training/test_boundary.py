@@ -84,6 +84,8 @@ def test_a_batch_is_padded_with_zeros():
         ({"freeze": 2, "pooling": "mean", "layers": "mix"}, None),
         ({"freeze": 1, "train_only": "biases"}, 1),
         ({"train_only": "norms"}, None),
+        ({"freeze": 1, "long_text": "chunks"}, None),
+        ({"freeze": "encoder", "long_text": "chunks", "chunk_pooling": "attention"}, None),
     ],
     ids=str,
 )

@@ -128,7 +128,16 @@ def test_logits_from_features_are_those_from_texts(build, splits):
         torch.testing.assert_close(logits_of(model, cached, accelerator), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{"freeze": "nothing"}, {"freeze": 2}, {"pooling": "attention"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"freeze": "nothing"},
+        {"freeze": 2},
+        {"pooling": "attention"},
+        {"long_text": "chunks", "chunk_pooling": "attention"},
+    ],
+    ids=str,
+)
 def test_what_changes_in_training_is_not_cached(settings, build, splits, feature_cache):
     assert encode(build(**settings), splits["test"], FeatureCache(gigabytes=1)).features is None
     assert not feature_cache.exists()
@@ -169,6 +178,29 @@ def test_other_texts_miss(change, build, splits):
 )
 def test_other_settings_of_the_encoder_miss(settings, build, splits):
     assert key(build(**settings), splits["train"]) != key(build(max_length=64), splits["train"])
+
+
+def test_other_settings_of_chunks_miss(build, splits):
+    """Also if no text has more than one."""
+    chunks = ({}, {"chunk_pooling": "max"}, {"max_length": 10}, {"max_length": 10, "chunk_overlap": 1})
+    models = [build(long_text="chunks", **settings) for settings in chunks]
+    assert len({key(model, splits["train"]) for model in [*models, build(), build(max_length=10)]}) == 6
+    assert key(build(long_text="chunks", seed=3, hidden=4), splits["train"]) == key(models[0], splits["train"])
+
+
+@pytest.mark.parametrize("chunk_pooling", ["mean", "max"])
+def test_features_of_chunks_are_cached(chunk_pooling, build, splits, small_parts, feature_cache):
+    settings = {"long_text": "chunks", "max_length": 8, "chunk_pooling": chunk_pooling}
+    first, second = build(**settings), build(**settings)
+    found = [encode(model, splits["train"], FeatureCache(gigabytes=1)).features for model in (first, second)]
+    assert torch.equal(*found)
+    assert first.calls
+    assert second.calls == []
+    for text, features in zip(splits["train"].texts, found[0], strict=True):
+        ids = torch.from_numpy(first.tokenize([text])[0]).long()[None]
+        with inference.evaluating(first):
+            expected = first.features(ids, torch.ones_like(ids))[0]
+        torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_other_weights_miss_by_a_single_bit(build, splits):

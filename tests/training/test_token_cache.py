@@ -70,6 +70,16 @@ def test_ids_are_tokenized_once(build, feature_cache, caplog):
     assert [path.name[:7] for path in files(feature_cache)] == ["000000-", "000001-"]
 
 
+def test_ids_of_chunks_are_cached(build):
+    settings = {"long_text": "chunks", "chunk_overlap": 2, "max_chunks": 2}
+    first, second = build(**settings), build(**settings)
+    expected = build(**settings).tokenize(TEXTS)
+    for model in (first, second):
+        assert same(tokenize_once(model, EXAMPLES, FeatureCache(gigabytes=1)), expected)
+    assert (first.calls, second.calls) == (len(TEXTS) + FEW, FEW)
+    assert expected.lengths.max() > 9
+
+
 def test_ids_are_mapped_from_the_file(build, feature_cache):
     tokens = tokenize_once(build(), EXAMPLES, FeatureCache(gigabytes=1))
     assert not tokens.ids.flags.owndata
@@ -94,7 +104,8 @@ def test_without_a_cache_nothing_is_written(build, feature_cache):
 
 
 @pytest.mark.parametrize(
-    "change", ["texts", "order", "max_length", "long_text", "vocabulary", "tokenizers", "transformers"]
+    "change",
+    ["texts", "order", "max_length", "long_text", "overlap", "chunks", "vocabulary", "tokenizers", "transformers"],
 )
 def test_what_would_give_other_ids_misses(change, build, monkeypatch):
     before = token_key(build(), EXAMPLES)
@@ -107,6 +118,11 @@ def test_what_would_give_other_ids_misses(change, build, monkeypatch):
         after = token_key(build(max_length=10), EXAMPLES)
     elif change == "long_text":
         after = token_key(build(long_text="head-tail"), EXAMPLES)
+    elif change in ("overlap", "chunks"):
+        before = token_key(build(long_text="chunks"), EXAMPLES)
+        other = {"chunk_overlap": 3} if change == "overlap" else {"max_chunks": 2}
+        after = token_key(build(long_text="chunks", **other), EXAMPLES)
+        assert before != token_key(build(), EXAMPLES) != after
     elif change == "vocabulary":
         model = build()
         model.tokenizer.add_tokens(["unheard"])

@@ -1,0 +1,76 @@
+"""Long texts in chunks: settings that cannot be obeyed, and flat token ids as one row for each chunk."""
+
+import typing
+
+import torch
+import torch.nn.functional as F
+
+from nlptl.config import ChunkPooling, HeadConfig, LongText, is_count
+from nlptl.errors import ConfigError
+
+
+def check_reading(
+    head: HeadConfig, *, long_text: LongText, chunk_overlap: int | None = None, max_chunks: int | None = None
+) -> None:
+    """Check what is said about long texts; a pooling "auto" is taken for one that fits.
+
+    Raises:
+        ConfigError: If a setting is out of range, or would be ignored.
+    """
+    if long_text not in typing.get_args(LongText):
+        raise ConfigError(f"Expected long_text 'head', 'tail', 'head-tail' or 'chunks', found {long_text!r}.")
+    if head.chunk_pooling not in typing.get_args(ChunkPooling):
+        raise ConfigError(f"Expected chunk_pooling 'mean', 'max' or 'attention', found {head.chunk_pooling!r}.")
+    if max_chunks is not None and not is_count(max_chunks):
+        raise ConfigError(f"Expected max_chunks to be a whole number from 1 on, found {max_chunks!r}.")
+    if chunk_overlap is not None and not (chunk_overlap == 0 or is_count(chunk_overlap)):
+        raise ConfigError(f"Expected chunk_overlap to be a whole number from 0 on, found {chunk_overlap!r}.")
+    if long_text == "chunks":
+        if head.pooling == "native":
+            raise ConfigError(
+                "Expected a pooling over hidden states with long_text 'chunks', found pooling 'native': the "
+                "architecture's own head reads one chunk. Pass --pooling mean, cls, max or attention (pooling= in "
+                "Python), or leave it out for mean; a saved classifier with such a head reads 'head' or 'tail'."
+            )
+        return
+    values: dict[str, object] = {"chunk_overlap": chunk_overlap, "max_chunks": max_chunks}
+    values["chunk_pooling"] = None if head.chunk_pooling == "mean" else head.chunk_pooling
+    given = {name: value for name, value in values.items() if value is not None}
+    if given:
+        found = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(
+            f"Expected {', '.join(given)} only with long_text 'chunks', found {found} with {long_text!r}. Pass "
+            f"--long-text chunks (long_text= in Python), or leave {flags} out."
+        )
+
+
+def check_overlap(chunk_overlap: int | None, *, max_length: int, most: int) -> None:
+    """Check that a chunk of `max_length` tokens has more of the text than the chunk before.
+
+    Raises:
+        ConfigError: If it has more than `most` tokens in common with it.
+    """
+    if chunk_overlap is not None and chunk_overlap > most:
+        raise ConfigError(
+            f"Expected chunk_overlap from 0 to {most}, for a chunk of {max_length} tokens, special ones included, "
+            f"to go beyond the one before, found {chunk_overlap}. Lower --chunk-overlap, raise "
+            "--max-length (chunk_overlap=, max_length= in Python), or leave --chunk-overlap out for a quarter."
+        )
+
+
+def cut_into_chunks(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor, length: int, *, pad_id: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cut token ids [batch, tokens] into rows of `length`, or of all tokens if there are fewer.
+
+    Returns:
+        Token ids and mask of the chunks that are not padding alone [chunks, length], those of a text one after the
+        other; and where they stand: a mask [batch, most chunks of a text].
+    """
+    length = min(length, input_ids.shape[1])
+    missing = -input_ids.shape[1] % length
+    chunks = F.pad(input_ids, (0, missing), value=pad_id).view(-1, length)
+    mask = F.pad(attention_mask, (0, missing)).view(-1, length)
+    has_tokens = mask.any(dim=1)
+    return chunks[has_tokens], mask[has_tokens], has_tokens.view(len(input_ids), -1)
