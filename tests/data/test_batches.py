@@ -138,3 +138,14 @@ def test_collation_pads_on_the_right():
     assert batch["input_ids"].tolist() == [[2, 6, 7, 3], [2, 5, 3, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     assert {value.dtype for value in batch.values()} == {torch.int64}
+
+
+def test_with_classes_every_epoch_has_as_many_places_for_each():
+    classes = np.array([0] * 17 + [1] * 3)
+    steps = list(global_batches(20, 8, seed=3, first_step=0, num_steps=6, classes=classes))
+    epochs = [np.concatenate([rows for _, rows in steps[start : start + 3]]) for start in (0, 3)]
+    assert [np.bincount(classes[epoch]).tolist() for epoch in epochs] == [[10, 10], [10, 10]]
+    assert epochs[0].tolist() != epochs[1].tolist()
+    resumed = list(global_batches(20, 8, seed=3, first_step=4, num_steps=6, classes=classes))
+    for (step, rows), (again, same) in zip(steps[4:], resumed, strict=True):
+        assert (step, rows.tolist()) == (again, same.tolist())

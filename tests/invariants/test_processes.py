@@ -58,7 +58,7 @@ def launch(jobs, model, output, *, timeout=150, processes=2):
 def found(tiny_bert, tmp_path_factory):
     """Return the folder with what one process, two and four processes have found."""
     output = tmp_path_factory.mktemp("processes")
-    jobs = "gradients,evaluation,training,errors"
+    jobs = "gradients,evaluation,training,tasks,errors"
     codes, said = launch(f"{jobs},interrupted", tiny_bert, output)
     assert codes == [0, 0], "\n".join(said)
     codes, said = launch("gradients", tiny_bert, output, processes=4)
@@ -101,6 +101,22 @@ def test_trained_weights_are_those_of_one_process(found, freeze):
         two = load_file(found / f"training-{freeze}-{rank}-of-2.safetensors")
         for name, weight in one.items():
             torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("task", ["tags", "labels", "scores", "ordinal", "pairs"])
+def test_each_task_is_learned_and_scored_as_by_one_process(task, found):
+    one = load_file(found / f"task-{task}-0-of-1.safetensors")
+    scores = json.loads((found / f"task-{task}-0-of-1.json").read_text())
+    for rank in (0, 1):
+        two = load_file(found / f"task-{task}-{rank}-of-2.safetensors")
+        for name, weight in one.items():
+            torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-9)
+        again = json.loads((found / f"task-{task}-{rank}-of-2.json").read_text())
+        assert again.keys() == scores.keys()
+        for metric, score in scores.items():
+            if metric != "per_class":
+                assert score["n"] == 11
+                assert again[metric] == pytest.approx(score, rel=1e-7), metric
 
 
 @pytest.mark.parametrize("freeze", ["nothing", "encoder"])

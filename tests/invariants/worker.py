@@ -7,6 +7,8 @@ import gc
 import json
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="", TOKENIZERS_PARALLELISM="false")
@@ -15,7 +17,20 @@ import torch
 from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from nlptl import Classifier, Examples, Run, Trainer, TrainingConfig, UserError
+from nlptl import (
+    Classifier,
+    Examples,
+    MultiLabel,
+    Ordinal,
+    Regression,
+    Run,
+    SingleLabel,
+    TokenLabels,
+    Trainer,
+    TrainingConfig,
+    UserError,
+)
+from nlptl.tasks.task import Task
 from nlptl.training.devices import processes
 
 WORDS = ["good", "bad", "film", "story", "great", "dull", "plot", "was", "not", "very"]
@@ -30,6 +45,24 @@ KINDS = {
     "chunks": ({"long_text": "chunks", "max_length": 8, "chunk_pooling": "attention"}, {}),
 }
 """Settings of the head and of the training."""
+
+
+def _tags(_: int, text: str) -> str:
+    return " ".join("B-film" if word in ("film", "story") else "O" for word in text.split(" "))
+
+
+def _labels(_: int, text: str) -> str:
+    return json.dumps(sorted({word for word in text.split(" ") if word in ("good", "bad", "film")}))
+
+
+TASKS: dict[str, tuple[type[Task], Callable[[int, str], str], dict[str, object]]] = {
+    "tags": (TokenLabels, _tags, {"class_weights": "balanced"}),
+    "labels": (MultiLabel, _labels, {"loss": "asymmetric"}),
+    "scores": (Regression, lambda i, text: str(len(text) + i / 7), {}),
+    "ordinal": (Ordinal, lambda _, text: str(min(3, text.count("o"))), {}),
+    "pairs": (SingleLabel, lambda i, _: "yes" if i % 3 else "no", {"sampling": "balanced", "logit_adjustment": 1.0}),
+}
+"""Kinds of tasks: how a target comes from a text, and settings of the training."""
 
 
 class Stopped(BaseException):
@@ -103,6 +136,28 @@ def training(folder: Path, output: Path, suffix: str) -> None:
         scores = trainer.evaluate(examples(11, "test")).to_json()
         save_file(weights(model), output / f"training-{freeze}-{suffix}.safetensors")
         (output / f"training-{freeze}-{suffix}.json").write_text(json.dumps(scores))
+
+
+def tasks(folder: Path, output: Path, suffix: str) -> None:
+    """A training of each kind of task, with fewer examples in its last step than processes, and scores on a test."""
+    for name, (cls, target, settings) in TASKS.items():
+
+        def of_task(
+            count: int, split: str = "train", name: str = name, target: Callable[[int, str], str] = target
+        ) -> Examples:
+            found = examples(count, split)
+            targets = [target(i, text) for i, text in enumerate(found.texts)]
+            return replace(found, labels=targets, pairs=list(found.texts)[::-1] if name == "pairs" else ())
+
+        model = Classifier.from_pretrained(
+            folder, task=cls.from_examples(of_task(17)), pairs=name == "pairs", dropout=0.0
+        )
+        config = TrainingConfig(num_epochs=2, batch_size=8, learning_rate=1e-3, micro_batch_tokens=40, **settings)
+        trainer = Trainer(model.double(), config)
+        trainer.fit(of_task(17), validation=of_task(11, "validation"))
+        scores = trainer.evaluate(of_task(11, "test"))
+        save_file(weights(model), output / f"task-{name}-{suffix}.safetensors")
+        (output / f"task-{name}-{suffix}.json").write_text(json.dumps(scores.to_json()))
 
 
 def interrupted(folder: Path, output: Path, suffix: str) -> None:
@@ -184,7 +239,7 @@ def crash(folder: Path, output: Path, suffix: str) -> None:
     Trainer(model, TrainingConfig(num_epochs=1, batch_size=8)).fit(examples(8))
 
 
-JOBS = {job.__name__: job for job in (gradients, evaluation, training, interrupted, resumed, errors, crash)}
+JOBS = {job.__name__: job for job in (gradients, evaluation, training, tasks, interrupted, resumed, errors, crash)}
 
 
 def main(jobs: list[str], folder: Path, output: Path) -> None:
