@@ -1,4 +1,4 @@
-"""From a file to its columns: CSV, TSV, JSON, Parquet and Arrow, opened first and read once the columns are chosen.
+"""From a file to its columns: CSV, TSV, JSON, CoNLL, Parquet and Arrow, opened first, read once the columns are chosen.
 
 Files may be larger than memory, so they are read some rows at a time; an array in JSON is not, which is parsed whole.
 """
@@ -10,6 +10,8 @@ import io
 import itertools
 import json
 import logging
+import re
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,8 @@ from typing import IO, Any
 
 from nlptl.errors import DataError
 
-TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+CONLL_SUFFIXES = (".conll", ".iob", ".iob2", ".bio")
+TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", *CONLL_SUFFIXES)
 SUFFIXES = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES), ".parquet", ".arrow")
 MAX_EXPANSION = 200
 """How many times the size of a .gz file its content may have: real texts have about 4, at most some 50."""
@@ -28,6 +31,9 @@ MIN_EXPANDED = 2**24
 """Content of this size is no bomb, however well it is compressed."""
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 """How an Arrow stream ends that is whole."""
+CONLL_COLUMNS = ("tokens", "tags")
+BETWEEN_COLUMNS = re.compile("[ \t]+")
+"""Of CoNLL files: other blanks, such as those within numbers in German, belong to the word."""
 
 Batch = tuple[Sequence[int], list[list[Any]]]
 
@@ -62,6 +68,8 @@ def open_table(path: Path) -> Table:
         )
     if suffix in (".parquet", ".arrow"):
         return (_parquet_table if suffix == ".parquet" else _arrow_table)(path)
+    if suffix.removesuffix(".gz") in CONLL_SUFFIXES:
+        return _conll_table(path)
     return (_csv_table if suffix.startswith((".csv", ".tsv")) else _json_table)(path, suffix.removesuffix(".gz"))
 
 
@@ -77,7 +85,7 @@ def _open(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def _open_text(path: Path, encoding: str, newline: str) -> io.TextIOWrapper:
+def _open_text(path: Path, encoding: str, newline: str | None) -> io.TextIOWrapper:
     return io.TextIOWrapper(_open(path), encoding=encoding, newline=newline)
 
 
@@ -281,6 +289,74 @@ def _json_record(decoder: json.JSONDecoder, line: str, path: Path, row: int) -> 
             'Write each example as {"text": ..., "label": ...} on a line of its own.'
         )
     return record  # type: ignore[no-any-return]
+
+
+def _conll_table(path: Path) -> Table:
+    """Open a file of one word per line with its tag: a sentence is a row, of a list of words and one of tags."""
+    encoding = _encoding(path)
+    width, tags = _conll_layout(path, encoding)
+    sentences = _conll_sentences(path, encoding, width, tags)
+
+    def read(columns: list[str]) -> Iterator[Batch]:
+        places = [CONLL_COLUMNS.index(column) for column in columns]
+        while batch := list(itertools.islice(sentences, ROWS_AT_ONCE)):
+            yield [row for row, _ in batch], [[sentence[place] for _, sentence in batch] for place in places]
+
+    return Table(list(CONLL_COLUMNS), (sentence for _, sentence in itertools.islice(sentences, 20)), read)
+
+
+def _conll_layout(path: Path, encoding: str) -> tuple[int, set[str]]:
+    """Return the number of columns and the tags of all lines but those that may be comments.
+
+    Raises:
+        DataError: If there are no such lines, or if one has another number of columns than the first of them.
+    """
+    first, width, tags = 0, 0, set()
+    for row, columns, may_be_comment in _conll_lines(path, encoding):
+        if not columns or may_be_comment:
+            continue
+        first, width = first or row, width or len(columns)
+        tags.add(columns[-1])
+        if len(columns) != width or width < 2:
+            wanted = "a word and its tag" if width < 2 else f"{width} columns, as on line {first},"
+            count = "1 column" if len(columns) == 1 else f"{len(columns)} columns"
+            raise DataError(
+                f"Expected {wanted} on each line of {path}, found {count} on line {row}: {' '.join(columns)[:80]!r}. "
+                "Separate columns by blanks or tabs, which no word may hold, and sentences by an empty line; start "
+                "comments with '# '."
+            )
+    if not width:
+        raise DataError(f"Expected rows with examples, found none: {path} has no rows. Check that it is complete.")
+    return width, tags
+
+
+def _conll_sentences(
+    path: Path, encoding: str, width: int, tags: set[str]
+) -> Iterator[tuple[int, tuple[list[str], list[str]]]]:
+    """Yield the line on which each sentence starts, its words and their tags."""
+    start, words, sentence_tags = 0, list[str](), list[str]()
+    for row, columns, may_be_comment in _conll_lines(path, encoding):
+        # A comment may happen to have as many columns as a word, but hardly a tag as the last one.
+        if may_be_comment and (len(columns) != width or columns[-1] not in tags):
+            continue
+        if columns:
+            start = start or row
+            words.append(columns[0])
+            sentence_tags.append(sys.intern(columns[-1]))
+        elif words:
+            yield start, (words, sentence_tags)
+            start, words, sentence_tags = 0, [], []
+
+
+def _conll_lines(path: Path, encoding: str) -> Iterator[tuple[int, list[str], bool]]:
+    """Yield the number of each line, its columns (none where a sentence ends), and whether it may be a comment."""
+    row = 0
+    with _open_text(path, encoding, newline=None) as file:
+        for row, line in enumerate(file, start=1):
+            is_end = not line.strip() or line.startswith("-DOCSTART-")
+            columns = [] if is_end else BETWEEN_COLUMNS.split(line.strip(" \t\n"))
+            yield row, columns, line.startswith("# ") or columns == ["#"]
+    yield row + 1, [], False
 
 
 def _parquet_table(path: Path) -> Table:
