@@ -4,7 +4,9 @@ Files may be larger than memory, so they are read some rows at a time; an array 
 """
 
 import codecs
+import contextlib
 import csv
+import dataclasses
 import gzip
 import io
 import itertools
@@ -57,9 +59,21 @@ def open_table(path: Path) -> Table:
     """Open a data file by its suffix, one of `SUFFIXES`.
 
     Raises:
-        DataError: If the file is not what its suffix says.
+        DataError: If the file is not what its suffix says, or changes before all of it is read.
         OSError: If it cannot be read.
     """
+    state = _state(path)
+
+    def read(columns: list[str]) -> Iterator[Batch]:
+        with _unchanged(path, state):
+            yield from table.read(columns)
+
+    with _unchanged(path, state):
+        table = _open_table(path)
+    return dataclasses.replace(table, read=read)
+
+
+def _open_table(path: Path) -> Table:
     _, suffix = split_suffix(path)
     if not suffix:
         raise DataError(
@@ -78,6 +92,32 @@ def split_suffix(path: Path) -> tuple[str, str]:
     name = path.name.lower()
     suffix = max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default="")
     return path.name[: len(name) - len(suffix)], suffix
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Return what changes when somebody writes to a file, or puts another one in its place."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@contextlib.contextmanager
+def _unchanged(path: Path, state: tuple[int, ...]) -> Iterator[None]:
+    """Refuse what was read of a file that is no longer as it was, whatever came of that."""
+    found: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        found = error
+    if _state(path) != state:
+        raise DataError(
+            f"Expected {path} to stay as it is while it is read, found that it has changed. Wait until it is complete, "
+            "and start again."
+        ) from found
+    if found is not None:
+        raise found
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -185,7 +225,13 @@ def _csv_records(path: Path, encoding: str, delimiter: str) -> Iterator[tuple[in
             try:
                 fields = next(reader, None)
             except csv.Error as error:
-                reason = "a quote that is never closed" if "end of data" in str(error) else str(error)
+                reason = str(error)
+                if "end of data" in reason:
+                    reason = "a quote that is never closed"
+                elif "field larger" in reason:
+                    reason = (
+                        f"a field of more than {MAX_FIELD_CHARACTERS:,} characters: too long, or a quote is missing"
+                    )
                 raise DataError(
                     f"Expected well-formed records in {path}, found one that is not, starting on row {row}: {reason}. "
                     "Put fields in double quotes, and write a double quote inside a field twice."

@@ -91,7 +91,7 @@ def test_long_field(tmp_path):
     text = "x" * 200_000
     assert read_file(write(tmp_path, "a.csv", f"text,label\n{text},a\n")).texts == [text]
     too_long = "x" * (MAX_FIELD_CHARACTERS + 1)
-    with pytest.raises(DataError, match="starting on row 2: field larger"):
+    with pytest.raises(DataError, match="starting on row 2: a field of more than 10,485,760 characters"):
         read_file(write(tmp_path, "b.csv", f"text,label\n{too_long},a\n"))
 
 
