@@ -86,7 +86,7 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
         if any(to_json(card.head)[name] != value for name, value in shape.items()) or names != card.labels.names:
             described = ", ".join(f"{name} {value!r}" for name, value in shape.items())
             raise ValueError(f"config.json has {described} and labels {names}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UntrustedFileError(
             f"Expected the settings of a saved classifier, cannot read {path}: {error!r}. Copy the folder again."
         ) from error
