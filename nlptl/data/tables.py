@@ -415,20 +415,20 @@ def _parquet_table(path: Path) -> Table:
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
                 yield range(row, row + len(batch)), [batch.column(column).to_pylist() for column in columns]
                 row += len(batch)
-        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
             raise _unreadable("a Parquet", path, error) from error
 
     def first_rows() -> Iterator[list[Any]]:
         try:
             for batch in itertools.islice(file.iter_batches(batch_size=20), 1):
                 yield from (list(row.values()) for row in batch.to_pylist())
-        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
             raise _unreadable("a Parquet", path, error) from error
 
     try:
         file = pq.ParquetFile(path)
         schema = file.schema_arrow
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, ValueError) as error:
         raise _unreadable("a Parquet", path, error) from error
     return Table(schema.names, first_rows(), read, _parquet_class_names(schema.metadata))
 
@@ -454,7 +454,7 @@ def _arrow_table(path: Path) -> Table:
                 for batch in found:
                     batch.validate(full=True)
                     yield batch
-        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
             raise _unreadable("an Arrow", path, error) from error
 
     def read(columns: list[str]) -> Iterator[Batch]:
