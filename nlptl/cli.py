@@ -67,8 +67,8 @@ COMMANDS = {
     ),
 }
 
-# Names of files and labels may hold what a terminal obeys: colours, titles, text from right to left.
-_COMMANDS_OF_TERMINALS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# Names of files and labels may hold what a terminal obeys, such as colours, and bytes that are no text.
+_NOT_TO_BE_SHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # An installed wheel has the recipes inside the package, a checkout beside it.
 RECIPE_FOLDERS = (Path(__file__).parent / "recipes", Path(__file__).parents[1] / "recipes")
@@ -281,7 +281,8 @@ def _logging(stream: TextIO) -> Iterator[None]:
 
 class _LogHandler(logging.StreamHandler[TextIO]):
     def format(self, record: logging.LogRecord) -> str:
-        return _printable(super().format(record))
+        text, encoding = _printable(super().format(record)), self.stream.encoding or "utf-8"
+        return text.encode(encoding, "backslashreplace").decode(encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         if isinstance(sys.exc_info()[1], BrokenPipeError):
@@ -294,8 +295,8 @@ class _LogHandler(logging.StreamHandler[TextIO]):
 
 
 def _printable(text: str) -> str:
-    """Return `text` with what a terminal would obey, but for tabs and line feeds, as Python writes it."""
-    return _COMMANDS_OF_TERMINALS.sub(lambda found: ascii(found[0])[1:-1], text)
+    """Return `text` with what a terminal would obey or refuse, but for tabs and line feeds, as Python writes it."""
+    return _NOT_TO_BE_SHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _write_to_nowhere(stream: TextIO) -> None:
