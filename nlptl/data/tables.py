@@ -406,31 +406,24 @@ def _conll_lines(path: Path, encoding: str) -> Iterator[tuple[int, list[str], bo
 
 
 def _parquet_table(path: Path) -> Table:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     def read(columns: list[str]) -> Iterator[Batch]:
         row = 1
-        try:
+        with _undamaged("a Parquet", path):
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
                 yield range(row, row + len(batch)), [batch.column(column).to_pylist() for column in columns]
                 row += len(batch)
-        except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
-            raise _unreadable("a Parquet", path, error) from error
 
     def first_rows() -> Iterator[list[Any]]:
-        try:
+        with _undamaged("a Parquet", path):
             for batch in itertools.islice(file.iter_batches(batch_size=20), 1):
                 yield from (list(row.values()) for row in batch.to_pylist())
-        except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
-            raise _unreadable("a Parquet", path, error) from error
 
-    try:
+    with _undamaged("a Parquet", path):
         file = pq.ParquetFile(path)
         schema = file.schema_arrow
-    except (pa.ArrowException, ValueError) as error:
-        raise _unreadable("a Parquet", path, error) from error
-    return Table(schema.names, first_rows(), read, _parquet_class_names(schema.metadata))
+        return Table(schema.names, first_rows(), read, _parquet_class_names(schema.metadata))
 
 
 def _arrow_table(path: Path) -> Table:
@@ -439,44 +432,55 @@ def _arrow_table(path: Path) -> Table:
 
     def batches() -> Iterator[Any]:
         """Yield the schema, then the batches: each one is checked, since pyarrow believes what it reads."""
-        try:
-            with pa.memory_map(str(path)) as source:
-                try:
-                    reader = pa.ipc.open_file(source)
-                    found = map(reader.get_batch, range(reader.num_record_batches))
-                except pa.ArrowInvalid:
-                    source.seek(max(0, source.size() - len(END_OF_STREAM)))
-                    if source.read() != END_OF_STREAM:
-                        raise
-                    source.seek(0)
-                    reader = found = pa.ipc.open_stream(source)
-                yield reader.schema
-                for batch in found:
-                    batch.validate(full=True)
-                    yield batch
-        except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
-            raise _unreadable("an Arrow", path, error) from error
+        with pa.memory_map(str(path)) as source:
+            try:
+                reader = pa.ipc.open_file(source)
+                found = map(reader.get_batch, range(reader.num_record_batches))
+            except pa.ArrowInvalid:
+                source.seek(max(0, source.size() - len(END_OF_STREAM)))
+                if source.read() != END_OF_STREAM:
+                    raise
+                source.seek(0)
+                reader = found = pa.ipc.open_stream(source)
+            yield reader.schema
+            for batch in found:
+                batch.validate(full=True)
+                yield batch
 
     def read(columns: list[str]) -> Iterator[Batch]:
         row = 1
-        for batch in itertools.islice(batches(), 1, None):
-            for start in range(0, len(batch), ROWS_AT_ONCE):
-                part = batch.slice(start, ROWS_AT_ONCE)
-                yield range(row, row + len(part)), [part.column(column).to_pylist() for column in columns]
-                row += len(part)
+        with _undamaged("an Arrow", path):
+            for batch in itertools.islice(batches(), 1, None):
+                for start in range(0, len(batch), ROWS_AT_ONCE):
+                    part = batch.slice(start, ROWS_AT_ONCE)
+                    yield range(row, row + len(part)), [part.column(column).to_pylist() for column in columns]
+                    row += len(part)
 
-    schema = next(batches())
-    first = (batch.slice(0, 20) for batch in itertools.islice(batches(), 1, 2))
-    first_rows = (list(row.values()) for batch in first for row in batch.to_pylist())
-    return Table(schema.names, first_rows, read, _parquet_class_names(schema.metadata))
+    def first_rows() -> Iterator[list[Any]]:
+        with _undamaged("an Arrow", path):
+            for batch in itertools.islice(batches(), 1, 2):
+                yield from (list(row.values()) for row in batch.slice(0, 20).to_pylist())
+
+    with _undamaged("an Arrow", path):
+        schema = next(batches())
+        return Table(schema.names, first_rows(), read, _parquet_class_names(schema.metadata))
 
 
-def _unreadable(kind: str, path: Path, error: Exception) -> DataError:
-    reason = str(error).strip().rstrip(".")
-    return DataError(
-        f"Expected {kind} file, cannot read {path}: {reason}. It may be cut off, damaged or in another format: copy or "
-        "write it again."
-    )
+@contextlib.contextmanager
+def _undamaged(kind: str, path: Path) -> Iterator[None]:
+    """Take what pyarrow raises for a file that is damaged; what the system says of it has a number."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = str(error).strip().rstrip(".")
+        raise DataError(
+            f"Expected {kind} file, cannot read {path}: {reason}. It may be cut off, damaged or in another format: "
+            "copy or write it again."
+        ) from error
 
 
 def _parquet_class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
@@ -484,5 +488,5 @@ def _parquet_class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, li
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return {column: list(map(str, feature["names"])) for column, feature in features.items() if "names" in feature}
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return {}
