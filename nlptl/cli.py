@@ -14,6 +14,7 @@ import io
 import itertools
 import logging
 import os
+import re
 import sys
 import traceback
 import typing
@@ -65,6 +66,9 @@ COMMANDS = {
         "list or clear the features of frozen encoders",
     ),
 }
+
+# Names of files and labels may hold what a terminal obeys, such as colours, and bytes that are no text.
+_NOT_TO_BE_SHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # An installed wheel has the recipes inside the package, a checkout beside it.
 RECIPE_FOLDERS = (Path(__file__).parent / "recipes", Path(__file__).parents[1] / "recipes")
@@ -206,7 +210,7 @@ def _errors_as_messages(*, debug: bool) -> Iterator[None]:
         if debug:
             traceback.print_exc()
         else:
-            print(f"nlptl: error: {error}", file=sys.stderr)
+            print(f"nlptl: error: {_printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as error:
         if debug:
@@ -276,6 +280,10 @@ def _logging(stream: TextIO) -> Iterator[None]:
 
 
 class _LogHandler(logging.StreamHandler[TextIO]):
+    def format(self, record: logging.LogRecord) -> str:
+        text, encoding = _printable(super().format(record)), self.stream.encoding or "utf-8"
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         if isinstance(sys.exc_info()[1], BrokenPipeError):
             # The reader has left, as in `nlptl run ... | head`: what is trained does not depend on who listens.
@@ -284,6 +292,11 @@ class _LogHandler(logging.StreamHandler[TextIO]):
             raise  # noqa: PLE0704
         else:
             super().handleError(record)
+
+
+def _printable(text: str) -> str:
+    """Return `text` with what a terminal would obey or refuse, but for tabs and line feeds, as Python writes it."""
+    return _NOT_TO_BE_SHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _write_to_nowhere(stream: TextIO) -> None:

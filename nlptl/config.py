@@ -377,7 +377,7 @@ def load_config(cls: type[T], path: Path) -> T:
         values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
     except OSError as error:
         raise ConfigError(f"Expected a configuration file, cannot read {path}: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"Expected JSON in {path}, found something else: {error}.") from error
     return from_json(cls, values, source=str(path))
 
@@ -420,7 +420,7 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
             return tuple(_parse(arguments[0], item, where) for item in value)
     elif dataclasses.is_dataclass(hint):
         return from_json(cast(type, hint), value, source=where)
-    elif hint is Path and isinstance(value, str):
+    elif hint is Path and isinstance(value, str) and "\0" not in value:
         return Path(value)
     elif hint is float and type(value) in (int, float):
         return float(value)

@@ -1,6 +1,7 @@
 """The command line of recipes and of nlptl: flags, messages, exit codes."""
 
 import dataclasses
+import io
 import json
 import logging
 import os
@@ -527,6 +528,20 @@ def test_failing_processes_end_soon_with_their_exit_code(failing: int, tmp_path:
     assert launcher.returncode == 1  # of the launcher; those of its processes are in its report
     assert "nlptl: error: Expected rain, found sun." in err
     assert re.search(r"exitcode +: 3 ", err.partition("Root Cause (first observed failure):")[2])
+
+
+def test_what_is_said_can_be_shown_everywhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def talk(config: Config) -> None:
+        logging.getLogger("nlptl").info("caf\u00e9 \x1b[31m \u202e \udcff\t.")
+        raise errors.DataError("Expected no \x07 and no \udcff\n.")
+
+    for encoding, shown in (("utf-8", "caf\u00e9"), ("ascii", "caf\\xe9")):
+        stream = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream, encoding=encoding, write_through=True))
+        with pytest.raises(SystemExit, match="3"):
+            cli.run(talk, Config, [])
+        assert stream.getvalue().decode(encoding) == f"{shown} \\x1b[31m \\u202e \\udcff\t.\n"
+        assert capsys.readouterr().err == "nlptl: error: Expected no \\x07 and no \\udcff\n.\n"
 
 
 @pytest.mark.parametrize(

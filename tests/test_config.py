@@ -78,6 +78,7 @@ def test_whole_numbers_are_floats_where_a_float_is_wanted():
         ({"name": "x", "train": 3}, "Expected an object with settings in train in the configuration, found int."),
         ({"name": "x", "train": {"num_epochs": 2.0}}, "Expected int for num_epochs"),
         ({"name": "x", "train": {"num_epochs": -1}}, "num_epochs must be a whole number from 1 on, found -1"),
+        ({"name": "x", "folder": "a\0b"}, "Expected Path for folder in the configuration, found 'a\\x00b'."),
         ([], "Expected an object with settings in the configuration, found list."),
     ],
 )
@@ -92,6 +93,7 @@ def test_what_does_not_fit_is_refused(values: Any, message: str):
         (b"num_epochs: 3", "Expected JSON in "),
         (b"", "Expected JSON in "),
         (b"\xff\xfe", "Expected JSON in "),
+        (b"[" * 100_000, "Expected JSON in "),
         (b'{"name": "x", "name": "y"}', "the key 'name' occurs twice"),
         (b"[1]", "Expected an object with settings in "),
         (b'{"name": 1}', "Expected str for name in "),

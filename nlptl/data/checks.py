@@ -3,6 +3,7 @@
 import itertools
 import logging
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -221,17 +222,29 @@ def _repeated_texts(name: str, examples: Examples, keys: np.ndarray) -> list[Fin
 
 
 def _label_collisions(train: Examples, counts: Counter[str]) -> Finding | None:
-    """Find the labels of which another one, with more examples, differs only in case and blanks."""
+    """Find the labels of which another one, with more examples, differs only in what is hardly seen."""
     spellings = defaultdict(list)
     for label in sorted(counts, key=lambda label: (-counts[label], label)):
-        spellings["".join(label.split()).casefold()].append(label)
+        spellings[_spelling(label)].append(label)
     groups = [group for group in spellings.values() if len(group) > 1]
     rarer = {label for group in groups for label in group[1:]}
     is_rarer = np.fromiter((label in rarer for label in train.labels), dtype=bool)
-    shown = "; ".join(" and ".join(map(repr, group)) for group in groups[:5])
+    shown = "; ".join(" and ".join(map(_shown, group)) for group in groups[:5])
     shown += f"; ... ({len(groups)} such groups)" if len(groups) > 5 else ""
-    what = f"{train.source}: labels that differ only in case or blanks from a more frequent one ({shown})"
+    what = (
+        f"{train.source}: labels that differ only in case, blanks or form of Unicode from a more frequent one ({shown})"
+    )
     return finding_on("label_collision", what, train, is_rarer)
+
+
+def _shown(label: str) -> str:
+    return repr(label) if unicodedata.is_normalized("NFC", label) else ascii(label)
+
+
+def _spelling(label: str) -> str:
+    """Return a label without blanks and marks that take no room, in one case and one form of Unicode."""
+    folded = unicodedata.normalize("NFKC", label).casefold()
+    return "".join(sign for sign in folded if not sign.isspace() and unicodedata.category(sign) != "Cf")
 
 
 def _control_characters(name: str, examples: Examples) -> Finding | None:

@@ -89,6 +89,10 @@ EXPLANATIONS = {
         "The tokenizer puts one and the same token for all it does not know: what stood there is lost.",
         "Take an encoder for the language of the texts, or write such signs as words.",
     ),
+    "special_token": (
+        "The tokenizer reads them as marks of its own, such as the end of a text, and not as what is written.",
+        "Put a blank into them or delete them, unless they are meant as such.",
+    ),
     "missing_class": (
         "The scores say nothing about these classes.",
         "Add examples of them to this split, or pass one file with more examples, which is split by class.",

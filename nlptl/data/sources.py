@@ -44,7 +44,7 @@ class Examples:
     labels: list[str]
     """One name per text, or what `nlptl.data.targets` says of other kinds; empty where the texts have no labels."""
     rows: Sequence[int]
-    """CSV, TSV and JSON lines: the line on which the record starts, as an editor counts. Others: 1, 2, 3, ..."""
+    """CSV, TSV, JSON lines and CoNLL: the line on which the record starts, as an editor counts. Others: 1, 2, 3, ..."""
     source: str = "memory"
     split: str = "train"
     groups: list[str] = field(default_factory=list)

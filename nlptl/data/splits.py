@@ -203,6 +203,7 @@ def _read_folder(folder: Path, task: TaskKind, columns: dict[str, Any]) -> dict[
         )
     for split, paths in files.items():
         _check_shards(split, paths, folder)
+    _check_links([path for paths in files.values() for path in paths], folder)
     return {
         split: join([read_file(p, split=split, task=task, **columns) for p in paths])
         for split, paths in sorted(files.items(), key=lambda item: NAMES.index(item[0]))
@@ -226,6 +227,19 @@ def _check_shards(split: str, paths: list[Path], folder: Path) -> None:
         raise DataError(
             f"Expected {int(min(totals))} parts of {split} in {folder}, found {len(paths)}: {names}. Fetch the others."
         )
+
+
+def _check_links(paths: list[Path], folder: Path) -> None:
+    """Refuse one file under two names."""
+    names: dict[tuple[int, int], str] = {}
+    for path in paths:
+        status = file_status(path)
+        name = path.name if status is None else names.setdefault((status.st_dev, status.st_ino), path.name)
+        if name != path.name:
+            raise DataError(
+                f"Expected a file of its own for each split in {folder}, found {name} and {path.name}, which are one. "
+                "Remove the link, or pass the one file, which is then split."
+            )
 
 
 def _carve_missing(parts: dict[str, Examples], source: str, seed: int, task: TaskKind) -> None:

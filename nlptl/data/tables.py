@@ -1,15 +1,19 @@
-"""From a file to its columns: CSV, TSV, JSON, Parquet and Arrow, opened first and read once the columns are chosen.
+"""From a file to its columns: CSV, TSV, JSON, CoNLL, Parquet and Arrow, opened first, read once the columns are chosen.
 
 Files may be larger than memory, so they are read some rows at a time; an array in JSON is not, which is parsed whole.
 """
 
 import codecs
+import contextlib
 import csv
+import dataclasses
 import gzip
 import io
 import itertools
 import json
 import logging
+import re
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +22,8 @@ from typing import IO, Any
 
 from nlptl.errors import DataError
 
-TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+CONLL_SUFFIXES = (".conll", ".iob", ".iob2", ".bio")
+TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", *CONLL_SUFFIXES)
 SUFFIXES = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES), ".parquet", ".arrow")
 MAX_EXPANSION = 200
 """How many times the size of a .gz file its content may have: real texts have about 4, at most some 50."""
@@ -28,6 +33,9 @@ MIN_EXPANDED = 2**24
 """Content of this size is no bomb, however well it is compressed."""
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 """How an Arrow stream ends that is whole."""
+CONLL_COLUMNS = ("tokens", "tags")
+BETWEEN_COLUMNS = re.compile("[ \t]+")
+"""Of CoNLL files: other blanks, such as those within numbers in German, belong to the word."""
 
 Batch = tuple[Sequence[int], list[list[Any]]]
 
@@ -51,9 +59,21 @@ def open_table(path: Path) -> Table:
     """Open a data file by its suffix, one of `SUFFIXES`.
 
     Raises:
-        DataError: If the file is not what its suffix says.
+        DataError: If the file is not what its suffix says, or changes before all of it is read.
         OSError: If it cannot be read.
     """
+    state = _state(path)
+
+    def read(columns: list[str]) -> Iterator[Batch]:
+        with _unchanged(path, state):
+            yield from table.read(columns)
+
+    with _unchanged(path, state):
+        table = _open_table(path)
+    return dataclasses.replace(table, read=read)
+
+
+def _open_table(path: Path) -> Table:
     _, suffix = split_suffix(path)
     if not suffix:
         raise DataError(
@@ -62,6 +82,8 @@ def open_table(path: Path) -> Table:
         )
     if suffix in (".parquet", ".arrow"):
         return (_parquet_table if suffix == ".parquet" else _arrow_table)(path)
+    if suffix.removesuffix(".gz") in CONLL_SUFFIXES:
+        return _conll_table(path)
     return (_csv_table if suffix.startswith((".csv", ".tsv")) else _json_table)(path, suffix.removesuffix(".gz"))
 
 
@@ -72,12 +94,38 @@ def split_suffix(path: Path) -> tuple[str, str]:
     return path.name[: len(name) - len(suffix)], suffix
 
 
+def _state(path: Path) -> tuple[int, ...]:
+    """Return what changes when somebody writes to a file, or puts another one in its place."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@contextlib.contextmanager
+def _unchanged(path: Path, state: tuple[int, ...]) -> Iterator[None]:
+    """Refuse what was read of a file that is no longer as it was, whatever came of that."""
+    found: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        found = error
+    if _state(path) != state:
+        raise DataError(
+            f"Expected {path} to stay as it is while it is read, found that it has changed. Wait until it is complete, "
+            "and start again."
+        ) from found
+    if found is not None:
+        raise found
+
+
 def _open(path: Path) -> IO[bytes]:
     # What gzip returns is a stream of bytes in all that is done with it here.
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def _open_text(path: Path, encoding: str, newline: str) -> io.TextIOWrapper:
+def _open_text(path: Path, encoding: str, newline: str | None) -> io.TextIOWrapper:
     return io.TextIOWrapper(_open(path), encoding=encoding, newline=newline)
 
 
@@ -177,7 +225,13 @@ def _csv_records(path: Path, encoding: str, delimiter: str) -> Iterator[tuple[in
             try:
                 fields = next(reader, None)
             except csv.Error as error:
-                reason = "a quote that is never closed" if "end of data" in str(error) else str(error)
+                reason = str(error)
+                if "end of data" in reason:
+                    reason = "a quote that is never closed"
+                elif "field larger" in reason:
+                    reason = (
+                        f"a field of more than {MAX_FIELD_CHARACTERS:,} characters: too long, or a quote is missing"
+                    )
                 raise DataError(
                     f"Expected well-formed records in {path}, found one that is not, starting on row {row}: {reason}. "
                     "Put fields in double quotes, and write a double quote inside a field twice."
@@ -283,32 +337,93 @@ def _json_record(decoder: json.JSONDecoder, line: str, path: Path, row: int) -> 
     return record  # type: ignore[no-any-return]
 
 
+def _conll_table(path: Path) -> Table:
+    """Open a file of one word per line with its tag: a sentence is a row, of a list of words and one of tags."""
+    encoding = _encoding(path)
+    width, tags = _conll_layout(path, encoding)
+    sentences = _conll_sentences(path, encoding, width, tags)
+
+    def read(columns: list[str]) -> Iterator[Batch]:
+        places = [CONLL_COLUMNS.index(column) for column in columns]
+        while batch := list(itertools.islice(sentences, ROWS_AT_ONCE)):
+            yield [row for row, _ in batch], [[sentence[place] for _, sentence in batch] for place in places]
+
+    return Table(list(CONLL_COLUMNS), (sentence for _, sentence in itertools.islice(sentences, 20)), read)
+
+
+def _conll_layout(path: Path, encoding: str) -> tuple[int, set[str]]:
+    """Return the number of columns and the tags of all lines but those that may be comments.
+
+    Raises:
+        DataError: If there are no such lines, or if one has another number of columns than the first of them.
+    """
+    first, width, tags = 0, 0, set()
+    for row, columns, may_be_comment in _conll_lines(path, encoding):
+        if not columns or may_be_comment:
+            continue
+        first, width = first or row, width or len(columns)
+        tags.add(columns[-1])
+        if len(columns) != width or width < 2:
+            wanted = "a word and its tag" if width < 2 else f"{width} columns, as on line {first},"
+            count = "1 column" if len(columns) == 1 else f"{len(columns)} columns"
+            raise DataError(
+                f"Expected {wanted} on each line of {path}, found {count} on line {row}: {' '.join(columns)[:80]!r}. "
+                "Separate columns by blanks or tabs, which no word may hold, and sentences by an empty line; start "
+                "comments with '# '."
+            )
+    if not width:
+        raise DataError(f"Expected rows with examples, found none: {path} has no rows. Check that it is complete.")
+    return width, tags
+
+
+def _conll_sentences(
+    path: Path, encoding: str, width: int, tags: set[str]
+) -> Iterator[tuple[int, tuple[list[str], list[str]]]]:
+    """Yield the line on which each sentence starts, its words and their tags."""
+    start, words, sentence_tags = 0, list[str](), list[str]()
+    for row, columns, may_be_comment in _conll_lines(path, encoding):
+        # A comment may happen to have as many columns as a word, but hardly a tag as the last one.
+        if may_be_comment and (len(columns) != width or columns[-1] not in tags):
+            continue
+        if columns:
+            start = start or row
+            words.append(columns[0])
+            sentence_tags.append(sys.intern(columns[-1]))
+        elif words:
+            yield start, (words, sentence_tags)
+            start, words, sentence_tags = 0, [], []
+
+
+def _conll_lines(path: Path, encoding: str) -> Iterator[tuple[int, list[str], bool]]:
+    """Yield the number of each line, its columns (none where a sentence ends), and whether it may be a comment."""
+    row = 0
+    with _open_text(path, encoding, newline=None) as file:
+        for row, line in enumerate(file, start=1):
+            is_end = not line.strip() or line.startswith("-DOCSTART-")
+            columns = [] if is_end else BETWEEN_COLUMNS.split(line.strip(" \t\n"))
+            yield row, columns, line.startswith("# ") or columns == ["#"]
+    yield row + 1, [], False
+
+
 def _parquet_table(path: Path) -> Table:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     def read(columns: list[str]) -> Iterator[Batch]:
         row = 1
-        try:
+        with _undamaged("a Parquet", path):
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
                 yield range(row, row + len(batch)), [batch.column(column).to_pylist() for column in columns]
                 row += len(batch)
-        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise _unreadable("a Parquet", path, error) from error
 
     def first_rows() -> Iterator[list[Any]]:
-        try:
+        with _undamaged("a Parquet", path):
             for batch in itertools.islice(file.iter_batches(batch_size=20), 1):
                 yield from (list(row.values()) for row in batch.to_pylist())
-        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise _unreadable("a Parquet", path, error) from error
 
-    try:
+    with _undamaged("a Parquet", path):
         file = pq.ParquetFile(path)
         schema = file.schema_arrow
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise _unreadable("a Parquet", path, error) from error
-    return Table(schema.names, first_rows(), read, _parquet_class_names(schema.metadata))
+        return Table(schema.names, first_rows(), read, _parquet_class_names(schema.metadata))
 
 
 def _arrow_table(path: Path) -> Table:
@@ -317,44 +432,55 @@ def _arrow_table(path: Path) -> Table:
 
     def batches() -> Iterator[Any]:
         """Yield the schema, then the batches: each one is checked, since pyarrow believes what it reads."""
-        try:
-            with pa.memory_map(str(path)) as source:
-                try:
-                    reader = pa.ipc.open_file(source)
-                    found = map(reader.get_batch, range(reader.num_record_batches))
-                except pa.ArrowInvalid:
-                    source.seek(max(0, source.size() - len(END_OF_STREAM)))
-                    if source.read() != END_OF_STREAM:
-                        raise
-                    source.seek(0)
-                    reader = found = pa.ipc.open_stream(source)
-                yield reader.schema
-                for batch in found:
-                    batch.validate(full=True)
-                    yield batch
-        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise _unreadable("an Arrow", path, error) from error
+        with pa.memory_map(str(path)) as source:
+            try:
+                reader = pa.ipc.open_file(source)
+                found = map(reader.get_batch, range(reader.num_record_batches))
+            except pa.ArrowInvalid:
+                source.seek(max(0, source.size() - len(END_OF_STREAM)))
+                if source.read() != END_OF_STREAM:
+                    raise
+                source.seek(0)
+                reader = found = pa.ipc.open_stream(source)
+            yield reader.schema
+            for batch in found:
+                batch.validate(full=True)
+                yield batch
 
     def read(columns: list[str]) -> Iterator[Batch]:
         row = 1
-        for batch in itertools.islice(batches(), 1, None):
-            for start in range(0, len(batch), ROWS_AT_ONCE):
-                part = batch.slice(start, ROWS_AT_ONCE)
-                yield range(row, row + len(part)), [part.column(column).to_pylist() for column in columns]
-                row += len(part)
+        with _undamaged("an Arrow", path):
+            for batch in itertools.islice(batches(), 1, None):
+                for start in range(0, len(batch), ROWS_AT_ONCE):
+                    part = batch.slice(start, ROWS_AT_ONCE)
+                    yield range(row, row + len(part)), [part.column(column).to_pylist() for column in columns]
+                    row += len(part)
 
-    schema = next(batches())
-    first = (batch.slice(0, 20) for batch in itertools.islice(batches(), 1, 2))
-    first_rows = (list(row.values()) for batch in first for row in batch.to_pylist())
-    return Table(schema.names, first_rows, read, _parquet_class_names(schema.metadata))
+    def first_rows() -> Iterator[list[Any]]:
+        with _undamaged("an Arrow", path):
+            for batch in itertools.islice(batches(), 1, 2):
+                yield from (list(row.values()) for row in batch.slice(0, 20).to_pylist())
+
+    with _undamaged("an Arrow", path):
+        schema = next(batches())
+        return Table(schema.names, first_rows(), read, _parquet_class_names(schema.metadata))
 
 
-def _unreadable(kind: str, path: Path, error: Exception) -> DataError:
-    reason = str(error).strip().rstrip(".")
-    return DataError(
-        f"Expected {kind} file, cannot read {path}: {reason}. It may be cut off, damaged or in another format: copy or "
-        "write it again."
-    )
+@contextlib.contextmanager
+def _undamaged(kind: str, path: Path) -> Iterator[None]:
+    """Take what pyarrow raises for a file that is damaged; what the system says of it has a number."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = str(error).strip().rstrip(".")
+        raise DataError(
+            f"Expected {kind} file, cannot read {path}: {reason}. It may be cut off, damaged or in another format: "
+            "copy or write it again."
+        ) from error
 
 
 def _parquet_class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
@@ -362,5 +488,5 @@ def _parquet_class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, li
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return {column: list(map(str, feature["names"])) for column, feature in features.items() if "names" in feature}
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return {}

@@ -127,7 +127,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
         )
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (StrictDataclassError, ValueError, TypeError, AttributeError) as error:
+    except (StrictDataclassError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UntrustedFileError(
             f"Expected the settings of a {family} encoder in {folder / 'config.json'}, cannot use them: "
             f"{_one_line(error)} Download or save the model again."
@@ -186,7 +186,10 @@ def load_weights(
                 use_safetensors=True,
                 output_loading_info=True,
             )
-    except (SafetensorError, RuntimeError, OSError, ValueError, KeyError, AttributeError, AssertionError) as error:
+    except (
+        *(SafetensorError, RuntimeError, OSError, ValueError),
+        *(LookupError, ArithmeticError, AttributeError, AssertionError),
+    ) as error:
         has_other_shapes = "ignore_mismatched_sizes" in str(error)
         found = "the shapes differ." if has_other_shapes else _one_line(error)
         raise UntrustedFileError(
@@ -245,26 +248,32 @@ def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
 
 
 def _refuse_code(values: dict[str, Any], path: Path) -> None:
-    for key, value in values.items():
-        if key in CODE_KEYS or key.startswith("_attn_implementation"):
-            raise UntrustedFileError(
-                f"Expected plain settings in {path}, found {key!r}, which can make a loader run or download code. "
-                "If you trust the model and it is of a supported family, remove the key from the file."
-            )
-        if isinstance(value, dict):
-            _refuse_code(value, path)
+    found = [values]
+    while found:
+        for key, value in found.pop().items():
+            if key in CODE_KEYS or key.startswith("_attn_implementation"):
+                raise UntrustedFileError(
+                    f"Expected plain settings in {path}, found {key!r}, which can make a loader run or download code. "
+                    "If you trust the model and it is of a supported family, remove the key from the file."
+                )
+            if isinstance(value, dict):
+                found.append(value)
 
 
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"Expected a model folder with {path.name}, found none in {folder}. Check the path.")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise UntrustedFileError(f"Expected JSON in {path}, cannot read it: {error}. Get the file again.") from error
     if not isinstance(values, dict):
         raise UntrustedFileError(f"Expected an object in {path}, found {type(values).__name__}. Get the file again.")
     return values
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _one_line(error: Exception) -> str:

@@ -118,7 +118,7 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
         chunk_length = getattr(config, "chunk_length", None)
         if chunk_length != (card.max_length if card.long_text == "chunks" else None):
             raise ValueError(f"config.json has chunk_length {chunk_length!r}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UntrustedFileError(
             f"Expected the settings of a saved classifier, cannot read {path}: {error!r}. Copy the folder again."
         ) from error

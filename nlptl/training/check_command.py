@@ -20,6 +20,7 @@ from nlptl.data.writers import check_output, write_json
 from nlptl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # The checks that need no model import no torch.
+    from nlptl.data.tokens import Tokens
     from nlptl.model.classifier import Classifier
 
 MIN_CUT_TEXTS, MIN_UNKNOWN_TOKENS = 0.01, 0.001
@@ -146,8 +147,8 @@ def _check_tokens(model: "Classifier", examples: Examples, name: str) -> tuple[d
     is_cut = tokens.lengths > model.max_length
     num_tokens = len(tokens.ids) + tokens.num_cut_tokens
     is_unknown = tokens.ids == (-1 if model.tokenizer.unk_token_id is None else model.tokenizer.unk_token_id)
-    has_unknown = np.zeros(len(tokens), dtype=bool)
-    has_unknown[np.searchsorted(tokens.offsets, np.flatnonzero(is_unknown), side="right") - 1] = True
+    special_ids = set(model.tokenizer.all_special_ids) - {model.tokenizer.unk_token_id}
+    num_special = _count_by_text(tokens, np.isin(tokens.ids, list(special_ids)))
     shares = {
         "cut_texts": float(is_cut.mean()),
         "cut_tokens": (tokens.num_cut_tokens + int(is_cut.sum())) / num_tokens,
@@ -163,8 +164,16 @@ def _check_tokens(model: "Classifier", examples: Examples, name: str) -> tuple[d
         found.append(finding_on("truncation", what, examples, is_cut))
     if shares["unknown_tokens"] >= MIN_UNKNOWN_TOKENS:
         what = f"{examples.source}: texts of {name} with tokens that {model.source} does not know"
-        found.append(finding_on("unknown_token", what, examples, has_unknown))
+        found.append(finding_on("unknown_token", what, examples, _count_by_text(tokens, is_unknown) > 0))
+    what = f"{examples.source}: texts of {name} that spell special tokens of {model.source}"
+    found.append(finding_on("special_token", what, examples, num_special > model.tokenizer.num_special_tokens_to_add()))
     return shares, [each for each in found if each is not None]
+
+
+def _count_by_text(tokens: "Tokens", is_meant: np.ndarray) -> np.ndarray:
+    """Return how many of the tokens that are meant each text has."""
+    texts = np.searchsorted(tokens.offsets, np.flatnonzero(is_meant), side="right") - 1
+    return np.bincount(texts, minlength=len(tokens))
 
 
 def _check_labels(

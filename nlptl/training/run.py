@@ -302,7 +302,8 @@ def _write(path: Path, values: Any) -> None:
 
 def _write_text(path: Path, pieces: Iterable[str]) -> None:
     def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8") as file:
+        # What UTF-8 cannot hold, as in the name of a file that is not UTF-8, is written as JSON escapes it.
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(pieces)
 
     with _writing(path.parent):
@@ -315,7 +316,7 @@ def _read(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         values = error
     if not isinstance(values, dict):
         raise UntrustedFileError(

@@ -91,7 +91,7 @@ def test_long_field(tmp_path):
     text = "x" * 200_000
     assert read_file(write(tmp_path, "a.csv", f"text,label\n{text},a\n")).texts == [text]
     too_long = "x" * (MAX_FIELD_CHARACTERS + 1)
-    with pytest.raises(DataError, match="starting on row 2: field larger"):
+    with pytest.raises(DataError, match="starting on row 2: a field of more than 10,485,760 characters"):
         read_file(write(tmp_path, "b.csv", f"text,label\n{too_long},a\n"))
 
 
@@ -110,7 +110,7 @@ def test_long_field(tmp_path):
         ("a.csv", b"text,label\na,b\nc\xe9,d\n", r"UTF-8 .* byte 0xe9 on line 3 \(byte 16 of the file\)"),
         ("a.csv", CSV.encode("utf-16")[:-1], "Expected UTF-16 .* on line 3"),
         ("a.csv", CSV.encode("utf-16-le"), "NUL character on line 1"),
-        ("a.txt", "text", r"\.ndjson, \.json \(or \.gz after that\), \.parquet or \.arrow, found 'a.txt'"),
+        ("a.txt", "text", r"\.ndjson, \.json, .*\.bio \(or \.gz after that\), \.parquet or \.arrow, found 'a.txt'"),
         ("a.txt.gz", "text", "found 'a.txt.gz'"),
         ("a.csv.gz", "text", "that gzip can unpack, cannot read .*a.csv.gz: Not a gzipped file"),
         ("a.csv.gz", gzip.compress(CSV.encode())[:-9], "Compressed file ended before the end-of-stream marker"),

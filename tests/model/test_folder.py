@@ -28,6 +28,7 @@ def test_a_folder_that_nlptl_has_not_saved_needs_labels(tiny_bert: Path):
     [
         ({"labels": ["a"]}, "Expected two or more different label names"),
         ({"labels": 3}, "'int' object is not iterable"),
+        ({"max_length": float("inf")}, "cannot convert float infinity to integer"),
         ({"head": {"pooling": "sum"}}, "pooling in the configuration, found 'sum'"),
         (
             {"head": {"pooling": "max"}},

@@ -130,7 +130,15 @@ def test_a_real_decoder_is_refused(tmp_path: Path):
         load(tmp_path)
 
 
-@pytest.mark.parametrize(("content", "message"), [("{", "Expected JSON in"), ("[]", "Expected an object in .*list")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "Expected JSON in"),
+        ("[]", "Expected an object in .*list"),
+        ('{"a": ' * 10_000, "Expected JSON in .*recursion"),
+        ('{"layer_norm_eps": NaN}', "Expected JSON in .*: NaN is not JSON"),
+    ],
+)
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
 def test_settings_that_are_no_object(file: str, content: str, message: str, altered: Callable[..., Path]):
     folder = altered()
@@ -146,6 +154,8 @@ def test_settings_that_are_no_object(file: str, content: str, message: str, alte
         ({"id2label": 3}, "Expected the settings of a bert encoder in .*config.json, cannot use them"),
         ({"hidden_act": "evil"}, "Expected intact safetensors weights in .* that fit its config.json.*'evil'"),
         ({"num_attention_heads": 5}, r"hidden size \(32\) is not a multiple of the number of attention heads \(5\)"),
+        ({"num_attention_heads": 0}, "Expected intact safetensors weights in .*modulo by zero"),
+        ({"vocab_size": 0}, "Expected intact safetensors weights in .*out of bounds"),
         ({"hidden_size": 64}, r"cannot load them: the shapes differ\. Download or save"),
         ({"vocab_size": 10**9}, r"cannot load them: the shapes differ"),
         ({"num_hidden_layers": 3}, r"all weights of a bert model in .*, found 16 missing: encoder\.layer\.2\."),
