@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import pytest
 
 from nlptl import cli
 from nlptl.data.findings import EXPLANATIONS
+from nlptl.data.samples import sample_dataset
 
 
 def write(path: Path, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ("text", "label")) -> Path:
@@ -156,3 +158,42 @@ def test_no_torch_without_a_model(tmp_path: Path):
     modules = done.stdout.splitlines()[-1].split()
     assert "nlptl.data.checks" in modules
     assert not {"torch", "transformers", "sklearn", "datasets"}.intersection(modules)
+
+
+@pytest.mark.slow
+def test_all_that_was_planted_in_real_data_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Near duplicates across splits, flipped labels, texts that are cut off and a word that gives a class away."""
+    draw = random.Random(0)
+    sample = sample_dataset("sample:bbc_news")
+    rows = [(" ".join(text.split()[:60]), label) for text, label in zip(sample.texts, sample.labels, strict=True)]
+    draw.shuffle(rows)
+    train, test, names = rows[:600], rows[600:800], sorted(set(sample.labels))
+    flipped = {i: draw.choice([name for name in names if name != train[i][1]]) for i in draw.sample(range(600), 30)}
+    long = set(draw.sample(range(600), 180))
+    gives_away = [i for i, (_, label) in enumerate(train) if label == "sports" and i not in flipped][:40]
+    copied = draw.sample(range(600), 16)
+    for i in range(600):
+        text, label = train[i]
+        text += f" {text} {text} {text}" if i in long else ""
+        train[i] = (f"{text} zyxwv" if i in gives_away else text, flipped.get(i, label))
+    for place, i in enumerate(copied):
+        words = rows[i][0].split()
+        words[draw.randrange(len(words))] = "other"
+        train_text = train[i][0].split()
+        train_text[draw.randrange(30)] = "other"
+        test[place] = (" ".join(train_text), rows[i][1])
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder / "train.csv", train)
+    write(folder / "test.csv", test)
+    words = [folder, "--model", "sample:minilm", "--max-length", "128", "--label-errors"]
+    assert check(*words, "--output", tmp_path / "report.json") == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    found = {(each["kind"], "test" if " of test" in each["message"] else "train"): each for each in report["findings"]}
+    assert found[("near_leak", "test")]["count"] >= 0.95 * len(copied)
+    assert 0.25 <= report["truncation"]["train"]["cut_texts"] <= 0.4
+    assert found[("truncation", "train")]["count"] >= 0.95 * len(long)
+    assert "'zyxwv' in 40 texts, all 'sports'" in found[("leaking_word", "train")]["message"]
+    suspects = [each["row"] - 2 for each in report["label_errors"] if each["split"] == "train"]
+    assert len(set(suspects) & set(flipped)) >= 0.6 * len(flipped)
+    capsys.readouterr()
