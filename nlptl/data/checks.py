@@ -78,7 +78,7 @@ def find_problems(
     findings: list[Finding | None] = [*_class_errors(splits, task)]
     findings += [_empty_texts(name, examples, keys[name]) for name, examples in splits.items()]
     for first, second in itertools.combinations(splits, 2):
-        findings.append(_leak(first, second, keys, splits[second]))
+        findings.append(_leak(first, second, keys, splits))
         findings.append(_group_leak(first, splits[first], splits[second], second))
     for name, examples in splits.items():
         findings += _repeated_texts(name, examples, keys[name])
@@ -188,11 +188,17 @@ def _empty_texts(name: str, examples: Examples, keys: np.ndarray) -> Finding | N
     return finding_on("empty_text", f"{examples.source}: empty texts in {name}", examples, keys == EMPTY)
 
 
-def _leak(first: str, second: str, keys: Mapping[str, np.ndarray], examples: Examples) -> Finding | None:
-    seen, wanted = np.sort(keys[first]), keys[second]
+def _leak(first: str, second: str, keys: Mapping[str, np.ndarray], splits: Mapping[str, Examples]) -> Finding | None:
+    order, wanted, examples = np.argsort(keys[first], kind="stable"), keys[second], splits[second]
+    seen = keys[first][order]
     places = np.minimum(np.searchsorted(seen, wanted), len(seen) - 1)
     is_leak = (seen[places] == wanted) & (wanted != EMPTY)
-    return finding_on("leak", f"{examples.source}: texts of {second} that are also in {first}", examples, is_leak)
+    of_first = splits[first].labels
+    count = sum(examples.labels[i] != of_first[order[places[i]]] for i in np.flatnonzero(is_leak))
+    other = f" ({count:,} with another label)" if count else ""
+    return finding_on(
+        "leak", f"{examples.source}: texts of {second} that are also in {first}{other}", examples, is_leak
+    )
 
 
 def _group_leak(first: str, examples: Examples, others: Examples, second: str) -> Finding | None:

@@ -31,7 +31,7 @@ def test_clean_data_has_no_findings():
     ("train", "others", "kind", "rows", "message"),
     [
         ([*CLEAN, (" ", "x"), ("", "y")], {}, "empty_text", (5, 6), r"empty texts in train: 2 rows \(5, 6\)"),
-        (CLEAN, {"test": [("z", "x"), (" A ", "y")]}, "leak", (2,), "texts of test that are also in train: row 2"),
+        (CLEAN, {"test": [("z", "x"), (" A ", "y")]}, "leak", (2,), r"also in train \(1 with another label\): row 2"),
         ([*CLEAN, ("A", "y")], {}, "conflict", (5,), "stand there before with another label: row 5"),
         ([*CLEAN, ("A", "x")], {}, "duplicate", (5,), "stand there before with the same label: row 5"),
         (CLEAN, {"test": [("e", "x"), ("f", "y"), ("E", "x")]}, "duplicate", (3,), "texts of test that stand there"),
