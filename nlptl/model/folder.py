@@ -115,6 +115,8 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
         if any(to_json(card.head)[name] != value for name, value in shape.items()) or names != card.task.names:
             described = ", ".join(f"{name} {value!r}" for name, value in shape.items())
             raise ValueError(f"config.json has {described} and labels {names}")
+        if config.problem_type != card.task.problem_type:
+            raise ValueError(f"config.json has problem_type {config.problem_type!r}, of another task")
         chunk_length = getattr(config, "chunk_length", None)
         if chunk_length != (card.max_length if card.long_text == "chunks" else None):
             raise ValueError(f"config.json has chunk_length {chunk_length!r}")

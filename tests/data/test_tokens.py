@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from nlptl.data.tokens import TEXTS_PER_CALL, describe_truncation, tokenize
-from tests.conftest import SENTENCES
+from nlptl.data.tokens import TEXTS_PER_CALL, describe_truncation, tokenize, tokenize_pairs, tokenize_words
+from tests.conftest import SENTENCES, build_tokenizer
 
 TEXTS = ["a good film .", "", "the story and the plot and the acting", "unknown words", "  ", "[SEP] bad [PAD]"]
 
@@ -148,3 +149,89 @@ def test_settings_inside_the_tokenizer_file_change_nothing(tokenizer: PreTrained
     assert np.array_equal(found.ids, expected.ids)
     assert np.array_equal(found.offsets, expected.offsets)
     assert found.num_cut_tokens == expected.num_cut_tokens == 2
+
+
+def byte_level() -> PreTrainedTokenizerFast:
+    """Return a tokenizer as roberta's: byte-level BPE, the blank a part of the token after it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<s>", "<pad>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", cls_token="<s>", sep_token="</s>")
+
+
+def sentence_piece() -> PreTrainedTokenizerFast:
+    """Return a tokenizer as xlm-roberta's and deberta-v3's: unigrams, a mark before each word."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=special, unk_token="<unk>")
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", cls_token="<s>", sep_token="</s>", unk_token="<unk>"
+    )
+
+
+CORPUS = ["In Rome and in New York City , nobody knew Zürich 's 東京 tower .", "unbelievable naïve cafés in Rome"] * 20
+WORD_TEXTS = [
+    "In New York City , nobody knew Zürich 's tower .",
+    "unbelievable",
+    "東京 and 東京 tower",
+    "In \u200b Rome",
+    "In  Rome ",
+    "New\u00a0York is a word",
+    "x" * 5 + " " + "é ü",
+]
+
+
+@pytest.mark.parametrize("build", [build_tokenizer, byte_level, sentence_piece])
+def test_the_first_token_of_each_word(build):
+    """What is told by the characters that tokens stand for is what the tokenizer says of words it is given apart."""
+    tokenizer = build()
+    tokens = tokenize_words(WORD_TEXTS, tokenizer, max_length=64)
+    for i, text in enumerate(WORD_TEXTS):
+        words, found = text.split(" "), tokens.words_of(i)
+        first = {int(word): place for place, word in enumerate(found) if word >= 0}
+        assert list(first) == sorted(first)
+        encoding = tokenizer(text).encodings[0]
+        assert tokens[i].tolist() == encoding.ids
+        for word, place in first.items():
+            start, end = encoding.offsets[place]
+            covered = text[start:end].strip(" ")
+            assert covered == "" or words[word].startswith(covered), (text, word)
+        blank = {word for word, characters in enumerate(words) if not characters.strip("\u200b")}
+        assert set(range(len(words))) - blank <= set(first)
+
+
+def test_words_that_are_cut_off_have_no_token():
+    tokens = tokenize_words(["good film and a bad story", "good"], build_tokenizer(), max_length=5)
+    assert tokens.words_of(0).tolist() == [-1, 0, 1, 2, -1]
+    assert (tokens.num_cut_texts, tokens.num_cut_tokens) == (1, 3)
+    assert tokens.words_of(1).tolist() == [-1, 0, -1]
+
+
+@pytest.mark.parametrize("long_text", ["head", "tail"])
+@pytest.mark.parametrize("build", [build_tokenizer, byte_level, sentence_piece])
+def test_pairs_are_as_the_tokenizer_joins_them(build, long_text):
+    tokenizer, texts = build(), ["the film was good", "a bad story", ""]
+    pairs = ["not a good plot but a very good story", "", "and"]
+    tokens = tokenize_pairs(texts, pairs, tokenizer, max_length=12, long_text=long_text)
+    num_cut = num_lost = 0
+    tokenizer.truncation_side = "left" if long_text == "tail" else "right"
+    for i, (text, pair) in enumerate(zip(texts, pairs, strict=True)):
+        # In lists, since an empty second text that stands alone is taken for none.
+        expected = tokenizer([text], [pair], truncation="longest_first", max_length=12)
+        assert tokens[i].tolist() == expected["input_ids"][0]
+        if tokens.types is not None:
+            types = tokens.types[tokens.offsets[i] : tokens.offsets[i + 1]]
+            assert types.tolist() == expected["token_type_ids"][0]
+        lost = len(tokenizer([text], [pair])["input_ids"][0]) - len(expected["input_ids"][0])
+        num_cut, num_lost = num_cut + bool(lost), num_lost + lost
+    assert (tokens.num_cut_texts, tokens.num_cut_tokens) == (num_cut, num_lost)
+    assert num_cut > 0
