@@ -296,7 +296,8 @@ class ClassificationConfig(Columns):
     model: str = "sample:minilm"
     """Pretrained encoder: sample:minilm, a local folder, or a Hub id (name@revision pins it)."""
     dataset: str = "sample:rotten_tomatoes"
-    """A file, a folder with train / validation / test files, a Hub id, or a sample."""
+    """A file, a folder with train / validation / test files, a Hub id (name:configuration chooses one of several,
+    name@revision pins it), or a sample."""
     deduplicate: bool = False
     """Drop from train the texts that are also in validation or test, and those that stand in it before with the same
     label."""

@@ -158,7 +158,7 @@ def read_hub(name: str, *, task: TaskKind = "single_label", **columns: Any) -> d
     """Load a data set from the Hugging Face Hub, or from its cache, as train, validation and test where it has them.
 
     Args:
-        name: A Hub id; `name@revision` pins it.
+        name: A Hub id; `name:configuration` chooses one of several, `name@revision` pins it.
         task: What the labels are.
         columns: Fields of `nlptl.config.Columns`; what is not given is found by name, or not read.
 
@@ -283,12 +283,13 @@ def _download(name: str) -> dict[str, Any]:
     from huggingface_hub import HfApi, is_offline_mode
     from huggingface_hub.errors import HFValidationError, HTTPError
 
-    repository, _, revision = name.partition("@")
+    name_and_configuration, _, revision = name.partition("@")
+    repository, _, configuration = name_and_configuration.partition(":")
     try:
         if not is_offline_mode():
             # One short request first: without a network, load_dataset alone retries for half a minute.
             HfApi().dataset_info(repository, revision=revision or None, timeout=10)
-        return dict(datasets.load_dataset(repository, revision=revision or None))
+        return dict(datasets.load_dataset(repository, configuration or None, revision=revision or None))
     except (OSError, HTTPError, HFValidationError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ResourceError(
@@ -314,7 +315,9 @@ def _hub_table(dataset: Any) -> Table:
             row += len(values[0])
 
     features = dataset.features
-    class_names = {column: features[column].names for column in features if "names" in vars(features[column])}
+    # Of a list of class numbers, such as tags, the names are those of its elements.
+    elements = {column: getattr(features[column], "feature", features[column]) for column in features}
+    class_names = {column: element.names for column, element in elements.items() if hasattr(element, "names")}
     first_rows = (list(row.values()) for row in dataset.take(20))
     return Table(list(features), first_rows, read, class_names)
 

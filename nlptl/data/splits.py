@@ -26,7 +26,7 @@ from nlptl.labels import Labels
 NAMES = ("train", "validation", "test")
 CARVED_PERCENT = 10
 
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(@[\w./-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?(@[\w./-]+)?")
 _FILE_SUFFIXES = (*SUFFIXES, ".txt", ".xlsx", ".xls", ".zip", ".gz", ".bz2", ".xz", ".zst")
 _SHARD = re.compile(r"(?P<base>.+)-\d{5}-of-(?P<total>\d{5})")
 
@@ -102,8 +102,8 @@ def load_splits(
     test split that is given is never touched.
 
     Args:
-        dataset: `sample:NAME`, a file, a folder with files train, validation and test, or a Hub id (`name@revision`
-            pins it).
+        dataset: `sample:NAME`, a file, a folder with files train, validation and test, or a Hub id
+            (`name:configuration` chooses one of several, `name@revision` pins it).
         task: What the labels are: "single_label", "ordinal", "multi_label", "regression" or "tokens".
         max_examples: Keep at most this many examples of each split, at least one of each class. None: all.
         deduplicate: Drop from train what is also in validation or test, and what stands there before with the same

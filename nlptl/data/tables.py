@@ -487,6 +487,7 @@ def _parquet_class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, li
     """Return the names of classes that the datasets library writes into the file."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        return {column: list(map(str, feature["names"])) for column, feature in features.items() if "names" in feature}
+        elements = {column: feature.get("feature", feature) for column, feature in features.items()}
+        return {column: list(map(str, element["names"])) for column, element in elements.items() if "names" in element}
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return {}

@@ -11,6 +11,7 @@ import pytest
 
 from nlptl.data import sources, tables
 from nlptl.data.sources import Examples, _hub_table, _is_unlabelled, read_file
+from nlptl.data.splits import read_splits
 from nlptl.data.tables import MAX_FIELD_CHARACTERS
 from nlptl.data.writers import write_table
 from nlptl.errors import DataError
@@ -254,8 +255,40 @@ def test_class_names_of_parquet_and_hub(tmp_path):
     assert list(table.read(["label", "text"])) == [(range(1, 3), [[1, 0], ["a", "b"]])]
     assert list(table.first_rows) == [["a", 1], ["b", 0]]
     assert not _is_unlabelled(table, None)
+    tags = datasets.Features(
+        {
+            "tokens": datasets.List(datasets.Value("string")),
+            "tags": datasets.List(datasets.ClassLabel(names=["O", "B-x"])),
+        }
+    )
+    tagged = datasets.Dataset.from_dict({"tokens": [["a", "b"]], "tags": [[0, 1]]}, features=tags)
+    assert _hub_table(tagged).class_names == {"tags": ["O", "B-x"]}
+    pq.write_table(tagged.data.table, tmp_path / "tags.parquet")
+    assert read_file(tmp_path / "tags.parquet", task="tokens").labels == ["O B-x"]
     unlabelled = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [-1, -1]}, features=features)
     assert _is_unlabelled(_hub_table(unlabelled), "label")
+
+
+@pytest.mark.parametrize(
+    ("name", "repository", "configuration", "revision"),
+    [
+        ("owner/set", "owner/set", None, None),
+        ("owner/set@v1.0", "owner/set", None, "v1.0"),
+        ("owner/set:mrpc", "owner/set", "mrpc", None),
+        ("set:plain_text@refs/pr/1", "set", "plain_text", "refs/pr/1"),
+    ],
+)
+def test_configurations_and_revisions_of_the_hub(name, repository, configuration, revision, monkeypatch):
+    asked = []
+
+    def load(*args, **kwargs):
+        asked.append((*args, kwargs["revision"]))
+        return {"train": datasets.Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"]})}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: True)
+    assert read_splits(name)["train"].labels == ["x", "y"]
+    assert asked == [(repository, configuration, revision)]
 
 
 def test_unreachable_hub_is_one_message():
