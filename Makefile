@@ -32,5 +32,5 @@ format: $(INSTALLED)  ## Format the code and mend what lint can mend.
 	$(BIN)/ruff format
 
 clean:  ## Remove .venv, caches and build outputs; runs stay.
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info
+	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info
 	find nlptl recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
