@@ -284,6 +284,10 @@ class Columns:
     texts of a group or none. None: each text is on its own."""
 
 
+BY_NAME = Columns()
+"""Columns that are found by their names."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassificationConfig(Columns):
     """Settings of a training from a data set to scores."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nlptl.config import Columns, TaskKind
+from nlptl.config import BY_NAME, Columns, TaskKind
 from nlptl.data.columns import (
     LABEL_COLUMNS,
     check_column,
@@ -83,20 +83,20 @@ class Examples:
 
 def read_file(
     path: str | Path,
+    columns: Columns = BY_NAME,
     *,
     task: TaskKind = "single_label",
     split: str = "train",
     with_labels: bool = True,
-    **columns: Any,
 ) -> Examples:
     """Read a .csv, .tsv, .jsonl, .ndjson or .json file, also one with .gz after that, a .parquet or an .arrow file.
 
     Args:
         path: The file; its suffix tells the format.
+        columns: Which columns are read; what is not given is found by name, or not read.
         task: What the labels are.
         split: Name of the split that the examples belong to.
         with_labels: False for texts to predict: no label column is looked for.
-        columns: Fields of `nlptl.config.Columns`; what is not given is found by name, or not read.
 
     Raises:
         ConfigError: If what is asked of the columns contradicts the task.
@@ -110,7 +110,7 @@ def read_file(
         what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         raise DataError(f"Expected a data file, found {what} at {path}. Pass one of its files, or a copy as a file.")
     try:
-        return _examples(open_table(path), task, Columns(**columns), str(path), split, with_labels)
+        return _examples(open_table(path), task, columns, str(path), split, with_labels)
     except OSError as error:
         raise DataError(f"Expected a data file, cannot read {path}: {error}. Check its permissions.") from error
 
@@ -154,29 +154,29 @@ def file_status(path: Path) -> os.stat_result | None:
         raise DataError(f"Expected a data file or folder, cannot look at {path}: {error}. Check the path.") from error
 
 
-def read_hub(name: str, *, task: TaskKind = "single_label", **columns: Any) -> dict[str, Examples]:
+def read_hub(name: str, columns: Columns = BY_NAME, *, task: TaskKind = "single_label") -> dict[str, Examples]:
     """Load a data set from the Hugging Face Hub, or from its cache, as train, validation and test where it has them.
 
     Args:
         name: A Hub id; `name:configuration` chooses one of several, `name@revision` pins it.
+        columns: As in `read_file`.
         task: What the labels are.
-        columns: Fields of `nlptl.config.Columns`; what is not given is found by name, or not read.
 
     Raises:
         ResourceError: If the Hub cannot be reached or does not have it.
         DataError: If it has no labelled train split, lacks a column, or holds a value that is no text or no label.
     """
-    loaded, wanted = _download(name), Columns(**columns)
+    loaded = _download(name)
     splits = {}
     for given, dataset in loaded.items():
         split, source = SPLIT_NAMES.get(str(given).lower()), f"{name}, split {given}"
         table = _hub_table(dataset)
         if split is None:
             logger.info("%s is left out: neither train, validation nor test", source)
-        elif _is_unlabelled(table, wanted.label_column):
+        elif _is_unlabelled(table, columns.label_column):
             logger.warning("%s is left out: all its labels are -1, it is unlabelled", source)
         else:
-            splits[split] = _examples(table, task, wanted, source, split, True)
+            splits[split] = _examples(table, task, columns, source, split, True)
     if "train" not in splits:
         raise DataError(
             f"Expected a labelled split 'train' in {name}, found {', '.join(map(repr, loaded))}. "

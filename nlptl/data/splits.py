@@ -5,14 +5,13 @@ import logging
 import re
 import stat
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from nlptl.config import Columns, TaskKind
+from nlptl.config import BY_NAME, Columns, TaskKind
 from nlptl.data.checks import check_splits, drop_copies
 from nlptl.data.findings import Finding
 from nlptl.data.order import order
@@ -88,12 +87,17 @@ def load_splits(
     dataset: str | Path,
     *,
     task: TaskKind = "single_label",
+    text_column: str | None = None,
+    pair_column: str | None = None,
+    label_column: str | None = None,
+    label_columns: Sequence[str] = (),
+    label_separator: str | None = None,
+    group_column: str | None = None,
     max_examples: int | None = None,
     deduplicate: bool = False,
     seed: int = 0,
     strict: bool = False,
     near_duplicates: bool = True,
-    **columns: Any,
 ) -> Splits:
     """Load a data set, split it where it is not split, and check it.
 
@@ -105,14 +109,19 @@ def load_splits(
         dataset: `sample:NAME`, a file, a folder with files train, validation and test, or a Hub id
             (`name:configuration` chooses one of several, `name@revision` pins it).
         task: What the labels are: "single_label", "ordinal", "multi_label", "regression" or "tokens".
+        text_column: Column of the texts, or of lists of words. None: found by name, such as `text`.
+        pair_column: Column of the second text of each example. None: single texts.
+        label_column: Column of the labels. None: found by name, such as `label`.
+        label_columns: Several columns in its place: one for each label of a multi_label task, or for each score.
+        label_separator: What stands between the labels of a text, where they are no lists.
+        group_column: Column that says what each text belongs to, such as its author: what is carved out takes all texts
+            of a group or none. None: each text is on its own.
         max_examples: Keep at most this many examples of each split, at least one of each class. None: all.
         deduplicate: Drop from train what is also in validation or test, and what stands there before with the same
             label. Two texts are the same if they differ only in case and in blanks at their ends.
         seed: What is carved out and kept depends on it, and on nothing else that is random.
         strict: Stop at whatever the checks find, not only at what cannot be trained on.
         near_duplicates: Look for texts that are nearly the same: a second or less for 5,000 texts.
-        columns: `text_column`, `label_column`, `group_column`, `pair_column`, `label_columns`, `label_separator`, as in
-            `nlptl.config.Columns`; what is not given is found by name, such as `text`, or not read.
 
     Raises:
         ConfigError: If there is no such sample, if `max_examples` is too small, or if what is asked of the columns
@@ -122,7 +131,15 @@ def load_splits(
     """
     if max_examples is not None and max_examples < 2:
         raise ConfigError(f"Expected 2 or more as max_examples, found {max_examples}. Raise or unset --max-examples.")
-    parts = read_splits(dataset, task=task, **columns)
+    columns = Columns(
+        text_column=text_column,
+        pair_column=pair_column,
+        label_column=label_column,
+        label_columns=tuple(label_columns),
+        label_separator=label_separator,
+        group_column=group_column,
+    )
+    parts = read_splits(dataset, columns, task=task)
     if deduplicate:  # before anything is carved out of train, so that no copies come apart
         parts["train"] = drop_copies(parts)
     if "test" not in parts or "validation" not in parts:
@@ -141,17 +158,14 @@ def load_splits(
 
 
 def read_splits(
-    dataset: str | Path,
-    *,
-    task: TaskKind = "single_label",
-    **columns: Any,
+    dataset: str | Path, columns: Columns = BY_NAME, *, task: TaskKind = "single_label"
 ) -> dict[str, Examples]:
     """Read a data set as it is: one file or sample is train; a folder or Hub id may have validation and test too.
 
     Args:
         dataset: As in `load_splits`.
+        columns: Which columns are read; what is not given is found by name, or not read.
         task: As in `load_splits`.
-        columns: As in `load_splits`.
 
     Raises:
         ConfigError: If there is no such sample, or if what is asked of the columns contradicts the task.
@@ -159,7 +173,7 @@ def read_splits(
         ResourceError: If the Hub or the sample's package is out of reach.
     """
     if isinstance(dataset, str) and dataset.startswith("sample:"):
-        if Columns(**columns) != Columns():
+        if columns != Columns():
             raise ConfigError(f"Expected no columns with {dataset}, which has its own. Drop the column flags.")
         if task != "single_label":
             raise ConfigError(f"Expected data for the task {task}, found {dataset}, which has one label for each text.")
@@ -167,10 +181,10 @@ def read_splits(
     path = Path(dataset).expanduser()
     status = file_status(path)
     if status is not None and stat.S_ISDIR(status.st_mode):
-        return _read_folder(path, task, columns)
+        return _read_folder(path, columns, task)
     if status is None and isinstance(dataset, str) and _is_hub_id(dataset):
-        return read_hub(dataset, task=task, **columns)
-    return {"train": read_file(path, task=task, **columns)}
+        return read_hub(dataset, columns, task=task)
+    return {"train": read_file(path, columns, task=task)}
 
 
 def _is_hub_id(name: str) -> bool:
@@ -185,7 +199,7 @@ def _describe_labels(train: Examples, task: TaskKind) -> str:
     return f"; labels {shown}" if names else ""
 
 
-def _read_folder(folder: Path, task: TaskKind, columns: dict[str, Any]) -> dict[str, Examples]:
+def _read_folder(folder: Path, columns: Columns, task: TaskKind) -> dict[str, Examples]:
     try:
         found = sorted(folder.iterdir())
     except OSError as error:
@@ -205,7 +219,7 @@ def _read_folder(folder: Path, task: TaskKind, columns: dict[str, Any]) -> dict[
         _check_shards(split, paths, folder)
     _check_links([path for paths in files.values() for path in paths], folder)
     return {
-        split: join([read_file(p, split=split, task=task, **columns) for p in paths])
+        split: join([read_file(p, columns, split=split, task=task) for p in paths])
         for split, paths in sorted(files.items(), key=lambda item: NAMES.index(item[0]))
     }
 

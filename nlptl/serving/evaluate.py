@@ -62,15 +62,15 @@ def evaluate(config: EvaluateConfig) -> Scores:
 
 
 def _read(config: EvaluateConfig, task: TaskKind) -> Examples:
-    columns = vars(columns_of(config))
+    columns = columns_of(config)
     if Path(config.dataset).expanduser().is_file():
         if config.group_column is not None:
             raise ConfigError(
                 f"Expected no group column with {config.dataset}, all of which is scored, found "
                 f"{config.group_column!r}. Leave out --group-column."
             )
-        return read_file(Path(config.dataset), task=task, split="test", **columns)
-    return load_splits(config.dataset, task=task, seed=config.seed, **columns).test
+        return read_file(Path(config.dataset), columns, task=task, split="test")
+    return load_splits(config.dataset, task=task, seed=config.seed, **vars(columns)).test
 
 
 def _check_labels(examples: Examples, labels: Labels) -> None:

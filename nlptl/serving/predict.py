@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nlptl.config import Columns
 from nlptl.data.columns import check_texts
 from nlptl.data.sources import Examples, read_file, read_lines
 from nlptl.data.writers import check_output, write_lines, write_table
@@ -97,6 +98,5 @@ def _read(config: PredictConfig) -> Examples:
         # Bytes that are not UTF-8 become halves of surrogate pairs, which are refused with their line.
         content = io.BytesIO(sys.stdin.buffer.read())
         return read_lines(io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="\n"))
-    return read_file(
-        Path(str(config.input)), text_column=config.text_column, pair_column=config.pair_column, with_labels=False
-    )
+    columns = Columns(text_column=config.text_column, pair_column=config.pair_column)
+    return read_file(Path(str(config.input)), columns, with_labels=False)

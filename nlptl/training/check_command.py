@@ -95,7 +95,7 @@ def check_data(config: CheckConfig) -> list[Finding]:
     """
     if config.output is not None:
         check_output(config.output, suffixes=(".json",))
-    splits = read_splits(config.dataset, task=config.task, **vars(columns_of(config)))
+    splits = read_splits(config.dataset, columns_of(config), task=config.task)
     for name, examples in splits.items():
         classes = len({label for labels in label_sets(examples.labels, config.task) for label in labels})
         logger.info(

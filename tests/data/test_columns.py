@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nlptl.config import Columns
 from nlptl.data.columns import describe_rows, find_columns, label_names
 from nlptl.data.sources import read_file
 from nlptl.errors import DataError
@@ -126,14 +127,14 @@ def test_describe_rows():
 def test_template_joins_columns(template: str, expected: list[str], tmp_path: Path):
     path = tmp_path / "a.csv"
     path.write_text("title,body,label,the {label}\na,x,p,1\n{b},y,n,2\n")
-    examples = read_file(path, text_column=template)
+    examples = read_file(path, Columns(text_column=template))
     assert (examples.texts, examples.labels) == (expected, ["p", "n"])
 
 
 def test_template_of_blanks_is_an_empty_text(tmp_path: Path):
     path = tmp_path / "a.csv"
     path.write_text("title,body,label\n, ,p\na,,n\n")
-    assert read_file(path, text_column="{title}: {body}").texts == ["", "a: "]
+    assert read_file(path, Columns(text_column="{title}: {body}")).texts == ["", "a: "]
 
 
 @pytest.mark.parametrize(
@@ -154,11 +155,11 @@ def test_templates_that_are_refused(template: str, message: str, tmp_path: Path)
     path = tmp_path / "a.csv"
     path.write_text("title,body,label\na,x,p\n")
     with pytest.raises(DataError, match=message):
-        read_file(path, text_column=template)
+        read_file(path, Columns(text_column=template))
 
 
 def test_value_of_a_template_that_is_no_text_is_named(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"title": "a", "body": "x", "label": "p"}\n{"title": null, "body": "y", "label": "n"}\n')
     with pytest.raises(DataError, match=r"column 'title' of .*found no text \(null\) \(row 2\)"):
-        read_file(path, text_column="{title} {body}")
+        read_file(path, Columns(text_column="{title} {body}"))

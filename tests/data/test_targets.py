@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from nlptl import ConfigError, DataError, load_splits
+from nlptl.config import Columns
 from nlptl.data.sources import Examples, read_file
 from nlptl.data.targets import label_sets, numbers, strata
 
@@ -49,7 +50,7 @@ def test_lists_of_labels_in_a_csv(write):
 
 def test_labels_with_a_separator(write):
     path = write([{"text": "a", "labels": labels} for labels in ("love; joy;", "", "rage")], ".csv")
-    assert read_file(path, task="multi_label", label_separator=";").labels == CANONICAL
+    assert read_file(path, Columns(label_separator=";"), task="multi_label").labels == CANONICAL
 
 
 @pytest.mark.parametrize("flags", [("1", "0"), ("true", "False"), ("1.0", "0.0"), (1, 0), (True, False)])
@@ -62,7 +63,7 @@ def test_a_column_for_each_label(flags, write):
     ]
     path = write(rows, ".jsonl" if isinstance(yes, int) else ".csv")
     columns = ("joy", "love", "rage")
-    assert read_file(path, task="multi_label", label_columns=columns).labels == CANONICAL
+    assert read_file(path, Columns(label_columns=columns), task="multi_label").labels == CANONICAL
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_a_column_for_each_label(flags, write):
 def test_no_labels(value, columns, message, write):
     path = write([{"text": "a", "labels": value, "more": "1"}], ".csv")
     with pytest.raises(DataError, match=message):
-        read_file(path, task="multi_label", **columns)
+        read_file(path, Columns(**columns), task="multi_label")
 
 
 @pytest.mark.parametrize(("value", "score"), [("3", 3.0), (" -2.5 ", -2.5), ("1e3", 1000.0), (4, 4.0), (0.1, 0.1)])
@@ -90,7 +91,7 @@ def test_scores(value, score, write):
 
 def test_several_scores(write):
     path = write([{"text": "a", "content": 1, "style": 2.25}])
-    (target,) = read_file(path, task="regression", label_columns=("style", "content")).labels
+    (target,) = read_file(path, Columns(label_columns=("style", "content")), task="regression").labels
     assert numbers(target) == {"style": 2.25, "content": 1.0}
     assert list(numbers(target)) == ["style", "content"]
 
@@ -129,7 +130,7 @@ def test_no_words_with_tags(row, message, write):
 
 def test_pairs(write):
     path = write([{"text": "a", "text2": "b", "label": "yes"}, {"text": "c", "text2": "", "label": "no"}])
-    examples = read_file(path, pair_column="text2")
+    examples = read_file(path, Columns(pair_column="text2"))
     assert (list(examples.pairs), examples.labels) == (["b", ""], ["yes", "no"])
     assert list(examples.select(np.array([1])).pairs) == [""]
     for columns, message in (
@@ -137,7 +138,7 @@ def test_pairs(write):
         ({"pair_column": "text"}, "a column of its own for each second text"),
     ):
         with pytest.raises(DataError, match=message):
-            read_file(path, **columns)
+            read_file(path, Columns(**columns))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_pairs(write):
 )
 def test_columns_that_contradict_the_task(task, columns, message, write):
     with pytest.raises(ConfigError, match=message):
-        read_file(write([{"text": "a", "b": "c"}]), task=task, **columns)
+        read_file(write([{"text": "a", "b": "c"}]), Columns(**columns), task=task)
 
 
 def test_strata():
