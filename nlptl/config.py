@@ -302,6 +302,8 @@ class ClassificationConfig(Columns):
     dataset: str = "sample:rotten_tomatoes"
     """A file, a folder with train / validation / test files, a Hub id (name:configuration chooses one of several,
     name@revision pins it), or a sample."""
+    drop_empty: bool = False
+    """Leave out the texts of all splits that are empty or blank."""
     deduplicate: bool = False
     """Drop from train the texts that are also in validation or test, and those that stand in it before with the same
     label."""

@@ -112,6 +112,24 @@ def describe_findings(findings: Sequence[Finding]) -> str:
     return "\n".join([f"{total or 'nothing'}:" if items else "nothing", *items])
 
 
+def drop_empty_texts(examples: Examples) -> Examples:
+    """Return the examples whose text, or one of whose two texts, is not blank.
+
+    Raises:
+        DataError: If all of them are.
+    """
+    is_empty = _digests(examples) == EMPTY
+    if is_empty.all():
+        raise DataError(
+            f"Expected texts in {examples.source} ({examples.split}), found empty ones alone. Pass "
+            "another --text-column."
+        )
+    if is_empty.any():
+        count = f"{int(is_empty.sum()):,}"
+        logger.info("%s: %s empty texts of %s are left out", examples.source, count, examples.split)
+    return examples.select(np.flatnonzero(~is_empty)) if is_empty.any() else examples
+
+
 def drop_copies(splits: Mapping[str, Examples]) -> Examples:
     """Return train without what is also in another split, and what stands in it before with the same label."""
     train = splits["train"]

@@ -62,7 +62,7 @@ EXPLANATIONS = {
     ),
     "empty_text": (
         "The model sees nothing, and learns or is scored on the label alone.",
-        "Fill in these texts or delete the rows.",
+        "Fill in these texts, delete the rows, or pass --drop-empty, which leaves them out.",
     ),
     "control_character": (
         "A text that was decoded or cut wrongly reaches the model garbled.",

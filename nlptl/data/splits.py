@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nlptl.config import BY_NAME, Columns, TaskKind
-from nlptl.data.checks import check_splits, drop_copies
+from nlptl.data.checks import check_splits, drop_copies, drop_empty_texts
 from nlptl.data.findings import Finding
 from nlptl.data.order import order
 from nlptl.data.samples import sample_dataset
@@ -94,6 +94,7 @@ def load_splits(
     label_separator: str | None = None,
     group_column: str | None = None,
     max_examples: int | None = None,
+    drop_empty: bool = False,
     deduplicate: bool = False,
     seed: int = 0,
     strict: bool = False,
@@ -117,6 +118,7 @@ def load_splits(
         group_column: Column that says what each text belongs to, such as its author: what is carved out takes all texts
             of a group or none. None: each text is on its own.
         max_examples: Keep at most this many examples of each split, at least one of each class. None: all.
+        drop_empty: Leave out the texts of all splits that are empty or blank.
         deduplicate: Drop from train what is also in validation or test, and what stands there before with the same
             label. Two texts are the same if they differ only in case and in blanks at their ends.
         seed: What is carved out and kept depends on it, and on nothing else that is random.
@@ -140,6 +142,8 @@ def load_splits(
         group_column=group_column,
     )
     parts = read_splits(dataset, columns, task=task)
+    if drop_empty:
+        parts = {name: drop_empty_texts(part) for name, part in parts.items()}
     if deduplicate:  # before anything is carved out of train, so that no copies come apart
         parts["train"] = drop_copies(parts)
     if "test" not in parts or "validation" not in parts:

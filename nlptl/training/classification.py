@@ -28,6 +28,7 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         config.dataset,
         task=config.task,
         max_examples=config.max_examples,
+        drop_empty=config.drop_empty,
         deduplicate=config.deduplicate,
         seed=config.split_seed,
         strict=config.strict,

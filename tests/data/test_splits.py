@@ -292,3 +292,18 @@ def test_a_class_whose_texts_are_all_dropped_is_an_error(tmp_path):
     (tmp_path / "validation.csv").write_text("text,label\nd,x\n")
     with pytest.raises(DataError, match="Expected only labels of train"):
         load_splits(tmp_path, deduplicate=True)
+
+
+def test_empty_texts_can_be_left_out(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    rows = [f"text {i},{'xy'[i % 2]}" for i in range(40)] + ["  ,x", ",y"]
+    (tmp_path / "a.csv").write_text("\n".join(["text,label", *rows]))
+    kept = load_splits(tmp_path / "a.csv", drop_empty=True)
+    assert sum(len(kept[name]) for name in ("train", "validation", "test")) == 40
+    assert [finding for finding in kept.findings if finding.kind == "empty_text"] == []
+    assert f"{tmp_path / 'a.csv'}: 2 empty texts of train are left out" in caplog.text
+    found = load_splits(tmp_path / "a.csv").findings
+    assert sum(finding.count for finding in found if finding.kind == "empty_text") == 2
+    (tmp_path / "b.csv").write_text("text,label\n ,x\n,y\n")
+    with pytest.raises(DataError, match="Expected texts in .*b.csv .train., found empty ones alone"):
+        load_splits(tmp_path / "b.csv", drop_empty=True)
