@@ -25,7 +25,8 @@ from nlptl.data.columns import (
     label_names,
     text_parts,
 )
-from nlptl.data.tables import ROWS_AT_ONCE, Batch, Table, open_table
+from nlptl.data.table import ROWS_AT_ONCE, Batch, Table
+from nlptl.data.tables import open_table
 from nlptl.data.targets import check_tags, target_collector, words_as_texts
 from nlptl.data.texts import TextCollector, Texts
 from nlptl.errors import ConfigError, DataError, ResourceError

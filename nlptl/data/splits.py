@@ -17,7 +17,8 @@ from nlptl.data.findings import Finding
 from nlptl.data.order import order
 from nlptl.data.samples import sample_dataset
 from nlptl.data.sources import SPLIT_NAMES, Examples, file_status, join, read_file, read_hub
-from nlptl.data.tables import ROWS_AT_ONCE, SUFFIXES, split_suffix
+from nlptl.data.table import ROWS_AT_ONCE
+from nlptl.data.tables import SUFFIXES, split_suffix
 from nlptl.data.targets import label_sets, strata
 from nlptl.errors import ConfigError, DataError
 from nlptl.labels import Labels

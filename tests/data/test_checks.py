@@ -1,5 +1,4 @@
 import re
-import time
 
 import pytest
 
@@ -91,13 +90,6 @@ def test_unknown_label():
 def test_identifiers_as_labels():
     with pytest.raises(DataError, match="2,000 different labels on 2,000 examples, such as '0', .*identifier"):
         findings([(f"text {i}", i) for i in range(2000)])
-
-
-def test_speed():
-    train = examples([(f"a review of film number {i}, " * 10, i % 2) for i in range(100_000)])
-    start = time.perf_counter()
-    check_splits({"train": train}, near_duplicates=False)
-    assert time.perf_counter() - start < 3
 
 
 def test_errors_come_first_and_all_of_them():

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nlptl.data import sources, tables
+from nlptl.data import sources, text_files
 from nlptl.data.sources import Examples, _hub_table, _is_unlabelled, read_file
 from nlptl.data.splits import read_splits
-from nlptl.data.tables import MAX_FIELD_CHARACTERS
+from nlptl.data.text_files import MAX_FIELD_CHARACTERS
 from nlptl.data.writers import write_table
 from nlptl.errors import DataError
 
@@ -169,7 +169,7 @@ def test_any_flipped_bit_of_an_arrow_file_is_an_error_or_another_text(content, t
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-bom"])
 def test_text_is_checked_in_pieces(size, encoding, tmp_path, monkeypatch):
     """Whatever character, line or mark a piece ends in."""
-    monkeypatch.setattr(tables, "BYTES_AT_ONCE", size)
+    monkeypatch.setattr(text_files, "BYTES_AT_ONCE", size)
     content = "text,label\n\u00e9t\u00e9 \U0001f600,\u20ac\r\nb,c\n"
     mark, encoding = (b"\xff\xfe", "utf-16-le") if encoding.endswith("bom") else (b"", encoding)
     examples = read_file(write(tmp_path, "a.csv", mark + content.encode(encoding)))
@@ -185,7 +185,7 @@ def test_text_is_checked_in_pieces(size, encoding, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
 def test_files_are_read_some_rows_at_a_time(name, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "ROWS_AT_ONCE", 3)
-    monkeypatch.setattr(tables, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(text_files, "ROWS_AT_ONCE", 3)
     values = {"text": [f"text {i}" for i in range(10)], "label": [f"{i % 4}" for i in range(10)]}
     path = tmp_path / name
     if name.endswith("parquet"):
@@ -202,7 +202,7 @@ def test_file_that_is_gone_in_the_middle(tmp_path, monkeypatch):
         yield 1, ["text", "label"]
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(tables, "_csv_records", records)
+    monkeypatch.setattr(text_files, "_csv_records", records)
     with pytest.raises(DataError, match="cannot read .*Input/output error"):
         read_file(write(tmp_path, "a.csv", CSV))
 
