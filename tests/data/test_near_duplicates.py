@@ -1,5 +1,4 @@
 import random
-import time
 
 import numpy as np
 import pytest
@@ -113,10 +112,3 @@ def test_one_text_and_none():
     assert found(train=["one text"]) == []
     assert found(train=[]) == []
     assert found(train=["one text"], validation=[], test=[]) == []
-
-
-def test_speed():
-    train = split("train", texts(20_000, words=range(10, 60)))
-    start = time.perf_counter()
-    find_near_duplicates({"train": train}, {"train": np.ones(len(train), dtype=bool)})
-    assert time.perf_counter() - start < 10
