@@ -12,6 +12,7 @@ import numpy as np
 from nlptl.config import TaskKind
 from nlptl.data.columns import describe_rows
 from nlptl.data.findings import EXPLANATIONS, Finding, finding, finding_on, list_labels
+from nlptl.data.languages import find_other_languages
 from nlptl.data.leakage import find_leaking_words
 from nlptl.data.near_duplicates import find_near_duplicates
 from nlptl.data.scripts import find_other_scripts
@@ -91,6 +92,7 @@ def find_problems(
     findings.append(_identifiers(train))
     findings += [_control_characters(name, examples) for name, examples in splits.items()]
     findings += [find_other_scripts(name, examples) for name, examples in splits.items()]
+    findings += [find_other_languages(name, examples) for name, examples in splits.items()]
     if task in CLASS_TASKS:
         findings += find_leaking_words(train)
     if near_duplicates and not len(train.pairs):

@@ -72,6 +72,10 @@ EXPLANATIONS = {
         "They are most likely in another language, which the encoder may not know.",
         "Take an encoder of several languages, or delete the rows.",
     ),
+    "other_language": (
+        "The encoder may not know that language, and the labels of few such texts teach little about it.",
+        "Read some of the rows; take an encoder of several languages, or delete the rows.",
+    ),
     "duplicate": (
         "These texts weigh more than others, in training or in the scores.",
         "Pass --deduplicate, which drops those of train, or delete the rows, unless the texts are that frequent where "

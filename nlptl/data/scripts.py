@@ -40,7 +40,7 @@ _OTHER_LETTER = re.compile("[\u0370-\u1dff\u1f00-\u1fff\u3040-\ud7af\uf900-\ufaf
 
 def find_other_scripts(name: str, examples: Examples) -> Finding | None:
     """Return a finding on the texts of a split of which most letters are of another script than in most texts."""
-    scripts = [_script(text) for text in examples.texts]
+    scripts = [script_of(text) for text in examples.texts]
     counts = Counter(script for script in scripts if script)
     if len(counts) < 2:
         return None
@@ -56,7 +56,7 @@ def _is_in(values: Sequence[str], wanted: set[str]) -> np.ndarray:
     return np.fromiter((value in wanted for value in values), dtype=bool, count=len(values))
 
 
-def _script(text: str) -> str:
+def script_of(text: str) -> str:
     """Return the script that most letters of a text are of; nothing for a text without letters."""
     if text.isascii() or _OTHER_LETTER.search(text) is None:
         return "Latin" if _LETTERS["Latin"].search(text) else ""

@@ -13,6 +13,7 @@ import numpy as np
 from nlptl.config import Columns, TaskKind, columns_of
 from nlptl.data.checks import describe_findings, find_problems
 from nlptl.data.findings import Finding, finding, finding_on
+from nlptl.data.languages import can_tell_languages
 from nlptl.data.sources import Examples
 from nlptl.data.splits import read_splits
 from nlptl.data.targets import label_sets
@@ -101,6 +102,8 @@ def check_data(config: CheckConfig) -> list[Finding]:
         logger.info(
             "%s: %s texts, %s %s", name, f"{len(examples):,}", f"{classes:,}", "class" if classes == 1 else "classes"
         )
+    if not can_tell_languages():
+        logger.info("languages are not looked at: pip install 'nlptl[languages]'")
     findings = find_problems(splits, near_duplicates=config.near_duplicates, task=config.task)
     shares: dict[str, dict[str, float]] = {}
     label_errors: list[LabelError] = []
