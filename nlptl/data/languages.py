@@ -40,7 +40,7 @@ def find_other_languages(name: str, examples: Examples) -> Finding | None:
         line = " ".join(text[:400].split())
         is_long = sum(map(str.isalpha, line)) >= MIN_LETTERS
         best = detect(line, model="lite", k=1)[0] if is_long else None
-        languages.append(str(best["lang"]) if best is not None and best["score"] >= MIN_PROBABILITY else "")
+        languages.append(str(best["lang"]) if best is not None and float(best["score"]) >= MIN_PROBABILITY else "")
     counts = Counter(language for language in languages if language)
     if len(counts) < 2:
         return None
