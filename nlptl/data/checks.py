@@ -85,8 +85,8 @@ def find_problems(
         findings += _repeated_texts(name, examples, keys[name])
     sets = {name: label_sets(examples.labels, task) for name, examples in splits.items()}
     counts = Counter(label for labels in sets["train"] for label in labels)
-    if task in CLASS_TASKS:
-        findings.append(_label_collisions(train, counts))
+    if task in (*CLASS_TASKS, "multi_label"):
+        findings.append(_label_collisions(train, sets["train"], counts))
     findings.append(_small_classes(train, sets["train"], counts))
     findings += [_missing_classes(name, splits[name], sets[name], counts) for name in splits if name != "train"]
     findings.append(_identifiers(train))
@@ -154,7 +154,7 @@ def drop_copies(splits: Mapping[str, Examples]) -> Examples:
 
 def _class_errors(splits: Mapping[str, Examples], task: TaskKind) -> list[Finding]:
     if task not in CLASS_TASKS:
-        return []
+        return _unknown_labels(splits, task)
     train = splits["train"]
     known = set(train.labels)
     errors = []
@@ -180,6 +180,29 @@ def _class_errors(splits: Mapping[str, Examples], task: TaskKind) -> list[Findin
             count = sum(unknown.values())
             errors.append(finding("unknown_label", message, rows=rows, count=count, severity="error"))
     return errors
+
+
+def _unknown_labels(splits: Mapping[str, Examples], task: TaskKind) -> list[Finding]:
+    """Find the labels of a text, or the types of its tags, that no text of train has."""
+    errors = []
+    known = {_type(label, task) for labels in label_sets(splits["train"].labels, task) for label in labels}
+    for name, examples in splits.items():
+        sets = [{_type(label, task) for label in labels} - known for labels in label_sets(examples.labels, task)]
+        if unknown := Counter(label for labels in sets for label in labels):
+            label = min(unknown)
+            rows = [row for row, labels in zip(examples.rows, sets, strict=True) if label in labels]
+            more = f" and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
+            message = (
+                f"Expected only labels of train ({list_labels(known)}) in {examples.source} ({name}), found {label!r} "
+                f"in {describe_rows(rows)}{more}"
+            )
+            errors.append(finding("unknown_label", message, rows=rows, count=sum(unknown.values()), severity="error"))
+    return errors
+
+
+def _type(label: str, task: TaskKind) -> str:
+    """Return a label; of a tag, the type of span, whether it begins one or goes on with it."""
+    return label.partition("-")[2] or label if task == "tokens" else label
 
 
 def _digests(examples: Examples) -> np.ndarray:
@@ -247,14 +270,14 @@ def _repeated_texts(name: str, examples: Examples, keys: np.ndarray) -> list[Fin
     ]
 
 
-def _label_collisions(train: Examples, counts: Counter[str]) -> Finding | None:
+def _label_collisions(train: Examples, sets: Sequence[tuple[str, ...]], counts: Counter[str]) -> Finding | None:
     """Find the labels of which another one, with more examples, differs only in what is hardly seen."""
     spellings = defaultdict(list)
     for label in sorted(counts, key=lambda label: (-counts[label], label)):
         spellings[_spelling(label)].append(label)
     groups = [group for group in spellings.values() if len(group) > 1]
     rarer = {label for group in groups for label in group[1:]}
-    is_rarer = np.fromiter((label in rarer for label in train.labels), dtype=bool)
+    is_rarer = np.fromiter((not rarer.isdisjoint(labels) for labels in sets), dtype=bool)
     shown = "; ".join(" and ".join(map(_shown, group)) for group in groups[:5])
     shown += f"; ... ({len(groups)} such groups)" if len(groups) > 5 else ""
     what = (

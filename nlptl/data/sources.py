@@ -22,7 +22,6 @@ from nlptl.data.columns import (
     find_columns,
     group_names,
     join_texts,
-    label_names,
     text_parts,
 )
 from nlptl.data.table import ROWS_AT_ONCE, Batch, Table
@@ -68,18 +67,41 @@ class Examples:
         return Examples(_take(self.texts, kept), labels, _take(self.rows, kept), self.source, self.split, groups, pairs)
 
     @classmethod
-    def from_lists(cls, texts: Iterable[str], labels: Iterable[object], *, split: str = "train") -> "Examples":
+    def from_lists(
+        cls,
+        texts: Iterable[Any],
+        labels: Iterable[object],
+        *,
+        pairs: Iterable[str] = (),
+        task: TaskKind = "single_label",
+        split: str = "train",
+    ) -> "Examples":
         """Build examples from a list of texts and a list of as many labels; rows are counted from 1.
+
+        Args:
+            texts: Strings; with the task "tokens" lists of words.
+            labels: Names, numbers, lists of names or of tags, as the task has them.
+            pairs: The second texts, where examples are pairs.
+            task: What the labels are.
+            split: Name of the split that the examples belong to.
 
         Raises:
             DataError: If the lists differ in length, or hold something that is no text or no label.
         """
-        texts, labels = list(texts), list(labels)
-        if len(texts) != len(labels):
-            raise DataError(f"Expected one label per text, found {len(texts)} texts and {len(labels)} labels.")
-        rows = list(range(1, len(texts) + 1))
-        names = label_names(labels, rows, where=f"the {split} labels")
-        return cls(check_texts(texts, rows, where=f"the {split} texts"), names, rows, split=split)
+        texts, labels, pairs = list(texts), list(labels), list(pairs)
+        if len(texts) != len(labels) or len(pairs) not in (0, len(texts)):
+            others = f" and {len(pairs)} second texts" if pairs else ""
+            raise DataError(f"Expected one label per text, found {len(texts)} texts and {len(labels)} labels{others}.")
+        rows, where = list(range(1, len(texts) + 1)), f"the {split} labels"
+        collector = target_collector(task, ["label"], separator=None, class_names=None, are_flags=False, where=where)
+        collector.extend([labels], rows)
+        names = collector.finish(rows)
+        read = words_as_texts if task == "tokens" else check_texts
+        found = read(texts, rows, where=f"the {split} texts")
+        if task == "tokens":
+            check_tags(found, names, rows, where=where)
+        second = check_texts(pairs, rows, where=f"the second {split} texts") if pairs else []
+        return cls(found, names, rows, split=split, pairs=second)
 
 
 def read_file(
@@ -206,7 +228,7 @@ def _examples(table: Table, task: TaskKind, columns: Columns, source: str, split
             "in both. Take it out, or pass another --label-column."
         )
     label_columns = [label] if label is not None else list(columns.label_columns if with_labels else ())
-    pair, group, taken = columns.pair_column, columns.group_column, (*text_columns, label)
+    pair, group, taken = columns.pair_column, columns.group_column, (*text_columns, *label_columns)
     for name in columns.label_columns if with_labels else ():
         check_column(table.names, name, role="label", flag="--label-columns", taken=text_columns, source=source)
     if pair is not None:
@@ -219,6 +241,7 @@ def _examples(table: Table, task: TaskKind, columns: Columns, source: str, split
         label_columns,
         separator=columns.label_separator,
         class_names=table.class_names.get(label) if label is not None else None,
+        are_flags=label is None,
         where=source if label is None else f"column {label!r} of {source}",
     )
     names = (*text_columns, pair, *label_columns, group)

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import re
 import stat
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,14 +289,29 @@ def _carve(examples: Examples, count: int, name: str, seed: int, task: TaskKind)
         chosen = _choose_groups(classes, examples.groups, count, stream)
     else:
         chosen = _choose(classes, count, stream)
+    if task in ("multi_label", "tokens"):
+        chosen = _leave_one_of_each(chosen, label_sets(examples.labels, task))
     is_left = np.ones(len(examples), dtype=bool)
     is_left[chosen] = False
     return examples.select(np.flatnonzero(is_left)), dataclasses.replace(examples.select(chosen), split=name)
 
 
+def _leave_one_of_each(chosen: np.ndarray, sets: list[tuple[str, ...]]) -> np.ndarray:
+    """Return what is chosen without the texts that are the last ones with a label; a text may have many."""
+    left = Counter(label for labels in sets for label in labels)
+    kept = []
+    for i in chosen:
+        if all(left[label] > 1 for label in sets[i]):
+            kept.append(i)
+            left.subtract(sets[i])
+    return np.array(kept, dtype=np.int64)
+
+
 def _limit(examples: Examples, count: int, seed: int, task: TaskKind) -> Examples:
     classes = strata(examples.labels, task)
     num_classes = len(set(classes))
+    if count < num_classes and task not in ("single_label", "ordinal"):
+        classes, num_classes = [""] * len(classes), 1
     if count < num_classes:
         raise ConfigError(
             f"Expected max_examples of {num_classes} or more, one for each class of {examples.split}, found {count}. "

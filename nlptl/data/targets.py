@@ -5,10 +5,12 @@ JSON object of numbers by column. tokens: a tag for each word, with a blank betw
 """
 
 import json
+import logging
 import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +18,8 @@ import numpy as np
 from nlptl.config import TaskKind
 from nlptl.data.columns import LabelCollector, check_texts
 from nlptl.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 STRATA = 10
 """Parts of the scores of a regression, each of which is represented in a split that is carved out."""
@@ -39,6 +43,7 @@ def target_collector(
     *,
     separator: str | None,
     class_names: Sequence[str] | None,
+    are_flags: bool,
     where: str,
 ) -> Collector:
     """Return what collects the targets of a kind of task.
@@ -48,16 +53,19 @@ def target_collector(
         columns: The label columns.
         separator: What stands between the labels of a text, where they are no lists.
         class_names: The names of the classes 0, 1, 2, ..., where the source gives them.
+        are_flags: Whether each column says of a label whether a text has it.
         where: What to call the columns in messages.
     """
     if task == "multi_label":
-        if len(columns) > 1:
+        if are_flags:
             return _RowCollector(lambda values, row: _flagged_labels(values, columns, row, where))
         return _RowCollector(lambda values, row: _label_list(values[0], separator, class_names, row, where))
     if task == "regression":
         return _RowCollector(lambda values, row: _numbers(values, columns, row, where))
     if task == "tokens":
-        return _RowCollector(lambda values, row: " ".join(_tags(values[0], class_names, row, where)))
+        return _TagCollector(lambda values, row: " ".join(_tags(values[0], class_names, row, where)), where)
+    if task == "ordinal":
+        return _RowCollector(lambda values, row: _rank(values[0], row, where))
     return _ClassCollector(where, class_names)
 
 
@@ -73,7 +81,7 @@ def words_as_texts(values: Iterable[object], rows: Sequence[int], *, where: str)
         if not words:
             raise DataError(
                 f"Expected a list of words for each text in {where}, found {_short(value)} (row {row}). Pass the "
-                "column with the words as --text-column."
+                'column with the words as --text-column; in a CSV, lists are JSON: ["In", "Rome"].'
             )
         # Another blank than the one between words keeps a word such as "1 1/2" in one piece.
         texts.append(" ".join("\u00a0".join(word.split()) for word in words))
@@ -154,6 +162,43 @@ class _RowCollector:
         return self._targets
 
 
+class _TagCollector(_RowCollector):
+    """Lets every span begin with B-, as in IOB2; in IOB1 it begins with I-, unless it follows one of its type."""
+
+    def __init__(self, read: Callable[[tuple[object, ...], int], str], where: str) -> None:
+        super().__init__(read)
+        self._where = where
+
+    def finish(self, rows: Sequence[int]) -> list[str]:
+        count = 0
+        for i, target in enumerate(self._targets):
+            tags = target.split(" ")
+            begins = [
+                tag.startswith("I-") and (before == "O" or before[2:] != tag[2:])
+                for before, tag in zip(["O", *tags], tags, strict=False)
+            ]
+            if any(begins):
+                count += sum(begins)
+                pairs = zip(tags, begins, strict=True)
+                self._targets[i] = " ".join(f"B-{tag[2:]}" if is_first else tag for tag, is_first in pairs)
+        if count:
+            logger.info("%s: %s tags I- that begin a span are read as B-", self._where, f"{count:,}")
+        return self._targets
+
+
+def _rank(value: object, row: int, where: str) -> str:
+    """Return the name of a label that is in an order: a number as it is written shortest, or a string as it is."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, int | float) and not isinstance(plain, bool) and math.isfinite(plain):
+        return str(int(plain)) if float(plain).is_integer() else str(plain)
+    if isinstance(plain, str) and plain.strip():
+        return check_texts([plain], [row], where=where)[0]
+    raise DataError(
+        f"Expected a label for every text in {where}, a number or a name, found {_short(value)} (row {row}). Fill in "
+        "the label or delete the row."
+    )
+
+
 def _label_list(value: object, separator: str | None, class_names: Sequence[str] | None, row: int, where: str) -> str:
     names = _names(value, class_names)
     if names is None and isinstance(value, str) and separator is not None:
@@ -183,9 +228,10 @@ def _numbers(values: Sequence[object], columns: Sequence[str], row: int, where: 
     found = []
     for value, column in zip(values, columns, strict=True):
         plain = value.item() if isinstance(value, np.generic) else value
+        is_number = isinstance(plain, str | int | float | Decimal) and not isinstance(plain, bool)
         try:
-            number = float(plain) if isinstance(plain, str | int | float) and not isinstance(plain, bool) else math.nan
-        except ValueError:
+            number = float(plain) if is_number and "_" not in str(plain) else math.nan  # type: ignore[arg-type]
+        except (ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
             raise DataError(
@@ -200,8 +246,8 @@ def _tags(value: object, class_names: Sequence[str] | None, row: int, where: str
     tags = _names(value, class_names)
     if not tags or any(not tag or tag.split() != [tag] for tag in tags):
         raise DataError(
-            f"Expected a list of tags for each text in {where}, such as ['O', 'B-person'], found {_short(value)} (row "
-            f"{row}). Pass the column with the tags as --label-column."
+            f"Expected a list of tags for each text in {where}, found {_short(value)} (row {row}). Pass the column "
+            'with the tags as --label-column; in a CSV, lists are JSON: ["O", "B-person"].'
         )
     return tags
 
@@ -211,10 +257,10 @@ def _names(value: object, class_names: Sequence[str] | None) -> list[str] | None
     values = _list(value)
     if values is None or any(not isinstance(each, str | int) or isinstance(each, bool) for each in values):
         return None
-    ids = [each for each in values if isinstance(each, int) and class_names and 0 <= each < len(class_names)]
-    if class_names is not None and len(ids) == len(values):
-        return [class_names[each] for each in ids]
-    return [str(each) for each in values]
+    ids = [each for each in values if isinstance(each, int)]
+    if class_names is None or len(ids) < len(values):
+        return [str(each) for each in values]
+    return [class_names[each] for each in ids] if all(0 <= each < len(class_names) for each in ids) else None
 
 
 def _strings(value: object) -> list[str] | None:

@@ -163,13 +163,17 @@ def tokenize_pairs(
     *,
     max_length: int,
     long_text: LongText = "head",
+    with_types: bool = True,
 ) -> Tokens:
-    """Tokenize pairs of texts as the tokenizer joins them; of a pair that is too long, the longer text loses tokens."""
+    """Tokenize pairs of texts as the tokenizer joins them; of a pair that is too long, the longer text loses tokens.
+
+    `with_types` says whether the encoder tells the two texts apart by types of tokens.
+    """
     tokenizer.truncation_side = "left" if long_text == "tail" else "right"
     ids: list[list[int]] = []
     types: list[list[int]] = []
     num_cut = num_lost = 0
-    has_types = "token_type_ids" in tokenizer.model_input_names
+    has_types = with_types and "token_type_ids" in tokenizer.model_input_names
     for start in range(0, len(texts), TEXTS_PER_CALL):
         batch = slice(start, start + TEXTS_PER_CALL)
         given = (list(texts[batch]), list(pairs[batch]))
@@ -215,7 +219,7 @@ def tokenize_words(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, 
 
 def _first_tokens(text: str, encoding: Encoding) -> np.ndarray:
     """Return for each token the number of the word that it is the first one of, or -1."""
-    spans = np.array(encoding.offsets)
+    spans = np.array(encoding.offsets).reshape(-1, 2)
     is_blank = np.fromiter((character == " " for character in text), dtype=bool, count=len(text))
     # Where a tokenizer counts the blank before a word to its first token, that begins one character later.
     starts = np.minimum(spans[:, 0], max(len(text) - 1, 0))

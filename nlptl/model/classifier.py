@@ -1,7 +1,7 @@
 """Classifier = encoder + head + labels + tokenizer."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -97,10 +97,10 @@ class Classifier(nn.Module):
             raise ConfigError(
                 f"Expected max_length from {least} to {most}, what tokenizer and encoder take, found {max_length}."
             )
-        check_reading(head, long_text=long_text, chunk_overlap=chunk_overlap, max_chunks=max_chunks)
-        if long_text != "head" and (task.is_per_token or (reads_pairs and long_text != "tail")):
-            what, known = ("pairs", "'head' or 'tail'") if reads_pairs else ("words with tags", "'head'")
-            raise ConfigError(f"Expected long_text {known} for {what}, found {long_text!r}. Leave --long-text out.")
+        _check_long_text(long_text, task, reads_pairs=reads_pairs)
+        # How chunks are pooled is a part of a saved head, whether it reads chunks or not.
+        any_pooling = replace(head, chunk_pooling="mean")
+        check_reading(any_pooling, long_text=long_text, chunk_overlap=chunk_overlap, max_chunks=max_chunks)
         self.long_text = long_text
         self.chunk_overlap = chunk_overlap  # None: a quarter of max_length, whatever that is
         self.max_chunks = (max_chunks or MAX_CHUNKS) if self.reads_chunks else None
@@ -213,19 +213,29 @@ class Classifier(nn.Module):
         is_frozen = freeze == "encoder" or train_only == "head"
         if labels is not None and task is not None:
             raise ConfigError("Expected labels or a task, found both. Pass one of the two.")
+        if task is not None and not isinstance(task, Task):
+            raise ConfigError(
+                f"Expected a task such as make_task(splits) or MultiLabel(('joy', 'love')), found {task!r}. Pass one."
+            )
         if labels is None and task is None:
             loaded = load_saved(str(name), wanted)
+            if pairs and not loaded.reads_pairs:
+                raise ConfigError(
+                    f"Expected no pairs=True for the model in {name}, which was trained on single texts. Leave it out, "
+                    "or pass labels= or task= to put a new head on its encoder."
+                )
             if loaded.head.head != "dense" and (lora_rank is not None or reinit_layers):
                 raise ConfigError(
                     f"Expected the encoder that the {loaded.head.head} head in {name} was fitted to, found lora_rank or"
                     " reinit_layers, which change it. Leave them out, or pass labels= to put a new head on the encoder."
                 )
         else:
+            wanted_task = SingleLabel(label_names(labels)) if labels is not None else task
+            assert wanted_task is not None
+            _check_long_text(long_text or "head", wanted_task, reads_pairs=pairs)
             check_reading(wanted, long_text=long_text or "head", chunk_overlap=chunk_overlap, max_chunks=max_chunks)
             if pooling == "auto" and long_text == "chunks":
                 wanted = replace(wanted, pooling="mean")
-            wanted_task = SingleLabel(label_names(labels)) if labels is not None else task
-            assert wanted_task is not None
             loaded = load_encoder(str(name), wanted_task, wanted, encoder_is_frozen=is_frozen, seed=seed)
         if long_text in (None, loaded.long_text):
             chunk_overlap = loaded.chunk_overlap if chunk_overlap is None else chunk_overlap
@@ -243,6 +253,9 @@ class Classifier(nn.Module):
             source=str(name),
             new_names=loaded.new_names,
         )
+        if labels is None and task is None and isinstance(loaded.task, Regression):
+            model.task = Regression(loaded.task.names)
+            model.rescale(loaded.task)
         freezing.check_freeze(model.parts, freeze, train_only)
         model.reinit_names = adapt_encoder(model.network, model.parts, transfer, head_names=model.head_names, seed=seed)
         model.transfer = transfer
@@ -419,7 +432,14 @@ class Classifier(nn.Module):
         Where pairs are read, `pairs` has the second texts.
         """
         if self.reads_pairs:
-            return tokenize_pairs(texts, pairs, self.tokenizer, max_length=self.max_length, long_text=self.long_text)
+            return tokenize_pairs(
+                texts,
+                pairs,
+                self.tokenizer,
+                max_length=self.max_length,
+                long_text=self.long_text,
+                with_types=getattr(self.network.base_model.config, "type_vocab_size", 0) > 1,
+            )
         if self.task.is_per_token:
             return tokenize_words(texts, self.tokenizer, max_length=self.max_length)
         return tokenize(texts, self.tokenizer, **self.reading)
@@ -456,7 +476,7 @@ class Classifier(nn.Module):
     def predict_probabilities(
         self, texts: Sequence[str], pairs: Sequence[str] = (), *, progress: str | None = None
     ) -> torch.Tensor:
-        """Return the probability of each label for each text, float64 [texts, labels].
+        """Return the probability of each label for each text, float64 [texts, labels]: `predict_outputs` as a tensor.
 
         Raises:
             ConfigError: As `predict_outputs` does.
@@ -478,17 +498,38 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def rescale(self, task: Regression) -> None:
-        """Put another scale of the scores than the one of now into the last layer, so that the scores stay."""
+        """Put another scale of the scores than the one of now around the last layer, so that the scores stay."""
         assert isinstance(self.task, Regression)
+        layer = self._last_layer()
+        (mean, scale), (new_mean, new_scale) = (
+            (torch.from_numpy(each) for each in scaled.scaling()) for scaled in (self.task, task)
+        )
+        weight, bias = layer.weight.double().cpu(), layer.bias.double().cpu()
+        layer.weight.copy_(weight * (scale / new_scale)[:, None])
+        layer.bias.copy_((bias * scale + mean - new_mean) / new_scale)
+        self.task = task
+
+    @contextmanager
+    def _in_units_of_the_scores(self) -> Iterator[None]:
+        """Within it, the logits of a regression are its scores, as those of a saved model are."""
+        if not isinstance(self.task, Regression):
+            yield
+            return
+        task, layer = self.task, self._last_layer()
+        before = [parameter.detach().clone() for parameter in (layer.weight, layer.bias)]
+        self.rescale(Regression(task.names))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                layer.weight.copy_(before[0])
+                layer.bias.copy_(before[1])
+            self.task = task
+
+    def _last_layer(self) -> nn.Linear:
         prefix = self.network.base_model_prefix + "."
         named = self.network.named_modules()
-        layer = [m for name, m in named if isinstance(m, nn.Linear) and not name.startswith(prefix)][-1]
-        (mean, scale), (new_mean, new_scale) = (
-            (torch.from_numpy(each).to(layer.bias) for each in scaled.scaling()) for scaled in (self.task, task)
-        )
-        layer.weight.mul_((scale / new_scale)[:, None])
-        layer.bias.mul_(scale / new_scale).add_((mean - new_mean) / new_scale)
-        self.task = task
+        return [m for name, m in named if isinstance(m, nn.Linear) and not name.startswith(prefix)][-1]
 
     @property
     def pad_id(self) -> int:
@@ -514,8 +555,8 @@ class Classifier(nn.Module):
             max_chunks=self.max_chunks,
             source=self.source,
         )
-        weights = merged_state_dict(self.network) if self.has_adapters else None
-        with new_folder(Path(directory).absolute()) as folder, quiet_transformers():
+        with new_folder(Path(directory).absolute()) as folder, quiet_transformers(), self._in_units_of_the_scores():
+            weights = merged_state_dict(self.network) if self.has_adapters else None
             self.network.save_pretrained(folder, state_dict=weights)
             self.tokenizer.save_pretrained(folder)
             write_card(folder, card, self.tokenizer)
@@ -532,6 +573,13 @@ class Classifier(nn.Module):
         if not self.has_adapters:
             raise ConfigError("Expected low-rank updates to save, found none. Pass lora_rank=8 to from_pretrained.")
         save_adapter(self.network, Path(directory).absolute(), base=self.source, head_names=self.head_names)
+
+
+def _check_long_text(long_text: LongText, task: Task, *, reads_pairs: bool) -> None:
+    """Refuse a part of long texts that cannot be read of pairs, or of words that all have tags."""
+    if long_text != "head" and (task.is_per_token or (reads_pairs and long_text != "tail")):
+        what, known = ("pairs", "'head' or 'tail'") if reads_pairs else ("words with tags", "'head'")
+        raise ConfigError(f"Expected long_text {known} for {what}, found {long_text!r}. Leave --long-text out.")
 
 
 def _check_texts(texts: Sequence[str], pairs: Sequence[str], *, reads_pairs: bool) -> None:

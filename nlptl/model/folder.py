@@ -79,6 +79,10 @@ def _readme(card: Card, tokenizer: PreTrainedTokenizerBase) -> str:
     notes = []
     if card.long_text in ("head-tail", "chunks"):
         notes.append("A pipeline reads only the beginning of a longer text.\n\n")
+    if card.task.kind == "ordinal":
+        notes.append("A pipeline gives the most probable label; `nlptl predict` gives the median.\n\n")
+    if card.task.kind == "multi_label":
+        notes.append("Labels have thresholds of their own in nlptl.json, which a pipeline does not know.\n\n")
     if card.reads_pairs:
         notes.append("It reads two texts at once: `predict({'text': ..., 'text_pair': ...})`.\n\n")
     note = "" if card.head.pooling == "native" else "import nlptl  # makes this head known to transformers\n"

@@ -15,7 +15,7 @@ from nlptl.config import Columns
 from nlptl.data.columns import check_texts
 from nlptl.data.sources import Examples, read_file, read_lines
 from nlptl.data.writers import check_output, write_lines, write_table
-from nlptl.errors import ConfigError
+from nlptl.errors import ConfigError, DataError
 from nlptl.model.classifier import Classifier
 
 logger = logging.getLogger(__name__)
@@ -63,9 +63,14 @@ def predict(config: PredictConfig) -> None:
     if config.output != "-":
         check_output(config.output)
         _check_not_input(config)
-    examples = _read(config)
+    examples, has_words = _read(config)
     model = Classifier.from_pretrained(config.model_dir, max_length=config.max_length)
-    read = model.task.readable(examples.texts)
+    if has_words and not model.task.is_per_token:
+        raise ConfigError(
+            f"Expected texts as strings for a model of the task {model.task.kind}, found lists of words in "
+            f"{config.input}. Pass the column that holds the texts as --text-column."
+        )
+    read = examples.texts if has_words else model.task.readable(examples.texts)
     outputs = model.predict_outputs(read, examples.pairs, progress="predicting")
     columns: dict[str, Sequence[Any] | np.ndarray] = {
         "row": examples.rows,
@@ -90,13 +95,21 @@ def _check_not_input(config: PredictConfig) -> None:
         )
 
 
-def _read(config: PredictConfig) -> Examples:
+def _read(config: PredictConfig) -> tuple[Examples, bool]:
+    """Return the texts, and whether they were lists of words."""
     if config.text:
         rows = list(range(1, len(config.text) + 1))
-        return Examples(check_texts(config.text, rows, where="--text"), [], rows)
+        return Examples(check_texts(config.text, rows, where="--text"), [], rows), False
     if config.input == "-":
         # Bytes that are not UTF-8 become halves of surrogate pairs, which are refused with their line.
         content = io.BytesIO(sys.stdin.buffer.read())
-        return read_lines(io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="\n"))
-    columns = Columns(text_column=config.text_column, pair_column=config.pair_column)
-    return read_file(Path(str(config.input)), columns, with_labels=False)
+        lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+        return read_lines(lines), False
+    columns, path = Columns(text_column=config.text_column, pair_column=config.pair_column), Path(str(config.input))
+    try:
+        return read_file(path, columns, with_labels=False), False
+    except DataError as error:
+        try:
+            return read_file(path, columns, task="tokens", with_labels=False), True
+        except (DataError, ConfigError):
+            raise error from None

@@ -1,6 +1,5 @@
 """Each text has any number of labels: a probability for each, and a threshold from which on it is predicted."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -12,6 +11,7 @@ from nlptl.config import BinaryLoss, TaskKind, TrainingConfig
 from nlptl.data.sources import Examples
 from nlptl.data.targets import label_sets
 from nlptl.data.tokens import Tokens
+from nlptl.errors import ConfigError
 from nlptl.evaluation.metrics import Scores
 from nlptl.evaluation.multi_label import frequent_label_scores, point_scores, score_label_sets, tune_thresholds
 from nlptl.labels import Labels
@@ -44,8 +44,12 @@ class MultiLabel(Task):
 
     def __post_init__(self) -> None:
         Labels(self.names)
-        if self.thresholds and len(self.thresholds) != len(self.names):
-            raise ValueError(f"{len(self.thresholds)} thresholds for {len(self.names)} labels")
+        is_sound = len(self.thresholds) in (0, len(self.names)) and all(0 <= each <= 1 for each in self.thresholds)
+        if not is_sound:
+            raise ConfigError(
+                f"Expected a threshold from 0 to 1 for each of {len(self.names)} labels, found {self.thresholds}. "
+                "Correct them, or leave them out for 0.5."
+            )
 
     @classmethod
     def from_examples(cls, train: Examples) -> Self:
@@ -94,6 +98,10 @@ class MultiLabel(Task):
         """Return the probability of each label, float64 [texts, labels]."""
         shares: np.ndarray = logits.double().sigmoid().numpy()
         return shares
+
+    def untuned(self) -> Self:
+        """Return the task with thresholds of 0.5."""
+        return replace(self, thresholds=())
 
     def tuned(self, targets: np.ndarray, outputs: np.ndarray) -> Self:
         """Return the task with the threshold of each label that gives the best F1."""
@@ -145,12 +153,10 @@ class MultiLabel(Task):
         """Return the task with the thresholds that were saved.
 
         Raises:
-            ValueError: If they are no numbers from 0 to 1.
+            ValueError: If they are no numbers.
+            ConfigError: If they are not one for each label, from 0 to 1.
         """
-        thresholds = tuple(map(float, values["thresholds"]))
-        if not all(0 <= each <= 1 and math.isfinite(each) for each in thresholds):
-            raise ValueError(f"thresholds {thresholds}")
-        return cls(names, thresholds)
+        return cls(names, tuple(map(float, values["thresholds"])))
 
     def _thresholds(self) -> np.ndarray:
         return np.array(self.thresholds or [0.5] * len(self.names))

@@ -5,6 +5,7 @@ A head with a unit z_k for each step between two labels models P(y > k | y > k -
 that softmax over its logits are these probabilities, in pipelines too.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -37,19 +38,27 @@ class Ordinal(SingleLabel):
         """Return the task with the labels that occur in `train`: numbers, or in the given order.
 
         Raises:
-            ConfigError: If the labels are no numbers, and their order is not given.
+            ConfigError: If the labels are no numbers, and their order is not given, or given wrongly.
             DataError: If there are fewer than two.
         """
+        names = Labels.from_names(train.labels).names
         if order:
+            missing, repeated = sorted({*names} - {*order}), sorted({name for name in order if order.count(name) > 1})
+            if missing or repeated:
+                what = f"{', '.join(missing)} left out" if missing else f"{', '.join(repeated)} twice"
+                raise ConfigError(
+                    f"Expected every label of {train.source} once in --label-order, found {what}. Labels: "
+                    f"{', '.join(names[:10])}."
+                )
             return cls(tuple(order))
-        try:
-            return cls(tuple(sorted(set(train.labels), key=float)))
-        except ValueError:
-            names = Labels.from_names(train.labels).names
+        numbers = [_number(name) for name in names]
+        if None in numbers or len(set(numbers)) < len(names):
             raise ConfigError(
-                f"Expected labels in an order: numbers, or --label-order, found {', '.join(names[:10])}. Pass them as "
-                "--label-order, from the lowest to the highest (Ordinal((...)) in Python)."
-            ) from None
+                "Expected labels in an order: different numbers, or --label-order, found "
+                f"{', '.join(names[:10])}. Pass them as --label-order, from the lowest to the highest (Ordinal((...)) "
+                "in Python)."
+            )
+        return cls(tuple(name for _, name in sorted(zip(map(float, names), names, strict=True))))
 
     def objective(
         self, config: TrainingConfig, targets: np.ndarray, tokens: Tokens, *, binary_loss: BinaryLoss
@@ -61,6 +70,11 @@ class Ordinal(SingleLabel):
 
         counts = num_conditions(torch.from_numpy(targets), len(self.names))
         return Objective(losses, counts.double().numpy())
+
+    def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
+        """Say so, if every prediction is the same label while the targets are not."""
+        said = super().doubts(targets, outputs)
+        return None if said is None else said.replace("pass --class-weights balanced", "pass --sampling balanced")
 
     def chosen(self, outputs: np.ndarray) -> np.ndarray:
         """Return the median of the distribution of each text, as CORN does."""
@@ -78,3 +92,11 @@ class Ordinal(SingleLabel):
         """Return the scores of the median label of train."""
         counts = np.bincount(train_targets, minlength=len(self.names))
         return median_class_scores(targets, train_counts=counts, names=self.names, seed=seed)
+
+
+def _number(name: str) -> float | None:
+    try:
+        number = float(name)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,9 +1,10 @@
-"""Each text has a score, or several: squared error, of scores that have mean 0 and variance 1 while they are learned.
+"""Each text has a score, or several: squared error, of scores that have mean 0 and variance 1 to the network.
 
-After training the scale goes into the last layer, so that logits are scores, in stock transformers too.
+In a saved model the scale is in the last layer, so that logits are scores, in stock transformers too; where it is
+loaded, the scale comes out again, since a mean that is large or half precision would round what is added to it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -20,6 +21,9 @@ from nlptl.evaluation.metrics import Scores
 from nlptl.evaluation.regression import mean_scores, point_scores, score_values
 from nlptl.labels import Labels
 from nlptl.tasks.task import Objective, Task
+
+MAX_MEAN = 1e4
+"""Largest mean of scores, in units of their standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,11 @@ class Regression(Task):
     baseline_name: ClassVar[str] = "mean baseline"
 
     def __post_init__(self) -> None:
-        if not self.names:
-            raise DataError("Expected the name of a score or of several, found none. Pass Regression(('score',)).")
+        if not self.names or len(set(self.names)) != len(self.names):
+            raise DataError(
+                f"Expected the name of a score or different ones of several, found {list(self.names)}. Pass for "
+                "instance Regression(('score',))."
+            )
 
     @classmethod
     def from_examples(cls, train: Examples) -> Self:
@@ -55,14 +62,21 @@ class Regression(Task):
         """
         names = tuple(numbers(train.labels[0])) if train.labels else ("score",)
         targets = cls(names).targets(train)
-        scales = targets.std(axis=0)
-        if not (scales > 0).all():
-            name = names[int(np.argmin(scales))]
-            raise DataError(
-                f"Expected scores in {train.source} that differ, found {name!r} to be {targets[0].min():g} throughout. "
-                "Pass another --label-column."
-            )
-        return cls(names, tuple(targets.mean(axis=0).tolist()), tuple(scales.tolist()))
+        with np.errstate(over="ignore", invalid="ignore"):
+            means, scales = targets.mean(axis=0), targets.std(axis=0)
+        for i, name in enumerate(names):
+            if scales[i] == 0:
+                raise DataError(
+                    f"Expected scores in {train.source} that differ, found {name!r} to be {targets[0, i]:g} "
+                    "throughout. Pass another --label-column."
+                )
+            if not np.isfinite(scales[i]) or abs(means[i]) > MAX_MEAN * scales[i]:
+                raise DataError(
+                    f"Expected scores in {train.source} whose differences single precision can tell, found {name!r} "
+                    f"with mean {means[i]:g} and standard deviation {scales[i]:g}. Subtract a number from all of them, "
+                    "or divide them."
+                )
+        return cls(names, tuple(means.tolist()), tuple(scales.tolist()))
 
     @property
     def labels(self) -> Labels:
@@ -136,6 +150,23 @@ class Regression(Task):
                 "steps or at another --learning-rate"
             )
         return None
+
+    def card(self) -> dict[str, Any]:
+        """Return the scale."""
+        means, scales = self.scaling()
+        return {"means": means.tolist(), "scales": scales.tolist()}
+
+    @classmethod
+    def from_card(cls, names: tuple[str, ...], values: Mapping[str, Any]) -> Self:
+        """Return the task with the scale that was saved.
+
+        Raises:
+            ValueError: If it is no scale.
+        """
+        means, scales = (tuple(map(float, values[key])) for key in ("means", "scales"))
+        if not (len(means) == len(scales) == len(names) and np.isfinite(means).all() and min(scales) > 0):
+            raise ValueError(f"means {means} and scales {scales}")
+        return cls(names, means, scales)
 
     def scaling(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what is added to the logits and what they are multiplied by before, float64 [scores] each."""

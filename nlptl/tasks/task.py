@@ -87,6 +87,10 @@ class Task(ABC):
     def outputs(self, logits: torch.Tensor) -> np.ndarray:
         """Return what is predicted, in float64: probabilities or scores [texts, names]."""
 
+    def untuned(self) -> Self:
+        """Return the task without what was chosen on validation after another training."""
+        return self
+
     def tuned(self, targets: np.ndarray, outputs: np.ndarray) -> Self:
         """Return the task with what is chosen on validation after training, such as thresholds."""
         return self

@@ -4,12 +4,12 @@ A word is what stands between blanks in a text of the training data. The first o
 Devlin et al. (2019, arXiv:1810.04805, section 5.3); words beyond max_length are read by nobody and get O.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import regex
 import torch
 import torch.nn.functional as F
 
@@ -17,9 +17,10 @@ from nlptl.config import BinaryLoss, TaskKind, TrainingConfig
 from nlptl.data.sources import Examples
 from nlptl.data.targets import label_sets
 from nlptl.data.tokens import Tokens
-from nlptl.errors import DataError
+from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation.metrics import Scores
 from nlptl.evaluation.spans import find_spans, point_scores, score_spans
+from nlptl.labels import Labels
 from nlptl.tasks.single_label import weights_of_classes
 from nlptl.tasks.task import Objective, Task
 
@@ -28,7 +29,11 @@ IGNORED = -100
 UNREAD = -30.0
 """Logit of all tags but O for a word that was not read."""
 
-_WORD = re.compile(r"[@#]?\w(?:[\w'\u2019.:/-]*\w)?|[^\w\s]")
+# Letters with their signs, which python's own \w has not, make up a word; Chinese characters each do, as they are
+# written without blanks; any other sign is a word, with what belongs to it, as of an emoji.
+_WORD = regex.compile(
+    r"(?:(?=\p{Han})\X)|[@#]?[\p{L}\p{N}_](?:[\p{L}\p{N}\p{M}_'\u2019.:/\u200c\u200d-]*[\p{L}\p{N}\p{M}_])?|(?!\s)\X"
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,14 @@ class TokenLabels(Task):
     )
     baseline_name: ClassVar[str] = "no spans"
     settings: ClassVar[tuple[str, ...]] = ("class_weights", "label_smoothing")
+
+    def __post_init__(self) -> None:
+        Labels(self.names)
+        if self.names[0] != "O" or any(name[:2] not in ("B-", "I-") for name in self.names[1:]):
+            raise ConfigError(
+                f"Expected the tags O, then B-type and I-type for each type, found {', '.join(self.names[:10])}. Pass "
+                "for instance TokenLabels(('O', 'B-person', 'I-person'))."
+            )
 
     @classmethod
     def from_examples(cls, train: Examples) -> Self:
@@ -158,6 +171,8 @@ class TokenLabels(Task):
 
     def predictions(self, outputs: np.ndarray, read: Sequence[str], texts: Sequence[str]) -> list[list[Span]]:
         """Return the spans in each text."""
+        if not read:
+            return []
         num_words = _num_words(read)
         largest = np.split(outputs.max(axis=1), np.cumsum(num_words)[:-1])
         return [

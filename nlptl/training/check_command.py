@@ -98,6 +98,9 @@ def check_data(config: CheckConfig) -> list[Finding]:
         check_output(config.output, suffixes=(".json",))
     splits = read_splits(config.dataset, columns_of(config), task=config.task)
     for name, examples in splits.items():
+        if config.task == "regression":
+            logger.info("%s: %s texts with scores", name, f"{len(examples):,}")
+            continue
         classes = len({label for labels in label_sets(examples.labels, config.task) for label in labels})
         logger.info(
             "%s: %s texts, %s %s", name, f"{len(examples):,}", f"{classes:,}", "class" if classes == 1 else "classes"

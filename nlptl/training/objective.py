@@ -10,4 +10,5 @@ def share_of_mean(losses: torch.Tensor, *, global_weight: float, num_processes: 
     the gradients over processes, hence the factor `num_processes`: the result is the gradient of
     sum(losses of the global batch) / global_weight, in any split: the number of its examples, or what they weigh.
     """
-    return losses.sum() * (num_processes / global_weight)
+    # A batch of texts without a word that is read weighs nothing, and its loss is zero.
+    return losses.sum() * (num_processes / global_weight if global_weight else 0.0)

@@ -10,7 +10,12 @@ from nlptl.config import ClassificationConfig, HeadConfig, TrainingConfig
 from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
 from nlptl.model.parts import HEAD
+from nlptl.tasks.multi_label import MultiLabel
+from nlptl.tasks.ordinal import Ordinal
+from nlptl.tasks.regression import Regression
+from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
+from nlptl.tasks.tokens import TokenLabels
 from nlptl.training.optimizer import check_rates, learning_rates, weight_decays
 from nlptl.training.regularizers import check_regularizers, has_active_dropout, linear_weights
 from nlptl.training.stages import Stage, plan_stages
@@ -102,6 +107,13 @@ def _check_task(task: Task, head: HeadConfig, config: TrainingConfig) -> None:
         )
     if config.focal_gamma != defaults.focal_gamma and config.loss != "focal":
         raise ConfigError("Expected --focal-gamma only with --loss focal. Pass both, or leave it out.")
+    corrections = [name for name in ("class_weights", "sampling", "logit_adjustment") if name in given]
+    if len(corrections) > 1:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in corrections)
+        raise ConfigError(
+            f"Expected one correction for rare labels, found {flags}, each of which makes them count as much as others "
+            "alone. Pass one of them."
+        )
     clash = [
         flag
         for flag, is_given in (
@@ -157,7 +169,8 @@ def explain_training(config: ExplainConfig) -> None:
         raise ConfigError(f"Expected --num-labels of 2 or more, found {config.num_labels}.")
     model = Classifier.from_pretrained(
         config.model,
-        labels=[str(i) for i in range(config.num_labels)],
+        task=_example_task(config),
+        pairs=config.pair_column is not None,
         max_length=config.max_length,
         long_text=config.long_text,
         chunk_overlap=config.chunk_overlap,
@@ -171,6 +184,20 @@ def explain_training(config: ExplainConfig) -> None:
     for stage in plan.stages if len(plan.stages) > 1 else []:
         model.freeze(config.transfer.freeze, train_only=config.transfer.train_only, top=stage.top)
         logger.info("%s: %s", stage.describe(), describe_stage(model, config.train, stage, plan.stages))
+
+
+def _example_task(config: ExplainConfig) -> Task:
+    """Return a task of the kind and size that is meant, with names that do not matter."""
+    names = config.label_order or tuple(str(i) for i in range(config.num_labels))
+    match config.task:
+        case "regression":
+            return Regression(config.label_columns or ("score",))
+        case "tokens":
+            return TokenLabels(("O", *(f"{prefix}-{name}" for name in names[1:] for prefix in ("B", "I"))))
+        case "multi_label":
+            return MultiLabel(config.label_columns or names)
+        case kind:
+            return Ordinal(names) if kind == "ordinal" else SingleLabel(names)
 
 
 def describe_stage(model: Classifier, config: TrainingConfig, stage: Stage, stages: list[Stage]) -> str:

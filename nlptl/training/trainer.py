@@ -83,6 +83,7 @@ class Trainer:
         plan, estimate, inputs, held_out, sha256 = self._prepare(train, validation)
         estimate.log()
         self.train_targets = inputs.targets
+        self.model.task = self.model.task.untuned()
         if isinstance(self.model.task, Regression):  # learned with mean 0 and variance 1, whatever the scores are
             self.model.rescale(self.model.task.from_examples(train))
         if self.run is not None:
@@ -105,8 +106,6 @@ class Trainer:
                     encoder_sha256=sha256,
                 )
                 loop.train(inputs, held_out)
-        if isinstance(self.model.task, Regression):
-            self.model.rescale(Regression(self.model.task.names))
         if held_out is not None:
             held_out = self._encoded(held_out)
             task, logits = self.model.task, logits_of(self.model, held_out, self.accelerator)
@@ -157,7 +156,8 @@ class Trainer:
         logger.info("\n%s", table)
         if doubts := task.doubts(inputs.targets, outputs):
             logger.warning("%s: %s", examples.split, doubts)
-        if scores.per_class and 2 < len(task.names) <= CLASSES_SHOWN:
+        of_each = scores.per_class and len(scores.per_class) <= CLASSES_SHOWN
+        if of_each and (len(task.names) > 2 or isinstance(task, Regression)):
             logger.info("\n%s", class_table(scores))
         if self.run is not None and examples.split == "test":
             self.run.write_predictions(

@@ -46,7 +46,7 @@ def test_split_of_a_real_sample(caplog):
     message = "rotten_tomatoes: 6,824 train, 853 validation, 853 test; labels negative, positive"
     assert caplog.messages[-1] == message
     # The data set is like this: dashes of Windows that were read as Latin-1, and two reviews that stand in it twice.
-    assert {finding.kind for finding in splits.findings} == {"control_character", "near_leak"}
+    assert {finding.kind for finding in splits.findings} == {"control_character", "near_leak", "other_language"}
 
 
 def test_strict_stops_at_findings(tmp_path):

@@ -1,8 +1,10 @@
 """Targets of every kind, in every form that files have them in, and what is refused."""
 
 import json
+import logging
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -198,3 +200,61 @@ def test_findings_of_pairs_and_label_sets(write):
     leaks = sum(count for kind, count in found.items() if kind in ("leak", "duplicate", "conflict"))
     assert leaks >= 2  # the two rows that stand there before, wherever they came to; never the second text alone
     assert found.get("near_duplicate") is None
+
+
+def test_tags_that_begin_with_i_are_read_as_b(write, caplog):
+    """IOB1, as CoNLL-2003 has it: B- only where a span follows one of its type."""
+    caplog.set_level(logging.INFO)
+    rows = [{"tokens": ["a"] * 6, "tags": ["I-x", "I-x", "B-x", "O", "I-y", "I-x"]}, {"tokens": ["a"], "tags": ["O"]}]
+    assert read_file(write(rows), task="tokens").labels == ["B-x I-x B-x O B-y B-x", "O"]
+    assert "3 tags I- that begin a span are read as B-" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [(-1, "-1"), (0.5, "0.5"), (2.0, "2"), ("high", "high"), (10**15, "1" + "0" * 15)]
+)
+def test_labels_in_an_order_may_be_any_numbers(value, name, write):
+    assert read_file(write([{"text": "a", "label": value}]), task="ordinal").labels == [name]
+
+
+def test_class_numbers_out_of_range_are_refused(tmp_path):
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "labels": datasets.List(datasets.ClassLabel(names=["joy", "love"]))}
+    )
+    for labels, message in (([0, 1], None), ([1, -1], r"found \[1, -1\] \(row 1\)")):
+        dataset = datasets.Dataset.from_dict({"text": ["a"], "labels": [[0]]}, features=features)
+        table = dataset.data.table.set_column(1, dataset.data.table.schema.field(1), pyarrow.array([labels]))
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+        if message is None:
+            assert read_file(tmp_path / "a.parquet", task="multi_label").labels == ['["joy", "love"]']
+        else:
+            with pytest.raises(DataError, match=message):
+                read_file(tmp_path / "a.parquet", task="multi_label")
+
+
+def test_a_label_that_only_another_split_has_is_an_error(tmp_path):
+    rows = {"train": ["joy", "rage"], "validation": ["joy"], "test": ["joy", "fear"]}
+    for name, labels in rows.items():
+        lines = [json.dumps({"text": f"{name} {label}", "labels": [label]}) + "\n" for label in labels]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    message = r"Expected only labels of train .*test.jsonl \(test\), found 'fear' in row 2"
+    with pytest.raises(DataError, match=message):
+        load_splits(tmp_path, task="multi_label")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_label_is_taken_out_of_train(seed, write):
+    """Labels that are never the rarest one of their text, and types of spans that occur once."""
+    rows = [{"tokens": ["a", str(i)], "tags": ["B-all", f"B-t{i}" if i % 4 == 0 else "O"]} for i in range(60)]
+    splits = load_splits(write(rows), task="tokens", seed=seed)
+    known = {tag for tags in splits.train.labels for tag in tags.split(" ")}
+    assert known >= {tag for name in ("validation", "test") for tags in splits[name].labels for tag in tags.split(" ")}
+
+
+def test_examples_of_any_task_from_lists():
+    assert Examples.from_lists(["a", "b"], [["y", "x"], []], task="multi_label").labels == ['["x", "y"]', "[]"]
+    assert Examples.from_lists(["a"], [1.5], task="regression", pairs=["b"]).pairs == ["b"]
+    tagged = Examples.from_lists([["In", "Rome"]], [["O", "B-x"]], task="tokens")
+    assert (tagged.texts, tagged.labels) == (["In Rome"], ["O B-x"])
+    with pytest.raises(DataError, match="found 2 texts and 2 labels and 1 second texts"):
+        Examples.from_lists(["a", "b"], ["x", "y"], pairs=["c"])

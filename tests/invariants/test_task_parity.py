@@ -1,10 +1,13 @@
 """Each kind of task: loss and gradient of a batch are those of stock transformers, in one piece and in any split."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from nlptl import (
@@ -18,6 +21,7 @@ from nlptl import (
     Trainer,
     TrainingConfig,
 )
+from tests.conftest import build_tokenizer
 
 WORDS = ["good", "bad", "film", "story", "great", "dull", "plot", "was", "not", "very"]
 LENGTHS = (12, 5, 9, 16, 7, 11, 3, 14)
@@ -50,7 +54,59 @@ def build(folder, kind, family_folder, *, family="bert", **settings):
     model = Classifier.from_pretrained(family_folder(family), task=task, pairs=reads_pairs, **settings)
     model.save(folder)
     auto = AutoModelForTokenClassification if cls is TokenLabels else AutoModelForSequenceClassification
-    return model.double(), examples, auto.from_pretrained(folder).double().eval()
+    stock = auto.from_pretrained(folder)
+    stock.load_state_dict(model.network.state_dict())  # that of a regression has its scale in the folder
+    return model.double(), examples, stock.double().eval()
+
+
+@pytest.fixture(scope="session")
+def typed_folder(tmp_path_factory, family_folder):
+    """Return a function that gives the folder of a tiny encoder whose tokenizer tells the two texts of a pair apart."""
+
+    def get(family):
+        folder = tmp_path_factory.mktemp("typed") / family
+        shutil.copytree(family_folder(family), folder)
+        tokenizer = build_tokenizer()
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+        )
+        tokenizer.save_pretrained(folder)
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        return folder
+
+    return get
+
+
+@pytest.mark.parametrize("settings", [{}, {"freeze": 1}, {"freeze": "encoder", "pooling": "mean"}])
+@pytest.mark.parametrize("family", ["bert", "electra", "roberta", "distilbert"])
+def test_types_of_tokens_are_those_of_the_tokenizer(family, settings, typed_folder, watch_steps, tmp_path):
+    """In training, from caches and predicted; an encoder without them gets none."""
+    model, examples, stock = build(tmp_path / "model", "a label of pairs", typed_folder, family=family, **settings)
+    config = TrainingConfig(**CONFIG | {"num_epochs": 2}, max_grad_norm=0, micro_batch_tokens=60)
+    tokens = model.tokenize(examples.texts, examples.pairs)
+    has_types = family in ("bert", "electra")
+    assert (tokens.types is not None) == has_types
+    with torch.no_grad():
+        names = ["input_ids", "attention_mask", *["token_type_ids"] * has_types]
+        batch = model.tokenizer(TEXTS, PAIRS, padding=True, return_tensors="pt")
+        assert batch["token_type_ids"].max() == 1
+        logits = stock(**{name: batch[name] for name in names}).logits
+    expected = logits.softmax(dim=-1).numpy()
+    np.testing.assert_allclose(model.predict_outputs(TEXTS, PAIRS), expected, rtol=1e-9)
+    if "pooling" not in settings:
+        with watch_steps(model) as steps:
+            Trainer(model, config).fit(examples, validation=replace(examples, split="validation"))
+        batch = {name: batch[name] for name in names}
+        loss = stock(**batch, labels=torch.tensor([int(name == "yes") for name in NAMES])).loss
+        loss.backward()
+        gradients = dict(stock.named_parameters())
+        largest = max(gradients[name].grad.abs().max() for name in steps[0])
+        for name, (_, gradient) in steps[0].items():
+            assert (gradient - gradients[name].grad).abs().max() <= 1e-8 * largest, name
 
 
 def stock_batch(folder, stock, examples, task, rows):

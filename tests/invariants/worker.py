@@ -60,7 +60,7 @@ TASKS: dict[str, tuple[type[Task], Callable[[int, str], str], dict[str, object]]
     "labels": (MultiLabel, _labels, {"loss": "asymmetric"}),
     "scores": (Regression, lambda i, text: str(len(text) + i / 7), {}),
     "ordinal": (Ordinal, lambda _, text: str(min(3, text.count("o"))), {}),
-    "pairs": (SingleLabel, lambda i, _: "yes" if i % 3 else "no", {"sampling": "balanced", "logit_adjustment": 1.0}),
+    "pairs": (SingleLabel, lambda i, _: "yes" if i % 3 else "no", {"sampling": "balanced"}),
 }
 """Kinds of tasks: how a target comes from a text, and settings of the training."""
 

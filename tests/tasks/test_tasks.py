@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from nlptl import (
     Classifier,
@@ -40,7 +41,7 @@ def test_label_sets():
     assert stricter.columns(outputs, ["a"], ["a"], name="label")["labels"] == [["love"]]
     assert MultiLabel.from_card(task.names, json.loads(json.dumps(stricter.card()))) == stricter
     for thresholds in ([0.5], [0.5, 0.5, 2], [0.5, 0.5, float("nan")]):
-        with pytest.raises(ValueError, match="thresholds"):
+        with pytest.raises(ValueError, match="Expected a threshold from 0 to 1 for each of 3 labels"):
             MultiLabel.from_card(task.names, {"thresholds": thresholds})
 
 
@@ -59,6 +60,15 @@ def test_scores():
     assert two.targets(examples(['{"style": 1.0, "content": 2.5}'])).tolist() == [[1.0, 2.5]]
     (prediction,) = two.predictions(np.array([[1.0, 2.0]]), ["a"], ["a"])
     assert (prediction.score, prediction.scores) == (1.0, {"style": 1.0, "content": 2.0})
+    for labels, message in (
+        (["1000000000.0", "1000000001.0"], r"single precision can tell, found 'score' with mean 1e\+09"),
+        (["1e300", "-1e300"], "single precision can tell"),
+        (['{"a": 3.0, "b": 1.0}', '{"a": 3.0, "b": 2.0}'], "found 'a' to be 3 throughout"),
+    ):
+        with pytest.raises(DataError, match=message):
+            Regression.from_examples(examples(labels))
+    with pytest.raises(DataError, match=r"different ones of several, found \['s', 's'\]"):
+        Regression(("s", "s"))
     with pytest.raises(DataError, match="Expected labels, found a regression"):
         _ = two.labels
 
@@ -66,7 +76,13 @@ def test_scores():
 def test_ordered_labels():
     assert Ordinal.from_examples(examples(["10", "9", "-1", "2.5"])).names == ("-1", "2.5", "9", "10")
     assert Ordinal.from_examples(examples(["b", "a"]), order=("b", "a", "c")).names == ("b", "a", "c")
-    with pytest.raises(ConfigError, match="Expected labels in an order: numbers, or --label-order, found a, b"):
+    for labels in (["1", "1.0"], ["1", "nan"], ["1", "inf"]):
+        with pytest.raises(ConfigError, match="different numbers, or --label-order"):
+            Ordinal.from_examples(examples(labels))
+    for order, message in ((("a", "b", "a"), "found a twice"), (("a", "c"), "found b left out")):
+        with pytest.raises(ConfigError, match=f"Expected every label of a.csv once in --label-order, {message}"):
+            Ordinal.from_examples(examples(["b", "a"]), order=order)
+    with pytest.raises(ConfigError, match="labels in an order: different numbers, or --label-order, found a, b"):
         Ordinal.from_examples(examples(["b", "a"]))
     task = Ordinal(("low", "middle", "high"))
     outputs = task.outputs(torch.tensor([[0.4, 0.25, 0.35], [0.2, 0.2, 0.6]]).log())
@@ -80,6 +96,9 @@ def test_tags():
     task = TokenLabels.from_examples(examples(["O B-x", "I-y O", "O"]))
     assert task.names == ("O", "B-x", "I-x", "B-y", "I-y")
     assert [ids.tolist() for ids in task.targets(examples(["O I-x B-y", "O"]))] == [[0, 2, 3], [0]]
+    for names in (("PER", "LOC"), ("B-x", "O", "I-x")):
+        with pytest.raises(ConfigError, match=f"Expected the tags O, then B-type and I-type .* found {names[0]}"):
+            TokenLabels(names)
     for labels, message in (
         (["O B_x"], r"Expected tags O, B-type and I-type \(IOB2\) in a.csv, found 'B_x'"),
         (["O E-x"], "found 'E-x'"),
@@ -100,6 +119,13 @@ def test_spans_have_their_places_in_the_text():
     assert [(span.text, text[span.start : span.end]) for span in spans] == [("New York",) * 2, ("Rome",) * 2]
     assert [span.probability for span in spans] == pytest.approx([0.7, 0.7])
     assert task.readable(["", "  \n"]) == ["", ""]
+    assert task.readable(["हिन्दी में", "Zoe\u0308 sagt", "我在北京", "👩‍👩‍👧 ok!"]) == [
+        "हिन्दी में",
+        "Zoe\u0308 sagt",
+        "我 在 北 京",
+        "👩‍👩‍👧 ok !",
+    ]
+    assert task.predictions(np.zeros((0, 3)), [], []) == []
     assert task.predictions(np.array([[0.8, 0.1, 0.1]]), [""], ["  "]) == [[]]
 
 
@@ -122,7 +148,28 @@ def test_what_looks_as_if_nothing_was_learned(task, logits, targets, doubts):
     assert said is None if doubts is None else said.startswith(doubts)
 
 
+def test_a_regression_has_its_scale_in_memory_and_in_its_folder(tiny_bert, tmp_path):
+    """In memory the last layer knows nothing of it, so that half precision does not round a large mean away."""
+    model = Classifier.from_pretrained(tiny_bert, task=Regression(("year",), (2015.0,), (5.0,)))
+    weight = model.network.classifier.weight.detach().clone()
+    texts = ["good film", "the story was dull", "a"]
+    scores = model.predict_outputs(texts)
+    model.save(tmp_path / "model")
+    assert torch.equal(model.network.classifier.weight, weight)
+    assert np.array_equal(model.predict_outputs(texts), scores)
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    with torch.no_grad():
+        logits = [stock(**model.tokenizer(text, return_tensors="pt")).logits.item() for text in texts]
+    np.testing.assert_allclose(logits, scores[:, 0], rtol=1e-6)
+    again = Classifier.from_pretrained(tmp_path / "model")
+    assert again.task == model.task
+    np.testing.assert_allclose(again.predict_outputs(texts), scores, rtol=1e-6)
+    torch.testing.assert_close(again.network.classifier.weight, weight)
+
+
 def test_models_of_a_task(tiny_bert, tmp_path):
+    with pytest.raises(ConfigError, match="Expected a task such as make_task.* found 'multi_label'"):
+        Classifier.from_pretrained(tiny_bert, task="multi_label")
     with pytest.raises(ConfigError, match="Expected labels or a task, found both"):
         Classifier.from_pretrained(tiny_bert, labels=["a", "b"], task=SingleLabel(("a", "b")))
     model = Classifier.from_pretrained(tiny_bert, task=MultiLabel(("a", "b"), (0.3, 0.4)), pairs=True)
