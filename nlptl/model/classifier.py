@@ -572,7 +572,8 @@ class Classifier(nn.Module):
         """
         if not self.has_adapters:
             raise ConfigError("Expected low-rank updates to save, found none. Pass lora_rank=8 to from_pretrained.")
-        save_adapter(self.network, Path(directory).absolute(), base=self.source, head_names=self.head_names)
+        with self._in_units_of_the_scores():
+            save_adapter(self.network, Path(directory).absolute(), base=self.source, head_names=self.head_names)
 
 
 def _check_long_text(long_text: LongText, task: Task, *, reads_pairs: bool) -> None:

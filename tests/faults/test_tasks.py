@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from nlptl import Classifier, Run, Trainer, TrainingConfig, load_splits, make_task
+from nlptl import Classifier, Examples, Run, TokenLabels, Trainer, TrainingConfig, load_splits, make_task
 from tests.recipes.test_tasks import toy_data
 
 SETTINGS = {"num_epochs": 2, "batch_size": 8, "learning_rate": 0.01, "eval_steps": 2, "micro_batch_tokens": 100}
@@ -89,3 +89,16 @@ def test_it_goes_on_to_the_same_bytes(regime, train, outcome, tmp_path):
         assert found[name] == whole[name], name
     again = Classifier.from_pretrained(tmp_path / "run" / "model")
     assert again.task == model.task
+
+
+def test_a_batch_without_a_word_that_is_read_has_no_loss(tiny_bert, tmp_path):
+    texts, labels = ["", "good film", "bad film", ""], ["O", "O B-x", "O B-x", "O"]
+    examples = Examples(texts, labels, [1, 2, 3, 4])
+    model = Classifier.from_pretrained(tiny_bert, task=TokenLabels(("O", "B-x", "I-x")))
+    Trainer(model, TrainingConfig(num_epochs=1, batch_size=1, logging_steps=1), output_dir=tmp_path / "run").fit(
+        examples
+    )
+    records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    losses = sorted(record["loss"] for record in records if "gradient_norm" in record)
+    assert losses[:2] == [0, 0]
+    assert losses[2] > 0

@@ -272,3 +272,51 @@ def test_a_label_order_that_is_needed(trained, tiny_bert, tmp_path, capsys):
     assert "different numbers, or --label-order, found bad, good" in capsys.readouterr().err
     cli.run(recipe.main, recipe.Config, [*words, "--label-order", "good", "bad"])
     assert Classifier.from_pretrained(tmp_path / "run/model").labels.names == ("good", "bad")
+
+
+def test_words_are_read_as_they_stand(trained, tmp_path, capsys):
+    """Lists of words, and CoNLL files, to train on and to predict from: no word is cut into others."""
+    found = trained("token_classification")
+    sentences = [["The", "movie,film", "was"], ["a", "story", "."]]
+    rows = [{"tokens": words, "tags": ["O"] * 3} for words in sentences]
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "new.conll").write_text("\n\n".join("\n".join(f"{word} O" for word in words) for words in sentences))
+    outputs = []
+    for suffix in ("jsonl", "conll"):
+        words = ["predict", found.run / "model", "--input", tmp_path / f"new.{suffix}"]
+        lines = [json.loads(line) for line in run_command(words, capsys).splitlines()]
+        assert [line["text"] for line in lines] == [" ".join(words) for words in sentences]
+        outputs.append([line["spans"] for line in lines])
+    assert outputs[0] == outputs[1]
+    assert [span["text"] for span in outputs[0][1]] == ["story"]
+    classifier = trained("sentence_pair").run / "model"
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["predict", str(classifier), "--input", str(tmp_path / "new.jsonl")])
+    assert "Expected texts as strings for a model of the task single_label" in capsys.readouterr().err
+
+    rows = [json.loads(line) for line in found.data.read_text().splitlines()]
+    pairs = [zip(row["tokens"], row["tags"], strict=True) for row in rows]
+    text = "\n\n".join("\n".join(f"{word}\t{tag}" for word, tag in pair) for pair in pairs)
+    (tmp_path / "train.conll").write_text(text + "\n")
+    recipe = found.recipe
+    config = replace(found.config, dataset=str(tmp_path / "train.conll"), output_dir=tmp_path / "run", dry_run=True)
+    recipe.main(config)
+    splits = [
+        load_splits(path, task="tokens", near_duplicates=False) for path in (found.data, tmp_path / "train.conll")
+    ]
+    assert splits[0].train.labels == splits[1].train.labels
+
+
+@pytest.mark.parametrize(
+    ("flags", "head"),
+    [
+        ("--task multi_label --num-labels 5 --loss asymmetric", 32 * 5 + 5),
+        ("--task regression --label-columns a b --selection-metric rmse", 32 * 2 + 2),
+        ("--task tokens --num-labels 4", 32 * 7 + 7),
+        ("--task ordinal --num-labels 5", 32 * 4 + 4),
+        ("--pair-column text2 --num-labels 3", 32 * 3 + 3),
+    ],
+)
+def test_training_of_each_task_is_explained(flags, head, tiny_bert, capsys):
+    out = run_command(["explain-training", "--model", tiny_bert, *flags.split()], capsys)
+    assert re.search(rf"\nhead +{head} +{head} ", out), out
