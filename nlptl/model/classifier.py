@@ -504,7 +504,7 @@ class Classifier(nn.Module):
         (mean, scale), (new_mean, new_scale) = (
             (torch.from_numpy(each) for each in scaled.scaling()) for scaled in (self.task, task)
         )
-        weight, bias = layer.weight.double().cpu(), layer.bias.double().cpu()
+        weight, bias = layer.weight.cpu().double(), layer.bias.cpu().double()
         layer.weight.copy_(weight * (scale / new_scale)[:, None])
         layer.bias.copy_((bias * scale + mean - new_mean) / new_scale)
         self.task = task

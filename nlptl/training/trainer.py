@@ -106,16 +106,16 @@ class Trainer:
                     encoder_sha256=sha256,
                 )
                 loop.train(inputs, held_out)
+        outputs = None
         if held_out is not None:
-            held_out = self._encoded(held_out)
-            task, logits = self.model.task, logits_of(self.model, held_out, self.accelerator)
-            self.model.task = task.tuned(held_out.targets, task.outputs(logits))
+            outputs = self._outputs(held_out)
+            self.model.task = self.model.task.tuned(held_out.targets, outputs)
         if self.run is not None:
             self.run.write_model(self.model)
             if self.config.keep_adapter:
                 self.run.write_adapter(self.model)
-        if held_out is not None:
-            self._score(held_out)
+        if held_out is not None and outputs is not None:
+            self._score(held_out, outputs)
 
     @together()
     def estimate(self, train: Examples, *, validation: Examples | None = None) -> Estimate:
@@ -150,8 +150,8 @@ class Trainer:
         """
         self.model.to(self.accelerator.device)
         inputs = prepare_inputs(self.model, examples, self.run, cache=self.cache)
-        scores, baseline, outputs = self._score(inputs)
-        task = self.model.task
+        task, outputs = self.model.task, self._outputs(inputs)
+        scores, baseline = self._score(inputs, outputs)
         table = score_table(scores, split=examples.split, baseline=baseline, baseline_name=task.baseline_name)
         logger.info("\n%s", table)
         if doubts := task.doubts(inputs.targets, outputs):
@@ -204,20 +204,18 @@ class Trainer:
         logger.info("fitting a %s head with scikit-learn", self.model.head.head)
         fit_head(self.model, inputs.features, inputs.targets, class_weights=self.config.class_weights)
 
-    def _encoded(self, inputs: Inputs) -> Inputs:
-        """Return `inputs` with what a frozen encoder gives, computed once."""
-        if inputs.features is not None or not self.model.encoder_is_frozen:
-            return inputs
-        sha256 = encoder_sha256(self.model)
-        return encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
+    def _outputs(self, inputs: Inputs) -> np.ndarray:
+        """Return what is predicted for a split; what a frozen encoder gives is computed once."""
+        if inputs.features is None and self.model.encoder_is_frozen:
+            sha256 = encoder_sha256(self.model)
+            inputs = encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
+        return self.model.task.outputs(logits_of(self.model, inputs, self.accelerator))
 
-    def _score(self, inputs: Inputs) -> tuple[Scores, Scores | None, np.ndarray]:
-        inputs, task = self._encoded(inputs), self.model.task
-        outputs = task.outputs(logits_of(self.model, inputs, self.accelerator))
+    def _score(self, inputs: Inputs, outputs: np.ndarray) -> tuple[Scores, Scores | None]:
+        task, baseline = self.model.task, None
         scores = task.score(inputs.targets, outputs, seed=self.seed)
-        baseline = None
         if self.train_targets is not None:
             baseline = task.baseline(inputs.targets, train_targets=self.train_targets, seed=self.seed)
         if self.run is not None:
             self.run.write_scores(inputs.examples.split, scores, baseline, baseline_name=task.baseline_name)
-        return scores, baseline, outputs
+        return scores, baseline
