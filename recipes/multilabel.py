@@ -8,7 +8,7 @@ Usage:
     python recipes/multilabel.py --dataset comments.csv --label-separator ";"
     python recipes/multilabel.py --dataset comments.csv --label-columns toxic insult threat
     python recipes/multilabel.py --dataset comments.jsonl --loss asymmetric      # for many labels that are rare
-    python recipes/multilabel.py --dataset comments.jsonl --freeze encoder --num-epochs 20
+    python recipes/multilabel.py --dataset comments.jsonl --freeze nothing --num-epochs 5 --learning-rate 3e-4
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nlptl
 from nlptl import cli
-from nlptl.config import ClassificationConfig, TaskKind, TrainingConfig
+from nlptl.config import ClassificationConfig, TaskKind, TrainingConfig, TransferConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class Config(ClassificationConfig):
     """What the data says of each text."""
     output_dir: Path = Path("runs/multilabel")
     """Folder of the run: model, scores, predictions, checkpoints."""
-    train: TrainingConfig = TrainingConfig(num_epochs=3, learning_rate=2e-4)
+    transfer: TransferConfig = TransferConfig(freeze="encoder")
+    train: TrainingConfig = TrainingConfig(num_epochs=20)
 
 
 def main(config: Config) -> dict[str, nlptl.Score]:

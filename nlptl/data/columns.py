@@ -121,23 +121,31 @@ def join_texts(parts: Sequence[tuple[str, str | None]], columns: Sequence[Sequen
 
 
 def check_column(
-    names: Sequence[str], column: str, *, role: str, flag: str, taken: Sequence[str | None], source: str
+    names: Sequence[str],
+    column: str,
+    *,
+    role: str,
+    flag: str,
+    taken: Sequence[str | None],
+    source: str,
+    is_optional: bool = False,
 ) -> None:
     """Refuse a column, such as that of groups, that is not there, or that holds something else, such as the texts.
 
     Raises:
         DataError: If that is so.
     """
+    way_out = ", or leave it out" if is_optional else ""
     if column not in names:
         near = _near([name for name in names if name not in taken], column)
         raise DataError(
             f"Expected {role} column {column!r} in {source}, found {_list_names(names)}. "
-            f"{f'Did you mean {near!r}? ' if near else ''}Pass another {flag}, or leave it out."
+            f"{f'Did you mean {near!r}? ' if near else ''}Pass another {flag}{way_out}."
         )
     if column in taken:
         raise DataError(
             f"Expected a column of its own for each {role} in {source}, found {column!r}, which holds the texts or "
-            f"the labels. Pass another {flag}, or leave it out."
+            f"the labels. Pass another {flag}{way_out}."
         )
 
 

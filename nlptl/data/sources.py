@@ -234,7 +234,9 @@ def _examples(table: Table, task: TaskKind, columns: Columns, source: str, split
     if pair is not None:
         check_column(table.names, pair, role="second text", flag="--pair-column", taken=taken, source=source)
     if group is not None:
-        check_column(table.names, group, role="group", flag="--group-column", taken=taken, source=source)
+        check_column(
+            table.names, group, role="group", flag="--group-column", taken=taken, source=source, is_optional=True
+        )
     rows, texts, pairs, groups = array("q"), TextCollector(), TextCollector(), list[str]()
     labels = target_collector(
         task,

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import re
+import shlex
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -156,7 +157,7 @@ def load_splits(
     for finding in findings:
         logger.warning("%s", finding.message)
     if findings:
-        logger.info("nlptl check %s says what that means and what to do", dataset)
+        logger.info("%s says what that means and what to do", _check_command(dataset, task, columns))
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
     logger.info("%s: %s%s", str(dataset).removeprefix("sample:"), sizes, _describe_labels(parts["train"], task))
     return Splits(parts["train"], parts["validation"], parts["test"], task, tuple(findings))
@@ -194,6 +195,15 @@ def read_splits(
 
 def _is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and not name.lower().endswith(_FILE_SUFFIXES)
+
+
+def _check_command(dataset: str | Path, task: TaskKind, columns: Columns) -> str:
+    """Return the command that looks at the same columns, as one types it."""
+    words = ["nlptl", "check", str(dataset), *(["--task", task] if task != "single_label" else [])]
+    for name, value in vars(columns).items():
+        if value:
+            words += [f"--{name.replace('_', '-')}", *([value] if isinstance(value, str) else value)]
+    return shlex.join(words)
 
 
 def _describe_labels(train: Examples, task: TaskKind) -> str:

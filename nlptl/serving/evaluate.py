@@ -14,6 +14,7 @@ from nlptl.evaluation.metrics import Scores
 from nlptl.evaluation.report import class_table, score_table
 from nlptl.labels import Labels
 from nlptl.model.classifier import Classifier
+from nlptl.serving.predict import check_pairs
 from nlptl.tasks.single_label import SingleLabel
 
 logger = logging.getLogger(__name__)
@@ -49,12 +50,15 @@ def evaluate(config: EvaluateConfig) -> Scores:
     examples = _read(config, model.task.kind)
     if isinstance(model.task, SingleLabel):
         _check_labels(examples, model.labels)
+    check_pairs(model, examples, config.model_dir)
     targets = model.task.targets(examples)
     outputs = model.predict_outputs(examples.texts, examples.pairs, progress="predicting")
     scores = model.task.score(targets, outputs, seed=config.seed)
     logger.info("\n%s", score_table(scores, split=examples.split))
     if scores.per_class:
         logger.info("\n%s", class_table(scores))
+    if doubts := model.task.doubts(targets, outputs):
+        logger.warning("%s: %s", examples.split, doubts)
     if config.output is not None:
         write_json(config.output, {examples.split: scores.to_json()})
         logger.info("\nwrote the scores to %s", config.output)

@@ -70,6 +70,7 @@ def predict(config: PredictConfig) -> None:
             f"Expected texts as strings for a model of the task {model.task.kind}, found lists of words in "
             f"{config.input}. Pass the column that holds the texts as --text-column."
         )
+    check_pairs(model, examples, config.model_dir)
     read = examples.texts if has_words else model.task.readable(examples.texts)
     outputs = model.predict_outputs(read, examples.pairs, progress="predicting")
     columns: dict[str, Sequence[Any] | np.ndarray] = {
@@ -85,6 +86,24 @@ def predict(config: PredictConfig) -> None:
     else:
         write_table(config.output, columns)
         logger.info("wrote %s predictions to %s", f"{len(examples):,}", config.output)
+
+
+def check_pairs(model: Classifier, examples: Examples, model_dir: str) -> None:
+    """Refuse single texts for a model that reads pairs, and pairs for one that does not.
+
+    Raises:
+        ConfigError: If it is so.
+    """
+    if model.reads_pairs and not len(examples.pairs):
+        raise ConfigError(
+            f"Expected pairs of texts, which the model in {model_dir} was trained on, found single texts. Pass a file "
+            "with two columns, and the one with the second texts as --pair-column."
+        )
+    if len(examples.pairs) and not model.reads_pairs:
+        raise ConfigError(
+            f"Expected single texts, which the model in {model_dir} was trained on, found pairs. Leave --pair-column "
+            "out."
+        )
 
 
 def _check_not_input(config: PredictConfig) -> None:

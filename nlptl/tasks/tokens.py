@@ -185,7 +185,7 @@ class TokenLabels(Task):
     def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
         """Say so, if no span is found."""
         if (outputs.argmax(axis=1) == 0).all():
-            return "no span is found: train for more steps or at another --learning-rate, or pass --freeze nothing"
+            return "no span is found: train for more epochs, or at a higher --learning-rate"
         return None
 
     def _tags(self, targets: np.ndarray) -> list[list[str]]:

@@ -13,6 +13,7 @@ from nlptl.evaluation.metrics import Scores
 from nlptl.evaluation.report import class_table, score_table
 from nlptl.model.classifier import Classifier
 from nlptl.tasks.regression import Regression
+from nlptl.tasks.task import LOWER_IS_BETTER, Task
 from nlptl.training.cache import FeatureCache
 from nlptl.training.checkpoint import saved_steps
 from nlptl.training.closed_form import fit_head
@@ -154,7 +155,7 @@ class Trainer:
         scores, baseline = self._score(inputs, outputs)
         table = score_table(scores, split=examples.split, baseline=baseline, baseline_name=task.baseline_name)
         logger.info("\n%s", table)
-        if doubts := task.doubts(inputs.targets, outputs):
+        if doubts := task.doubts(inputs.targets, outputs) or _not_better(task, scores, baseline):
             logger.warning("%s: %s", examples.split, doubts)
         of_each = scores.per_class and len(scores.per_class) <= CLASSES_SHOWN
         if of_each and (len(task.names) > 2 or isinstance(task, Regression)):
@@ -219,3 +220,17 @@ class Trainer:
         if self.run is not None:
             self.run.write_scores(inputs.examples.split, scores, baseline, baseline_name=task.baseline_name)
         return scores, baseline
+
+
+def _not_better(task: Task, scores: Scores, baseline: Scores | None) -> str | None:
+    """Say so, if the score that matters most is not better than that of the baseline."""
+    name = next(metric for metric in task.metrics if metric in scores)
+    if baseline is None or name not in baseline:
+        return None
+    gain = scores[name].value - baseline[name].value
+    if (-gain if name in LOWER_IS_BETTER else gain) > 0:
+        return None
+    return (
+        f"{name} is no better than that of the {task.baseline_name}: train for more steps or at another --learning-rate, "
+        "or on more examples"
+    )

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, pipeline
 
 from nlptl import Classifier, Trainer, TrainingConfig, cli, load_splits
+from nlptl.config import TransferConfig
 from nlptl.evaluation.multi_label import tune_thresholds
 from tests.conftest import NEGATIVE, POSITIVE, toy_rows
 from tests.recipes.test_recipes import RUN_FOLDER, load
@@ -66,6 +67,7 @@ def trained(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
                 model=str(tiny_bert),
                 dataset=str(data),
                 output_dir=folder / "run",
+                transfer=TransferConfig(),
                 train=replace(TRAIN, num_epochs=20) if name == "token_classification" else TRAIN,
                 near_duplicates=False,
             )
