@@ -231,6 +231,6 @@ def _not_better(task: Task, scores: Scores, baseline: Scores | None) -> str | No
     if (-gain if name in LOWER_IS_BETTER else gain) > 0:
         return None
     return (
-        f"{name} is no better than that of the {task.baseline_name}: train for more steps or at another --learning-rate, "
-        "or on more examples"
+        f"{name} is no better than that of the {task.baseline_name}: train for more steps, at another "
+        "--learning-rate, or on more examples"
     )

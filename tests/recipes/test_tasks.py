@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, pipeline
 
-from nlptl import Classifier, Trainer, TrainingConfig, cli, load_splits
+from nlptl import Classifier, Trainer, TrainingConfig, cli, load_splits, make_task
 from nlptl.config import TransferConfig
 from nlptl.evaluation.multi_label import tune_thresholds
 from tests.conftest import NEGATIVE, POSITIVE, toy_rows
@@ -322,3 +323,40 @@ def test_words_are_read_as_they_stand(trained, tmp_path, capsys):
 def test_training_of_each_task_is_explained(flags, head, tiny_bert, capsys):
     out = run_command(["explain-training", "--model", tiny_bert, *flags.split()], capsys)
     assert re.search(rf"\nhead +{head} +{head} ", out), out
+
+
+def test_a_model_of_pairs_says_that_it_wants_pairs(trained, tmp_path, capsys):
+    model, single = trained("sentence_pair").run / "model", trained("ordinal").run / "model"
+    (tmp_path / "new.csv").write_text("text,text2,label\ngood,bad,3\ndull,great,1\n")
+    for words, message in (
+        (["predict", model, "--text", "good"], "Expected pairs of texts, which the model in .* was trained on"),
+        (["predict", model, "--input", tmp_path / "new.csv"], "the one with the second texts as --pair-column"),
+        (["evaluate", single, tmp_path / "new.csv", "--pair-column", "text2"], "Expected single texts, .*found pairs"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main([str(word) for word in words])
+        assert re.search(message, capsys.readouterr().err)
+
+
+def test_what_is_no_better_than_its_baseline_is_told(trained, tiny_bert, tmp_path, caplog):
+    found = trained("regression")
+    splits = load_splits(found.data, task="regression", near_duplicates=False)
+    model = Classifier.from_pretrained(tiny_bert, task=make_task(splits))
+    trainer = Trainer(model, TrainingConfig(num_epochs=1, learning_rate=1e-9, selection_metric="rmse"))
+    trainer.fit(splits.train)
+    reversed_targets = replace(splits.test, labels=[str(-float(label)) for label in splits.test.labels])
+    trainer.evaluate(reversed_targets)
+    model.task = make_task(splits)
+    assert "than that of the mean baseline" in caplog.text or "all scores are nearly the same" in caplog.text
+
+
+def test_the_hint_is_a_command_that_looks_at_the_same_columns(trained, tmp_path, caplog, capsys):
+    caplog.set_level("INFO")
+    rows = [{"body": f"text {i % 20}", "second": "same", "tags here": ["x", "y"][: i % 3]} for i in range(60)]
+    path = tmp_path / "my data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    load_splits(path, task="multi_label", text_column="body", pair_column="second", label_column="tags here")
+    (line,) = [line for line in caplog.messages if "says what that means" in line]
+    words = shlex.split(line.partition(" says what")[0])
+    assert words[:3] == ["nlptl", "check", str(path)]
+    assert "texts of train that stand there before" in run_command(words[1:], capsys)
