@@ -67,7 +67,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 )
 rows_of_texts = st.lists(st.tuples(texts, texts), min_size=1, max_size=8)
 
-quickly = settings(derandomize=True, database=None, deadline=timedelta(seconds=5), max_examples=150)
+quickly = settings(derandomize=True, database=None, deadline=timedelta(seconds=30), max_examples=150)
 
 
 @pytest.fixture(scope="module")
