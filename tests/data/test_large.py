@@ -88,6 +88,6 @@ def test_two_million_rows_fit_into_two_gigabytes():
     assert sum(count for count, _, _ in found["tokens"].values()) == num_tokens * NUM_ROWS
     last = 4 + 2 * (len(SYLLABLES) + 10) - 1
     assert {tuple(ends) for _, *ends in found["tokens"].values()} == {(2, last)}  # no word is unknown
-    assert set(found["findings"]) == {"leak", "duplicate"}
+    assert set(found["findings"]) - {"other_language"} == {"leak", "duplicate"}  # made-up words look like some language
     assert "near duplicates are not looked for" not in done.stderr
     assert found["peak"] < MOST_BYTES, done.stderr
