@@ -66,4 +66,5 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     known = ("TqdmWarning: IProgress not found", ": texts of ", ": words that ")  # no ipywidgets; findings
     assert [text for text in said if not any(words in text for words in known)] == []
     assert any("image/png" in output.get("data", {}) for output in outputs)
-    assert any("accuracy" in output.get("text", "") for output in outputs)
+    shown = " ".join(output.get("text", "") for output in outputs)
+    assert "accuracy" in shown or "warnings:" in shown  # what a model, or the checks of the data, have come to
