@@ -7,6 +7,8 @@ Usage:
     python recipes/aspect_sentiment.py --dataset restaurants.csv         # columns text, aspect, label
     python recipes/aspect_sentiment.py --dataset tweets.jsonl --pair-column target --label-column polarity
     python recipes/aspect_sentiment.py --dataset restaurants.csv --class-weights balanced
+    python recipes/aspect_sentiment.py --dataset restaurants.csv --group-column review_id    # a review in one split
+    python recipes/aspect_sentiment.py --dataset restaurants.csv --lora-rank 8
     nlptl predict runs/aspect_sentiment/model --input new.csv --pair-column aspect
 """
 

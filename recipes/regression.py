@@ -7,6 +7,7 @@ Usage:
     python recipes/regression.py --dataset essays.csv --label-columns content style spelling
     python recipes/regression.py --dataset similarity.csv --pair-column text2         # the score of a pair of texts
     python recipes/regression.py --dataset essays.csv --freeze encoder --num-epochs 20
+    python recipes/regression.py --dataset essays.csv --long-text chunks --label-column grade
 """
 
 from dataclasses import dataclass

@@ -6,6 +6,7 @@ Usage:
     python recipes/sentence_pair.py --dataset paraphrases.csv            # columns text, text2, label
     python recipes/sentence_pair.py --dataset nli.jsonl --text-column premise --pair-column hypothesis
     python recipes/sentence_pair.py --dataset similarity.csv --task regression --label-column score
+    python recipes/sentence_pair.py --dataset paraphrases.csv --freeze 3 --layer-decay 0.9
     accelerate launch --num_processes 2 recipes/sentence_pair.py --dataset paraphrases.csv
 """
 

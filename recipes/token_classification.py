@@ -7,6 +7,8 @@ Usage:
     python recipes/token_classification.py --dataset names.jsonl         # {"tokens": ["In", "Rome"], "tags": ...}
     python recipes/token_classification.py --dataset names.conll
     python recipes/token_classification.py --dataset names.parquet --text-column words --label-column ner_tags
+    python recipes/token_classification.py --dataset names.jsonl --class-weights balanced
+    python recipes/token_classification.py --dataset names.jsonl --lora-rank 16 --num-epochs 10
     nlptl predict runs/token_classification/model --text "She moved from Rome to New York."
 """
 

@@ -176,7 +176,7 @@ def check_texts(values: Iterable[object], rows: Sequence[int], *, where: str) ->
     texts = []
     for value, row in zip(values, rows, strict=True):
         if not isinstance(value, str):
-            found = "no text (null)" if value is None else f"{_short(value)}, a {_kind(value)}"
+            found = "no text (null)" if value is None else f"{shorten(value)}, a {_kind(value)}"
             raise DataError(
                 f"Expected a string as text in {where}, found {found} (row {row}). "
                 "Write texts as strings, or pass the column that holds the texts as --text-column."
@@ -184,25 +184,6 @@ def check_texts(values: Iterable[object], rows: Sequence[int], *, where: str) ->
         texts.append(str(value))
     _check_characters(texts, rows, where)
     return texts
-
-
-def label_names(
-    values: Iterable[object], rows: Sequence[int], *, where: str, class_names: Sequence[str] | None = None
-) -> list[str]:
-    """Return `values` as names of classes: strings as they are, whole numbers and booleans as Python writes them.
-
-    Args:
-        values: One label per example.
-        rows: Where each example stands in its source.
-        where: What to call the column in messages.
-        class_names: The names of the classes 0, 1, 2, ..., where the source gives them.
-
-    Raises:
-        DataError: If a label is missing, or is no name of a single class, or if labels are of different types.
-    """
-    collector = LabelCollector()
-    collector.extend(values)
-    return collector.names(rows, where=where, class_names=class_names)
 
 
 class LabelCollector:
@@ -225,10 +206,17 @@ class LabelCollector:
             self._codes.append(code)
 
     def names(self, rows: Sequence[int], *, where: str, class_names: Sequence[str] | None = None) -> list[str]:
-        """Return what `label_names` does; names that are equal are one object, so that a row takes a reference.
+        """Return what was taken as names of classes: strings as they are, numbers and booleans as Python has them.
+
+        Names that are equal are one object, so that a row takes a reference.
+
+        Args:
+            rows: Where each example stands in its source.
+            where: What to call the column in messages.
+            class_names: The names of the classes 0, 1, 2, ..., where the source gives them.
 
         Raises:
-            DataError: As `label_names`.
+            DataError: If a label is missing, or is no name of a single class, or if labels are of different types.
         """
 
         def rows_of(is_meant: Callable[[object], bool]) -> list[int]:
@@ -320,10 +308,10 @@ def _check_kinds(first: dict[str, tuple[object, int]], where: str) -> None:
     if "list" in first:
         value, row = first["list"]
         raise DataError(
-            f"Expected one label per text in {where}, found a list, {_short(value)} (row {row}). "
+            f"Expected one label per text in {where}, found a list, {shorten(value)} (row {row}). "
             "Give each text one label, or pass --task multi_label (--task tokens for a tag for each word)."
         )
-    found = ", ".join(f"{kind} {_short(value)} (row {row})" for kind, (value, row) in sorted(first.items()))
+    found = ", ".join(f"{kind} {shorten(value)} (row {row})" for kind, (value, row) in sorted(first.items()))
     if len(first) > 1:
         raise DataError(
             f"Expected labels of one type in {where}, found {len(first)} types: {found}. "
@@ -363,7 +351,7 @@ def _check_characters(texts: Iterable[str], rows: Sequence[int], where: str) -> 
     for text, row in zip(texts, rows, strict=True):
         if "\0" in text or not (text.isascii() or _is_encodable(text)):
             what = "a NUL character" if "\0" in text else "half of a surrogate pair"
-            raise DataError(f"Expected text in {where}, found {what} in {_short(text)} (row {row}). Delete it there.")
+            raise DataError(f"Expected text in {where}, found {what} in {shorten(text)} (row {row}). Delete it there.")
 
 
 def _is_encodable(text: str) -> bool:
@@ -391,7 +379,8 @@ def _kind(value: object) -> str:
     return _KINDS.get(type(value), type(value).__name__)
 
 
-def _short(value: object) -> str:
+def shorten(value: object) -> str:
+    """Return a value as Python writes it, in 80 characters at most."""
     shown = repr(value)
     return shown if len(shown) <= 80 else shown[:77] + "..."
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nlptl.config import BY_NAME, Columns, TaskKind
-from nlptl.data.checks import check_splits, drop_copies, drop_empty_texts
+from nlptl.data.checks import CLASS_TASKS, check_splits, drop_copies, drop_empty_texts
 from nlptl.data.findings import Finding
 from nlptl.data.order import order
 from nlptl.data.samples import sample_dataset
@@ -51,7 +51,7 @@ class Splits:
         Raises:
             ConfigError: If it has another kind of target.
         """
-        if self.task not in ("single_label", "ordinal"):
+        if self.task not in CLASS_TASKS:
             raise ConfigError(
                 f"Expected one label for each text, found the task {self.task}. Pass task=make_task(splits) to "
                 "Classifier.from_pretrained in place of labels=splits.labels."
@@ -320,7 +320,7 @@ def _leave_one_of_each(chosen: np.ndarray, sets: list[tuple[str, ...]]) -> np.nd
 def _limit(examples: Examples, count: int, seed: int, task: TaskKind) -> Examples:
     classes = strata(examples.labels, task)
     num_classes = len(set(classes))
-    if count < num_classes and task not in ("single_label", "ordinal"):
+    if count < num_classes and task not in CLASS_TASKS:
         classes, num_classes = [""] * len(classes), 1
     if count < num_classes:
         raise ConfigError(

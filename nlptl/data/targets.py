@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from nlptl.config import TaskKind
-from nlptl.data.columns import LabelCollector, check_texts
+from nlptl.data.columns import LabelCollector, check_texts, shorten
 from nlptl.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def words_as_texts(values: Iterable[object], rows: Sequence[int], *, where: str)
         words = _strings(value)
         if not words:
             raise DataError(
-                f"Expected a list of words for each text in {where}, found {_short(value)} (row {row}). Pass the "
+                f"Expected a list of words for each text in {where}, found {shorten(value)} (row {row}). Pass the "
                 'column with the words as --text-column; in a CSV, lists are JSON: ["In", "Rome"].'
             )
         # Another blank than the one between words keeps a word such as "1 1/2" in one piece.
@@ -194,7 +194,7 @@ def _rank(value: object, row: int, where: str) -> str:
     if isinstance(plain, str) and plain.strip():
         return check_texts([plain], [row], where=where)[0]
     raise DataError(
-        f"Expected a label for every text in {where}, a number or a name, found {_short(value)} (row {row}). Fill in "
+        f"Expected a label for every text in {where}, a number or a name, found {shorten(value)} (row {row}). Fill in "
         "the label or delete the row."
     )
 
@@ -205,7 +205,7 @@ def _label_list(value: object, separator: str | None, class_names: Sequence[str]
         names = [name.strip() for name in value.split(separator) if name.strip()]
     if names is None or not all(name.strip() for name in names):
         raise DataError(
-            f"Expected a list of labels for each text in {where}, found {_short(value)} (row {row}). Write JSON lists "
+            f"Expected a list of labels for each text in {where}, found {shorten(value)} (row {row}). Write JSON lists "
             'such as ["joy", "love"], [] for none; pass --label-separator if something else stands between labels; or '
             "pass --label-columns for a column of 0 and 1 for each label."
         )
@@ -217,7 +217,7 @@ def _flagged_labels(values: Sequence[object], columns: Sequence[str], row: int, 
     if None in flags:
         i = flags.index(None)
         raise DataError(
-            f"Expected 0 or 1 in each of the label columns of {where}, found {_short(values[i])} in {columns[i]!r} "
+            f"Expected 0 or 1 in each of the label columns of {where}, found {shorten(values[i])} in {columns[i]!r} "
             f"(row {row}). Correct that row, or take the column out of --label-columns."
         )
     chosen = sorted(column for column, flag in zip(columns, flags, strict=True) if flag)
@@ -235,7 +235,7 @@ def _numbers(values: Sequence[object], columns: Sequence[str], row: int, where: 
             number = math.nan
         if not math.isfinite(number):
             raise DataError(
-                f"Expected a number in column {column!r} of {where}, found {_short(value)} (row {row}). Correct or "
+                f"Expected a number in column {column!r} of {where}, found {shorten(value)} (row {row}). Correct or "
                 "delete that row, or pass another --label-column."
             )
         found.append(number)
@@ -246,7 +246,7 @@ def _tags(value: object, class_names: Sequence[str] | None, row: int, where: str
     tags = _names(value, class_names)
     if not tags or any(not tag or tag.split() != [tag] for tag in tags):
         raise DataError(
-            f"Expected a list of tags for each text in {where}, found {_short(value)} (row {row}). Pass the column "
+            f"Expected a list of tags for each text in {where}, found {shorten(value)} (row {row}). Pass the column "
             'with the tags as --label-column; in a CSV, lists are JSON: ["O", "B-person"].'
         )
     return tags
@@ -278,8 +278,3 @@ def _list(value: object) -> list[object] | None:
     if isinstance(value, np.ndarray):
         return list(value.tolist())
     return list(value) if isinstance(value, list | tuple) else None
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."

@@ -161,11 +161,29 @@ def score_predictions(
     resampled = resample_counts(labels, predictions, num_classes=len(names), resamples=resamples, seed=seed)
     values = {**from_counts(*counts), "log_loss": losses.mean()}
     drawn = {**from_counts(*resampled), "log_loss": resample_means(losses, resamples=resamples, seed=seed)}
+    scores = with_intervals(values, drawn, n=len(labels), confidence=confidence)
+    return Scores(scores, per_class=score_classes(counts, resampled, names, confidence))
+
+
+def with_intervals(
+    values: Mapping[str, float | np.ndarray], drawn: Mapping[str, np.ndarray], *, n: int, confidence: float
+) -> dict[str, Score]:
+    """Return each of `values` with the percentile interval of its resampled values.
+
+    Args:
+        values: One number for each metric.
+        drawn: The same metrics in bootstrap resamples, each of shape [resamples].
+        n: Number of examples the scores rest on.
+        confidence: Share of the resampled scores inside the interval.
+
+    Raises:
+        ConfigError: If `confidence` is not between 0 and 1.
+    """
     scores = {}
     for metric, value in values.items():
         low, high = percentile_interval(drawn[metric], confidence=confidence)
-        scores[metric] = Score(float(value), float(low), float(high), len(labels))
-    return Scores(scores, per_class=score_classes(counts, resampled, names, confidence))
+        scores[metric] = Score(float(value), float(low), float(high), n)
+    return scores
 
 
 def majority_scores(
@@ -195,6 +213,17 @@ def majority_scores(
         DataError: If `train_counts` does not hold one count for each name, or `labels` no ids of `names`.
         ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
     """
+    shares = shares_of_train(train_counts, names)
+    probabilities = np.broadcast_to(shares, (len(labels), len(names)))  # a view: one row in memory
+    return score_predictions(labels, probabilities, names=names, resamples=resamples, confidence=confidence, seed=seed)
+
+
+def shares_of_train(train_counts: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Return the share of each class in train, of one that train lacks as if it had half an example: [classes].
+
+    Raises:
+        DataError: If `train_counts` does not hold one count for each name.
+    """
     are_counts = train_counts.shape == (len(names),) and np.issubdtype(train_counts.dtype, np.integer)
     if not are_counts or train_counts.min(initial=0) < 0 or train_counts.sum() == 0:
         raise DataError(
@@ -203,9 +232,7 @@ def majority_scores(
             "Pass np.bincount(train_labels, minlength=len(names))."
         )
     shares = np.maximum(train_counts, 0.5)
-    shares /= shares.sum()
-    probabilities = np.broadcast_to(shares, (len(labels), len(names)))  # a view: one row in memory
-    return score_predictions(labels, probabilities, names=names, resamples=resamples, confidence=confidence, seed=seed)
+    return np.asarray(shares / shares.sum())
 
 
 def score_classes(

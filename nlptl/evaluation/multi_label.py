@@ -9,8 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from nlptl.errors import DataError
-from nlptl.evaluation.intervals import with_intervals
-from nlptl.evaluation.metrics import Scores, check_settings, class_scores, ratio, score_classes
+from nlptl.evaluation.metrics import Scores, check_settings, class_scores, ratio, score_classes, with_intervals
 from nlptl.evaluation.uncertainty import resample_sums
 
 Counts = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nlptl.errors import DataError
-from nlptl.evaluation.intervals import with_intervals
 from nlptl.evaluation.metrics import (
     Scores,
     check_labels,
@@ -18,6 +16,8 @@ from nlptl.evaluation.metrics import (
     log_loss,
     ratio,
     score_classes,
+    shares_of_train,
+    with_intervals,
 )
 from nlptl.evaluation.uncertainty import class_indicator, resample_sums
 
@@ -117,15 +117,7 @@ def median_class_scores(
         DataError: If `train_counts` does not hold one count for each name, or `labels` no ids of `names`.
         ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
     """
-    are_counts = train_counts.shape == (len(names),) and np.issubdtype(train_counts.dtype, np.integer)
-    if not are_counts or train_counts.min(initial=0) < 0 or train_counts.sum() == 0:
-        raise DataError(
-            f"Expected the number of train examples of each of the {len(names)} classes, found {train_counts.dtype} of "
-            f"shape {list(train_counts.shape)}, sum {train_counts.sum()}. "
-            "Pass np.bincount(train_labels, minlength=len(names))."
-        )
-    shares = np.maximum(train_counts, 0.5)
-    shares /= shares.sum()
+    shares = shares_of_train(train_counts, names)
     probabilities = np.broadcast_to(shares, (len(labels), len(names)))  # a view: one row in memory
     return score_ranks(labels, probabilities, names=names, resamples=resamples, confidence=confidence, seed=seed)
 

@@ -6,8 +6,7 @@ import numpy as np
 from scipy import stats
 
 from nlptl.errors import DataError
-from nlptl.evaluation.intervals import with_intervals
-from nlptl.evaluation.metrics import Score, Scores, check_settings, ratio
+from nlptl.evaluation.metrics import Score, Scores, check_settings, ratio, with_intervals
 from nlptl.evaluation.uncertainty import resample_rows
 
 METRICS = ("pearson", "spearman", "rmse", "mae", "r2")

@@ -42,15 +42,11 @@ from nlptl.model.native import native_features, native_logits
 from nlptl.model.parts import find_parts
 from nlptl.model.pretrained import dense_widths, label_names, load_encoder, load_saved
 from nlptl.tasks.regression import Regression
-from nlptl.tasks.single_label import Prediction, SingleLabel
+from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
-from nlptl.tasks.tokens import TokenLabels
 
 MAX_LENGTH = 256
 """Tokens of a text that are read where nothing else is said."""
-
-
-__all__ = ["MAX_LENGTH", "Classifier", "Prediction"]
 
 
 class Classifier(nn.Module):
@@ -98,7 +94,13 @@ class Classifier(nn.Module):
                 f"Expected max_length from {least} to {most}, what tokenizer and encoder take, found {max_length}."
             )
         _check_long_text(long_text, task, reads_pairs=reads_pairs)
-        # How chunks are pooled is a part of a saved head, whether it reads chunks or not.
+        if head.chunk_pooling == "attention" and long_text != "chunks":
+            raise ConfigError(
+                "Expected long_text 'chunks' for a head that pools chunks by weights of its own, found "
+                f"chunk_pooling='attention' with {long_text!r}. Leave long_text out, or pass labels= or task= to put a "
+                "new head on the encoder."
+            )
+        # A mean or a maximum of chunks is no part of a saved head that reads something else.
         any_pooling = replace(head, chunk_pooling="mean")
         check_reading(any_pooling, long_text=long_text, chunk_overlap=chunk_overlap, max_chunks=max_chunks)
         self.long_text = long_text
@@ -467,11 +469,7 @@ class Classifier(nn.Module):
                 progress=progress,
                 offsets=tokens.offsets if self.task.is_per_token else None,
             )
-        return self.task.outputs(self.logits_of_words(logits.cpu(), tokens, texts))
-
-    def logits_of_words(self, logits: torch.Tensor, tokens: Tokens, texts: Sequence[str]) -> torch.Tensor:
-        """Return logits as they are; for tags of words, those of words [words, tags] from those of tokens."""
-        return self.task.by_word(logits, tokens, texts) if isinstance(self.task, TokenLabels) else logits
+        return self.task.outputs(self.task.by_word(logits.cpu(), tokens, texts))
 
     def predict_probabilities(
         self, texts: Sequence[str], pairs: Sequence[str] = (), *, progress: str | None = None
@@ -594,7 +592,5 @@ def _check_texts(texts: Sequence[str], pairs: Sequence[str], *, reads_pairs: boo
                 raise ConfigError(f"Expected texts, found {text!r} at position {i}. Leave it out, or pass ''.")
     if len(pairs) != (len(texts) if reads_pairs else 0):
         wanted = f"{len(texts)} second texts, one for each text" if reads_pairs else "single texts"
-        raise ConfigError(
-            f"Expected {wanted}, as the model was trained, found {len(pairs)} second texts. Pass them as pairs= "
-            "(--pair-column), or none."
-        )
+        way_out = "Pass them as pairs=" if reads_pairs else "Leave pairs= out"
+        raise ConfigError(f"Expected {wanted}, as the model was trained, found {len(pairs)} second texts. {way_out}.")

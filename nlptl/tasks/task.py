@@ -79,6 +79,10 @@ class Task(ABC):
         """Return the targets of some examples as a tensor whose first dimension is theirs."""
         return torch.from_numpy(targets[indices])
 
+    def by_word(self, logits: torch.Tensor, tokens: Tokens, texts: Sequence[str]) -> torch.Tensor:
+        """Return logits as they are; where there are some for each token, those of words [words, names]."""
+        return logits
+
     def readable(self, texts: Sequence[str]) -> Sequence[str]:
         """Return new texts in the form that those of training have."""
         return texts

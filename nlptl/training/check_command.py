@@ -171,8 +171,9 @@ def _check_tokens(model: "Classifier", examples: Examples, name: str) -> tuple[d
     if shares["unknown_tokens"] >= MIN_UNKNOWN_TOKENS:
         what = f"{examples.source}: texts of {name} with tokens that {model.source} does not know"
         found.append(finding_on("unknown_token", what, examples, _count_by_text(tokens, is_unknown) > 0))
+    most = model.tokenizer.num_special_tokens_to_add(pair=model.reads_pairs)
     what = f"{examples.source}: texts of {name} that spell special tokens of {model.source}"
-    found.append(finding_on("special_token", what, examples, num_special > model.tokenizer.num_special_tokens_to_add()))
+    found.append(finding_on("special_token", what, examples, num_special > most))
     return shares, [each for each in found if each is not None]
 
 

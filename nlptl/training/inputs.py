@@ -144,7 +144,7 @@ def logits_of(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> to
     counts = accelerator.reduce(counts, "sum")
     check_each_once(np.repeat(np.arange(len(counts)), counts.cpu().numpy()), inputs)
     total: torch.Tensor = accelerator.reduce(results, "sum")
-    return model.logits_of_words(total.cpu(), inputs.tokens, inputs.examples.texts)
+    return model.task.by_word(total.cpu(), inputs.tokens, inputs.examples.texts)
 
 
 def check_each_once(indices: np.ndarray, inputs: Inputs) -> None:

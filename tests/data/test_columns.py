@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nlptl.config import Columns
-from nlptl.data.columns import describe_rows, find_columns, label_names
+from nlptl.data.columns import LabelCollector, describe_rows, find_columns
 from nlptl.data.sources import read_file
 from nlptl.errors import DataError
 
@@ -65,6 +65,12 @@ def test_choice_by_name_is_logged(caplog):
 def test_columns_not_found(names, given, message):
     with pytest.raises(DataError, match=message):
         find(names, **given)
+
+
+def label_names(values, rows, *, where, class_names=None):
+    collector = LabelCollector()
+    collector.extend(values)
+    return collector.names(rows, where=where, class_names=class_names)
 
 
 @pytest.mark.parametrize(

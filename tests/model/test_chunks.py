@@ -180,8 +180,20 @@ def test_another_process_predicts_the_same(build: Callable[..., Classifier], tmp
         assert [row["probability_negative"], row["probability_positive"]] == shares
 
 
-@pytest.mark.parametrize("settings", [{"freeze": "encoder"}, {"chunk_pooling": "max", "freeze": 1}], ids=str)
-def test_evaluation_is_prediction(settings: dict, build: Callable[..., Classifier], tmp_path: Path):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"freeze": "encoder"},
+        {"chunk_pooling": "max", "freeze": 1},
+        {"long_text": "head"},
+        {"long_text": "tail"},
+        {"long_text": "head-tail"},
+    ],
+    ids=str,
+)
+def test_evaluation_is_prediction(
+    settings: dict, build: Callable[..., Classifier], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     examples = Examples.from_lists(TEXTS, [LABELS[i % 2] for i in range(len(TEXTS))])
     test = Examples(examples.texts, examples.labels, examples.rows, split="test")
     trainer = Trainer(build(**settings), TrainingConfig(num_epochs=2), output_dir=tmp_path / "run")
@@ -192,8 +204,13 @@ def test_evaluation_is_prediction(settings: dict, build: Callable[..., Classifie
     found = [[float(row[f"probability_{name}"]) for name in LABELS] for row in rows]
     again = Classifier.from_pretrained(tmp_path / "run/model").predict_probabilities(TEXTS)
     np.testing.assert_allclose(found, again.numpy(), rtol=0, atol=1e-6)
-    report = json.loads((tmp_path / "run/data_report.json").read_text())
-    assert report["truncation"]["test"]["cut_texts"] == 1 / 8
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    cli.main(["predict", str(tmp_path / "run/model"), "--input", str(tmp_path / "texts.jsonl")])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    np.testing.assert_array_equal([[line[f"probability_{name}"] for name in LABELS] for line in lines], again.numpy())
+    if "long_text" not in settings:
+        report = json.loads((tmp_path / "run/data_report.json").read_text())
+        assert report["truncation"]["test"]["cut_texts"] == 1 / 8
 
 
 @pytest.mark.parametrize(
@@ -320,7 +337,10 @@ def test_what_a_saved_head_cannot_read(build: Callable[..., Classifier], tmp_pat
     with pytest.raises(ConfigError, match="found pooling 'native'.*; a saved classifier .* reads 'head' or 'tail'"):
         Classifier.from_pretrained(tmp_path / "native", long_text="chunks")
     build(chunk_pooling="attention").save(tmp_path / "attention")
-    assert Classifier.from_pretrained(tmp_path / "attention", long_text="head").long_text == "head"
+    with pytest.raises(ConfigError, match="found chunk_pooling='attention' with 'head'"):
+        Classifier.from_pretrained(tmp_path / "attention", long_text="head")
+    build(chunk_pooling="max").save(tmp_path / "max")
+    assert Classifier.from_pretrained(tmp_path / "max", long_text="head").long_text == "head"
     with pytest.raises(ConfigError, match="Expected no settings of the head for a saved .*, found chunk_pooling"):
         Classifier.from_pretrained(tmp_path / "attention", chunk_pooling="max")
 

@@ -163,7 +163,7 @@ def test_the_commands_of_the_manual_can_be_parsed(path: Path, tmp_path: Path, mo
     config.write_text("{}")
     monkeypatch.chdir(tmp_path)
     commands = re.findall(rf"recipes/{path.name} *([^#\n]*)", recipe.__doc__)
-    assert len(commands) >= 3
+    assert len(commands) >= 5
     for command in commands:
         cli.parse(recipe.Config, command.split())
 

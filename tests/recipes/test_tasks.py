@@ -176,7 +176,7 @@ def test_the_model_folder_is_one_of_transformers(name, trained):
     with torch.no_grad():
         logits = stock(**batch).logits
     outputs = model.task.outputs(
-        model.logits_of_words(
+        model.task.by_word(
             logits.flatten(0, 1) if model.task.is_per_token else logits, model.tokenize([text], pairs), [text]
         )
     )
@@ -338,16 +338,34 @@ def test_a_model_of_pairs_says_that_it_wants_pairs(trained, tmp_path, capsys):
         assert re.search(message, capsys.readouterr().err)
 
 
-def test_what_is_no_better_than_its_baseline_is_told(trained, tiny_bert, tmp_path, caplog):
-    found = trained("regression")
-    splits = load_splits(found.data, task="regression", near_duplicates=False)
-    model = Classifier.from_pretrained(tiny_bert, task=make_task(splits))
-    trainer = Trainer(model, TrainingConfig(num_epochs=1, learning_rate=1e-9, selection_metric="rmse"))
+def test_what_is_no_better_than_its_baseline_is_told(trained, tiny_bert, caplog):
+    found = trained("aspect_sentiment")
+    splits = load_splits(found.data, pair_column="aspect", near_duplicates=False)
+    model = Classifier.from_pretrained(tiny_bert, task=make_task(splits), pairs=True)
+    trainer = Trainer(model, TRAIN)
     trainer.fit(splits.train)
-    reversed_targets = replace(splits.test, labels=[str(-float(label)) for label in splits.test.labels])
-    trainer.evaluate(reversed_targets)
-    model.task = make_task(splits)
-    assert "than that of the mean baseline" in caplog.text or "all scores are nearly the same" in caplog.text
+    trainer.evaluate(splits.test)
+    assert "no better than" not in caplog.text
+    other = {"positive": "negative", "negative": "positive"}
+    trainer.evaluate(replace(splits.test, labels=[other[label] for label in splits.test.labels]))
+    assert "test: accuracy is no better than that of the majority baseline: train for more" in caplog.text
+
+
+@for_each
+def test_its_configuration_repeats_it_and_a_folder_that_holds_a_run_is_refused(name, trained, tmp_path, capsys):
+    found = trained(name)
+    words = ["--config", str(found.run / "config.json"), "--output-dir"]
+    before = {file: file.read_bytes() for file in found.run.rglob("*") if file.is_file()}
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(found.recipe.main, found.recipe.Config, [*words, str(found.run)])
+    assert f"found a run in {found.run}. Pass --resume to go on with it, --overwrite" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in found.run.rglob("*") if file.is_file()} == before
+    cli.run(found.recipe.main, found.recipe.Config, [*words, str(tmp_path / "again")])
+    for file in ("model/model.safetensors", "model/nlptl.json", "scores.json", "predictions.csv"):
+        assert (tmp_path / "again" / file).read_bytes() == (found.run / file).read_bytes()
+    cli.run(found.recipe.main, found.recipe.Config, [*words, str(tmp_path / "dry"), "--dry-run"])
+    assert re.search(r"\nestimate: [\d,]+ MB of memory .* on cpu, \d MB of disk\n$", capsys.readouterr().out)
+    assert not (tmp_path / "dry").exists()
 
 
 def test_the_hint_is_a_command_that_looks_at_the_same_columns(trained, tmp_path, caplog, capsys):

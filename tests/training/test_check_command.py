@@ -197,3 +197,11 @@ def test_all_that_was_planted_in_real_data_is_reported(tmp_path: Path, capsys: p
     suspects = [each["row"] - 2 for each in report["label_errors"] if each["split"] == "train"]
     assert len(set(suspects) & set(flipped)) >= 0.6 * len(flipped)
     capsys.readouterr()
+
+
+def test_special_tokens_of_pairs_are_counted_for_two_texts(tiny_bert: Path, tmp_path: Path):
+    rows = [("good film", "bad film", "x"), ("a [SEP] b", "film", "y"), ("the story", "the plot", "x")]
+    path = write(tmp_path / "a.csv", rows, ("text", "text2", "label"))
+    assert check(path, "--pair-column", "text2", "--model", tiny_bert, "--output", tmp_path / "report.json") == 0
+    findings = json.loads((tmp_path / "report.json").read_text())["findings"]
+    assert [each["rows"] for each in findings if each["kind"] == "special_token"] == [[3]]
