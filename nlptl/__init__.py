@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nlptl.auto import register_heads
 
 if TYPE_CHECKING:
+    from nlptl.classification import train_classifier
     from nlptl.config import TrainingConfig
     from nlptl.data.sources import Examples
     from nlptl.data.splits import Splits, load_splits
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from nlptl.tasks.regression import Regression
     from nlptl.tasks.single_label import Prediction, SingleLabel
     from nlptl.tasks.tokens import TokenLabels
-    from nlptl.training.classification import train_classifier
     from nlptl.training.run import Run
     from nlptl.training.trainer import Trainer
 
@@ -88,7 +88,7 @@ _MODULES = {
     "nlptl.tasks.regression": ("Regression",),
     "nlptl.tasks.single_label": ("Prediction", "SingleLabel"),
     "nlptl.tasks.tokens": ("TokenLabels",),
-    "nlptl.training.classification": ("train_classifier",),
+    "nlptl.classification": ("train_classifier",),
     "nlptl.training.run": ("Run",),
     "nlptl.training.trainer": ("Trainer",),
 }

@@ -45,6 +45,7 @@ SelectionMetric = Literal[
     "span_recall",
     "token_accuracy",
 ]
+TextsShown = Literal["whole", "masked", "none"]
 TaskKind = Literal["single_label", "ordinal", "multi_label", "regression", "tokens"]
 
 T = TypeVar("T")
@@ -263,6 +264,17 @@ class HeadConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgingConfig:
+    """What is found out about a trained model on test, and shown."""
+
+    report: bool = True
+    """Write analysis.json (errors, slices, calibration on test) and report.html into the folder of the run."""
+    texts_shown: TextsShown = "whole"
+    """What the files of a run hold of the texts: whole; masked, with <email>, <number> and <link> in place of these; or
+    none, their rows alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Columns:
     """Which columns of a data set are read."""
 
@@ -339,6 +351,7 @@ class ClassificationConfig(Columns):
     transfer: TransferConfig = TransferConfig()
     head: HeadConfig = HeadConfig()
     train: TrainingConfig = TrainingConfig()
+    judging: JudgingConfig = JudgingConfig()
 
 
 def columns_of(config: Columns) -> Columns:

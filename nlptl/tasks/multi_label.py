@@ -103,9 +103,9 @@ class MultiLabel(Task):
         """Return the task with thresholds of 0.5."""
         return replace(self, thresholds=())
 
-    def tuned(self, targets: np.ndarray, outputs: np.ndarray) -> Self:
+    def tuned(self, targets: np.ndarray, logits: torch.Tensor) -> Self:
         """Return the task with the threshold of each label that gives the best F1."""
-        return replace(self, thresholds=tuple(tune_thresholds(targets, outputs).tolist()))
+        return replace(self, thresholds=tuple(tune_thresholds(targets, self.outputs(logits)).tolist()))
 
     def point_scores(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         """Return F1 in three averages, average precision and others."""

@@ -95,7 +95,7 @@ class Task(ABC):
         """Return the task without what was chosen on validation after another training."""
         return self
 
-    def tuned(self, targets: np.ndarray, outputs: np.ndarray) -> Self:
+    def tuned(self, targets: np.ndarray, logits: torch.Tensor) -> Self:
         """Return the task with what is chosen on validation after training, such as thresholds."""
         return self
 

@@ -1,10 +1,12 @@
 """Trainer: fit and evaluate, on one process or many."""
 
 import logging
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from nlptl.config import TrainingConfig
 from nlptl.data.sources import Examples
@@ -30,6 +32,15 @@ from nlptl.training.sharding import check_sharding, sharded
 logger = logging.getLogger(__name__)
 
 CLASSES_SHOWN = 30
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the model has made of a split: the targets and the logits of its examples, as the task has them."""
+
+    examples: Examples
+    targets: np.ndarray
+    logits: torch.Tensor
 
 
 class Trainer:
@@ -65,6 +76,7 @@ class Trainer:
         self.run = Run.open(output_dir, config) if isinstance(output_dir, str | Path) else output_dir
         self.cache = FeatureCache(gigabytes=config.cache_size) if config.cache else None
         self.train_targets: np.ndarray | None = None
+        self.evaluations: dict[str, Evaluation] = {}  # by split: what was made of it when it was scored last
 
     @together()
     def fit(self, train: Examples, *, validation: Examples | None = None) -> None:
@@ -107,16 +119,16 @@ class Trainer:
                     encoder_sha256=sha256,
                 )
                 loop.train(inputs, held_out)
-        outputs = None
+        evaluation = None
         if held_out is not None:
-            outputs = self._outputs(held_out)
-            self.model.task = self.model.task.tuned(held_out.targets, outputs)
+            evaluation = self._run(held_out)
+            self.model.task = self.model.task.tuned(evaluation.targets, evaluation.logits)
         if self.run is not None:
             self.run.write_model(self.model)
             if self.config.keep_adapter:
                 self.run.write_adapter(self.model)
-        if held_out is not None and outputs is not None:
-            self._score(held_out, outputs)
+        if evaluation is not None:
+            self._score(evaluation)
 
     @together()
     def estimate(self, train: Examples, *, validation: Examples | None = None) -> Estimate:
@@ -151,8 +163,9 @@ class Trainer:
         """
         self.model.to(self.accelerator.device)
         inputs = prepare_inputs(self.model, examples, self.run, cache=self.cache)
-        task, outputs = self.model.task, self._outputs(inputs)
-        scores, baseline = self._score(inputs, outputs)
+        task, evaluation = self.model.task, self._run(inputs)
+        outputs = task.outputs(evaluation.logits)
+        scores, baseline = self._score(evaluation)
         table = score_table(scores, split=examples.split, baseline=baseline, baseline_name=task.baseline_name)
         logger.info("\n%s", table)
         if doubts := task.doubts(inputs.targets, outputs) or _not_better(task, scores, baseline):
@@ -205,20 +218,22 @@ class Trainer:
         logger.info("fitting a %s head with scikit-learn", self.model.head.head)
         fit_head(self.model, inputs.features, inputs.targets, class_weights=self.config.class_weights)
 
-    def _outputs(self, inputs: Inputs) -> np.ndarray:
-        """Return what is predicted for a split; what a frozen encoder gives is computed once."""
+    def _run(self, inputs: Inputs) -> Evaluation:
+        """Run the model on a split; what a frozen encoder gives is computed once."""
         if inputs.features is None and self.model.encoder_is_frozen:
             sha256 = encoder_sha256(self.model)
             inputs = encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
-        return self.model.task.outputs(logits_of(self.model, inputs, self.accelerator))
+        evaluation = Evaluation(inputs.examples, inputs.targets, logits_of(self.model, inputs, self.accelerator))
+        self.evaluations[inputs.examples.split] = evaluation
+        return evaluation
 
-    def _score(self, inputs: Inputs, outputs: np.ndarray) -> tuple[Scores, Scores | None]:
-        task, baseline = self.model.task, None
-        scores = task.score(inputs.targets, outputs, seed=self.seed)
+    def _score(self, evaluation: Evaluation) -> tuple[Scores, Scores | None]:
+        task, targets, baseline = self.model.task, evaluation.targets, None
+        scores = task.score(targets, task.outputs(evaluation.logits), seed=self.seed)
         if self.train_targets is not None:
-            baseline = task.baseline(inputs.targets, train_targets=self.train_targets, seed=self.seed)
+            baseline = task.baseline(targets, train_targets=self.train_targets, seed=self.seed)
         if self.run is not None:
-            self.run.write_scores(inputs.examples.split, scores, baseline, baseline_name=task.baseline_name)
+            self.run.write_scores(evaluation.examples.split, scores, baseline, baseline_name=task.baseline_name)
         return scores, baseline
 
 
