@@ -1,10 +1,14 @@
 """What the recipes do, from a data set to scores."""
 
+from functools import partial
+
 from nlptl.config import ClassificationConfig, columns_of
 from nlptl.data.splits import load_splits
 from nlptl.evaluation.metrics import Scores
+from nlptl.judging.report import report_run
 from nlptl.model.classifier import Classifier
 from nlptl.tasks.kinds import make_task
+from nlptl.training.devices import on_main
 from nlptl.training.estimate import check_disk
 from nlptl.training.run import Run
 from nlptl.training.trainer import Trainer
@@ -56,4 +60,7 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         return Scores({})
     trainer.fit(splits["train"], validation=splits["validation"])
     # Test is read once, after every choice was made on validation.
-    return trainer.evaluate(splits["test"])
+    scores = trainer.evaluate(splits["test"])
+    if config.judging.report and run is not None:
+        on_main(partial(report_run, run.path))
+    return scores
