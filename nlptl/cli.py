@@ -55,6 +55,11 @@ COMMANDS = {
         "nlptl.serving.evaluate:evaluate",
         "score a trained model on a data set",
     ),
+    "compare": Command(
+        "nlptl.judging.compare:CompareConfig",
+        "nlptl.judging.compare:compare",
+        "say which of several runs is better",
+    ),
     "explain-training": Command(
         "nlptl.training.plan:ExplainConfig",
         "nlptl.training.plan:explain_training",

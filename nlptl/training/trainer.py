@@ -1,6 +1,7 @@
 """Trainer: fit and evaluate, on one process or many."""
 
 import logging
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,16 +12,17 @@ import torch
 from nlptl.config import TrainingConfig
 from nlptl.data.sources import Examples
 from nlptl.errors import ConfigError
-from nlptl.evaluation.metrics import Scores
+from nlptl.evaluation.metrics import LOWER_IS_BETTER, Scores
 from nlptl.evaluation.report import class_table, score_table
 from nlptl.model.classifier import Classifier
 from nlptl.tasks.regression import Regression
-from nlptl.tasks.task import LOWER_IS_BETTER, Task
+from nlptl.tasks.task import Task
 from nlptl.training.cache import FeatureCache
 from nlptl.training.checkpoint import saved_steps
 from nlptl.training.closed_form import fit_head
+from nlptl.training.costs import count_parameters, peak_memory, restart_peak_memory
 from nlptl.training.devices import on_main, open_accelerator
-from nlptl.training.encoding import encode_once
+from nlptl.training.encoding import encode_once, is_encoded
 from nlptl.training.estimate import Estimate, check_disk, estimate_training
 from nlptl.training.inputs import Inputs, encoder_sha256, facts, logits_of, prepare_inputs, token_budget
 from nlptl.training.loop import Loop
@@ -41,6 +43,8 @@ class Evaluation:
     examples: Examples
     targets: np.ndarray
     logits: torch.Tensor
+    seconds: float | None = None
+    """What the model took for it; None: what a frozen encoder gives was in the cache."""
 
 
 class Trainer:
@@ -93,7 +97,10 @@ class Trainer:
             ResourceError: If memory does not suffice for the longest text, or the disk for checkpoints and model.
             PeerLostError: If another process is gone, or does not answer for `NLPTL_PEER_TIMEOUT` seconds.
         """
+        started = time.monotonic()
+        restart_peak_memory(self.accelerator.device)
         plan, estimate, inputs, held_out, sha256 = self._prepare(train, validation)
+        is_continued = self.run is not None and self.run.resume and bool(saved_steps(self.run.checkpoints))
         estimate.log()
         self.train_targets = inputs.targets
         self.model.task = self.model.task.untuned()
@@ -127,6 +134,11 @@ class Trainer:
             self.run.write_model(self.model)
             if self.config.keep_adapter:
                 self.run.write_adapter(self.model)
+            seconds = time.monotonic() - started
+            counts = count_parameters(self.model.network)
+            self.run.record_training_costs(
+                seconds, peak_memory(self.accelerator.device), counts, is_continued=is_continued
+            )
         if evaluation is not None:
             self._score(evaluation)
 
@@ -174,6 +186,7 @@ class Trainer:
         if of_each and (len(task.names) > 2 or isinstance(task, Regression)):
             logger.info("\n%s", class_table(scores))
         if self.run is not None and examples.split == "test":
+            self.run.record_test_costs(evaluation.seconds, num_texts=len(examples))
             self.run.write_predictions(
                 examples, task.columns(outputs, examples.texts, examples.texts, name="predicted")
             )
@@ -220,10 +233,18 @@ class Trainer:
 
     def _run(self, inputs: Inputs) -> Evaluation:
         """Run the model on a split; what a frozen encoder gives is computed once."""
-        if inputs.features is None and self.model.encoder_is_frozen:
-            sha256 = encoder_sha256(self.model)
-            inputs = encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
-        evaluation = Evaluation(inputs.examples, inputs.targets, logits_of(self.model, inputs, self.accelerator))
+        model, accelerator, cache, is_cached, sha256 = self.model, self.accelerator, self.cache, False, ""
+        if inputs.features is None and model.encoder_is_frozen:
+            sha256 = encoder_sha256(model)
+            is_cached = model.features_are_constant and is_encoded(
+                model, inputs, accelerator, cache=cache, encoder_sha256=sha256
+            )
+        started = time.monotonic()
+        if sha256:
+            inputs = encode_once(model, inputs, accelerator, cache=cache, encoder_sha256=sha256)
+        logits = logits_of(model, inputs, accelerator)
+        seconds = None if is_cached else time.monotonic() - started
+        evaluation = Evaluation(inputs.examples, inputs.targets, logits, seconds)
         self.evaluations[inputs.examples.split] = evaluation
         return evaluation
 
