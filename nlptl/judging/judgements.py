@@ -107,7 +107,7 @@ def slices(run: RunFiles) -> Section | None:
     parts: list[Part] = [
         Words(
             f"Of {count(tested)} slices, {flagged or 'none'} {'is' if flagged == 1 else 'are'} flagged: on these the "
-            f"model is clearly worse. On all texts, {metric} is {decimal(found['overall'])}."
+            f"model is worse than on the rest. On all texts, {metric} is {decimal(found['overall'])}."
         )
     ]
     drawn = [
@@ -116,7 +116,7 @@ def slices(run: RunFiles) -> Section | None:
         if row["score"] is not None
     ]
     if drawn and figures.can_draw():
-        caption = f"{metric.capitalize()} on the worst slices; dashed: on all texts"
+        caption = f"{metric.capitalize()} on slices; dashed: on all texts"
         parts.append(figures.draw_intervals("slices", caption, drawn, reference=found["overall"]))
     shown = rows[:MOST_SLICES]
     cells = [
@@ -133,9 +133,9 @@ def slices(run: RunFiles) -> Section | None:
         for row in shown
     ]
     marked = frozenset(i for i, row in enumerate(shown) if row["flagged"])
-    columns = ("slice", "value", "texts", metric, "95 % interval", "difference", "p", "")
+    columns = ("slice", "value", "texts", metric, "95 % interval", "difference to the rest", "p", "")
     cut = f" (the first {MOST_SLICES} of {len(rows):,})" if len(rows) > MOST_SLICES else ""
-    parts.append(Table(f"Slices, the worst first{cut}", columns, cells, texts=2, marked=marked))
+    parts.append(Table(f"Slices, the strongest evidence first{cut}", columns, cells, texts=2, marked=marked))
     return Section("Slices", parts)
 
 

@@ -102,7 +102,7 @@ def warnings(run: RunFiles) -> list[str]:
             for row in flagged[:3]
         )
         kinds = "1 slice of the texts" if len(flagged) == 1 else f"{len(flagged)} slices of the texts"
-        found.append(f"It is clearly worse on {kinds} than on all: {worst}.")
+        found.append(f"It is worse on {kinds} than on the rest: {worst}.")
     errors = [finding for finding in run.data.get("findings", []) if finding["severity"] == "error"]
     if errors:
         found.append(f"The data has {len(errors)} findings that make the scores doubtful.")
@@ -163,7 +163,8 @@ def reading(manifest: Mapping[str, Any]) -> str:
         "chunks": "at a time, in chunks",
     }
     length = manifest.get("max_length")
-    return f"at most {length} tokens: {ways.get(manifest.get('long_text', ''), '')}" if length else NOTHING
+    way = ways.get(manifest.get("long_text", ""), "")
+    return f"at most {length} tokens{way and f', {way}'}" if length else NOTHING
 
 
 def scores(run: RunFiles) -> Section:
