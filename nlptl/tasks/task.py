@@ -15,8 +15,6 @@ from nlptl.evaluation.calibration import Calibration, calibration_figures, descr
 from nlptl.evaluation.metrics import Scores
 from nlptl.labels import Labels
 
-LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae", "hamming_loss"})
-
 
 @dataclass(frozen=True)
 class Objective:
