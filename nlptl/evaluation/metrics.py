@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from nlptl.errors import ConfigError, DataError
-from nlptl.evaluation.uncertainty import percentile_interval, resample_counts, resample_means
+from nlptl.evaluation.uncertainty import (
+    WeightedScores,
+    class_indicator,
+    percentile_interval,
+    resample_counts,
+    resample_means,
+)
+
+LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae", "hamming_loss"})
+"""Scores of which less is better; of all others more is."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +172,29 @@ def score_predictions(
     drawn = {**from_counts(*resampled), "log_loss": resample_means(losses, resamples=resamples, seed=seed)}
     scores = with_intervals(values, drawn, n=len(labels), confidence=confidence)
     return Scores(scores, per_class=score_classes(counts, resampled, names, confidence))
+
+
+def weighted_scores(
+    labels: np.ndarray, predictions: np.ndarray, losses: np.ndarray, *, num_classes: int
+) -> WeightedScores:
+    """Return what scores rows that count several times, or not at all, as in resamples.
+
+    Args:
+        labels: True ids in range(num_classes), shape [rows].
+        predictions: Predicted ids, shape [rows].
+        losses: The log loss of each row, floats, shape [rows].
+        num_classes: Number of classes.
+
+    Returns:
+        From weights [resamples, rows] the scores of `score_predictions` by name, each [resamples].
+    """
+    indicator = class_indicator(labels, predictions, num_classes).astype(np.float64)
+
+    def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
+        counts = np.split(weights @ indicator, 3, axis=1)
+        return {**from_counts(*counts), "log_loss": weights @ losses / weights.sum(axis=1)}
+
+    return scores
 
 
 def with_intervals(

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from nlptl.errors import DataError
 from nlptl.evaluation.metrics import Scores, check_settings, class_scores, ratio, score_classes, with_intervals
-from nlptl.evaluation.uncertainty import resample_sums
+from nlptl.evaluation.uncertainty import WeightedScores, resample_sums
 
 Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -86,6 +86,18 @@ def score_label_sets(
         confidence=confidence,
         seed=seed,
     )
+
+
+def weighted_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> WeightedScores:
+    """Return what gives the scores of `score_label_sets` for rows that count several times, or not at all.
+
+    Args:
+        targets: Whether each row has each label, bool, shape [rows, labels].
+        predicted: Whether it is predicted, bool, same shape.
+        probabilities: Floats from 0 to 1, same shape.
+    """
+    of_rows, cells = _row_scores(targets, predicted, probabilities), _sparse_cells(targets, predicted)
+    return lambda weights: _from_sums(_split(weights @ cells), weights @ of_rows, weights.sum(axis=1))
 
 
 def frequent_label_scores(
@@ -169,9 +181,7 @@ def _score(
     check_settings(names, resamples)
     num_rows = len(targets)
     of_rows = _row_scores(targets, predicted, probabilities)
-    cells = sparse.hstack(
-        [sparse.csr_array(part, dtype=np.float64) for part in _cells(targets, predicted)], format="csr"
-    )
+    cells = _sparse_cells(targets, predicted)
     sums, row_sums = resample_sums([cells, of_rows], resamples=resamples, seed=seed)
     counts, drawn_counts = _split(np.asarray(cells.sum(axis=0))), _split(sums)
     values = _from_sums(counts, of_rows.sum(axis=0), num_rows)
@@ -185,12 +195,19 @@ def _cells(targets: np.ndarray, predicted: np.ndarray) -> Counts:
     return targets & predicted, targets, predicted
 
 
+def _sparse_cells(targets: np.ndarray, predicted: np.ndarray) -> sparse.csr_array:
+    """Return `_cells` side by side, float64 [rows, 3 * labels]."""
+    return sparse.hstack(
+        [sparse.csr_array(part, dtype=np.float64) for part in _cells(targets, predicted)], format="csr"
+    )
+
+
 def _split(sums: np.ndarray) -> Counts:
     true_positives, support, predicted = np.split(sums, 3, axis=-1)
     return true_positives, support, predicted
 
 
-def _from_sums(counts: Counts, row_sums: np.ndarray, num_rows: int) -> dict[str, np.ndarray]:
+def _from_sums(counts: Counts, row_sums: np.ndarray, num_rows: int | np.ndarray) -> dict[str, np.ndarray]:
     """Return the scores, each [...], from counts [..., labels] and the sums of `_row_scores` [..., 4]."""
     micro = class_scores(*(count.sum(axis=-1) for count in counts))
     return {

@@ -19,7 +19,7 @@ from nlptl.evaluation.metrics import (
     shares_of_train,
     with_intervals,
 )
-from nlptl.evaluation.uncertainty import class_indicator, resample_sums
+from nlptl.evaluation.uncertainty import WeightedScores, class_indicator, resample_sums
 
 
 def median_class(probabilities: np.ndarray) -> np.ndarray:
@@ -89,6 +89,19 @@ def score_ranks(
     values, drawn = _from_sums(counts, of_rows.sum(axis=0)), _from_sums(drawn_counts, drawn_rows)
     scores = with_intervals(values, drawn, n=len(labels), confidence=confidence)
     return Scores(scores, per_class=score_classes(_split(counts), _split(drawn_counts), names, confidence))
+
+
+def weighted_scores(
+    labels: np.ndarray, predictions: np.ndarray, losses: np.ndarray, *, num_classes: int
+) -> WeightedScores:
+    """Return what gives the scores of `score_ranks` for rows that count several times, or not at all.
+
+    The arguments are those of `nlptl.evaluation.metrics.weighted_scores`; ids are ranks.
+    """
+    indicator = class_indicator(labels, predictions, num_classes).astype(np.float64)
+    distances = np.abs(labels - predictions)
+    of_rows = np.stack([distances**2, distances, losses], axis=1)
+    return lambda weights: _from_sums(weights @ indicator, weights @ of_rows)
 
 
 def median_class_scores(

@@ -14,8 +14,6 @@ from nlptl.data.tokens import Tokens
 from nlptl.evaluation.metrics import Scores
 from nlptl.labels import Labels
 
-LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae", "hamming_loss"})
-
 
 @dataclass(frozen=True)
 class Objective:

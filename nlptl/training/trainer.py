@@ -11,11 +11,11 @@ import torch
 from nlptl.config import TrainingConfig
 from nlptl.data.sources import Examples
 from nlptl.errors import ConfigError
-from nlptl.evaluation.metrics import Scores
+from nlptl.evaluation.metrics import LOWER_IS_BETTER, Scores
 from nlptl.evaluation.report import class_table, score_table
 from nlptl.model.classifier import Classifier
 from nlptl.tasks.regression import Regression
-from nlptl.tasks.task import LOWER_IS_BETTER, Task
+from nlptl.tasks.task import Task
 from nlptl.training.cache import FeatureCache
 from nlptl.training.checkpoint import saved_steps
 from nlptl.training.closed_form import fit_head
