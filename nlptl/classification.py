@@ -3,6 +3,7 @@
 from nlptl.config import ClassificationConfig, columns_of
 from nlptl.data.splits import load_splits
 from nlptl.evaluation.metrics import Scores
+from nlptl.judging.analysis import write_analysis
 from nlptl.model.classifier import Classifier
 from nlptl.tasks.kinds import make_task
 from nlptl.training.estimate import check_disk
@@ -33,6 +34,8 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         seed=config.split_seed,
         strict=config.strict,
         near_duplicates=config.near_duplicates,
+        slice_columns=config.judging.slice_columns,
+        texts_shown=config.judging.texts_shown,
         **vars(columns_of(config)),
     )
     if run is not None:
@@ -56,4 +59,7 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         return Scores({})
     trainer.fit(splits["train"], validation=splits["validation"])
     # Test is read once, after every choice was made on validation.
-    return trainer.evaluate(splits["test"])
+    scores = trainer.evaluate(splits["test"])
+    if config.judging.report and run is not None:
+        write_analysis(run, model, trainer.evaluations["test"], config.judging, seed=config.seed)
+    return scores

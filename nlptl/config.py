@@ -332,6 +332,30 @@ class JudgingConfig:
     texts_shown: TextsShown = "whole"
     """What the files of a run hold of the texts: whole; masked, with <email>, <number> and <link> in place of these; or
     none, their rows alone."""
+    slice_columns: tuple[str, ...] = ()
+    """Further columns of the data, such as genre or source: the report says of which of their values test is scored
+    worse than elsewhere. Columns of numbers are cut into ranges."""
+    probes: bool = False
+    """Score up to 500 texts of test again with typos, in other case, with negations, emoji and blanks put in."""
+    explain: int = 0
+    """Texts of test, wrong and right ones, of which is said which words speak for what is predicted (integrated
+    gradients; extra explain)."""
+
+    def __post_init__(self) -> None:
+        wanted = {"slice_columns": self.slice_columns, "probes": self.probes, "explain": self.explain}
+        unused = [name for name, value in wanted.items() if value]
+        if self.explain != 0 and not is_count(self.explain):
+            raise ConfigError(f"Expected explain to be a whole number from 0 on, found {self.explain!r}.")
+        if unused and not self.report:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+            raise ConfigError(
+                f"Expected a report that can say what is found, found --no-report with {flags}. Drop one."
+            )
+        if self.explain and self.texts_shown == "none":
+            raise ConfigError(
+                "Expected texts whose words may be shown, found --explain with --texts-shown none. Leave --explain "
+                "out, or pass --texts-shown masked."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
