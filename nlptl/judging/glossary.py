@@ -8,8 +8,6 @@ TASKS = {
     "tokens": "a tag for each word",
 }
 
-LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae", "hamming_loss"})
-
 METRICS = {
     "accuracy": "share of the texts whose label is predicted",
     "macro_f1": "F1, the harmonic mean of precision and recall, averaged over the classes: rare ones count as much",

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from nlptl.evaluation.metrics import LOWER_IS_BETTER
 from nlptl.judging import figures
 from nlptl.judging.document import (
     NOTHING,
@@ -25,7 +26,7 @@ from nlptl.judging.document import (
     seconds,
     signed,
 )
-from nlptl.judging.glossary import COSTS, LOWER_IS_BETTER, METRICS, TASKS, words
+from nlptl.judging.glossary import COSTS, METRICS, TASKS, words
 from nlptl.judging.run_files import SPLITS, RunFiles, differing
 
 MOST_ROWS = 100

@@ -17,7 +17,6 @@ from nlptl.judging.document import decimal, interval
 from nlptl.judging.report import TEMPLATE
 from nlptl.judging.run_files import HEADLINES, LONGEST
 from nlptl.tasks.kinds import KINDS
-from nlptl.tasks.task import LOWER_IS_BETTER
 from tests.judging.made_up import LABELS, METRICS, score, write_run
 
 VOID = ("meta", "br", "link", "img", "hr", "input")
@@ -132,7 +131,6 @@ def test_each_kind_of_task_has_its_report(task: str, tmp_path: Path):
 
 
 def test_the_words_of_tasks_and_scores_are_those_of_the_tasks():
-    assert glossary.LOWER_IS_BETTER == LOWER_IS_BETTER
     assert set(glossary.TASKS) == set(HEADLINES) == set(KINDS)
     for kind, task in KINDS.items():
         assert HEADLINES[kind] == task.metrics[0]
