@@ -5,6 +5,7 @@ from functools import partial
 from nlptl.config import ClassificationConfig, columns_of
 from nlptl.data.splits import load_splits
 from nlptl.evaluation.metrics import Scores
+from nlptl.judging.analysis import write_analysis
 from nlptl.judging.report import report_run
 from nlptl.model.classifier import Classifier
 from nlptl.tasks.kinds import make_task
@@ -37,6 +38,8 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         seed=config.split_seed,
         strict=config.strict,
         near_duplicates=config.near_duplicates,
+        slice_columns=config.judging.slice_columns,
+        texts_shown=config.judging.texts_shown,
         **vars(columns_of(config)),
     )
     if run is not None:
@@ -62,5 +65,6 @@ def train_classifier(config: ClassificationConfig) -> Scores:
     # Test is read once, after every choice was made on validation.
     scores = trainer.evaluate(splits["test"])
     if config.judging.report and run is not None:
+        write_analysis(run, model, trainer.evaluations["test"], config.judging, seed=config.seed)
         on_main(partial(report_run, run.path))
     return scores

@@ -10,6 +10,7 @@ import errno
 import gc
 import importlib
 import importlib.util
+import inspect
 import io
 import itertools
 import logging
@@ -60,6 +61,11 @@ COMMANDS = {
         "nlptl.judging.compare:compare",
         "say which of several runs is better",
     ),
+    "calibrate": Command(
+        "nlptl.serving.calibrate:CalibrateConfig",
+        "nlptl.serving.calibrate:calibrate",
+        "fit probabilities and decisions to other data",
+    ),
     "explain-training": Command(
         "nlptl.training.plan:ExplainConfig",
         "nlptl.training.plan:explain_training",
@@ -98,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             config, function = _load(COMMANDS[command].config), _load(COMMANDS[command].function)
             # Standard output belongs to the predictions; what is said about them goes to standard error.
             log_to = sys.stderr if command == "predict" else sys.stdout
-            run(function, config, flags, doc=config.__doc__, prog=f"nlptl {command}", log_to=log_to)
+            run(function, config, flags, doc=inspect.getdoc(config), prog=f"nlptl {command}", log_to=log_to)
         else:
             near = nearest(command, ["run", *COMMANDS, *(f"run {name}" for name in _recipes(RECIPE_FOLDERS))])
             raise ConfigError(

@@ -15,6 +15,7 @@ from nlptl.errors import ConfigError
 from nlptl.evaluation.metrics import LOWER_IS_BETTER, Scores
 from nlptl.evaluation.report import class_table, score_table
 from nlptl.model.classifier import Classifier
+from nlptl.tasks.decision_checks import check_held_out, unmet
 from nlptl.tasks.regression import Regression
 from nlptl.tasks.task import Task
 from nlptl.training.cache import FeatureCache
@@ -129,7 +130,8 @@ class Trainer:
         evaluation = None
         if held_out is not None:
             evaluation = self._run(held_out)
-            self.model.task = self.model.task.tuned(evaluation.targets, evaluation.logits)
+            self.model.task = self.model.task.tuned(evaluation.targets, evaluation.logits, self.config)
+            self._tell_choices(evaluation)
         if self.run is not None:
             self.run.write_model(self.model)
             if self.config.keep_adapter:
@@ -185,6 +187,8 @@ class Trainer:
         of_each = scores.per_class and len(scores.per_class) <= CLASSES_SHOWN
         if of_each and (len(task.names) > 2 or isinstance(task, Regression)):
             logger.info("\n%s", class_table(scores))
+        for remark in task.remarks(inputs.targets, evaluation.logits):
+            logger.info("%s: %s", examples.split, remark)
         if self.run is not None and examples.split == "test":
             self.run.record_test_costs(evaluation.seconds, num_texts=len(examples))
             self.run.write_predictions(
@@ -205,6 +209,8 @@ class Trainer:
                 "Expected a validation split for early_stopping, found none. Pass validation= to fit, or leave "
                 "early_stopping out."
             )
+        if validation is None:
+            check_held_out(self.config)
         logger.info(self.model.describe_training())
         self.model.to(self.accelerator.device)
         inputs = prepare_inputs(self.model, train, self.run, cache=self.cache)
@@ -224,6 +230,12 @@ class Trainer:
             first_step=max(steps_before, default=0),
         )
         return plan, estimate, inputs, held_out, sha256
+
+    def _tell_choices(self, evaluation: Evaluation) -> None:
+        for remark in self.model.task.remarks(evaluation.targets, evaluation.logits):
+            logger.info("%s, which it was fitted on: %s", evaluation.examples.split, remark)
+        for line in unmet(self.config, self.model.task):
+            logger.warning(line)
 
     def _fit_head(self, inputs: Inputs, sha256: str) -> None:
         inputs = encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
