@@ -21,6 +21,7 @@ from nlptl.judging.document import (
 )
 from nlptl.judging.glossary import METRICS, words
 from nlptl.judging.run_files import RunFiles
+from nlptl.judging.sections import MANY_ROWS, MOST_ROWS, cut
 
 MOST_SLICES = 30
 MOST_DRAWN = 8
@@ -73,6 +74,45 @@ def calibrated(found: Mapping[str, Any]) -> str:
         f"Probabilities are calibrated on validation by {ways.get(method, method)}: on average they are off by "
         f"{decimal(after.get('ece'))} (ECE), before by {decimal(before.get('ece'))}."
     )
+
+
+def decisions(run: RunFiles) -> Section | None:
+    """Return what `predict` does besides taking the most probable label."""
+    parts: list[Part] = [Words(line) for line in decided(run)]
+    thresholds = run.model.get("thresholds")
+    if thresholds:
+        rows = [[name(label), decimal(each)] for label, each in zip(run.model["labels"], thresholds, strict=True)]
+        caption = f"From which probability on a label is given{cut(len(rows))}"
+        parts.append(Table(caption, ("label", "threshold"), rows[:MOST_ROWS], is_long=len(rows) > MANY_ROWS))
+    return Section("Decisions", parts) if parts else None
+
+
+def decided(run: RunFiles) -> list[str]:
+    """Return a sentence on each decision that was chosen on validation."""
+    found, labels, lines = run.model.get("decisions") or {}, run.model.get("labels") or [], []
+    if found.get("threshold") is not None:
+        lines.append(f"{name(labels[1])} is predicted from a probability of {decimal(found['threshold'])} on.")
+    abstention = found.get("abstention")
+    if abstention:
+        line = f"No label is given where the probability of the best one is below {decimal(abstention['below'])}"
+        if abstention.get("accuracy") is not None:
+            line += (
+                f"; on validation, {percent(abstention['coverage'])} of the texts got a label, of which "
+                f"{percent(abstention['accuracy'])} were right"
+            )
+        lines.append(f"{line}.")
+    if found.get("sets"):
+        lines.append(
+            f"With each prediction comes a set of labels, which holds the true one with a probability of "
+            f"{decimal(found['sets']['coverage'])} (split conformal prediction, fitted on {count(found['sets']['n'])} "
+            "texts)."
+        )
+    if found.get("scope"):
+        lines.append(
+            f"Texts unlike those of training are labelled out of scope; {percent(found['scope']['kept'])} of "
+            "validation were in scope."
+        )
+    return lines
 
 
 def confusion(run: RunFiles) -> Section | None:
@@ -134,8 +174,8 @@ def slices(run: RunFiles) -> Section | None:
     ]
     marked = frozenset(i for i, row in enumerate(shown) if row["flagged"])
     columns = ("slice", "value", "texts", metric, "95 % interval", "difference to the rest", "p", "")
-    cut = f" (the first {MOST_SLICES} of {len(rows):,})" if len(rows) > MOST_SLICES else ""
-    parts.append(Table(f"Slices, the strongest evidence first{cut}", columns, cells, texts=2, marked=marked))
+    of_all = f" (the first {MOST_SLICES} of {len(rows):,})" if len(rows) > MOST_SLICES else ""
+    parts.append(Table(f"Slices, the strongest evidence first{of_all}", columns, cells, texts=2, marked=marked))
     return Section("Slices", parts)
 
 
