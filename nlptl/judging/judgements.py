@@ -23,6 +23,7 @@ from nlptl.judging.glossary import METRICS, words
 from nlptl.judging.run_files import RunFiles
 from nlptl.judging.sections import MANY_ROWS, MOST_ROWS, cut
 
+FEW_SLICES = 8
 MOST_SLICES = 30
 MOST_DRAWN = 8
 MOST_QUOTES = 5
@@ -142,41 +143,47 @@ def slices(run: RunFiles) -> Section | None:
     if not found or not found.get("rows"):
         return None
     rows, metric = found["rows"], words(found["metric"])
-    flagged = sum(bool(row["flagged"]) for row in rows)
-    tested = found.get("tested", len(rows))
-    parts: list[Part] = [
-        Words(
-            f"Of {count(tested)} slices, {flagged or 'none'} {'is' if flagged == 1 else 'are'} flagged: on these the "
-            f"model is worse than on the rest. On all texts, {metric} is {decimal(found['overall'])}."
-        )
-    ]
+    parts: list[Part] = [Words(_flags(found))]
     drawn = [
         (f"{row['column']}: {row['value']}", row["score"], row.get("low"), row.get("high"))
         for row in rows[:MOST_DRAWN]
         if row["score"] is not None
     ]
     if drawn and figures.can_draw():
-        caption = f"{metric.capitalize()} on slices; dashed: on all texts"
+        caption = f"{metric[:1].upper()}{metric[1:]} on slices; dashed: on all texts"
         parts.append(figures.draw_intervals("slices", caption, drawn, reference=found["overall"]))
-    shown = rows[:MOST_SLICES]
-    cells = [
-        [
-            name(row["column"]),
-            name(row["value"]),
-            count(row["n"]),
-            decimal(row["score"]),
-            interval(row),
-            signed(row["difference"]),
-            p_value(row["p"]),
-            "flagged" if row["flagged"] else "",
+    columns = ("slice", metric, "difference to the rest", "p", "texts", "95 % interval", "")
+    first = max(FEW_SLICES, sum(bool(row["flagged"]) for row in rows[:MOST_SLICES]))
+    for caption, is_long, part in (
+        ("Slices, the strongest evidence first", False, rows[:first]),
+        ("More slices", True, rows[first:MOST_SLICES]),
+    ):
+        cells = [
+            [
+                f"{name(row['column'])}: {name(row['value'])}",
+                decimal(row["score"]),
+                signed(row["difference"]),
+                p_value(row["p"]),
+                count(row["n"]),
+                interval(row),
+                "flagged" if row["flagged"] else "",
+            ]
+            for row in part
         ]
-        for row in shown
-    ]
-    marked = frozenset(i for i, row in enumerate(shown) if row["flagged"])
-    columns = ("slice", "value", "texts", metric, "95 % interval", "difference to the rest", "p", "")
-    of_all = f" (the first {MOST_SLICES} of {len(rows):,})" if len(rows) > MOST_SLICES else ""
-    parts.append(Table(f"Slices, the strongest evidence first{of_all}", columns, cells, texts=2, marked=marked))
+        marked = frozenset(i for i, row in enumerate(part) if row["flagged"])
+        if cells:
+            parts.append(Table(caption, columns, cells, marked=marked, is_long=is_long))
     return Section("Slices", parts)
+
+
+def _flags(found: Mapping[str, Any]) -> str:
+    flagged = sum(bool(row["flagged"]) for row in found["rows"])
+    overall = f"On all texts, {words(found['metric'])} is {decimal(found['overall'])}."
+    tested = found.get("tested", len(found["rows"]))
+    if not flagged:
+        return f"Of {count(tested)} slices none is flagged: on none is the model worse by more than chance. {overall}"
+    are = "is" if flagged == 1 else "are"
+    return f"Of {count(tested)} slices {flagged} {are} flagged: there the model is worse than on the rest. {overall}"
 
 
 def errors(run: RunFiles) -> Section | None:

@@ -97,7 +97,7 @@ def warnings(run: RunFiles) -> list[str]:
     flagged = [row for row in slices.get("rows", []) if row["flagged"]]
     if flagged:
         worst = ", ".join(
-            f"{name(row['column'])} = {name(row['value'])} ({words(slices['metric'])} {decimal(row['score'])}, "
+            f"{name(row['column'])}: {name(row['value'])} ({words(slices['metric'])} {decimal(row['score'])}, "
             f"{count(row['n'])} texts)"
             for row in flagged[:3]
         )

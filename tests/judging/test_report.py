@@ -205,9 +205,7 @@ def test_a_flagged_slice_and_a_warning_are_in_the_verdict(tmp_path: Path):
     page = check_page(report(folder))
     warnings = [attributes for attributes in page.all("p") if attributes.get("class") == "warning"]
     assert len(warnings) == 3
-    assert "worse on 1 slice of the texts than on the rest: length = rare words (accuracy 0.400" in page.text(
-        "p", "bdi"
-    )
+    assert "worse on 1 slice of the texts than on the rest: length: rare words (accuracy 0.400" in page.text("p", "bdi")
     assert "Transfer did not help." in page.text("bdi")
     assert "Of 25.0 % of the test texts, the model reads a part alone" in page.text("p")
     assert len([row for row in page.all("tr") if row.get("class") == "marked"]) == 2  # the kept step, the slice
