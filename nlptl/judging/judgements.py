@@ -17,6 +17,7 @@ from nlptl.judging.document import (
     name,
     p_value,
     percent,
+    shorten,
     signed,
 )
 from nlptl.judging.glossary import METRICS, words
@@ -27,7 +28,9 @@ FEW_SLICES = 8
 MOST_SLICES = 30
 MOST_DRAWN = 8
 MOST_QUOTES = 5
+MOST_LETTERS = 120
 MOST_TOKENS = 400
+MOST_PAIRS = 10
 STRONGEST = 5
 
 
@@ -133,7 +136,11 @@ def confusion(run: RunFiles) -> Section | None:
     if pairs:
         rows = [[name(p["label"]), name(p["predicted"]), count(p["count"]), percent(p["share"])] for p in pairs]
         columns = ("label", "predicted", "texts", "share of it")
-        parts.append(Table("Labels that are taken for others", columns, rows, texts=2))
+        parts.append(Table("Labels that are taken for others", columns, rows[:MOST_PAIRS], texts=2))
+        if rows[MOST_PAIRS:]:
+            parts.append(Table("More of these", columns, rows[MOST_PAIRS:], texts=2, is_long=True))
+        if run.task in ("multi_label", "tokens"):
+            parts.append(Words("(none) as the label: given where nothing was missed; as the prediction: missed."))
     return Section("Confusion", parts)
 
 
@@ -207,7 +214,8 @@ def errors(run: RunFiles) -> Section | None:
 
 
 def _about(each: Mapping[str, Any]) -> str:
-    line = f"Row {each['row']}: {name(each['label'])} predicted as {name(each['predicted'])}"
+    label, predicted = (name(shorten(str(each[key]), MOST_LETTERS)) for key in ("label", "predicted"))
+    line = f"Row {each['row']}: {label} predicted as {predicted}"
     if each.get("probability") is not None:
         line += f", probability {decimal(each['probability'])}"
     return line + (f", loss {decimal(each['loss'])}" if each.get("loss") is not None else "")

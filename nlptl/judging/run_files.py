@@ -63,10 +63,14 @@ class RunFiles:
 
     @property
     def metric(self) -> str:
-        """The score that matters most."""
+        """The score that matters most, of those there are with an interval."""
         scores = self.scores[self.split]
-        wanted = self.settings.get("selection_metric") or HEADLINES.get(self.task)
-        return str(wanted) if wanted in scores else next(key for key in scores if key != "per_class")
+        return self.chosen_by if self.chosen_by in scores else next(key for key in scores if key != "per_class")
+
+    @property
+    def chosen_by(self) -> str:
+        """The score on validation by which the model was chosen."""
+        return str(self.settings.get("selection_metric") or HEADLINES[self.task])
 
     @property
     def baseline(self) -> tuple[str, dict[str, Any]] | None:

@@ -31,6 +31,8 @@ from nlptl.judging.run_files import SPLITS, RunFiles, differing
 
 MOST_ROWS = 100
 """Rows of a table; its caption says how many there are in all."""
+LEAKS = ("leak", "near_leak", "group_leak")
+"""Kinds of findings that make scores doubtful."""
 MUCH = 0.1
 """Share of the texts that are cut from which on a reader is warned."""
 MANY_ROWS = 12
@@ -103,9 +105,8 @@ def warnings(run: RunFiles) -> list[str]:
         )
         kinds = "1 slice of the texts" if len(flagged) == 1 else f"{len(flagged)} slices of the texts"
         found.append(f"It is worse on {kinds} than on the rest: {worst}.")
-    errors = [finding for finding in run.data.get("findings", []) if finding["severity"] == "error"]
-    if errors:
-        found.append(f"The data has {len(errors)} findings that make the scores doubtful.")
+    leaks = [finding for finding in run.data.get("findings", []) if finding["kind"] in LEAKS]
+    found += [f"{name(finding['message'])}. {finding['meaning']}" for finding in leaks]
     share = (run.data.get("truncation", {}).get(run.split) or {}).get("cut_texts") or 0.0
     if share >= MUCH:
         found.append(f"Of {percent(share)} of the {run.split} texts, the model reads a part alone: they are too long.")
@@ -278,21 +279,21 @@ def _repeats(run: RunFiles) -> Iterable[Part]:
 
 def curves(run: RunFiles) -> Section | None:
     """Return how training went."""
-    wanted = f"validation_{run.metric}"
+    wanted = f"validation_{run.chosen_by}"
     evaluations = [record for record in run.records if wanted in record]
     epochs = [record for record in run.records if "epoch" in record]  # others have the loss of a single step
-    best = _best(evaluations, run.metric)
+    best = _best(evaluations, run.chosen_by)
     parts: list[Part] = []
     if figures.can_draw():
         loss = {
             "train": _line(epochs if len(epochs) > 1 else run.records, "loss"),
             "validation log loss": _line(evaluations, "validation_log_loss"),
         }
-        score = {words(run.metric): _line(evaluations, wanted)}
+        score = {words(run.chosen_by): _line(evaluations, wanted)}
         rate = {"learning rate": _line(run.records, "learning_rate")}
         for key, caption, lines in (
             ("loss", "Loss", loss),
-            ("score", f"{_capital(words(run.metric))} on validation", score),
+            ("score", f"{_capital(words(run.chosen_by))} on validation", score),
             ("rate", "Learning rate", rate),
         ):
             drawn = {label: line for label, line in lines.items() if len(line[0]) > 1}
