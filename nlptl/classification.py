@@ -4,6 +4,7 @@ from nlptl.config import ClassificationConfig, columns_of
 from nlptl.data.splits import load_splits
 from nlptl.evaluation.metrics import Scores
 from nlptl.judging.analysis import write_analysis
+from nlptl.judging.attributions import check_explain
 from nlptl.model.classifier import Classifier
 from nlptl.tasks.kinds import make_task
 from nlptl.training.estimate import check_disk
@@ -22,6 +23,7 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         NonFiniteError: If training diverges.
         ResourceError: If memory or disk do not suffice.
     """
+    check_explain(config)
     run = None
     if not config.dry_run:
         run = Run.open(config.output_dir, config, resume=config.resume, overwrite=config.overwrite)

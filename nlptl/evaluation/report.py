@@ -1,5 +1,7 @@
 """Scores for the eye: a small table for the console."""
 
+from collections.abc import Sequence
+
 from nlptl.evaluation.metrics import Scores
 
 
@@ -12,10 +14,13 @@ def score_table(
         majority = "" if baseline is None else f"{baseline[name].value:.4f}"
         interval = f"{score.low:.4f} to {score.high:.4f}"
         rows.append((name, f"{score.value:.4f}", interval, f"{score.n:,}", majority))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 5))]).rstrip() for row in rows
-    ]
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table with the first row as heading; the first column stands to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
