@@ -1,12 +1,16 @@
 """What the recipes do, from a data set to scores."""
 
+from functools import partial
+
 from nlptl.config import ClassificationConfig, columns_of
 from nlptl.data.splits import load_splits
 from nlptl.evaluation.metrics import Scores
 from nlptl.judging.analysis import write_analysis
 from nlptl.judging.attributions import check_explain
+from nlptl.judging.report import report_run
 from nlptl.model.classifier import Classifier
 from nlptl.tasks.kinds import make_task
+from nlptl.training.devices import on_main
 from nlptl.training.estimate import check_disk
 from nlptl.training.run import Run
 from nlptl.training.trainer import Trainer
@@ -64,4 +68,5 @@ def train_classifier(config: ClassificationConfig) -> Scores:
     scores = trainer.evaluate(splits["test"])
     if config.judging.report and run is not None:
         write_analysis(run, model, trainer.evaluations["test"], config.judging, seed=config.seed)
+        on_main(partial(report_run, run.path))
     return scores

@@ -121,9 +121,12 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return losses
 
 
-def point_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+def point_scores(
+    labels: np.ndarray, probabilities: np.ndarray, *, predictions: np.ndarray | None = None
+) -> dict[str, float]:
     """Return the scores of `score_predictions` without intervals: what choosing a model during training needs."""
-    counts = count_classes(labels, probabilities.argmax(axis=1), num_classes=probabilities.shape[1])
+    predictions = probabilities.argmax(axis=1) if predictions is None else predictions
+    counts = count_classes(labels, predictions, num_classes=probabilities.shape[1])
     scores = {name: float(value) for name, value in from_counts(*counts).items()}
     return {**scores, "log_loss": float(log_loss(labels, probabilities).mean())}
 
@@ -133,11 +136,12 @@ def score_predictions(
     probabilities: np.ndarray,
     *,
     names: Sequence[str],
+    predictions: np.ndarray | None = None,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Scores:
-    """Score probabilities against labels; the prediction is the most probable class, the first one where several are.
+    """Score probabilities, and what is predicted by them, against labels.
 
     All intervals are percentile bootstrap intervals over the rows. Where no mistake was made, or no hit, every resample
     has the same score and the interval has no width: read it together with `n`.
@@ -146,6 +150,7 @@ def score_predictions(
         labels: True ids in range(classes), integers, shape [rows].
         probabilities: Floats, each row of sum 1, shape [rows, classes].
         names: Label names in the order of their ids.
+        predictions: Predicted ids, integers [rows]. None: the most probable class, the first one where several are.
         resamples: Number of bootstrap resamples.
         confidence: Share of the resampled scores inside the interval.
         seed: Seed of the resampling.
@@ -163,7 +168,7 @@ def score_predictions(
     check_labels(labels, names)
     check_probabilities(probabilities, num_rows=len(labels), num_classes=len(names))
     labels = labels.astype(np.int64)
-    predictions = probabilities.argmax(axis=1)
+    predictions = probabilities.argmax(axis=1) if predictions is None else predictions
     losses = log_loss(labels, probabilities)
 
     counts = count_classes(labels, predictions, num_classes=len(names))

@@ -6,6 +6,7 @@ The semantics are those of scikit-learn with zero_division=0; the tests hold eve
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import log_expit
 
 from nlptl.evaluation.metrics import (
     Scores,
@@ -31,6 +32,23 @@ def median_class(probabilities: np.ndarray) -> np.ndarray:
     at_least = probabilities[:, ::-1].cumsum(axis=1, dtype=np.float64)[:, ::-1]
     medians: np.ndarray = np.count_nonzero(at_least[:, 1:] > 0.5, axis=1).astype(np.int64)
     return medians
+
+
+def scale_rank_odds(log_probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return log probabilities [rows, classes] whose log odds of y > k are those given, divided by `temperature`.
+
+    It is what a latent score does whose noise has `temperature` times the scale. P(y > k) stays on its side of 0.5 for
+    every k, so that the median class stays, which it would not if the probabilities of classes were scaled.
+    """
+    above = np.logaddexp.accumulate(log_probabilities[:, ::-1], axis=1)[:, ::-1][:, 1:]  # log P(y > k)
+    below = np.logaddexp.accumulate(log_probabilities, axis=1)[:, :-1]  # log P(y <= k)
+    odds = (above - below) / temperature
+    # Between two odds lies a class, whose probability is lost in their difference where it is small.
+    inner = log_probabilities[:, 1:-1]
+    gaps = np.log1p(np.exp(inner - above[:, 1:])) + np.log1p(np.exp(inner - below[:, :-1]))
+    gaps = np.maximum(gaps, np.finfo(np.float64).tiny) / temperature
+    between = log_expit(odds[:, :-1]) + log_expit(-odds[:, 1:]) + np.log(-np.expm1(-gaps))
+    return np.concatenate([log_expit(-odds[:, :1]), between, log_expit(odds[:, -1:])], axis=1)
 
 
 def point_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

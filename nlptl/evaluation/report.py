@@ -1,4 +1,4 @@
-"""Scores for the eye: a small table for the console."""
+"""Scores for the eye: small tables for the console, or in Markdown."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,7 @@ def score_table(
         majority = "" if baseline is None else f"{baseline[name].value:.4f}"
         interval = f"{score.low:.4f} to {score.high:.4f}"
         rows.append((name, f"{score.value:.4f}", interval, f"{score.n:,}", majority))
-    return aligned(rows)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table with the first row as heading; the first column stands to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return align_table(rows)
 
 
 def class_table(scores: Scores) -> str:
@@ -35,3 +28,18 @@ def class_table(scores: Scores) -> str:
         values = "  ".join(f"{row[metric].value:>{w}.4f}" for metric, w in zip(metrics, widths, strict=True))
         lines.append(f"{name:<{width}}  {values}  {row[metrics[-1]].n:>7,}")
     return "\n".join(lines)
+
+
+def align_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells, the first one the header, as lines; the first column is aligned left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells, the first one the header, as a table in Markdown."""
+    # What would end a cell, or begin HTML, in the name of a run or a label.
+    shown = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in shown]
+    return "\n".join([lines[0], "|" + " --- |" + " ---: |" * (len(rows[0]) - 1), *lines[1:]])

@@ -15,7 +15,7 @@ from nlptl.data.sources import Examples
 from nlptl.data.targets import numbers as numbers_of
 from nlptl.data.tokens import TEXTS_PER_CALL, overlap_of_chunks
 from nlptl.evaluation.cuts import cut_by_label, cut_by_number, cut_by_value, cut_by_word
-from nlptl.evaluation.report import aligned
+from nlptl.evaluation.report import align_table
 from nlptl.evaluation.slices import RowScores, Slice, SliceScore, distinct, score_slices
 from nlptl.judging.attributions import explain
 from nlptl.judging.outcomes import Outcomes, outcomes_of, plain_number
@@ -62,7 +62,7 @@ def analyse(model: Classifier, evaluation: Evaluation, config: JudgingConfig, *,
         "task": task.kind,
         "n": len(examples),
         "texts_shown": config.texts_shown,
-        "calibration": None,
+        "calibration": task.describe_calibration(evaluation.targets, evaluation.logits),
         "confusion": outcomes.confusion,
         "confused": outcomes.confused,
         "errors": _errors(examples, outcomes, config),
@@ -101,7 +101,7 @@ def slice_table(rows: Sequence[dict[str, Any]], *, metric: str) -> str:
         name = f"{row['column']}: {row['value']}"
         numbers = (f"{row['n']:,}", f"{row['difference']:+.4f}", f"{row['p']:.3f}")
         cells.append((name, f"{row['score']:.4f}", interval, *numbers))
-    return aligned(cells)
+    return align_table(cells)
 
 
 def readable_text(examples: Examples, index: int) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from nlptl.data.sources import Examples
 from nlptl.evaluation.comparison import paired_bootstrap
 from nlptl.evaluation.metrics import ratio
-from nlptl.evaluation.report import aligned
+from nlptl.evaluation.report import align_table
 from nlptl.evaluation.slices import RowScores, interval_of, ratio_of
 from nlptl.evaluation.uncertainty import WeightedScores
 from nlptl.judging.outcomes import Outcomes, outcomes_of, plain_number
@@ -135,7 +135,7 @@ def probe_table(rows: list[dict[str, Any]], *, metric: str) -> str:
             interval = f"{row['difference_low']:+.4f} to {row['difference_high']:+.4f}"
         flipped = "" if row["flipped"] is None else f"{row['flipped']:.1%}"
         cells.append((row["name"], f"{row['changed']:,}", score, difference, interval, flipped))
-    return aligned(cells)
+    return align_table(cells)
 
 
 def _judge(model: Classifier, examples: Examples, texts: list[str], pairs: list[str]) -> Outcomes:

@@ -218,8 +218,14 @@ def test_what_may_be_shown_of_texts(secret_csv, tiny_bert, tmp_path, caplog, sho
     config = replace(config, transfer=TransferConfig(), train=TrainingConfig(num_epochs=1, learning_rate=1e-5))
     train_classifier(config)
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
-    kept = [path for path in files if path.relative_to(tmp_path / "run").parts[0] not in ("model", "checkpoints")]
-    assert {"analysis.json", "data_report.json", "predictions.csv", "metrics.jsonl"} <= {path.name for path in kept}
+    kept = [
+        path
+        for path in files
+        if "checkpoints" not in path.parts and not path.name.startswith(("tokenizer", "vocab", "model.safetensors"))
+    ]
+    assert {"analysis.json", "data_report.json", "predictions.csv", "report.html", "README.md"} <= {
+        path.name for path in kept
+    }
     written = {path.name: path.read_text(errors="replace") for path in kept} | {"log": caplog.text}
     for name, content in written.items():
         assert [secret for secret in hidden if secret.lower() in content.lower()] == [], name
