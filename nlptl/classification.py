@@ -6,6 +6,7 @@ from nlptl.config import ClassificationConfig, columns_of
 from nlptl.data.splits import load_splits
 from nlptl.evaluation.metrics import Scores
 from nlptl.judging.analysis import write_analysis
+from nlptl.judging.attributions import check_explain
 from nlptl.judging.repeats import is_repeated, repeat_training
 from nlptl.judging.report import report_run
 from nlptl.model.classifier import Classifier
@@ -28,6 +29,7 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         NonFiniteError: If training diverges.
         ResourceError: If memory or disk do not suffice.
     """
+    check_explain(config)
     if is_repeated(config):
         return repeat_training(config, train_classifier)
     run = None
