@@ -6,6 +6,8 @@ from nlptl.config import ClassificationConfig, columns_of
 from nlptl.data.splits import load_splits
 from nlptl.evaluation.metrics import Scores
 from nlptl.judging.analysis import write_analysis
+from nlptl.judging.attributions import check_explain
+from nlptl.judging.repeats import is_repeated, repeat_training
 from nlptl.judging.report import report_run
 from nlptl.model.classifier import Classifier
 from nlptl.tasks.kinds import make_task
@@ -18,7 +20,8 @@ from nlptl.training.trainer import Trainer
 def train_classifier(config: ClassificationConfig) -> Scores:
     """Load and split the data, train, keep the best model on validation, and return the scores on test.
 
-    A dry run says what would train and what it takes, and returns no scores.
+    A dry run says what would train and what it takes, and returns no scores. With several seeds or folds, the scores
+    are what `nlptl.judging.repeats.repeat_training` returns: means over the runs.
 
     Raises:
         ConfigError: If settings contradict each other, the model, or the run that is in the folder.
@@ -26,6 +29,9 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         NonFiniteError: If training diverges.
         ResourceError: If memory or disk do not suffice.
     """
+    check_explain(config)
+    if is_repeated(config):
+        return repeat_training(config, train_classifier)
     run = None
     if not config.dry_run:
         run = Run.open(config.output_dir, config, resume=config.resume, overwrite=config.overwrite)
@@ -36,6 +42,8 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         drop_empty=config.drop_empty,
         deduplicate=config.deduplicate,
         seed=config.split_seed,
+        folds=config.repeats.folds,
+        fold=config.repeats.fold,
         strict=config.strict,
         near_duplicates=config.near_duplicates,
         slice_columns=config.judging.slice_columns,
