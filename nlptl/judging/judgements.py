@@ -229,15 +229,16 @@ def probes(run: RunFiles) -> Section | None:
     rows = [
         [
             name(each["name"]),
-            _count_or_share(each["changed"]),
+            count(each["changed"]),
             decimal(each["score"]),
-            interval(each),
             signed(each["difference"]),
-            _count_or_share(each["flipped"]),
+            interval({"low": each.get("difference_low"), "high": each.get("difference_high")}),
+            percent(each["flipped"]),
         ]
         for each in found
     ]
-    columns = ("change", "texts changed", words(run.metric), "95 % interval", "difference", "predictions that flip")
+    metric = (run.analysis.get("slices") or {}).get("metric", run.metric)
+    columns = ("change", "texts changed", words(metric), "difference", "95 % interval of it", "predictions that flip")
     return Section("Robustness", [Table("What small changes of the texts do", columns, rows)])
 
 
@@ -251,15 +252,16 @@ def attributions(run: RunFiles) -> Section | None:
     ]
     for each in found:
         tokens = [(str(token), float(weight)) for token, weight in each["tokens"][:MOST_TOKENS]]
-        caption = f"Row {each['row']}: {name(each['label'])} predicted as {name(each['predicted'])}"
+        label, predicted, target = (
+            name(shorten(str(each.get(k)), MOST_LETTERS)) for k in ("label", "predicted", "target")
+        )
+        caption = f"Row {each['row']}: {label} predicted as {predicted}"
+        caption += f"; for or against {target}" if target not in (predicted, name(None)) else ""
         parts.append(Weighted(caption, tokens, _strongest(tokens)))
     return Section("Which words decide", parts)
 
 
 def _strongest(tokens: Sequence[tuple[str, float]]) -> str:
     ordered = sorted(tokens, key=lambda each: -abs(each[1]))[:STRONGEST]
-    return "Strongest: " + ", ".join(f"{name(token)} {signed(weight)}" for token, weight in ordered if weight) + "."
-
-
-def _count_or_share(value: float | int | None) -> str:
-    return percent(value) if isinstance(value, float) else count(value)
+    told = [f"\u201c{name(token)}\u201d {signed(weight)}" for token, weight in ordered if weight]
+    return f"Strongest: {', '.join(told) or 'none'}."

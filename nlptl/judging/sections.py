@@ -256,25 +256,62 @@ def _per_class(run: RunFiles, per_class: Mapping[str, Mapping[str, Any]]) -> Ite
     yield Table(caption, columns, rows, is_long=len(rows) > MANY_ROWS)
 
 
+def repeats_verdict(run: RunFiles) -> Section:
+    """Return what several runs give on average, where a folder holds them and no run of its own."""
+    repeats, kind = run.repeats
+    metric, summary = run.metric, repeats["summary"]
+    found = summary[metric]
+    said = "95 % interval of the mean" if kind == "seed" else "lowest and highest"
+    sentence = (
+        f"Over {count(found['n'])} {kind}s, {words(metric)} on test is {decimal(found['mean'])} on average ({said} "
+        f"{interval(found)}; standard deviation {decimal(found['sd'])})."
+    )
+    tiles = [(f"{words(metric)}, mean of {found['n']} {kind}s", decimal(found["mean"]), f"{said} {interval(found)}")]
+    return Section("Verdict", [Words(sentence), Tiles(tiles)])
+
+
+def repeats_scores(run: RunFiles) -> Section:
+    """Return the scores of each of several runs."""
+    repeats, kind = run.repeats
+    rows = [
+        (f"{kind} {each[kind]}", score["value"], score.get("low"), score.get("high"))
+        for each in repeats["runs"]
+        if (score := each["scores"].get(run.metric)) and score["value"] is not None
+    ]
+    parts: list[Part] = []
+    if rows and figures.can_draw():
+        caption = f"{_capital(words(run.metric))} on test with 95 % intervals; dashed: mean"
+        mean = repeats["summary"][run.metric]["mean"]
+        parts = [figures.draw_intervals("scores", caption, rows[:MANY_ROWS], reference=mean)]
+    folders = ", ".join(name(f"{each['folder']}/report.html") for each in repeats["runs"][:MANY_ROWS])
+    return Section("Scores", [*parts, *_repeats(run), Words(f"The reports of the runs: {folders}.")])
+
+
 def _repeats(run: RunFiles) -> Iterable[Part]:
-    for repeats, kind in ((run.seeds, "seed"), (run.folds, "fold")):
-        if not repeats.get("runs"):
-            continue
-        summary = repeats.get("summary", {})
-        metrics = list(dict.fromkeys([run.metric, *summary]))[:4]
-        rows = [
-            [str(each.get(kind)), *(decimal((each["scores"].get(m) or {}).get("value")) for m in metrics)]
-            for each in repeats["runs"]
-        ]
-        spread = [
-            [what, *(decimal((summary.get(m) or {}).get(key)) for m in metrics)]
-            for what, key in (("mean", "mean"), ("standard deviation", "sd"))
-        ]
-        fell = frozenset(i for i, each in enumerate(repeats["runs"]) if each.get("collapsed"))
-        yield Table(f"Scores by {kind}", (kind, *map(words, metrics)), [*rows, *spread], marked=fell)
-        if fell:
-            which = ", ".join(str(repeats["runs"][i].get(kind)) for i in sorted(fell))
-            yield Words(f"Collapsed to a single prediction: {kind} {which}.", is_warning=True)
+    repeats, kind = run.repeats
+    if not repeats:
+        return
+    summary, runs = repeats["summary"], repeats["runs"]
+    metrics = list(dict.fromkeys([*([run.metric] if run.metric in summary else []), *summary]))
+    rows = [
+        [str(each[kind]), *(decimal((each["scores"].get(m) or {}).get("value")) for m in metrics)]
+        for each in runs[:MOST_ROWS]
+    ]
+    spread = [
+        [what, *(decimal(summary[m][key]) for m in metrics)]
+        for what, key in (("mean", "mean"), ("standard deviation", "sd"))
+    ]
+    fell = frozenset(i for i, each in enumerate(runs[:MOST_ROWS]) if each.get("collapsed"))
+    yield Table(f"Scores by {kind}{cut(len(runs))}", (kind, *map(words, metrics)), [*rows, *spread], marked=fell)
+    if fell:
+        which = ", ".join(str(runs[i][kind]) for i in sorted(fell))
+        yield Words(f"One and the same is predicted for all texts by {kind} {which}.", is_warning=True)
+    pooled = (repeats.get("pooled") or {}).get(run.metric)
+    if pooled:
+        yield Words(
+            f"All texts of the folds scored at once: {words(run.metric)} {decimal(pooled['value'])} (95 % interval "
+            f"{interval(pooled)})."
+        )
 
 
 def curves(run: RunFiles) -> Section | None:

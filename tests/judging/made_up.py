@@ -145,14 +145,11 @@ def _judgements(
         "slices": {"metric": metric, "overall": 0.75, "tested": 20, "rows": rows},
         "probes": [
             {
-                "name": "typos",
-                "changed": 390,
-                "score": 0.7,
-                "low": 0.66,
-                "high": 0.74,
-                "difference": -0.05,
-                "flipped": 0.1,
-            }
+                **{"name": "typos", "changed": 390, "score": 0.7, "low": 0.66, "high": 0.74, "flipped": 0.1},
+                **{"difference": -0.05, "difference_low": -0.08, "difference_high": -0.02},
+            },
+            {"name": "negation", "changed": 90, "flipped": 0.4}
+            | dict.fromkeys(("score", "low", "high", "difference", "difference_low", "difference_high")),
         ],
         "attributions": [
             {

@@ -48,7 +48,7 @@ def test_each_kind_of_task_as_markdown(task: str, tmp_path: Path, capsys: pytest
     assert not (folder / "report.html").exists()
     cells = rows(markdown)
     assert words(METRICS[task][0]) in [row[0] for row in cells]
-    assert ["typos", "390", "0.700", "0.660 to 0.740", "-0.050", "10.0 %"] in cells
+    assert ["typos", "390", "0.700", "-0.050", "-0.080 to -0.020", "10.0 %"] in cells
     assert ["encoder", "owner/encoder"] in cells
     assert "svg" not in markdown
     cli.main(["report", str(folder), "--markdown", "--output", str(tmp_path / "report.md")])

@@ -406,6 +406,34 @@ def test_the_kept_step_is_the_best_by_what_chose_it(tmp_path: Path):
     assert "Average precision on validation" in page.text("figcaption")
 
 
+@pytest.mark.parametrize("kind", ["seed", "fold"])
+def test_several_runs_have_a_report_of_what_they_are_on_average(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    runs = [
+        {kind: i, "folder": f"{kind}-{i}", "scores": {"accuracy": score(0.7 + i / 100)}, "collapsed": i == 1}
+        for i in range(3)
+    ]
+    summary = {"accuracy": {"mean": 0.71, "sd": 0.01, "n": 3, "low": 0.685, "high": 0.735}}
+    values = {"runs": runs, "summary": summary, "pooled": {"accuracy": score(0.72)} if kind == "fold" else None}
+    folder = tmp_path / "several"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model": "owner/encoder", "dataset": "reviews.csv"}))
+    (folder / f"{kind}s.json").write_text(json.dumps(values))
+    html = report(folder)
+    page = Page(html)
+    text = page.text("p", "bdi")
+    assert f"Over 3 {kind}s, accuracy on test is 0.710 on average" in text
+    assert "0.685 to 0.735; standard deviation 0.010)." in text
+    assert f"One and the same is predicted for all texts by {kind} 1." in text
+    assert f"{kind}-2/report.html" in text
+    assert ("scored at once: accuracy 0.720 (95 % interval 0.680 to 0.750)" in text) == (kind == "fold")
+    assert len(page.all("svg")) == 1
+    capsys.readouterr()
+    cli.main(["report", str(folder), "--markdown"])
+    assert "| mean | 0.710 |" in capsys.readouterr().out
+
+
 def test_settings_that_differ_come_first(tmp_path: Path):
     folder = write_run(tmp_path / "run")
     page = Page(report(folder))
