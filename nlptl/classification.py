@@ -1,10 +1,11 @@
 """What the recipes do, from a data set to scores."""
 
-from nlptl.config import ClassificationConfig, columns_of
-from nlptl.data.splits import load_splits
+import time
+
+from nlptl.config import ClassificationConfig
 from nlptl.evaluation.metrics import Scores
-from nlptl.model.classifier import Classifier
-from nlptl.tasks.kinds import make_task
+from nlptl.judging.baselines import compare_with_baselines
+from nlptl.training.assembly import classifier_of, splits_of
 from nlptl.training.estimate import check_disk
 from nlptl.training.run import Run
 from nlptl.training.trainer import Trainer
@@ -24,36 +25,21 @@ def train_classifier(config: ClassificationConfig) -> Scores:
     run = None
     if not config.dry_run:
         run = Run.open(config.output_dir, config, resume=config.resume, overwrite=config.overwrite)
-    splits = load_splits(
-        config.dataset,
-        task=config.task,
-        max_examples=config.max_examples,
-        drop_empty=config.drop_empty,
-        deduplicate=config.deduplicate,
-        seed=config.split_seed,
-        strict=config.strict,
-        near_duplicates=config.near_duplicates,
-        **vars(columns_of(config)),
-    )
+    splits = splits_of(config)
     if run is not None:
         run.record_splits(splits)
-    model = Classifier.from_pretrained(
-        config.model,
-        task=make_task(splits, label_order=config.label_order),
-        pairs=config.pair_column is not None,
-        max_length=config.max_length,
-        long_text=config.long_text,
-        chunk_overlap=config.chunk_overlap,
-        max_chunks=config.max_chunks,
-        seed=config.seed,
-        **vars(config.transfer),
-        **vars(config.head),
-    )
-    trainer = Trainer(model, config.train, output_dir=run, seed=config.seed)
-    if config.dry_run:
+    trainer = Trainer(classifier_of(config, splits), config.train, output_dir=run, seed=config.seed)
+    if run is None:
         estimate = trainer.estimate(splits["train"], validation=splits["validation"])
         check_disk(config.output_dir, estimate.disk)
         return Scores({})
+    start = time.monotonic()
     trainer.fit(splits["train"], validation=splits["validation"])
+    seconds = time.monotonic() - start
     # Test is read once, after every choice was made on validation.
-    return trainer.evaluate(splits["test"])
+    scores = trainer.evaluate(splits["test"])
+    trainer.end_tracking()
+    if config.judging.with_baselines:
+        baselines = compare_with_baselines(config, splits, trainer, train_seconds=seconds)
+        run.write_json("baselines.json", baselines.to_json())
+    return scores

@@ -60,6 +60,12 @@ COMMANDS = {
         "nlptl.training.plan:explain_training",
         "show what would train, at which rate",
     ),
+    "baselines": Command(
+        "nlptl.judging.baselines:BaselinesConfig",
+        "nlptl.judging.baselines:compare_baselines",
+        "say whether transfer helps on a data set",
+    ),
+    "push": Command("nlptl.serving.push:PushConfig", "nlptl.serving.push:push", "put a trained model on the Hub"),
     "cache": Command(
         "nlptl.training.cache_command:CacheConfig",
         "nlptl.training.cache_command:manage_cache",
