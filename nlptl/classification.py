@@ -1,11 +1,14 @@
 """What the recipes do, from a data set to scores."""
 
-import time
+from functools import partial
 
 from nlptl.config import ClassificationConfig
 from nlptl.evaluation.metrics import Scores
+from nlptl.judging.analysis import write_analysis
 from nlptl.judging.baselines import compare_with_baselines
+from nlptl.judging.report import report_run
 from nlptl.training.assembly import classifier_of, splits_of
+from nlptl.training.devices import on_main
 from nlptl.training.estimate import check_disk
 from nlptl.training.run import Run
 from nlptl.training.trainer import Trainer
@@ -28,18 +31,19 @@ def train_classifier(config: ClassificationConfig) -> Scores:
     splits = splits_of(config)
     if run is not None:
         run.record_splits(splits)
-    trainer = Trainer(classifier_of(config, splits), config.train, output_dir=run, seed=config.seed)
+    model = classifier_of(config, splits)
+    trainer = Trainer(model, config.train, output_dir=run, seed=config.seed)
     if run is None:
         estimate = trainer.estimate(splits["train"], validation=splits["validation"])
         check_disk(config.output_dir, estimate.disk)
         return Scores({})
-    start = time.monotonic()
     trainer.fit(splits["train"], validation=splits["validation"])
-    seconds = time.monotonic() - start
     # Test is read once, after every choice was made on validation.
     scores = trainer.evaluate(splits["test"])
     trainer.end_tracking()
     if config.judging.with_baselines:
-        baselines = compare_with_baselines(config, splits, trainer, train_seconds=seconds)
-        run.write_json("baselines.json", baselines.to_json())
+        run.write_json("baselines.json", compare_with_baselines(config, splits, trainer).to_json())
+    if config.judging.report:
+        write_analysis(run, model, trainer.evaluations["test"], config.judging, seed=config.seed)
+        on_main(partial(report_run, run.path))
     return scores

@@ -10,11 +10,11 @@ import errno
 import gc
 import importlib
 import importlib.util
+import inspect
 import io
 import itertools
 import logging
 import os
-import re
 import sys
 import traceback
 import typing
@@ -29,6 +29,7 @@ from nlptl import __version__
 from nlptl.config import load_config
 from nlptl.errors import ConfigError, ResourceError, UserError
 from nlptl.flags import check_flags, nearest
+from nlptl.printable import printable
 
 T = TypeVar("T")
 
@@ -55,6 +56,16 @@ COMMANDS = {
         "nlptl.serving.evaluate:evaluate",
         "score a trained model on a data set",
     ),
+    "compare": Command(
+        "nlptl.judging.compare:CompareConfig",
+        "nlptl.judging.compare:compare",
+        "say which of several runs is better",
+    ),
+    "calibrate": Command(
+        "nlptl.serving.calibrate:CalibrateConfig",
+        "nlptl.serving.calibrate:calibrate",
+        "fit probabilities and decisions to other data",
+    ),
     "explain-training": Command(
         "nlptl.training.plan:ExplainConfig",
         "nlptl.training.plan:explain_training",
@@ -66,15 +77,17 @@ COMMANDS = {
         "say whether transfer helps on a data set",
     ),
     "push": Command("nlptl.serving.push:PushConfig", "nlptl.serving.push:push", "put a trained model on the Hub"),
+    "report": Command(
+        "nlptl.judging.report:ReportConfig",
+        "nlptl.judging.report:report",
+        "write the report of a run anew, as a page or as Markdown",
+    ),
     "cache": Command(
         "nlptl.training.cache_command:CacheConfig",
         "nlptl.training.cache_command:manage_cache",
         "list or clear the features of frozen encoders",
     ),
 }
-
-# Names of files and labels may hold what a terminal obeys, such as colours, and bytes that are no text.
-_NOT_TO_BE_SHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # An installed wheel has the recipes inside the package, a checkout beside it.
 RECIPE_FOLDERS = (Path(__file__).parent / "recipes", Path(__file__).parents[1] / "recipes")
@@ -97,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             config, function = _load(COMMANDS[command].config), _load(COMMANDS[command].function)
             # Standard output belongs to the predictions; what is said about them goes to standard error.
             log_to = sys.stderr if command == "predict" else sys.stdout
-            run(function, config, flags, doc=config.__doc__, prog=f"nlptl {command}", log_to=log_to)
+            run(function, config, flags, doc=inspect.getdoc(config), prog=f"nlptl {command}", log_to=log_to)
         else:
             near = nearest(command, ["run", *COMMANDS, *(f"run {name}" for name in _recipes(RECIPE_FOLDERS))])
             raise ConfigError(
@@ -216,7 +229,7 @@ def _errors_as_messages(*, debug: bool) -> Iterator[None]:
         if debug:
             traceback.print_exc()
         else:
-            print(f"nlptl: error: {_printable(str(error))}", file=sys.stderr)
+            print(f"nlptl: error: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as error:
         if debug:
@@ -287,7 +300,7 @@ def _logging(stream: TextIO) -> Iterator[None]:
 
 class _LogHandler(logging.StreamHandler[TextIO]):
     def format(self, record: logging.LogRecord) -> str:
-        text, encoding = _printable(super().format(record)), self.stream.encoding or "utf-8"
+        text, encoding = printable(super().format(record)), self.stream.encoding or "utf-8"
         return text.encode(encoding, "backslashreplace").decode(encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
@@ -298,11 +311,6 @@ class _LogHandler(logging.StreamHandler[TextIO]):
             raise  # noqa: PLE0704
         else:
             super().handleError(record)
-
-
-def _printable(text: str) -> str:
-    """Return `text` with what a terminal would obey or refuse, but for tabs and line feeds, as Python writes it."""
-    return _NOT_TO_BE_SHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _write_to_nowhere(stream: TextIO) -> None:

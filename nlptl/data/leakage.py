@@ -8,8 +8,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from nlptl.config import TextsShown
 from nlptl.data.columns import describe_rows
 from nlptl.data.findings import Finding, finding
+from nlptl.data.masking import mask_text
 from nlptl.data.scripts import WORD
 from nlptl.data.sources import Examples
 
@@ -26,10 +28,14 @@ SAMPLE_SIZE = 1000
 _LABEL_PART = re.compile(r"[^\W\d_]+")
 
 
-def find_leaking_words(train: Examples) -> list[Finding]:
+def find_leaking_words(train: Examples, *, texts_shown: TextsShown = "whole") -> list[Finding]:
     """Return a finding on label names in texts of their own class, and one on other words that occur in one class.
 
     Candidates come from some texts that stand at equal distances; those are then counted in all texts.
+
+    Args:
+        train: The texts and their labels.
+        texts_shown: Whether the words are quoted; "masked": such as are not part of what is masked.
     """
     texts = range(0, len(train), max(1, len(train) // SAMPLE_SIZE))
     sample = [(_words(train.texts[i]), train.labels[i]) for i in texts]
@@ -46,7 +52,10 @@ def find_leaking_words(train: Examples) -> list[Finding]:
     names = {name: label for label in labels for name in _forms(label, counts)}
     names |= {label.casefold(): label for label in labels if label.casefold() in names}  # before a form of another one
     found = _count(train, single | names.keys())
-    return _label_words(train, names, found) + _leaking_words(train, single - names.keys(), found, len(counts))
+    others = single - names.keys()
+    return _label_words(train, names, found, texts_shown) + _leaking_words(
+        train, others, found, len(counts), texts_shown
+    )
 
 
 def _words(text: str) -> list[str]:
@@ -82,18 +91,23 @@ def _count(train: Examples, candidates: set[str]) -> dict[str, list[int]]:
     return places
 
 
-def _label_words(train: Examples, names: dict[str, str], found: dict[str, list[int]]) -> list[Finding]:
+def _label_words(
+    train: Examples, names: dict[str, str], found: dict[str, list[int]], texts_shown: TextsShown
+) -> list[Finding]:
     shown, meant = [], []
     for name, label in sorted(names.items()):
         own = [i for i in found.get(name, ()) if train.labels[i] == label]
         others = len(found.get(name, ())) - len(own)
         if len(own) >= MIN_TEXTS and others <= MAX_OTHERS * len(found[name]):
-            shown.append(f"{name!r} in {len(own):,} texts of {label!r} and {others:,} of others")
+            word = _quoted(name, found[name], train, texts_shown)
+            shown.append(f"{word} in {len(own):,} texts of {label!r} and {others:,} of others")
             meant += own
     return _finding("label_word", "names of classes in their texts", train, shown, meant)
 
 
-def _leaking_words(train: Examples, words: set[str], found: dict[str, list[int]], vocabulary: int) -> list[Finding]:
+def _leaking_words(
+    train: Examples, words: set[str], found: dict[str, list[int]], vocabulary: int, texts_shown: TextsShown
+) -> list[Finding]:
     shares = {label: count / len(train) for label, count in Counter(train.labels).items()}
     shown, meant = [], []
     for word in sorted(words, key=lambda word: (-len(found.get(word, ())), word)):
@@ -103,9 +117,15 @@ def _leaking_words(train: Examples, words: set[str], found: dict[str, list[int]]
             continue
         (label,) = labels
         if len(places) * math.log(shares[label]) + math.log(vocabulary) < math.log(MAX_CHANCE):
-            shown.append(f"{word!r} in {len(places):,} texts, all {label!r}")
+            shown.append(f"{_quoted(word, places, train, texts_shown)} in {len(places):,} texts, all {label!r}")
             meant += places
     return _finding("leaking_word", "words that occur in one class alone", train, shown, meant)
+
+
+def _quoted(word: str, places: list[int], train: Examples, texts_shown: TextsShown) -> str:
+    """Return a word in quotes, or what may be said in its place."""
+    is_masked = texts_shown == "masked" and any(word not in _words(mask_text(train.texts[i])) for i in places)
+    return "a word" if texts_shown == "none" or (is_masked and " " not in word) else repr(word)
 
 
 def _finding(kind: str, what: str, train: Examples, shown: list[str], places: list[int]) -> list[Finding]:

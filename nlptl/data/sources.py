@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from nlptl.data.columns import (
     LABEL_COLUMNS,
     check_column,
     check_texts,
+    column_values,
     find_columns,
     group_names,
     join_texts,
@@ -51,6 +52,8 @@ class Examples:
     """What each text belongs to, such as its author, where that was asked for; else empty."""
     pairs: Sequence[str] = ()
     """The second text of each example, where they are pairs; else empty."""
+    columns: Mapping[str, list[str]] = field(default_factory=dict)
+    """Further columns by name, where they were asked for: what each text has there, an empty string where nothing."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -64,7 +67,9 @@ class Examples:
         labels = _take(self.labels, kept) if self.labels else []
         groups = _take(self.groups, kept) if self.groups else []
         pairs = _take(self.pairs, kept) if len(self.pairs) else ()
-        return Examples(_take(self.texts, kept), labels, _take(self.rows, kept), self.source, self.split, groups, pairs)
+        columns = {name: _take(values, kept) for name, values in self.columns.items()}
+        texts, rows = _take(self.texts, kept), _take(self.rows, kept)
+        return Examples(texts, labels, rows, self.source, self.split, groups, pairs, columns)
 
     @classmethod
     def from_lists(
@@ -111,6 +116,7 @@ def read_file(
     task: TaskKind = "single_label",
     split: str = "train",
     with_labels: bool = True,
+    slice_columns: Sequence[str] = (),
 ) -> Examples:
     """Read a .csv, .tsv, .jsonl, .ndjson or .json file, also one with .gz after that, a .parquet or an .arrow file.
 
@@ -120,6 +126,7 @@ def read_file(
         task: What the labels are.
         split: Name of the split that the examples belong to.
         with_labels: False for texts to predict: no label column is looked for.
+        slice_columns: Further columns that the examples carry along.
 
     Raises:
         ConfigError: If what is asked of the columns contradicts the task.
@@ -133,7 +140,7 @@ def read_file(
         what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         raise DataError(f"Expected a data file, found {what} at {path}. Pass one of its files, or a copy as a file.")
     try:
-        return _examples(open_table(path), task, columns, str(path), split, with_labels)
+        return _examples(open_table(path), task, columns, str(path), split, with_labels, slice_columns)
     except OSError as error:
         raise DataError(f"Expected a data file, cannot read {path}: {error}. Check its permissions.") from error
 
@@ -158,9 +165,9 @@ def join(parts: Sequence[Examples]) -> Examples:
     source = f"{parts[0].source} and {len(parts) - 1} more"
     groups = [group for part in parts for group in part.groups]
     pairs = [pair for part in parts for pair in part.pairs]
-    return Examples(
-        found, labels, list(rows) if isinstance(found, list) else rows, source, parts[0].split, groups, pairs
-    )
+    columns = {name: [value for part in parts for value in part.columns[name]] for name in parts[0].columns}
+    kept = list(rows) if isinstance(found, list) else rows
+    return Examples(found, labels, kept, source, parts[0].split, groups, pairs, columns)
 
 
 def file_status(path: Path) -> os.stat_result | None:
@@ -177,13 +184,20 @@ def file_status(path: Path) -> os.stat_result | None:
         raise DataError(f"Expected a data file or folder, cannot look at {path}: {error}. Check the path.") from error
 
 
-def read_hub(name: str, columns: Columns = BY_NAME, *, task: TaskKind = "single_label") -> dict[str, Examples]:
+def read_hub(
+    name: str,
+    columns: Columns = BY_NAME,
+    *,
+    task: TaskKind = "single_label",
+    slice_columns: Sequence[str] = (),
+) -> dict[str, Examples]:
     """Load a data set from the Hugging Face Hub, or from its cache, as train, validation and test where it has them.
 
     Args:
         name: A Hub id; `name:configuration` chooses one of several, `name@revision` pins it.
         columns: As in `read_file`.
         task: What the labels are.
+        slice_columns: As in `read_file`.
 
     Raises:
         ResourceError: If the Hub cannot be reached or does not have it.
@@ -199,7 +213,7 @@ def read_hub(name: str, columns: Columns = BY_NAME, *, task: TaskKind = "single_
         elif _is_unlabelled(table, columns.label_column):
             logger.warning("%s is left out: all its labels are -1, it is unlabelled", source)
         else:
-            splits[split] = _examples(table, task, columns, source, split, True)
+            splits[split] = _examples(table, task, columns, source, split, True, slice_columns)
     if "train" not in splits:
         raise DataError(
             f"Expected a labelled split 'train' in {name}, found {', '.join(map(repr, loaded))}. "
@@ -208,7 +222,15 @@ def read_hub(name: str, columns: Columns = BY_NAME, *, task: TaskKind = "single_
     return splits
 
 
-def _examples(table: Table, task: TaskKind, columns: Columns, source: str, split: str, with_labels: bool) -> Examples:
+def _examples(
+    table: Table,
+    task: TaskKind,
+    columns: Columns,
+    source: str,
+    split: str,
+    with_labels: bool,
+    slice_columns: Sequence[str],
+) -> Examples:
     _check_wanted(columns, task)
     parts = text_parts(table.names, columns.text_column, source=source)
     text_columns = [] if parts is None else [column for _, column in parts if column is not None]
@@ -237,7 +259,12 @@ def _examples(table: Table, task: TaskKind, columns: Columns, source: str, split
         check_column(
             table.names, group, role="group", flag="--group-column", taken=taken, source=source, is_optional=True
         )
+    for name in slice_columns:
+        check_column(
+            *(table.names, name), role="slice", flag="--slice-columns", taken=taken, source=source, is_optional=True
+        )
     rows, texts, pairs, groups = array("q"), TextCollector(), TextCollector(), list[str]()
+    carried: dict[str, list[str]] = {name: [] for name in slice_columns}
     labels = target_collector(
         task,
         label_columns,
@@ -246,7 +273,7 @@ def _examples(table: Table, task: TaskKind, columns: Columns, source: str, split
         are_flags=label is None,
         where=source if label is None else f"column {label!r} of {source}",
     )
-    names = (*text_columns, pair, *label_columns, group)
+    names = (*text_columns, pair, *label_columns, group, *slice_columns)
     wanted = list(dict.fromkeys(name for name in names if name is not None))
     read = words_as_texts if task == "tokens" else check_texts
     for numbers, values in table.read(wanted):
@@ -260,13 +287,16 @@ def _examples(table: Table, task: TaskKind, columns: Columns, source: str, split
             labels.extend([found[name] for name in label_columns], numbers)
         if group is not None:
             groups.extend(group_names(found[group], numbers, where=f"column {group!r} of {source}"))
+        for name, values_of in carried.items():
+            values_of.extend(column_values(found[name], class_names=table.class_names.get(name)))
     if not rows:
         raise DataError(f"Expected rows with examples, found none: {source} has no rows. Check that it is complete.")
     all_texts, all_labels = texts.finish(), labels.finish(rows) if label_columns else []
     if task == "tokens" and label_columns:
         check_tags(all_texts, all_labels, rows, where=source)
     is_list = isinstance(all_texts, list)
-    return Examples(all_texts, all_labels, rows.tolist() if is_list else rows, source, split, groups, pairs.finish())
+    kept = rows.tolist() if is_list else rows
+    return Examples(all_texts, all_labels, kept, source, split, groups, pairs.finish(), carried)
 
 
 def _check_wanted(columns: Columns, task: TaskKind) -> None:

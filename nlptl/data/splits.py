@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nlptl.config import BY_NAME, Columns, TaskKind
+from nlptl.config import BY_NAME, Columns, TaskKind, TextsShown
 from nlptl.data.checks import CLASS_TASKS, check_splits, drop_copies, drop_empty_texts
 from nlptl.data.findings import Finding
 from nlptl.data.order import order
@@ -101,6 +101,8 @@ def load_splits(
     seed: int = 0,
     strict: bool = False,
     near_duplicates: bool = True,
+    slice_columns: Sequence[str] = (),
+    texts_shown: TextsShown = "whole",
 ) -> Splits:
     """Load a data set, split it where it is not split, and check it.
 
@@ -126,6 +128,9 @@ def load_splits(
         seed: What is carved out and kept depends on it, and on nothing else that is random.
         strict: Stop at whatever the checks find, not only at what cannot be trained on.
         near_duplicates: Look for texts that are nearly the same: a second or less for 5,000 texts.
+        slice_columns: Further columns, by which what is said of test is sliced.
+        texts_shown: What findings quote of texts: single words ("whole"), such as have no part in an e-mail address, a
+            number or a link ("masked"), or "none".
 
     Raises:
         ConfigError: If there is no such sample, if `max_examples` is too small, or if what is asked of the columns
@@ -143,7 +148,7 @@ def load_splits(
         label_separator=label_separator,
         group_column=group_column,
     )
-    parts = read_splits(dataset, columns, task=task)
+    parts = read_splits(dataset, columns, task=task, slice_columns=slice_columns)
     if drop_empty:
         parts = {name: drop_empty_texts(part) for name, part in parts.items()}
     if deduplicate:  # before anything is carved out of train, so that no copies come apart
@@ -153,7 +158,7 @@ def load_splits(
     if max_examples is not None:
         parts = {name: _limit(parts[name], max_examples, seed, task) for name in NAMES}
     parts = {name: parts[name] for name in NAMES}
-    findings = check_splits(parts, strict=strict, near_duplicates=near_duplicates, task=task)
+    findings = check_splits(parts, strict=strict, near_duplicates=near_duplicates, task=task, texts_shown=texts_shown)
     for finding in findings:
         logger.warning("%s", finding.message)
     if findings:
@@ -164,7 +169,11 @@ def load_splits(
 
 
 def read_splits(
-    dataset: str | Path, columns: Columns = BY_NAME, *, task: TaskKind = "single_label"
+    dataset: str | Path,
+    columns: Columns = BY_NAME,
+    *,
+    task: TaskKind = "single_label",
+    slice_columns: Sequence[str] = (),
 ) -> dict[str, Examples]:
     """Read a data set as it is: one file or sample is train; a folder or Hub id may have validation and test too.
 
@@ -172,6 +181,7 @@ def read_splits(
         dataset: As in `load_splits`.
         columns: Which columns are read; what is not given is found by name, or not read.
         task: As in `load_splits`.
+        slice_columns: As in `load_splits`.
 
     Raises:
         ConfigError: If there is no such sample, or if what is asked of the columns contradicts the task.
@@ -179,7 +189,7 @@ def read_splits(
         ResourceError: If the Hub or the sample's package is out of reach.
     """
     if isinstance(dataset, str) and dataset.startswith("sample:"):
-        if columns != Columns():
+        if columns != Columns() or slice_columns:
             raise ConfigError(f"Expected no columns with {dataset}, which has its own. Drop the column flags.")
         if task != "single_label":
             raise ConfigError(f"Expected data for the task {task}, found {dataset}, which has one label for each text.")
@@ -187,10 +197,10 @@ def read_splits(
     path = Path(dataset).expanduser()
     status = file_status(path)
     if status is not None and stat.S_ISDIR(status.st_mode):
-        return _read_folder(path, columns, task)
+        return _read_folder(path, columns, task, slice_columns)
     if status is None and isinstance(dataset, str) and _is_hub_id(dataset):
-        return read_hub(dataset, columns, task=task)
-    return {"train": read_file(path, columns, task=task)}
+        return read_hub(dataset, columns, task=task, slice_columns=slice_columns)
+    return {"train": read_file(path, columns, task=task, slice_columns=slice_columns)}
 
 
 def _is_hub_id(name: str) -> bool:
@@ -214,7 +224,7 @@ def _describe_labels(train: Examples, task: TaskKind) -> str:
     return f"; labels {shown}" if names else ""
 
 
-def _read_folder(folder: Path, columns: Columns, task: TaskKind) -> dict[str, Examples]:
+def _read_folder(folder: Path, columns: Columns, task: TaskKind, slice_columns: Sequence[str]) -> dict[str, Examples]:
     try:
         found = sorted(folder.iterdir())
     except OSError as error:
@@ -234,7 +244,7 @@ def _read_folder(folder: Path, columns: Columns, task: TaskKind) -> dict[str, Ex
         _check_shards(split, paths, folder)
     _check_links([path for paths in files.values() for path in paths], folder)
     return {
-        split: join([read_file(p, columns, split=split, task=task) for p in paths])
+        split: join([read_file(p, columns, split=split, task=task, slice_columns=slice_columns) for p in paths])
         for split, paths in sorted(files.items(), key=lambda item: NAMES.index(item[0]))
     }
 

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from nlptl.errors import ConfigError, DataError
-from nlptl.evaluation.uncertainty import percentile_interval, resample_counts, resample_means
+from nlptl.evaluation.uncertainty import (
+    WeightedScores,
+    class_indicator,
+    percentile_interval,
+    resample_counts,
+    resample_means,
+)
+
+LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae", "hamming_loss"})
+"""Scores of which less is better; of all others more is."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +121,12 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return losses
 
 
-def point_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+def point_scores(
+    labels: np.ndarray, probabilities: np.ndarray, *, predictions: np.ndarray | None = None
+) -> dict[str, float]:
     """Return the scores of `score_predictions` without intervals: what choosing a model during training needs."""
-    counts = count_classes(labels, probabilities.argmax(axis=1), num_classes=probabilities.shape[1])
+    predictions = probabilities.argmax(axis=1) if predictions is None else predictions
+    counts = count_classes(labels, predictions, num_classes=probabilities.shape[1])
     scores = {name: float(value) for name, value in from_counts(*counts).items()}
     return {**scores, "log_loss": float(log_loss(labels, probabilities).mean())}
 
@@ -124,11 +136,12 @@ def score_predictions(
     probabilities: np.ndarray,
     *,
     names: Sequence[str],
+    predictions: np.ndarray | None = None,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Scores:
-    """Score probabilities against labels; the prediction is the most probable class, the first one where several are.
+    """Score probabilities, and what is predicted by them, against labels.
 
     All intervals are percentile bootstrap intervals over the rows. Where no mistake was made, or no hit, every resample
     has the same score and the interval has no width: read it together with `n`.
@@ -137,6 +150,7 @@ def score_predictions(
         labels: True ids in range(classes), integers, shape [rows].
         probabilities: Floats, each row of sum 1, shape [rows, classes].
         names: Label names in the order of their ids.
+        predictions: Predicted ids, integers [rows]. None: the most probable class, the first one where several are.
         resamples: Number of bootstrap resamples.
         confidence: Share of the resampled scores inside the interval.
         seed: Seed of the resampling.
@@ -154,7 +168,7 @@ def score_predictions(
     check_labels(labels, names)
     check_probabilities(probabilities, num_rows=len(labels), num_classes=len(names))
     labels = labels.astype(np.int64)
-    predictions = probabilities.argmax(axis=1)
+    predictions = probabilities.argmax(axis=1) if predictions is None else predictions
     losses = log_loss(labels, probabilities)
 
     counts = count_classes(labels, predictions, num_classes=len(names))
@@ -163,6 +177,29 @@ def score_predictions(
     drawn = {**from_counts(*resampled), "log_loss": resample_means(losses, resamples=resamples, seed=seed)}
     scores = with_intervals(values, drawn, n=len(labels), confidence=confidence)
     return Scores(scores, per_class=score_classes(counts, resampled, names, confidence))
+
+
+def weighted_scores(
+    labels: np.ndarray, predictions: np.ndarray, losses: np.ndarray, *, num_classes: int
+) -> WeightedScores:
+    """Return what scores rows that count several times, or not at all, as in resamples.
+
+    Args:
+        labels: True ids in range(num_classes), shape [rows].
+        predictions: Predicted ids, shape [rows].
+        losses: The log loss of each row, floats, shape [rows].
+        num_classes: Number of classes.
+
+    Returns:
+        From weights [resamples, rows] the scores of `score_predictions` by name, each [resamples].
+    """
+    indicator = class_indicator(labels, predictions, num_classes).astype(np.float64)
+
+    def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
+        counts = np.split(weights @ indicator, 3, axis=1)
+        return {**from_counts(*counts), "log_loss": weights @ losses / weights.sum(axis=1)}
+
+    return scores
 
 
 def with_intervals(

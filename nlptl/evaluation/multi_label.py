@@ -9,8 +9,16 @@ import numpy as np
 from scipy import sparse
 
 from nlptl.errors import DataError
-from nlptl.evaluation.metrics import Scores, check_settings, class_scores, ratio, score_classes, with_intervals
-from nlptl.evaluation.uncertainty import resample_sums
+from nlptl.evaluation.metrics import (
+    Scores,
+    check_settings,
+    class_scores,
+    from_counts,
+    ratio,
+    score_classes,
+    with_intervals,
+)
+from nlptl.evaluation.uncertainty import WeightedScores, resample_sums
 
 Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -88,6 +96,18 @@ def score_label_sets(
     )
 
 
+def weighted_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> WeightedScores:
+    """Return what gives the scores of `score_label_sets` for rows that count several times, or not at all.
+
+    Args:
+        targets: Whether each row has each label, bool, shape [rows, labels].
+        predicted: Whether it is predicted, bool, same shape.
+        probabilities: Floats from 0 to 1, same shape.
+    """
+    of_rows, cells = _row_scores(targets, predicted, probabilities), _sparse_cells(targets, predicted)
+    return lambda weights: _from_sums(_split(weights @ cells), weights @ of_rows, weights.sum(axis=1))
+
+
 def frequent_label_scores(
     targets: np.ndarray,
     *,
@@ -134,16 +154,17 @@ def frequent_label_scores(
     )
 
 
-def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return the threshold with the best F1 of each label on these rows, float64, shape [labels].
+def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray, *, metric: str = "f1") -> np.ndarray:
+    """Return the threshold with the best score of each label on these rows, float64, shape [labels].
 
     A threshold is the midpoint between neighbouring probabilities of the label, or between the outermost one and 0 or
-    1, and strictly inside (0, 1). Of several with the best F1 it is the one nearest to 0.5, and 0.5 for a label that no
-    row has. F1 that is tuned on few rows with the label is optimistic for others: score other rows than these.
+    1, and strictly inside (0, 1). Of several with the best score it is the one nearest to 0.5, and 0.5 for a label that
+    no row has. A score that is tuned on few rows with the label is optimistic for others: score other rows than these.
 
     Args:
         targets: Whether each row has each label, bool or integers 0 and 1, shape [rows, labels].
         probabilities: Floats from 0 to 1, same shape.
+        metric: "f1" of the label; "accuracy", "matthews" or "macro_f1" of it and its absence.
 
     Raises:
         DataError: If targets and probabilities do not fit each other.
@@ -153,7 +174,7 @@ def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarra
     """
     _check(targets, probabilities)
     columns = zip(targets.T.astype(bool), probabilities.T.astype(np.float64), strict=True)
-    return np.array([_best_threshold(*column) if column[0].any() else 0.5 for column in columns])
+    return np.array([_best_threshold(*column, metric) if column[0].any() else 0.5 for column in columns])
 
 
 def _score(
@@ -169,9 +190,7 @@ def _score(
     check_settings(names, resamples)
     num_rows = len(targets)
     of_rows = _row_scores(targets, predicted, probabilities)
-    cells = sparse.hstack(
-        [sparse.csr_array(part, dtype=np.float64) for part in _cells(targets, predicted)], format="csr"
-    )
+    cells = _sparse_cells(targets, predicted)
     sums, row_sums = resample_sums([cells, of_rows], resamples=resamples, seed=seed)
     counts, drawn_counts = _split(np.asarray(cells.sum(axis=0))), _split(sums)
     values = _from_sums(counts, of_rows.sum(axis=0), num_rows)
@@ -185,12 +204,19 @@ def _cells(targets: np.ndarray, predicted: np.ndarray) -> Counts:
     return targets & predicted, targets, predicted
 
 
+def _sparse_cells(targets: np.ndarray, predicted: np.ndarray) -> sparse.csr_array:
+    """Return `_cells` side by side, float64 [rows, 3 * labels]."""
+    return sparse.hstack(
+        [sparse.csr_array(part, dtype=np.float64) for part in _cells(targets, predicted)], format="csr"
+    )
+
+
 def _split(sums: np.ndarray) -> Counts:
     true_positives, support, predicted = np.split(sums, 3, axis=-1)
     return true_positives, support, predicted
 
 
-def _from_sums(counts: Counts, row_sums: np.ndarray, num_rows: int) -> dict[str, np.ndarray]:
+def _from_sums(counts: Counts, row_sums: np.ndarray, num_rows: int | np.ndarray) -> dict[str, np.ndarray]:
     """Return the scores, each [...], from counts [..., labels] and the sums of `_row_scores` [..., 4]."""
     micro = class_scores(*(count.sum(axis=-1) for count in counts))
     return {
@@ -232,7 +258,7 @@ def _row_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: np.nd
     return np.stack([f1, ~wrong.any(axis=1), wrong.mean(axis=1), losses], axis=1)
 
 
-def _best_threshold(targets: np.ndarray, probabilities: np.ndarray) -> float:
+def _best_threshold(targets: np.ndarray, probabilities: np.ndarray, metric: str) -> float:
     """Return the best threshold for one label; both arrays have shape [rows], one row or more has the label."""
     values, column = np.unique(probabilities, return_inverse=True)
     # Predicted is what reaches the upper of two neighbours; the last candidate predicts nothing.
@@ -242,10 +268,22 @@ def _best_threshold(targets: np.ndarray, probabilities: np.ndarray) -> float:
     candidates = np.where(candidates > lower, candidates, upper)
     predicted = np.append(np.bincount(column)[::-1].cumsum()[::-1], 0)
     true_positives = np.append(np.bincount(column, weights=targets)[::-1].cumsum()[::-1], 0)
-    f1 = 2 * true_positives / (predicted + np.count_nonzero(targets))
+    scores = _threshold_scores(true_positives, predicted, int(targets.sum()), len(targets), metric)
     inside = (candidates > 0) & (candidates < 1)
-    best = candidates[inside & (f1 == f1[inside].max())]
+    best = candidates[inside & (scores == scores[inside].max())]
     return float(best[np.abs(best - 0.5).argmin()])
+
+
+def _threshold_scores(
+    true_positives: np.ndarray, predicted: np.ndarray, positives: int, num_rows: int, metric: str
+) -> np.ndarray:
+    """Return the score of each candidate, from how many rows it predicts the label for, and how many rightly."""
+    if metric == "f1":
+        return np.asarray(2 * true_positives / (predicted + positives))
+    true_negatives = num_rows - predicted - positives + true_positives
+    support = np.broadcast_to([num_rows - positives, positives], (len(predicted), 2))
+    predictions = np.stack([num_rows - predicted, predicted], axis=1)
+    return from_counts(np.stack([true_negatives, true_positives], axis=1), support, predictions)[metric]
 
 
 def _in_unit_interval(values: np.ndarray) -> bool:

@@ -6,6 +6,7 @@ The semantics are those of scikit-learn with zero_division=0; the tests hold eve
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import log_expit
 
 from nlptl.evaluation.metrics import (
     Scores,
@@ -19,7 +20,7 @@ from nlptl.evaluation.metrics import (
     shares_of_train,
     with_intervals,
 )
-from nlptl.evaluation.uncertainty import class_indicator, resample_sums
+from nlptl.evaluation.uncertainty import WeightedScores, class_indicator, resample_sums
 
 
 def median_class(probabilities: np.ndarray) -> np.ndarray:
@@ -31,6 +32,23 @@ def median_class(probabilities: np.ndarray) -> np.ndarray:
     at_least = probabilities[:, ::-1].cumsum(axis=1, dtype=np.float64)[:, ::-1]
     medians: np.ndarray = np.count_nonzero(at_least[:, 1:] > 0.5, axis=1).astype(np.int64)
     return medians
+
+
+def scale_rank_odds(log_probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return log probabilities [rows, classes] whose log odds of y > k are those given, divided by `temperature`.
+
+    It is what a latent score does whose noise has `temperature` times the scale. P(y > k) stays on its side of 0.5 for
+    every k, so that the median class stays, which it would not if the probabilities of classes were scaled.
+    """
+    above = np.logaddexp.accumulate(log_probabilities[:, ::-1], axis=1)[:, ::-1][:, 1:]  # log P(y > k)
+    below = np.logaddexp.accumulate(log_probabilities, axis=1)[:, :-1]  # log P(y <= k)
+    odds = (above - below) / temperature
+    # Between two odds lies a class, whose probability is lost in their difference where it is small.
+    inner = log_probabilities[:, 1:-1]
+    gaps = np.log1p(np.exp(inner - above[:, 1:])) + np.log1p(np.exp(inner - below[:, :-1]))
+    gaps = np.maximum(gaps, np.finfo(np.float64).tiny) / temperature
+    between = log_expit(odds[:, :-1]) + log_expit(-odds[:, 1:]) + np.log(-np.expm1(-gaps))
+    return np.concatenate([log_expit(-odds[:, :1]), between, log_expit(odds[:, -1:])], axis=1)
 
 
 def point_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
@@ -89,6 +107,19 @@ def score_ranks(
     values, drawn = _from_sums(counts, of_rows.sum(axis=0)), _from_sums(drawn_counts, drawn_rows)
     scores = with_intervals(values, drawn, n=len(labels), confidence=confidence)
     return Scores(scores, per_class=score_classes(_split(counts), _split(drawn_counts), names, confidence))
+
+
+def weighted_scores(
+    labels: np.ndarray, predictions: np.ndarray, losses: np.ndarray, *, num_classes: int
+) -> WeightedScores:
+    """Return what gives the scores of `score_ranks` for rows that count several times, or not at all.
+
+    The arguments are those of `nlptl.evaluation.metrics.weighted_scores`; ids are ranks.
+    """
+    indicator = class_indicator(labels, predictions, num_classes).astype(np.float64)
+    distances = np.abs(labels - predictions)
+    of_rows = np.stack([distances**2, distances, losses], axis=1)
+    return lambda weights: _from_sums(weights @ indicator, weights @ of_rows)
 
 
 def median_class_scores(

@@ -1,13 +1,13 @@
 """Scores of predicted numbers, one or several for each text, each with the interval that its test set can support."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
 
 from nlptl.errors import DataError
 from nlptl.evaluation.metrics import Score, Scores, check_settings, ratio, with_intervals
-from nlptl.evaluation.uncertainty import resample_rows
+from nlptl.evaluation.uncertainty import WeightedScores, resample_weights
 
 METRICS = ("pearson", "spearman", "rmse", "mae", "r2")
 
@@ -54,13 +54,11 @@ def score_values(
     _check(targets, values, names)
     columns = targets.T.astype(np.float64), values.T.astype(np.float64)  # each [outputs, rows]
     scores = _score_columns(*columns)  # [metrics, outputs]
+    by_column = [_weighted_column(*column) for column in zip(*columns, strict=True)]
     drawn = np.concatenate(  # [metrics, outputs, resamples]
         [
-            # Output by output, so that memory does not grow with their number.
-            np.stack(
-                [_score_columns(target[rows], value[rows]) for target, value in zip(*columns, strict=True)], axis=1
-            )
-            for rows in resample_rows(len(targets), resamples=resamples, seed=seed)
+            np.stack([of_column(weights) for of_column in by_column], axis=1)
+            for weights in resample_weights(len(targets), resamples=resamples, seed=seed)
         ],
         axis=2,
     )
@@ -72,6 +70,27 @@ def score_values(
 
     by_output = {name: named(scores[:, i], drawn[:, i]) for i, name in enumerate(names)} if len(names) > 1 else None
     return Scores(named(scores.mean(axis=1), drawn.mean(axis=1)), per_class=by_output)
+
+
+def weighted_scores(targets: np.ndarray, values: np.ndarray) -> WeightedScores:
+    """Return what gives the scores of `score_values`, the mean over the outputs, for rows that count several times.
+
+    Args:
+        targets: True numbers, floats, shape [rows, outputs].
+        values: Predicted numbers, floats, same shape.
+
+    Raises:
+        DataError: If targets and values do not fit each other, or a number is not finite.
+    """
+    _check(targets, values)
+    columns = targets.T.astype(np.float64), values.T.astype(np.float64)
+    by_column = [_weighted_column(*column) for column in zip(*columns, strict=True)]
+
+    def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
+        means = np.mean([of_column(weights) for of_column in by_column], axis=0)
+        return dict(zip(METRICS, means, strict=True))
+
+    return scores
 
 
 def mean_scores(
@@ -125,11 +144,62 @@ def _score_columns(targets: np.ndarray, values: np.ndarray) -> np.ndarray:
     )
 
 
+def _weighted_column(targets: np.ndarray, values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what gives the scores of METRICS of one output, [metrics, resamples], from weights [resamples, rows].
+
+    The rows are sorted once, here: in a resample the rank of a number is how many are smaller, plus half of one and of
+    how often the number itself is there.
+    """
+    order = np.argsort(targets, kind="stable")
+    targets, values = targets[order], values[order]
+    errors = values - targets
+    x, y = targets - targets.mean(), values - values.mean()  # so that little is lost when means are subtracted
+    sums_of = np.stack([x, y, x * x, y * y, x * y, errors**2, np.abs(errors)], axis=1)
+    x_ranks, y_ranks = _weighted_ranks(targets), _weighted_ranks(values)
+
+    def scores(weights: np.ndarray) -> np.ndarray:
+        weights = weights[:, order]
+        sums, num_rows = (weights @ sums_of).T, weights.sum(axis=1)
+        # Centred, so that their products are exact where those of the ranks would be too large for float64.
+        of_x, of_y = x_ranks(weights), y_ranks(weights)
+        weighted = weights * of_x
+        x_spread, y_spread = _dots(weighted, of_x), _dots(weights * of_y, of_y)
+        total = np.where(x_spread > 0, sums[2] - sums[0] ** 2 / num_rows, 0.0)  # 0 exactly, where all are the same
+        y_total = np.where(y_spread > 0, sums[3] - sums[1] ** 2 / num_rows, 0.0)
+        covariance = sums[4] - sums[0] * sums[1] / num_rows
+        return np.stack(
+            [
+                ratio(covariance, np.sqrt(np.maximum(total, 0) * np.maximum(y_total, 0))).clip(-1, 1),
+                ratio(_dots(weighted, of_y), np.sqrt(x_spread) * np.sqrt(y_spread)).clip(-1, 1),
+                np.sqrt(sums[5] / num_rows),
+                sums[6] / num_rows,
+                np.where(total == 0, np.where(sums[5] == 0, 1.0, 0.0), 1 - ratio(sums[5], total)),
+            ]
+        )
+
+    return scores
+
+
+def _weighted_ranks(numbers: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what gives the rank of each of `numbers` [rows] minus the mean rank, from weights [resamples, rows]."""
+    order = np.argsort(numbers, kind="stable")
+    starts = np.flatnonzero(np.diff(numbers[order], prepend=np.nan) != 0)  # of each different number
+    place = np.empty(len(numbers), dtype=np.int64)
+    place[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(numbers)))
+
+    def ranks(weights: np.ndarray) -> np.ndarray:
+        counts = np.add.reduceat(weights[:, order], starts, axis=1)
+        up_to = counts.cumsum(axis=1)
+        centred: np.ndarray = (up_to - (counts + up_to[:, -1:]) / 2)[:, place]
+        return centred
+
+    return ranks
+
+
 def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return Pearson's correlation over the last axis, 0 where one side is constant."""
     a, b = _centred(a), _centred(b)
-    covariances = np.einsum("...r,...r->...", a, b)
-    correlations: np.ndarray = ratio(covariances, np.sqrt(_squares(a)) * np.sqrt(_squares(b))).clip(-1, 1)
+    correlations: np.ndarray = ratio(_dots(a, b), np.sqrt(_squares(a)) * np.sqrt(_squares(b))).clip(-1, 1)
     return correlations
 
 
@@ -141,7 +211,11 @@ def _centred(numbers: np.ndarray) -> np.ndarray:
 
 
 def _squares(numbers: np.ndarray) -> np.ndarray:
-    return np.asarray(np.einsum("...r,...r->...", numbers, numbers))
+    return _dots(numbers, numbers)
+
+
+def _dots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray(np.einsum("...r,...r->...", a, b))
 
 
 def _check(targets: np.ndarray, values: np.ndarray, names: Sequence[str] | None = None) -> None:

@@ -1,4 +1,6 @@
-"""Scores for the eye: a small table for the console."""
+"""Scores for the eye: small tables for the console, or in Markdown."""
+
+from collections.abc import Sequence
 
 from nlptl.evaluation.metrics import Scores
 
@@ -30,3 +32,21 @@ def class_table(scores: Scores) -> str:
         values = "  ".join(f"{row[metric].value:>{w}.4f}" for metric, w in zip(metrics, widths, strict=True))
         lines.append(f"{name:<{width}}  {values}  {row[metrics[-1]].n:>7,}")
     return "\n".join(lines)
+
+
+def align_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells, the first one the header, as lines; the first column is aligned left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join([lines[0].rstrip(), "-" * len(lines[0]), *(line.rstrip() for line in lines[1:])])
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells, the first one the header, as a table in Markdown."""
+    # What would end a cell, or begin HTML, in the name of a run or a label.
+    shown = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in shown]
+    return "\n".join([lines[0], "|" + " --- |" + " ---: |" * (len(rows[0]) - 1), *lines[1:]])

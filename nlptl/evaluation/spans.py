@@ -11,7 +11,7 @@ from scipy import sparse
 
 from nlptl.errors import DataError
 from nlptl.evaluation.metrics import Scores, check_settings, class_scores, ratio, score_classes, with_intervals
-from nlptl.evaluation.uncertainty import resample_sums
+from nlptl.evaluation.uncertainty import WeightedScores, resample_sums
 
 Span = tuple[str, int, int]
 
@@ -86,6 +86,18 @@ def score_spans(
     scores = with_intervals(values, drawn, n=len(true), confidence=confidence)
     per_class = score_classes(_by_type(total), _by_type(sums), types, confidence)
     return Scores(scores, per_class=per_class)
+
+
+def weighted_scores(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> WeightedScores:
+    """Return what gives the scores of `score_spans` for sentences that count several times, or not at all.
+
+    Raises:
+        DataError: If there is no sentence, the numbers of sentences or words differ, or a tag is not IOB2.
+    """
+    _check_tags(true, predicted)
+    _, counts, words = _count_sentences(true, predicted)
+    counts, words = counts.astype(np.float64), words.astype(np.float64)
+    return lambda weights: _from_counts(weights @ counts, weights @ words)
 
 
 def _split_tag(tag: str) -> tuple[str, str]:

@@ -2,9 +2,11 @@
 
 Percentile intervals as in Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13: rows of the test set
 are drawn with replacement, the score is computed again, and the interval is cut from the quantiles of these scores.
+Of new test sets of 100 rows and more, 93 to 97 % of the 95 % intervals of accuracy, macro F1 and Matthews hold the true
+score, as the tests simulate; with five mistakes in 100 rows those of Matthews do in 91 %.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -16,6 +18,9 @@ _DRAWS_AT_ONCE = 2_000_000
 
 # One binomial draw of a multinomial takes as long as about this many draws of a row.
 _ROWS_PER_BINOMIAL = 16
+
+WeightedScores = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""From how often each row counts, float64 whole numbers [resamples, rows], the scores by name, each [resamples]."""
 
 
 def resample_counts(
@@ -45,7 +50,7 @@ def resample_counts(
     draw_cells = num_cells * _ROWS_PER_BINOMIAL < num_rows
 
     counts = np.empty((resamples, 3 * num_classes), dtype=np.int64)
-    for chunk in _chunks(resamples, draws_each=num_cells if draw_cells else num_rows):
+    for chunk in row_chunks(resamples, draws_each=num_cells if draw_cells else num_rows):
         num_draws = chunk.stop - chunk.start
         if draw_cells:
             drawn = rng.multinomial(num_rows, sizes / num_rows, size=num_draws)  # [draws, cells]
@@ -67,8 +72,18 @@ def resample_means(values: np.ndarray, *, resamples: int, seed: int) -> np.ndarr
 def resample_rows(num_rows: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Yield bootstrap resamples as row numbers, int32, in chunks of shape [some of the resamples, rows]."""
     rng = np.random.default_rng(seed % 2**64)
-    for chunk in _chunks(resamples, draws_each=num_rows):
+    for chunk in row_chunks(resamples, draws_each=num_rows):
         yield rng.integers(num_rows, size=(chunk.stop - chunk.start, num_rows), dtype=np.int32)
+
+
+def resample_weights(num_rows: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each row stands in bootstrap resamples, float64, in chunks [some of the resamples, rows].
+
+    They are the resamples of `resample_rows`.
+    """
+    for rows in resample_rows(num_rows, resamples=resamples, seed=seed):
+        offsets = num_rows * np.arange(len(rows))[:, None]
+        yield np.bincount((rows + offsets).ravel(), minlength=rows.size).reshape(rows.shape).astype(np.float64)
 
 
 def resample_sums(
@@ -89,12 +104,16 @@ def resample_sums(
         np.ascontiguousarray(v, np.float64) if isinstance(v, np.ndarray) else v.astype(np.float64) for v in values
     ]
     sums: list[list[np.ndarray]] = [[] for _ in values]
-    for rows in resample_rows(num_rows, resamples=resamples, seed=seed):
-        offsets = num_rows * np.arange(len(rows))[:, None]
-        weights = np.bincount((rows + offsets).ravel(), minlength=rows.size).reshape(rows.shape).astype(np.float64)
+    for weights in resample_weights(num_rows, resamples=resamples, seed=seed):
         for chunks, array in zip(sums, columns, strict=True):
             chunks.append(weights @ array)
     return tuple(np.concatenate(chunks) for chunks in sums)
+
+
+def row_chunks(resamples: int, *, draws_each: int) -> list[slice]:
+    """Cut range(resamples) so that a chunk draws about 2 million numbers; the cut does not change the numbers."""
+    size = max(1, _DRAWS_AT_ONCE // draws_each)
+    return [slice(start, min(start + size, resamples)) for start in range(0, resamples, size)]
 
 
 def class_indicator(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> sparse.csr_array:
@@ -143,9 +162,3 @@ def _quantile(ascending: np.ndarray, last: np.ndarray, q: float) -> np.ndarray:
     lower = np.take_along_axis(ascending, below[None], axis=0)[0]
     upper = np.take_along_axis(ascending, above[None], axis=0)[0]
     return np.asarray(lower + (upper - lower) * (position - below))
-
-
-def _chunks(resamples: int, *, draws_each: int) -> list[slice]:
-    """Cut range(resamples) so that a chunk draws about _DRAWS_AT_ONCE numbers; the cut does not change the numbers."""
-    size = max(1, _DRAWS_AT_ONCE // draws_each)
-    return [slice(start, min(start + size, resamples)) for start in range(0, resamples, size)]

@@ -1,5 +1,6 @@
 """Did transfer help? A model beside what was learned without one, on the same splits: `nlptl baselines`."""
 
+import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -20,19 +21,23 @@ from nlptl.config import (
     TrainingConfig,
     TransferConfig,
 )
+from nlptl.data.sources import Examples
 from nlptl.data.splits import Splits
 from nlptl.data.writers import check_output, write_json
 from nlptl.errors import ConfigError
-from nlptl.evaluation.metrics import Scores, shares_of_train
-from nlptl.evaluation.uncertainty import percentile_interval, resample_rows
+from nlptl.evaluation.comparison import paired_bootstrap, randomization_test
+from nlptl.evaluation.metrics import LOWER_IS_BETTER, Scores, shares_of_train
+from nlptl.evaluation.report import align_table
+from nlptl.judging.predictions import Predictions, read_json, weighted_scores
 from nlptl.judging.words import fit_words, name_of_words
 from nlptl.model.reinit import start_anew
 from nlptl.tasks.kinds import make_task
 from nlptl.tasks.multi_label import MultiLabel
 from nlptl.tasks.regression import Regression
-from nlptl.tasks.task import LOWER_IS_BETTER, Task
+from nlptl.tasks.task import Task
 from nlptl.tasks.tokens import TokenLabels
 from nlptl.training.assembly import classifier_of, splits_of
+from nlptl.training.costs import count_parameters
 from nlptl.training.plan import check_metric, selection_metric
 from nlptl.training.trainer import Trainer
 
@@ -110,7 +115,7 @@ class Row:
     outputs: np.ndarray
     scores: Scores
     on_validation: dict[str, float]
-    train_seconds: float
+    train_seconds: float | None
     parameters: int
     trainable_parameters: int
 
@@ -181,9 +186,7 @@ def compare_baselines(config: BaselinesConfig) -> Baselines:
     return baselines
 
 
-def compare_with_baselines(
-    config: ClassificationConfig, splits: Splits, trainer: Trainer, *, train_seconds: float
-) -> Baselines:
+def compare_with_baselines(config: ClassificationConfig, splits: Splits, trainer: Trainer) -> Baselines:
     """Train what a run is compared with, log the table, in which it stands too, and return it.
 
     A run that has trained the whole encoder, or a head over the frozen one, is that row itself.
@@ -192,7 +195,6 @@ def compare_with_baselines(
         config: Settings of the run.
         splits: Its data.
         trainer: What has trained it, and scored validation and test.
-        train_seconds: How long the training took.
 
     Raises:
         NonFiniteError: If a training diverges.
@@ -203,7 +205,9 @@ def compare_with_baselines(
         kind = "fine-tuned"
     elif trainer.model.encoder_is_frozen:
         kind = "frozen"
-    own = _trained_row("this run" if kind is None else f"{NAMES[kind]} (this run)", trainer, train_seconds)
+    costs = {} if trainer.run is None else read_json(trainer.run.path / "costs.json")
+    name = "this run" if kind is None else f"{NAMES[kind]} (this run)"
+    own = _trained_row(name, trainer, costs.get("train_seconds"))
     rows = _train_rows(config, splits, [row for row in ROWS if row != kind])
     return _judge([*rows, own], splits, config)
 
@@ -225,7 +229,7 @@ def _train_rows(config: ClassificationConfig, splits: Splits, wanted: Sequence[B
         else:
             row = _train_encoder(kind, frozen if kind == "frozen" else whole, splits)
         rows.append(row)
-        logger.info("%s: %.1f s", row.name, row.train_seconds)
+        logger.info("%s: %.1f s", row.name, row.train_seconds or 0.0)
     return rows
 
 
@@ -247,8 +251,8 @@ def _train_encoder(kind: BaselineRow, config: ClassificationConfig, splits: Spli
     return _trained_row(NAMES[kind], trainer, seconds, has_transfer=kind != "random")
 
 
-def _trained_row(name: str, trainer: Trainer, seconds: float, *, has_transfer: bool = True) -> Row:
-    task, parameters = trainer.model.task, list(trainer.model.network.parameters())
+def _trained_row(name: str, trainer: Trainer, seconds: float | None, *, has_transfer: bool = True) -> Row:
+    task, counts = trainer.model.task, count_parameters(trainer.model.network)
     validation, test = (trainer.evaluations[split] for split in ("validation", "test"))
     outputs = task.outputs(test.logits)
     return Row(
@@ -259,8 +263,7 @@ def _trained_row(name: str, trainer: Trainer, seconds: float, *, has_transfer: b
         task.score(test.targets, outputs, seed=trainer.seed),
         task.point_scores(validation.targets, task.outputs(validation.logits)),
         seconds,
-        sum(p.numel() for p in parameters),
-        sum(p.numel() for p in parameters if p.requires_grad),
+        **counts,
     )
 
 
@@ -327,7 +330,7 @@ def _judge(rows: Sequence[Row], splits: Splits, config: ClassificationConfig) ->
     if all(sides):
         # Chosen on validation, as everything is; the best on test would be better than it is.
         best, other = (max(side, key=lambda row: sign * row.on_validation[metric]) for side in sides)
-        gain = _gain(best, other, metric, task.targets(splits.test), seed=config.seed)
+        gain = _gain(best, other, metric, splits.test, seed=config.seed)
         logger.info("%s", describe_gain(gain, metric))
         warning = doubt_gain(gain)
     if warning is not None:
@@ -347,33 +350,28 @@ def baselines_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
             score = row.scores[metric]
             cells += [f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"]
         counts = [f"{count:,}" for count in (row.parameters, row.trainable_parameters)]
-        lines.append([*cells, f"{row.train_seconds:.1f}", *counts])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = [
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    ]
-    return "\n".join([padded[0], "-" * len(padded[0]), *padded[1:]])
+        seconds = "-" if row.train_seconds is None else f"{row.train_seconds:.1f}"
+        lines.append([*cells, seconds, *counts])
+    return align_table(lines)
 
 
-def _gain(best: Row, other: Row, metric: str, targets: np.ndarray, *, seed: int) -> Gain:
+def _gain(best: Row, other: Row, metric: str, test: Examples, *, seed: int) -> Gain:
+    tables = [_predictions(row, test) for row in (best, other)]
+    found = paired_bootstrap(*map(weighted_scores, tables), len(test), seed=seed)[metric]
+    p = randomization_test(weighted_scores(*tables), len(test), seed=seed)[metric]
     sign = -1 if metric in LOWER_IS_BETTER else 1
-
-    def difference(rows: np.ndarray) -> float:
-        a, b = (row.task.point_scores(targets[rows], _of_rows(row, rows, targets))[metric] for row in (best, other))
-        return sign * (a - b)
-
-    drawn = np.array([difference(rows) for c in resample_rows(len(targets), resamples=1000, seed=seed) for rows in c])
-    low, high = percentile_interval(drawn, confidence=0.95)
-    p = min(1.0, 2 * (min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1) / (len(drawn) + 1))
-    return Gain(best.name, other.name, difference(np.arange(len(targets))), float(low), float(high), float(p))
+    low, high = sorted((sign * found.low, sign * found.high))
+    return Gain(best.name, other.name, sign * found.value, low, high, p)
 
 
-def _of_rows(row: Row, rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    if not row.task.is_per_token:
-        return row.outputs[rows]
-    words = np.split(row.outputs, np.cumsum([len(tags) for tags in targets])[:-1])
-    return np.asarray(np.concatenate([words[i] for i in rows]))
+def _predictions(row: Row, test: Examples) -> Predictions:
+    """Return what `predictions.csv` of a run would hold."""
+    columns = row.task.columns(row.outputs, test.texts, test.texts, name="predicted")
+    cells = {
+        name: [json.dumps(cell) if isinstance(cell, list) else cell for cell in column]
+        for name, column in columns.items()
+    }
+    return Predictions(row.task.kind, list(map(str, test.rows)), test.labels, cells)
 
 
 def describe_gain(gain: Gain, metric: str) -> str:

@@ -21,9 +21,10 @@ from sklearn.pipeline import FeatureUnion, make_union
 
 from nlptl.data.sources import Examples
 from nlptl.data.splits import Splits
+from nlptl.evaluation.metrics import LOWER_IS_BETTER
 from nlptl.tasks.multi_label import MultiLabel
 from nlptl.tasks.regression import Regression
-from nlptl.tasks.task import LOWER_IS_BETTER, Task
+from nlptl.tasks.task import Task
 from nlptl.tasks.tokens import TokenLabels
 
 STRENGTHS = (1.0, 10.0, 100.0)

@@ -446,10 +446,10 @@ class Classifier(nn.Module):
             return tokenize_words(texts, self.tokenizer, max_length=self.max_length)
         return tokenize(texts, self.tokenizer, **self.reading)
 
-    def predict_outputs(
+    def predict_logits(
         self, texts: Sequence[str], pairs: Sequence[str] = (), *, progress: str | None = None
-    ) -> np.ndarray:
-        """Return what the task makes of the logits of each text, float64: probabilities or scores [texts, names].
+    ) -> torch.Tensor:
+        """Return the logits of each text, on the CPU [texts, names].
 
         For tags of words, texts are words with a blank between two, and the result is one row for each word.
 
@@ -459,7 +459,7 @@ class Classifier(nn.Module):
         """
         _check_texts(texts, pairs, reads_pairs=self.reads_pairs)
         if len(texts) == 0:
-            return np.zeros((0, len(self.task.names)))
+            return torch.zeros(0, len(self.task.names))
         tokens = self.tokenize(texts, pairs)
         with evaluating(self):
             logits, _ = map_rows(
@@ -469,7 +469,19 @@ class Classifier(nn.Module):
                 progress=progress,
                 offsets=tokens.offsets if self.task.is_per_token else None,
             )
-        return self.task.outputs(self.task.by_word(logits.cpu(), tokens, texts))
+        return self.task.by_word(logits.cpu(), tokens, texts)
+
+    def predict_outputs(
+        self, texts: Sequence[str], pairs: Sequence[str] = (), *, progress: str | None = None
+    ) -> np.ndarray:
+        """Return what the task makes of the logits of each text, float64: probabilities or scores [texts, names].
+
+        For tags of words, as `predict_logits`.
+
+        Raises:
+            ConfigError: As `predict_logits` does.
+        """
+        return self.task.outputs(self.predict_logits(texts, pairs, progress=progress))
 
     def predict_probabilities(
         self, texts: Sequence[str], pairs: Sequence[str] = (), *, progress: str | None = None
@@ -492,7 +504,7 @@ class Classifier(nn.Module):
         """
         _check_texts(texts, pairs, reads_pairs=self.reads_pairs)
         read = self.task.readable(texts)
-        return list(self.task.predictions(self.predict_outputs(read, pairs), read, texts))
+        return list(self.task.answers(self.predict_logits(read, pairs), read, texts))
 
     @torch.no_grad()
     def rescale(self, task: Regression) -> None:

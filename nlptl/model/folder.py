@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from nlptl.config import HeadConfig, LongText, from_json, to_json
 from nlptl.data.tokens import overlap_of_chunks
+from nlptl.data.writers import write_text
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.tasks.kinds import saved_task
@@ -63,6 +64,23 @@ def write_card(folder: Path, card: Card, tokenizer: PreTrainedTokenizerBase) -> 
     (folder / "README.md").write_text(_readme(card, tokenizer), encoding="utf-8")
 
 
+def rewrite_card(folder: Path, task: Task) -> None:
+    """Put what `task` has chosen into the nlptl.json of a folder, whole or not at all; all else stays.
+
+    Raises:
+        UntrustedFileError: If it is damaged.
+        ResourceError: If it cannot be written.
+    """
+    path = folder / CARD
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UntrustedFileError(
+            f"Expected the settings of a saved classifier, cannot read {path}: {error!r}. Copy the folder again."
+        ) from error
+    write_text(path, json.dumps(values | task.card(), indent=2) + "\n")
+
+
 def _readme(card: Card, tokenizer: PreTrainedTokenizerBase) -> str:
     pipeline = "token-classification" if card.task.is_per_token else "text-classification"
     title = card.task.kind.replace("_", " ").capitalize()
@@ -81,6 +99,10 @@ def _readme(card: Card, tokenizer: PreTrainedTokenizerBase) -> str:
         notes.append("A pipeline reads only the beginning of a longer text.\n\n")
     if card.task.kind == "ordinal":
         notes.append("A pipeline gives the most probable label; `nlptl predict` gives the median.\n\n")
+    if card.task.kind != "regression":
+        notes.append(
+            "A pipeline gives the probabilities of the network; `nlptl predict` calibrates them as nlptl.json says.\n\n"
+        )
     if card.task.kind == "multi_label":
         notes.append("Labels have thresholds of their own in nlptl.json, which a pipeline does not know.\n\n")
     if card.reads_pairs:

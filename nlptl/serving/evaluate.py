@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from nlptl.config import Columns, TaskKind, columns_of
+from nlptl.config import Columns, columns_of
 from nlptl.data.columns import describe_rows
 from nlptl.data.sources import Examples, read_file
 from nlptl.data.splits import load_splits
@@ -47,34 +47,47 @@ def evaluate(config: EvaluateConfig) -> Scores:
     if config.output is not None:
         check_output(config.output, suffixes=(".json",))
     model = Classifier.from_pretrained(config.model_dir, max_length=config.max_length)
-    examples = _read(config, model.task.kind)
-    if isinstance(model.task, SingleLabel):
-        _check_labels(examples, model.labels)
-    check_pairs(model, examples, config.model_dir)
+    examples = read_labelled(config, model, dataset=config.dataset, model_dir=config.model_dir, seed=config.seed)
     targets = model.task.targets(examples)
-    outputs = model.predict_outputs(examples.texts, examples.pairs, progress="predicting")
+    logits = model.predict_logits(examples.texts, examples.pairs, progress="predicting")
+    outputs = model.task.outputs(logits)
     scores = model.task.score(targets, outputs, seed=config.seed)
     logger.info("\n%s", score_table(scores, split=examples.split))
     if scores.per_class:
         logger.info("\n%s", class_table(scores))
     if doubts := model.task.doubts(targets, outputs):
         logger.warning("%s: %s", examples.split, doubts)
+    for remark in model.task.remarks(targets, logits):
+        logger.info("%s: %s", examples.split, remark)
     if config.output is not None:
         write_json(config.output, {examples.split: scores.to_json()})
         logger.info("\nwrote the scores to %s", config.output)
     return scores
 
 
-def _read(config: EvaluateConfig, task: TaskKind) -> Examples:
-    columns = columns_of(config)
-    if Path(config.dataset).expanduser().is_file():
-        if config.group_column is not None:
+def read_labelled(
+    columns: Columns, model: Classifier, *, dataset: str, model_dir: str, seed: int, split: str = "test"
+) -> Examples:
+    """Return all of a file, or a split of another data set, labelled as the model knows it.
+
+    Raises:
+        ConfigError: If a flag cannot be obeyed.
+        DataError: If the data cannot be read, or holds a label that the model does not know.
+    """
+    task, columns = model.task.kind, columns_of(columns)
+    if Path(dataset).expanduser().is_file():
+        if columns.group_column is not None:
             raise ConfigError(
-                f"Expected no group column with {config.dataset}, all of which is scored, found "
-                f"{config.group_column!r}. Leave out --group-column."
+                f"Expected no group column with {dataset}, all of which is read, found {columns.group_column!r}. "
+                "Leave out --group-column."
             )
-        return read_file(Path(config.dataset), columns, task=task, split="test")
-    return load_splits(config.dataset, task=task, seed=config.seed, **vars(columns)).test
+        examples = read_file(Path(dataset), columns, task=task, split=split)
+    else:
+        examples = load_splits(dataset, task=task, seed=seed, **vars(columns))[split]
+    if isinstance(model.task, SingleLabel):
+        _check_labels(examples, model.labels)
+    check_pairs(model, examples, model_dir)
+    return examples
 
 
 def _check_labels(examples: Examples, labels: Labels) -> None:

@@ -16,7 +16,10 @@ from nlptl.data.columns import check_texts
 from nlptl.data.sources import Examples, read_file, read_lines
 from nlptl.data.writers import check_output, write_lines, write_table
 from nlptl.errors import ConfigError, DataError
+from nlptl.evaluation.decisions import OUT_OF_SCOPE
 from nlptl.model.classifier import Classifier
+from nlptl.tasks.single_label import SingleLabel
+from nlptl.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +43,16 @@ class PredictConfig:
     A file that is there is replaced."""
     max_length: int | None = None
     """Tokens of a text that are read. None: as in training."""
+    abstain_below: float | None = None
+    """Give no label where its probability is lower than this; 0: always give one. None: as it was chosen with
+    --target-accuracy, or always."""
 
     def __post_init__(self) -> None:
         if bool(self.text) == (self.input is not None):
             found = "both" if self.text else "neither"
             raise ConfigError(f"Expected --text or --input, found {found}. Pass one of the two.")
+        if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
+            raise ConfigError(f"Expected --abstain-below from 0 to 1, found {self.abstain_below}. Pass 0.8, or so.")
         for flag, column in (("--text-column", self.text_column), ("--pair-column", self.pair_column)):
             if column is not None and self.input in (None, "-"):
                 raise ConfigError(
@@ -72,13 +80,16 @@ def predict(config: PredictConfig) -> None:
         )
     check_pairs(model, examples, config.model_dir)
     read = examples.texts if has_words else model.task.readable(examples.texts)
-    outputs = model.predict_outputs(read, examples.pairs, progress="predicting")
+    task = model.task if config.abstain_below is None else _abstaining(model.task, config.abstain_below)
+    logits = model.predict_logits(read, examples.pairs, progress="predicting")
     columns: dict[str, Sequence[Any] | np.ndarray] = {
         "row": examples.rows,
         "text": examples.texts,
         **({"pair": examples.pairs} if model.reads_pairs else {}),
-        **model.task.columns(outputs, read, examples.texts, name="label"),
+        **task.answer_columns(logits, read, examples.texts),
     }
+    if isinstance(task, SingleLabel):
+        _log_decisions(columns["label"], task)
     if config.output == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # as JSON is, whatever the terminal's is
@@ -86,6 +97,24 @@ def predict(config: PredictConfig) -> None:
     else:
         write_table(config.output, columns)
         logger.info("wrote %s predictions to %s", f"{len(examples):,}", config.output)
+
+
+def _abstaining(task: Task, below: float) -> Task:
+    if not isinstance(task, SingleLabel):
+        raise ConfigError(
+            f"Expected --abstain-below for a model that gives each text one label, found the task {task.kind}. Leave "
+            "it out."
+        )
+    return task.abstaining(below)
+
+
+def _log_decisions(labels: Sequence[Any] | np.ndarray, task: SingleLabel) -> None:
+    given, total = list(labels), f"{len(labels):,}"
+    if task.decisions.scope is not None:
+        logger.info("%s of %s texts are out of scope", f"{given.count(OUT_OF_SCOPE):,}", total)
+    if task.decisions.abstention is not None and task.decisions.abstention.below > 0:
+        below = task.decisions.abstention.below
+        logger.info("%s of %s texts get no label: probability below %.4g", f"{given.count(None):,}", total, below)
 
 
 def check_pairs(model: Classifier, examples: Examples, model_dir: str) -> None:

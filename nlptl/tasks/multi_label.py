@@ -7,11 +7,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 
-from nlptl.config import BinaryLoss, TaskKind, TrainingConfig
+from nlptl.config import BinaryLoss, DecisionConfig, TaskKind, TrainingConfig
 from nlptl.data.sources import Examples
 from nlptl.data.targets import label_sets
 from nlptl.data.tokens import Tokens
 from nlptl.errors import ConfigError
+from nlptl.evaluation.calibration import fit_platt
 from nlptl.evaluation.metrics import Scores
 from nlptl.evaluation.multi_label import frequent_label_scores, point_scores, score_label_sets, tune_thresholds
 from nlptl.labels import Labels
@@ -41,6 +42,8 @@ class MultiLabel(Task):
     )
     baseline_name: ClassVar[str] = "most frequent label"
     settings: ClassVar[tuple[str, ...]] = ("class_weights", "loss")
+    choices: ClassVar[tuple[str, ...]] = ("threshold_metric",)
+    threshold_metrics: ClassVar[tuple[str, ...]] = ("f1", "accuracy", "matthews")
 
     def __post_init__(self) -> None:
         Labels(self.names)
@@ -96,16 +99,23 @@ class MultiLabel(Task):
 
     def outputs(self, logits: torch.Tensor) -> np.ndarray:
         """Return the probability of each label, float64 [texts, labels]."""
-        shares: np.ndarray = logits.double().sigmoid().numpy()
+        shares: np.ndarray = torch.from_numpy(self.calibration.apply(logits.double().numpy())).sigmoid().numpy()
         return shares
 
     def untuned(self) -> Self:
-        """Return the task with thresholds of 0.5."""
-        return replace(self, thresholds=())
+        """Return the task without calibration, with thresholds of 0.5."""
+        return replace(super().untuned(), thresholds=())
 
-    def tuned(self, targets: np.ndarray, logits: torch.Tensor) -> Self:
-        """Return the task with the threshold of each label that gives the best F1."""
-        return replace(self, thresholds=tuple(tune_thresholds(targets, self.outputs(logits)).tolist()))
+    def calibrated(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
+        """Return the task with a scale and an offset for each label, by Platt (1999)."""
+        if config.calibration == "none":
+            return self
+        return replace(self, calibration=fit_platt(targets, logits.double().numpy()))
+
+    def decided(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
+        """Return the task with the threshold of each label that gives the best F1, or other score."""
+        thresholds = tune_thresholds(targets, self.outputs(logits), metric=config.threshold_metric or "f1")
+        return replace(self, thresholds=tuple(thresholds.tolist()))
 
     def point_scores(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         """Return F1 in three averages, average precision and others."""
@@ -145,8 +155,8 @@ class MultiLabel(Task):
         return None
 
     def card(self) -> dict[str, Any]:
-        """Return the thresholds."""
-        return {"thresholds": self._thresholds().tolist()}
+        """Return calibration and thresholds."""
+        return {**super().card(), "thresholds": self._thresholds().tolist()}
 
     @classmethod
     def from_card(cls, names: tuple[str, ...], values: Mapping[str, Any]) -> Self:
@@ -156,7 +166,8 @@ class MultiLabel(Task):
             ValueError: If they are no numbers.
             ConfigError: If they are not one for each label, from 0 to 1.
         """
-        return cls(names, tuple(map(float, values["thresholds"])))
+        thresholds = tuple(map(float, values["thresholds"]))
+        return cls(names, thresholds, calibration=cls.saved_calibration(names, values))
 
     def _thresholds(self) -> np.ndarray:
         return np.array(self.thresholds or [0.5] * len(self.names))

@@ -6,18 +6,26 @@ that softmax over its logits are these probabilities, in pipelines too.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 
-from nlptl.config import BinaryLoss, TaskKind, TrainingConfig
+from nlptl.config import BinaryLoss, DecisionConfig, TaskKind, TrainingConfig
 from nlptl.data.sources import Examples
 from nlptl.data.tokens import Tokens
 from nlptl.errors import ConfigError
+from nlptl.evaluation.calibration import fit_temperature
 from nlptl.evaluation.metrics import Scores
-from nlptl.evaluation.ordinal import median_class, median_class_scores, point_scores, score_ranks
+from nlptl.evaluation.ordinal import (
+    median_class,
+    median_class_scores,
+    point_scores,
+    scale_rank_odds,
+    score_ranks,
+)
 from nlptl.labels import Labels
 from nlptl.tasks.losses import num_conditions
 from nlptl.tasks.single_label import SingleLabel
@@ -32,6 +40,9 @@ class Ordinal(SingleLabel):
     metrics: ClassVar[tuple[str, ...]] = ("quadratic_kappa", "mae", "accuracy", "macro_f1", "log_loss")
     baseline_name: ClassVar[str] = "median baseline"
     settings: ClassVar[tuple[str, ...]] = ("sampling",)
+    calibrations: ClassVar[tuple[str, ...]] = ("temperature",)
+    choices: ClassVar[tuple[str, ...]] = ("target_accuracy", "coverage", "conformal_score")
+    threshold_metrics: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_examples(cls, train: Examples, *, order: tuple[str, ...] = ()) -> Self:
@@ -71,6 +82,19 @@ class Ordinal(SingleLabel):
         counts = num_conditions(torch.from_numpy(targets), len(self.names))
         return Objective(losses, counts.double().numpy())
 
+    def outputs(self, logits: torch.Tensor) -> np.ndarray:
+        """Return the probability of each label, float64 [texts, labels]."""
+        if self.calibration.method == "none":
+            return super().outputs(logits)
+        return np.asarray(np.exp(_tempered(logits.double().numpy(), self.calibration.temperature)))
+
+    def calibrated(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
+        """Return the task with the temperature of the odds of passing each step, which leaves the median as it is."""
+        if config.calibration == "none":
+            return self
+        fitted = fit_temperature(targets, logits.double().numpy(), log_probabilities=_tempered)
+        return replace(self, calibration=fitted)
+
     def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
         """Say so, if every prediction is the same label while the targets are not."""
         said = super().doubts(targets, outputs)
@@ -92,6 +116,10 @@ class Ordinal(SingleLabel):
         """Return the scores of the median label of train."""
         counts = np.bincount(train_targets, minlength=len(self.names))
         return median_class_scores(targets, train_counts=counts, names=self.names, seed=seed)
+
+
+def _tempered(logits: np.ndarray, temperature: float) -> np.ndarray:
+    return scale_rank_odds(log_softmax(logits, axis=1), temperature)
 
 
 def _number(name: str) -> float | None:

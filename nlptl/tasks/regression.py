@@ -151,6 +151,9 @@ class Regression(Task):
             )
         return None
 
+    def describe_calibration(self, targets: np.ndarray, logits: torch.Tensor) -> None:
+        """Return None, since scores are no probabilities."""
+
     def card(self) -> dict[str, Any]:
         """Return the scale."""
         means, scales = self.scaling()

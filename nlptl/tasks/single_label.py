@@ -4,8 +4,8 @@ A classifier always gives one logit per label. In the sigmoid form of a binary h
 softmax over (0, z) is the sigmoid of z, so that probabilities, saved models and pipelines are as in the softmax form.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -13,10 +13,22 @@ import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
-from nlptl.config import BinaryLoss, ClassWeights, TaskKind, TrainingConfig
+from nlptl.config import BinaryLoss, ClassWeights, DecisionConfig, TaskKind, TrainingConfig, from_json, to_json
 from nlptl.data.sources import Examples
 from nlptl.data.tokens import Tokens
+from nlptl.evaluation.calibration import fit_temperature, fit_vector
+from nlptl.evaluation.conformal import fit_prediction_sets
+from nlptl.evaluation.decisions import (
+    OUT_OF_SCOPE,
+    Abstention,
+    Decisions,
+    fit_abstention,
+    fit_scope,
+    scope_scores,
+    share_text,
+)
 from nlptl.evaluation.metrics import Scores, majority_scores, point_scores, score_predictions
+from nlptl.evaluation.multi_label import tune_thresholds
 from nlptl.labels import Labels
 from nlptl.tasks.losses import adjust_logits, focal_losses
 from nlptl.tasks.task import Objective, Task
@@ -24,16 +36,23 @@ from nlptl.tasks.task import Objective, Task
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable label of a text, its probability, and the probability of every label by name."""
+    """The predicted label of a text, its probability, and the probability of every label by name."""
 
-    label: str
+    label: str | None
+    """None: the model abstains, as its probability is too low; "out_of_scope": the text is unlike those of training."""
     probability: float
+    """That of the label that is predicted, or would be."""
     probabilities: dict[str, float]
+    label_set: tuple[str, ...] | None = None
+    """Labels that hold the true one with the coverage that was asked for; None: none was."""
 
 
 @dataclass(frozen=True)
 class SingleLabel(Task):
     """One label for each text."""
+
+    decisions: Decisions = field(default=Decisions(), kw_only=True)
+    """What was chosen beside the calibration."""
 
     kind: ClassVar[TaskKind] = "single_label"
     problem_type: ClassVar[str | None] = "single_label_classification"
@@ -42,6 +61,11 @@ class SingleLabel(Task):
     settings: ClassVar[tuple[str, ...]] = (
         *("label_smoothing", "class_weights", "r_drop", "loss", "logit_adjustment", "sampling"),
     )
+    calibrations: ClassVar[tuple[str, ...]] = ("temperature", "vector")
+    choices: ClassVar[tuple[str, ...]] = (
+        *("threshold_metric", "target_accuracy", "coverage", "conformal_score", "out_of_scope"),
+    )
+    threshold_metrics: ClassVar[tuple[str, ...]] = ("f1", "accuracy", "macro_f1", "matthews")
 
     def __post_init__(self) -> None:
         Labels(self.names)  # which refuses fewer than two, and two that are the same
@@ -85,20 +109,64 @@ class SingleLabel(Task):
 
     def outputs(self, logits: torch.Tensor) -> np.ndarray:
         """Return the probability of each label, float64 [texts, labels]."""
-        shares: np.ndarray = probabilities(logits).numpy()
+        calibrated = torch.from_numpy(self.calibration.apply(logits.double().numpy()))
+        shares: np.ndarray = probabilities(calibrated).numpy()
         return shares
 
+    def untuned(self) -> Self:
+        """Return the task without calibration and decisions."""
+        return replace(super().untuned(), decisions=Decisions())
+
+    def calibrated(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
+        """Return the task with a temperature, or with a scale and an offset for each label."""
+        if config.calibration == "none":
+            return self
+        fit = fit_vector if config.calibration == "vector" else fit_temperature
+        return replace(self, calibration=fit(targets, logits.double().numpy()))
+
+    def decided(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
+        """Return the task with a threshold, abstention, sets of labels and scope, each where it is asked for."""
+        outputs, decisions = self.outputs(logits), Decisions()
+        if config.threshold_metric is not None:
+            second = targets[:, None] == 1
+            (threshold,) = tune_thresholds(second, outputs[:, 1:], metric=config.threshold_metric)
+            decisions = replace(decisions, threshold=float(threshold))
+        task = replace(self, decisions=decisions)
+        if config.target_accuracy is not None:
+            chosen = task.chosen(outputs)
+            abstention = fit_abstention(
+                chosen == targets, _of_chosen(outputs, chosen), target_accuracy=config.target_accuracy
+            )
+            decisions = replace(decisions, abstention=abstention)
+        if config.coverage is not None:
+            score = config.conformal_score or "lac"
+            sets = fit_prediction_sets(targets, outputs, coverage=config.coverage, score=score)
+            decisions = replace(decisions, sets=sets)
+        if config.out_of_scope is not None:
+            decisions = replace(decisions, scope=fit_scope(logits.double().numpy(), kept=config.out_of_scope))
+        return replace(self, decisions=decisions)
+
+    def abstaining(self, below: float) -> Self:
+        """Return the task that gives no label where its probability is lower than `below`; 0: it always gives one.
+
+        Raises:
+            ConfigError: If `below` is no probability.
+        """
+        return replace(self, decisions=replace(self.decisions, abstention=Abstention(below)))
+
     def chosen(self, outputs: np.ndarray) -> np.ndarray:
-        """Return the id of the label that is predicted for each text: the most probable one."""
+        """Return the id of the label that is predicted for each text: the most probable one, or by the threshold."""
+        if self.decisions.threshold is not None:
+            return np.asarray(outputs[:, 1] >= self.decisions.threshold, dtype=np.int64)
         return np.asarray(outputs.argmax(axis=1))
 
     def point_scores(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         """Return accuracy, F1 and others, as `nlptl.evaluation.metrics` does."""
-        return point_scores(targets, outputs)
+        return point_scores(targets, outputs, predictions=self.chosen(outputs))
 
     def score(self, targets: np.ndarray, outputs: np.ndarray, *, seed: int) -> Scores:
         """Return the scores with intervals, and those of each label."""
-        return score_predictions(targets, outputs, names=self.names, seed=seed)
+        return score_predictions(targets, outputs, names=self.names, predictions=self.chosen(outputs), seed=seed)
 
     def baseline(self, targets: np.ndarray, *, train_targets: np.ndarray, seed: int) -> Scores:
         """Return the scores of the most frequent label of train."""
@@ -110,7 +178,7 @@ class SingleLabel(Task):
         chosen = self.chosen(outputs)
         return {
             name: [self.names[i] for i in chosen],
-            "probability": outputs[np.arange(len(outputs)), chosen],
+            "probability": _of_chosen(outputs, chosen),
             **{f"probability_{label}": outputs[:, i] for i, label in enumerate(self.names)},
         }
 
@@ -121,6 +189,82 @@ class SingleLabel(Task):
             for best, row in zip(self.chosen(outputs).tolist(), outputs.tolist(), strict=True)
         ]
 
+    def answers(self, logits: torch.Tensor, read: Sequence[str], texts: Sequence[str]) -> list[Prediction]:
+        """Return the predictions, with what was decided: no label, that of texts out of scope, and sets of labels."""
+        outputs = self.outputs(logits)
+        predictions, labels = self.predictions(outputs, read, texts), self._labels(outputs, logits)
+        predictions = [replace(each, label=label) for each, label in zip(predictions, labels, strict=True)]
+        if self.decisions.sets is None:
+            return predictions
+        sets = self._label_sets(outputs)
+        return [replace(each, label_set=tuple(names)) for each, names in zip(predictions, sets, strict=True)]
+
+    def answer_columns(self, logits: torch.Tensor, read: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
+        """Return the columns of `columns`, with what was decided, and label_set where sets were asked for."""
+        outputs = self.outputs(logits)
+        columns = self.columns(outputs, read, texts, name="label")
+        columns["label"] = self._labels(outputs, logits)
+        return columns if self.decisions.sets is None else {**columns, "label_set": self._label_sets(outputs)}
+
+    def remarks(self, targets: np.ndarray, logits: torch.Tensor) -> list[str]:
+        """Return lines that say what calibration and decisions amount to on a split."""
+        lines, decisions, outputs = super().remarks(targets, logits), self.decisions, self.outputs(logits)
+        if decisions.threshold is not None:
+            lines.append(f"threshold: {self.names[1]!r} from probability {decisions.threshold:.4f} on")
+        if decisions.abstention is not None:
+            chosen = self.chosen(outputs)
+            is_given = _of_chosen(outputs, chosen) >= decisions.abstention.below
+            right = int((chosen == targets)[is_given].sum())
+            lines.append(
+                f"abstention below probability {decisions.abstention.below:.4f}: {is_given.mean():.1%} of the texts "
+                f"get a label, of which {share_text(right, int(is_given.sum()))} are right"
+            )
+        if decisions.sets is not None:
+            sets = decisions.sets.of(outputs)
+            held = int(sets[np.arange(len(targets)), targets].sum())
+            lines.append(
+                f"sets of labels for coverage {decisions.sets.coverage:g}: {share_text(held, len(targets))} hold the "
+                f"label, with {sets.sum(axis=1).mean():.2f} labels on average"
+            )
+        if decisions.scope is not None:
+            kept = int((~self._is_out_of_scope(logits)).sum())
+            lines.append(f"scope: {share_text(kept, len(targets))} of the texts are in it")
+        return lines
+
+    def card(self) -> dict[str, Any]:
+        """Return calibration and decisions."""
+        return {**super().card(), "decisions": to_json(self.decisions)}
+
+    @classmethod
+    def from_card(cls, names: tuple[str, ...], values: Mapping[str, Any]) -> Self:
+        """Return the task with the calibration and the decisions that were saved.
+
+        Raises:
+            ValueError: If they are damaged.
+        """
+        decisions = from_json(Decisions, values.get("decisions", {}))  # models of before have none
+        if decisions.threshold is not None and len(names) != 2:
+            raise ValueError(f"a threshold for {len(names)} labels")
+        return cls(names, calibration=cls.saved_calibration(names, values), decisions=decisions)
+
+    def _labels(self, outputs: np.ndarray, logits: torch.Tensor) -> list[str | None]:
+        """Return what is said of each text: a label, that it is out of scope, or nothing."""
+        chosen, abstention = self.chosen(outputs), self.decisions.abstention
+        below = 0.0 if abstention is None else abstention.below
+        is_given, is_out = _of_chosen(outputs, chosen) >= below, self._is_out_of_scope(logits)
+        labels = [self.names[i] if given else None for i, given in zip(chosen, is_given, strict=True)]
+        return [OUT_OF_SCOPE if out else label for label, out in zip(labels, is_out, strict=True)]
+
+    def _is_out_of_scope(self, logits: torch.Tensor) -> np.ndarray:
+        if self.decisions.scope is None:
+            return np.zeros(len(logits), dtype=bool)
+        return np.asarray(scope_scores(logits.double().numpy()) < self.decisions.scope.least)
+
+    def _label_sets(self, outputs: np.ndarray) -> list[list[str]]:
+        if self.decisions.sets is None:
+            return []
+        return [[self.names[i] for i in np.flatnonzero(row)] for row in self.decisions.sets.of(outputs)]
+
     def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
         """Say so, if every prediction is the same label while the targets are not."""
         predicted = np.unique(self.chosen(outputs))
@@ -130,6 +274,10 @@ class SingleLabel(Task):
                 "apart; train for more steps or at another --learning-rate, or pass --class-weights balanced"
             )
         return None
+
+
+def _of_chosen(outputs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    return np.asarray(outputs[np.arange(len(outputs)), chosen])
 
 
 def example_losses(

@@ -2,19 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 
-from nlptl.config import BinaryLoss, TaskKind, TrainingConfig
+from nlptl.config import BinaryLoss, DecisionConfig, TaskKind, TrainingConfig, from_json
 from nlptl.data.sources import Examples
 from nlptl.data.tokens import Tokens
+from nlptl.evaluation.calibration import Calibration, calibration_figures, describe_calibration
 from nlptl.evaluation.metrics import Scores
 from nlptl.labels import Labels
-
-LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae", "hamming_loss"})
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,8 @@ class Task(ABC):
     """A kind of task, and the names of its outputs: of labels, of scores or of tags, in the order of the logits."""
 
     names: tuple[str, ...]
+    calibration: Calibration = field(default=Calibration(), kw_only=True)
+    """What is done to logits before they become probabilities."""
 
     kind: ClassVar[TaskKind]
     problem_type: ClassVar[str | None]
@@ -41,6 +42,12 @@ class Task(ABC):
     baseline_name: ClassVar[str]
     settings: ClassVar[tuple[str, ...]] = ()
     """Settings of the loss in `TrainingConfig` that apply."""
+    calibrations: ClassVar[tuple[str, ...]] = ()
+    """Values of `DecisionConfig.calibration` that apply, besides "auto" and "none"."""
+    choices: ClassVar[tuple[str, ...]] = ()
+    """Other settings of `DecisionConfig` that apply."""
+    threshold_metrics: ClassVar[tuple[str, ...]] = ()
+    """Values of `DecisionConfig.threshold_metric` that apply."""
 
     @classmethod
     @abstractmethod
@@ -89,15 +96,53 @@ class Task(ABC):
 
     @abstractmethod
     def outputs(self, logits: torch.Tensor) -> np.ndarray:
-        """Return what is predicted, in float64: probabilities or scores [texts, names]."""
+        """Return what is predicted, in float64: calibrated probabilities, or scores [texts, names]."""
+
+    def uncalibrated(self) -> Self:
+        """Return the task whose outputs are those of the stock model; what else was chosen stays."""
+        return replace(self, calibration=Calibration())
 
     def untuned(self) -> Self:
-        """Return the task without what was chosen on validation after another training."""
+        """Return the task without anything that was chosen on validation after another training."""
+        return self.uncalibrated()
+
+    def tuned(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
+        """Return the task with what is chosen on held-out data after training: calibration, then thresholds and others.
+
+        What was chosen before is forgotten.
+        """
+        return self.untuned().calibrated(targets, logits, config).decided(targets, logits, config)
+
+    def calibrated(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
+        """Return the task with a calibration that is fitted to targets and logits of held-out data."""
         return self
 
-    def tuned(self, targets: np.ndarray, logits: torch.Tensor) -> Self:
-        """Return the task with what is chosen on validation after training, such as thresholds."""
+    def decided(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
+        """Return the task with what is chosen by its probabilities on held-out data, its calibration as it is."""
         return self
+
+    def describe_calibration(self, targets: np.ndarray, logits: torch.Tensor) -> dict[str, Any] | None:
+        """Return figures and reliability on a split before and after calibration; None where there is none to tell of.
+
+        As `nlptl.evaluation.calibration.describe_calibration` does.
+        """
+        before, after = self.uncalibrated().outputs(logits), self.outputs(logits)
+        return describe_calibration(self.flat(targets), before, after, calibration=self.calibration)
+
+    def flat(self, targets: np.ndarray) -> np.ndarray:
+        """Return targets with one row for each row of outputs."""
+        return targets
+
+    def remarks(self, targets: np.ndarray, logits: torch.Tensor) -> list[str]:
+        """Return lines that say what calibration and decisions amount to on a split."""
+        if self.calibration.method == "none":
+            return []
+        flat = self.flat(targets)
+        before, after = (calibration_figures(flat, task.outputs(logits)) for task in (self.uncalibrated(), self))
+        figures = "; ".join(f"{name} {before[name]:.4f} -> {after[name]:.4f}" for name in before)
+        temperature = self.calibration.temperature
+        what = f"temperature {temperature:.4g}" if self.calibration.method == "temperature" else self.calibration.method
+        return [f"calibration ({what}): {figures}"]
 
     @abstractmethod
     def point_scores(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
@@ -122,13 +167,21 @@ class Task(ABC):
     def predictions(self, outputs: np.ndarray, read: Sequence[str], texts: Sequence[str]) -> Sequence[Any]:
         """Return a prediction for each text."""
 
+    def answers(self, logits: torch.Tensor, read: Sequence[str], texts: Sequence[str]) -> Sequence[Any]:
+        """Return what is said of new texts: their predictions, or where it was so decided, none."""
+        return self.predictions(self.outputs(logits), read, texts)
+
+    def answer_columns(self, logits: torch.Tensor, read: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
+        """Return the columns of a table of what is said of new texts."""
+        return self.columns(self.outputs(logits), read, texts, name="label")
+
     def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
         """Return what looks as if nothing was learned; None: nothing does."""
         return None
 
     def card(self) -> dict[str, Any]:
         """Return what has to be saved beside the names, as JSON."""
-        return {}
+        return {"calibration": {"method": self.calibration.method, **self.calibration.parameters}}
 
     @classmethod
     def from_card(cls, names: tuple[str, ...], values: Mapping[str, Any]) -> Self:
@@ -137,4 +190,17 @@ class Task(ABC):
         Raises:
             ValueError: If it is damaged.
         """
-        return cls(names)
+        return cls(names, calibration=cls.saved_calibration(names, values))
+
+    @classmethod
+    def saved_calibration(cls, names: tuple[str, ...], values: Mapping[str, Any]) -> Calibration:
+        """Return the calibration that was saved; none, if the model was saved before there were any.
+
+        Raises:
+            ValueError: If it is damaged, or of another kind of task.
+        """
+        calibration = from_json(Calibration, values.get("calibration", {}))
+        known = {"none", *cls.calibrations, *(["platt"] if cls.kind == "multi_label" else [])}
+        if calibration.method not in known or len(calibration.scales) not in (0, len(names)):
+            raise ValueError(f"{calibration} for {len(names)} {cls.kind} outputs")
+        return calibration

@@ -5,7 +5,7 @@ Devlin et al. (2019, arXiv:1810.04805, section 5.3); words beyond max_length are
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -13,11 +13,12 @@ import regex
 import torch
 import torch.nn.functional as F
 
-from nlptl.config import BinaryLoss, TaskKind, TrainingConfig
+from nlptl.config import BinaryLoss, DecisionConfig, TaskKind, TrainingConfig
 from nlptl.data.sources import Examples
 from nlptl.data.targets import label_sets
 from nlptl.data.tokens import Tokens
 from nlptl.errors import ConfigError, DataError
+from nlptl.evaluation.calibration import fit_temperature
 from nlptl.evaluation.metrics import Scores
 from nlptl.evaluation.spans import find_spans, point_scores, score_spans
 from nlptl.labels import Labels
@@ -58,6 +59,7 @@ class TokenLabels(Task):
     )
     baseline_name: ClassVar[str] = "no spans"
     settings: ClassVar[tuple[str, ...]] = ("class_weights", "label_smoothing")
+    calibrations: ClassVar[tuple[str, ...]] = ("temperature",)
 
     def __post_init__(self) -> None:
         Labels(self.names)
@@ -141,8 +143,22 @@ class TokenLabels(Task):
 
     def outputs(self, logits: torch.Tensor) -> np.ndarray:
         """Return the probability of each tag for each word, one text after the other: float64 [words, tags]."""
-        shares: np.ndarray = logits.double().softmax(dim=-1).numpy()
+        raw = logits.double()
+        calibrated = torch.from_numpy(self.calibration.apply(raw.numpy()))
+        # What was not read is O by agreement, with nothing to calibrate.
+        shares: np.ndarray = torch.where(_is_read(logits)[:, None], calibrated, raw).softmax(dim=-1).numpy()
         return shares
+
+    def calibrated(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
+        """Return the task with the temperature that suits the tags of the words that were read."""
+        if config.calibration == "none":
+            return self
+        is_read = _is_read(logits).numpy()
+        return replace(self, calibration=fit_temperature(self.flat(targets)[is_read], logits.double().numpy()[is_read]))
+
+    def flat(self, targets: np.ndarray) -> np.ndarray:
+        """Return the tags of all words, int64 [words]."""
+        return np.concatenate(targets)
 
     def point_scores(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         """Return F1, precision and recall of spans, and others."""
@@ -202,6 +218,11 @@ class TokenLabels(Task):
                 tags.append(f"B-{tag[2:]}" if begins else tag)
             found.append(tags)
         return found
+
+
+def _is_read(logits: torch.Tensor) -> torch.Tensor:
+    """Return which words have logits of the network, bool [words]."""
+    return (logits[:, 1:] != UNREAD).any(dim=1)
 
 
 def _num_words(texts: Sequence[str]) -> list[int]:

@@ -23,6 +23,8 @@ def splits_of(config: ClassificationConfig) -> Splits:
         seed=config.split_seed,
         strict=config.strict,
         near_duplicates=config.near_duplicates,
+        slice_columns=config.judging.slice_columns,
+        texts_shown=config.judging.texts_shown,
         **vars(columns_of(config)),
     )
 

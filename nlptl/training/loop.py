@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from nlptl.config import TrainingConfig
 from nlptl.data.batches import global_batches
 from nlptl.errors import NonFiniteError, ResourceError
+from nlptl.evaluation.metrics import LOWER_IS_BETTER
 from nlptl.model.classifier import Classifier
-from nlptl.tasks.task import LOWER_IS_BETTER
 from nlptl.training.averaging import MovingAverage, interpolate
 from nlptl.training.cache import FeatureCache
 from nlptl.training.checkpoint import (

@@ -10,6 +10,7 @@ from nlptl.config import ClassificationConfig, HeadConfig, TrainingConfig
 from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
 from nlptl.model.parts import HEAD
+from nlptl.tasks.decision_checks import check_decisions
 from nlptl.tasks.multi_label import MultiLabel
 from nlptl.tasks.ordinal import Ordinal
 from nlptl.tasks.regression import Regression
@@ -50,6 +51,7 @@ def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
         raise ConfigError(f"Expected a cache for {flags}, found --no-cache. Leave one of the two out.")
     check_metric(model.task, config)
     _check_task(model.task, model.head, config)
+    check_decisions(config, model.task, model.head)
     weights, count = config.class_weights, len(model.task.names)
     if isinstance(weights, tuple) and len(weights) != count:
         names = ", ".join(model.task.names[:5]) + (", ..." if count > 5 else "")

@@ -114,7 +114,8 @@ class Run:
             ConfigError: If the run is resumed, and was started on other data.
         """
         examples = {name: splits[name] for name in ("train", "validation", "test")}
-        digest = sha256_of({name: concatenate(e.texts, e.pairs, e.labels) for name, e in examples.items()})
+        contents = {name: concatenate(e.texts, e.pairs, e.labels) for name, e in examples.items()}
+        digest = sha256_of(contents)
         before = _read(self.path / "data_report.json") if self.resume else {}
         if before.get("data_sha256", digest) != digest:
             raise ConfigError(
@@ -125,9 +126,14 @@ class Run:
         sets = {name: label_sets(splits[name].labels, splits.task) for name in ("train", "validation", "test")}
         counts = {name: dict(Counter(label for labels in each for label in labels)) for name, each in sets.items()}
         findings = [dataclasses.asdict(finding) for finding in splits.findings]
-        self.write_json(
-            "data_report.json", {"data_sha256": digest, "labels": counts, "findings": findings, "truncation": {}}
-        )
+        report = {
+            "data_sha256": digest,
+            "test_sha256": sha256_of({"test": contents["test"]}),
+            "labels": counts,
+            "findings": findings,
+            "truncation": {},
+        }
+        self.write_json("data_report.json", report)
 
     def record_truncation(self, split: str, shares: Mapping[str, float]) -> None:
         """Add to `data_report.json` what `max_length` has cut off a split."""
@@ -179,6 +185,37 @@ class Run:
         if baseline is not None:
             values[baseline_name.replace(" ", "_")] = {split: baseline.to_json()}
         self._update("scores.json", values)
+
+    def record_training_costs(
+        self, seconds: float, peak_memory: int | None, counts: Mapping[str, int], *, is_continued: bool
+    ) -> None:
+        """Write `costs.json`.
+
+        Args:
+            seconds: What `fit` took.
+            peak_memory: Bytes at once, at most; None: unknown.
+            counts: Of parameters.
+            is_continued: Whether the training has gone on from a checkpoint. The seconds up to it are added where the
+                training that wrote it came to its end; of one that was interrupted they are unknown, and so is the sum.
+        """
+
+        def write() -> None:
+            before = _read(self.path / "costs.json").get("train_seconds") if is_continued else 0.0
+            costs = {
+                "train_seconds": None if before is None else before + seconds,
+                "test_seconds": None,
+                "test_texts_per_second": None,
+                "peak_memory_bytes": peak_memory,
+                **counts,
+            }
+            _write(self.path / "costs.json", costs)
+
+        on_main(write)
+
+    def record_test_costs(self, seconds: float | None, *, num_texts: int) -> None:
+        """Add to `costs.json` what the model took for the texts of test; None: it was read from the cache."""
+        rate = num_texts / seconds if seconds else None
+        self._update("costs.json", {"test_seconds": seconds, "test_texts_per_second": rate})
 
     def write_predictions(self, examples: Examples, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
         """Write `predictions.csv`: a row per example, with its target and what was predicted.

@@ -1,6 +1,7 @@
 """Trainer: fit and evaluate, on one process or many."""
 
 import logging
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,16 +12,18 @@ import torch
 from nlptl.config import TrainingConfig
 from nlptl.data.sources import Examples
 from nlptl.errors import ConfigError
-from nlptl.evaluation.metrics import Scores
+from nlptl.evaluation.metrics import LOWER_IS_BETTER, Scores
 from nlptl.evaluation.report import class_table, score_table
 from nlptl.model.classifier import Classifier
+from nlptl.tasks.decision_checks import check_held_out, unmet
 from nlptl.tasks.regression import Regression
-from nlptl.tasks.task import LOWER_IS_BETTER, Task
+from nlptl.tasks.task import Task
 from nlptl.training.cache import FeatureCache
 from nlptl.training.checkpoint import saved_steps
 from nlptl.training.closed_form import fit_head
+from nlptl.training.costs import count_parameters, peak_memory, restart_peak_memory
 from nlptl.training.devices import on_main, open_accelerator
-from nlptl.training.encoding import encode_once
+from nlptl.training.encoding import encode_once, is_encoded
 from nlptl.training.estimate import Estimate, check_disk, estimate_training
 from nlptl.training.inputs import Inputs, encoder_sha256, facts, logits_of, prepare_inputs, token_budget
 from nlptl.training.loop import Loop
@@ -42,6 +45,8 @@ class Evaluation:
     examples: Examples
     targets: np.ndarray
     logits: torch.Tensor
+    seconds: float | None = None
+    """What the model took for it; None: what a frozen encoder gives was in the cache."""
 
 
 class Trainer:
@@ -98,10 +103,13 @@ class Trainer:
             ResourceError: If memory does not suffice for the longest text, or the disk for checkpoints and model.
             PeerLostError: If another process is gone, or does not answer for `NLPTL_PEER_TIMEOUT` seconds.
         """
+        started = time.monotonic()
+        restart_peak_memory(self.accelerator.device)
         if self.config.track is not None:
             self.end_tracking()
             self.outside = OutsideTracker(self.config.track, self.run)
         plan, estimate, inputs, held_out, sha256 = self._prepare(train, validation)
+        is_continued = self.run is not None and self.run.resume and bool(saved_steps(self.run.checkpoints))
         estimate.log()
         self.train_targets = inputs.targets
         self.model.task = self.model.task.untuned()
@@ -133,11 +141,17 @@ class Trainer:
         evaluation = None
         if held_out is not None:
             evaluation = self._run(held_out)
-            self.model.task = self.model.task.tuned(evaluation.targets, evaluation.logits)
+            self.model.task = self.model.task.tuned(evaluation.targets, evaluation.logits, self.config)
+            self._tell_choices(evaluation)
         if self.run is not None:
             self.run.write_model(self.model)
             if self.config.keep_adapter:
                 self.run.write_adapter(self.model)
+            seconds = time.monotonic() - started
+            counts = count_parameters(self.model.network)
+            self.run.record_training_costs(
+                seconds, peak_memory(self.accelerator.device), counts, is_continued=is_continued
+            )
         if evaluation is not None:
             self._score(evaluation)
 
@@ -184,7 +198,10 @@ class Trainer:
         of_each = scores.per_class and len(scores.per_class) <= CLASSES_SHOWN
         if of_each and (len(task.names) > 2 or isinstance(task, Regression)):
             logger.info("\n%s", class_table(scores))
+        for remark in task.remarks(inputs.targets, evaluation.logits):
+            logger.info("%s: %s", examples.split, remark)
         if self.run is not None and examples.split == "test":
+            self.run.record_test_costs(evaluation.seconds, num_texts=len(examples))
             self.run.write_predictions(
                 examples, task.columns(outputs, examples.texts, examples.texts, name="predicted")
             )
@@ -208,6 +225,8 @@ class Trainer:
                 "Expected a validation split for early_stopping, found none. Pass validation= to fit, or leave "
                 "early_stopping out."
             )
+        if validation is None:
+            check_held_out(self.config)
         logger.info(self.model.describe_training())
         self.model.to(self.accelerator.device)
         inputs = prepare_inputs(self.model, train, self.run, cache=self.cache)
@@ -228,6 +247,12 @@ class Trainer:
         )
         return plan, estimate, inputs, held_out, sha256
 
+    def _tell_choices(self, evaluation: Evaluation) -> None:
+        for remark in self.model.task.remarks(evaluation.targets, evaluation.logits):
+            logger.info("%s, which it was fitted on: %s", evaluation.examples.split, remark)
+        for line in unmet(self.config, self.model.task):
+            logger.warning(line)
+
     def _fit_head(self, inputs: Inputs, sha256: str) -> None:
         inputs = encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
         assert inputs.features is not None, "plan_training refuses closed-form heads over an encoder that trains"
@@ -236,10 +261,18 @@ class Trainer:
 
     def _run(self, inputs: Inputs) -> Evaluation:
         """Run the model on a split; what a frozen encoder gives is computed once."""
-        if inputs.features is None and self.model.encoder_is_frozen:
-            sha256 = encoder_sha256(self.model)
-            inputs = encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
-        evaluation = Evaluation(inputs.examples, inputs.targets, logits_of(self.model, inputs, self.accelerator))
+        model, accelerator, cache, is_cached, sha256 = self.model, self.accelerator, self.cache, False, ""
+        if inputs.features is None and model.encoder_is_frozen:
+            sha256 = encoder_sha256(model)
+            is_cached = model.features_are_constant and is_encoded(
+                model, inputs, accelerator, cache=cache, encoder_sha256=sha256
+            )
+        started = time.monotonic()
+        if sha256:
+            inputs = encode_once(model, inputs, accelerator, cache=cache, encoder_sha256=sha256)
+        logits = logits_of(model, inputs, accelerator)
+        seconds = None if is_cached else time.monotonic() - started
+        evaluation = Evaluation(inputs.examples, inputs.targets, logits, seconds)
         self.evaluations[inputs.examples.split] = evaluation
         return evaluation
 

@@ -175,16 +175,17 @@ def test_the_model_folder_is_one_of_transformers(name, trained):
     batch = model.tokenizer(text, *pairs, return_tensors="pt")
     with torch.no_grad():
         logits = stock(**batch).logits
-    outputs = model.task.outputs(
-        model.task.by_word(
-            logits.flatten(0, 1) if model.task.is_per_token else logits, model.tokenize([text], pairs), [text]
-        )
+    logits = model.task.by_word(
+        logits.flatten(0, 1) if model.task.is_per_token else logits, model.tokenize([text], pairs), [text]
     )
+    outputs = model.task.outputs(logits)
     if name == "regression":  # its scale, which is in the stock model's last layer, is taken out of it
         outputs = logits.double().numpy()
         np.testing.assert_allclose(model.predict_outputs([text], pairs), outputs, rtol=1e-6)
     else:
         assert np.array_equal(model.predict_outputs([text], pairs), outputs)
+        assert model.task.calibration.method == ("platt" if name == "multilabel" else "temperature")
+        outputs = model.task.uncalibrated().outputs(logits)  # as a pipeline gives them
     if name == "token_classification":
         words = pipeline("token-classification", model=str(found.run / "model"))(text)
         assert [word["entity"] for word in words] == ["B-work", "I-work"]

@@ -222,3 +222,16 @@ def test_resume_notices_other_test_data(splits, tmp_path):
     with pytest.raises(ConfigError, match="on the data it was started with, found other texts or labels"):
         again.record_splits(changed)
     assert (tmp_path / "run/splits.json").read_bytes() == before
+
+
+def test_hash_of_test_is_that_of_its_texts_and_labels_alone(splits, tmp_path):
+    def hash_of(name, **changes):
+        Run.open(tmp_path / name, Config()).record_splits(dataclasses.replace(splits, **changes))
+        return json.loads((tmp_path / name / "data_report.json").read_text())["test_sha256"]
+
+    test = splits.test
+    same = hash_of("a")
+    assert hash_of("b", train=splits.validation) == same
+    assert hash_of("c", test=dataclasses.replace(test, texts=[*test.texts[:-1], "x"])) != same
+    assert hash_of("d", test=dataclasses.replace(test, labels=test.labels[::-1])) != same
+    assert hash_of("e", test=dataclasses.replace(test, pairs=test.texts)) != same

@@ -56,6 +56,7 @@ def test_run_folder_agrees_with_scikit_learn(build_model, splits, tmp_path):
         ".lock",
         "checkpoints",
         "config.json",
+        "costs.json",
         "data_report.json",
         "manifest.json",
         "metrics.jsonl",

@@ -117,6 +117,7 @@ def test_best_model_on_validation_is_kept(metric, fit, splits, tmp_path):
     first = 4 * (values.index(best) + 1)
     state = json.loads((tmp_path / "run/checkpoints/step-000048/state.json").read_text())
     assert (state["best_step"], state["best_value"]) == (first, best)
+    trainer.model.task = trainer.model.task.uncalibrated()  # as in training
     assert trainer.evaluate(splits["validation"])[metric].value == pytest.approx(best)
     kept = Classifier.from_pretrained(tmp_path / "run/model")
     assert all(torch.equal(weight, weights(trainer.model)[name]) for name, weight in weights(kept).items())

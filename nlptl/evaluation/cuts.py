@@ -1,0 +1,92 @@
+"""How a test set is cut into slices: by the values of a column, by ranges of a number, by the words of texts."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from nlptl.evaluation.slices import MIN_SIZE, Slice
+
+FEW_VALUES = 10
+"""A column of numbers with more different ones than this is cut into ranges."""
+RANGES = 5
+MOST_VALUES = 200
+MOST_WORDS = 200
+"""Words by which texts are sliced: the most frequent ones, of which not nearly all texts have each."""
+MISSING, RARE = "(missing)", "(rare values)"
+MOST_SIGNS = 60
+
+
+def cut_by_value(column: str, values: Sequence[str]) -> list[Slice]:
+    """Return a slice for each value of a column, the most frequent first, or for each range of its numbers.
+
+    Values that fewer than `MIN_SIZE` examples have make up one slice; an empty string is a missing value.
+    """
+    numbers = _numbers(values)
+    if numbers is not None and len(np.unique(numbers[~np.isnan(numbers)])) > FEW_VALUES:
+        return cut_by_number(column, numbers)
+    counts = Counter(values)
+    frequent = [value for value, count in counts.most_common(MOST_VALUES) if count >= MIN_SIZE]
+    code_of = {value: code for code, value in enumerate(frequent)}
+    codes = np.fromiter((code_of.get(value, -1) for value in values), dtype=np.int64, count=len(values))
+    slices = [Slice(column, _shown(value), codes == code) for code, value in enumerate(frequent)]
+    rare = codes == -1
+    return [*slices, Slice(column, RARE, rare)] if rare.any() else slices
+
+
+def cut_by_number(column: str, numbers: np.ndarray, *, unit: str = "") -> list[Slice]:
+    """Return slices of about equally many examples, from the lowest numbers to the highest; NaN is a missing one."""
+    known = numbers[~np.isnan(numbers)]
+    if len(known) == 0:
+        return []
+    edges = np.unique(np.quantile(known, np.arange(1, RANGES) / RANGES))
+    part_of = np.searchsorted(edges, numbers, side="left")
+    missing = np.isnan(numbers)
+    slices = [Slice(column, MISSING, missing)] if missing.any() else []
+    for part in range(len(edges) + 1):
+        rows = (part_of == part) & ~missing
+        if rows.any():
+            low, high = numbers[rows].min(), numbers[rows].max()
+            name = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+            slices.append(Slice(column, name + unit, rows))
+    return slices
+
+
+def cut_by_label(column: str, sets: Sequence[Sequence[str]]) -> list[Slice]:
+    """Return a slice for each label of those that each example has, the most frequent first."""
+    counts = Counter(label for labels in sets for label in labels)
+    return [
+        Slice(column, _shown(label), np.fromiter((label in labels for labels in sets), dtype=bool, count=len(sets)))
+        for label, count in counts.most_common(MOST_VALUES)
+        if count >= MIN_SIZE
+    ]
+
+
+def cut_by_word(texts: Sequence[str]) -> list[Slice]:
+    """Return a slice for each frequent word of two letters or more: the texts that have it, in any case."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    counter = CountVectorizer(binary=True, min_df=MIN_SIZE, max_df=len(texts) - MIN_SIZE, max_features=MOST_WORDS)
+    try:
+        found = counter.fit_transform(texts).tocsc()
+    except ValueError:  # no word is in so many texts
+        return []
+    words = counter.get_feature_names_out()
+    order = np.argsort(-np.diff(found.indptr), kind="stable")
+    return [Slice("word", str(words[i]), found[:, [i]].toarray()[:, 0].astype(bool)) for i in order]
+
+
+def _numbers(values: Sequence[str]) -> np.ndarray | None:
+    """Return a column as numbers, NaN where a value is missing; None: it holds something else."""
+    try:
+        numbers = np.array([float(value) if value else math.nan for value in values])
+    except ValueError:
+        return None
+    is_missing = np.fromiter((not value for value in values), dtype=bool, count=len(values))
+    return numbers if np.isfinite(numbers[~is_missing]).all() else None
+
+
+def _shown(value: str) -> str:
+    shown = value or MISSING
+    return shown if len(shown) <= MOST_SIGNS else shown[: MOST_SIGNS - 3] + "..."

@@ -1,0 +1,111 @@
+"""What a model gets wrong: which labels it takes for which, and by how much it misses each example."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from nlptl.evaluation.spans import Span, find_spans
+
+MOST_CLASSES = 50
+"""Labels up to which a confusion matrix can be read."""
+MOST_PAIRS = 20
+NONE = "(none)"
+"""In place of a label: a label that was given stands for no true one, or a true one was missed."""
+
+Pairs = list[dict[str, object]]
+
+
+def count_confusions(labels: np.ndarray, predictions: np.ndarray, *, num_classes: int) -> np.ndarray:
+    """Return how often each label (rows) was predicted as each (columns): int64 [classes, classes]."""
+    codes = labels * num_classes + predictions
+    return np.bincount(codes, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def confused_labels(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> Pairs:
+    """Return the pairs of labels of which the first was taken for the second, the most frequent first.
+
+    Each has "label", "predicted", "count" and "share", that of the examples with the label; at most `MOST_PAIRS`.
+    """
+    wrong = labels != predictions
+    counts = Counter(zip(labels[wrong].tolist(), predictions[wrong].tolist(), strict=True))
+    support = np.bincount(labels, minlength=len(names))
+    named = {(names[true], names[taken]): count for (true, taken), count in counts.items()}
+    return _ranked(named, {(names[a], names[b]): int(support[a]) for a, b in counts})
+
+
+def confused_sets(true: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Pairs:
+    """Return what was missed and what was wrongly given, as `confused_labels` does, of examples with several labels.
+
+    A label that was missed where others were wrongly given counts as taken for each of them; where none was, as taken
+    for `NONE`. A label that was given where none was missed counts as predicted for `NONE`; its share is that of the
+    examples that do not have it.
+
+    Args:
+        true: Whether each example has each label, bool [examples, labels].
+        predicted: Whether it was given it, bool [examples, labels].
+        names: The labels.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    missed, given = true & ~predicted, predicted & ~true
+    for i in np.flatnonzero((missed | given).any(axis=1)):
+        lost = [names[k] for k in np.flatnonzero(missed[i]).tolist()] or [NONE]
+        added = [names[k] for k in np.flatnonzero(given[i]).tolist()] or [NONE]
+        counts.update((a, b) for a in lost for b in added)
+    support = dict(zip(names, true.sum(axis=0).tolist(), strict=True))
+    wholes = {pair: support[pair[0]] if pair[0] != NONE else len(true) - support[pair[1]] for pair in counts}
+    return _ranked(counts, wholes)
+
+
+def confused_spans(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Pairs:
+    """Return the types of spans that were found with other borders, as another type or not at all.
+
+    As in `confused_labels`. A true span that was not found counts by the longest predicted span that it has words in
+    common with; where there is none, by `NONE`. A predicted span that has no words in common with a true one counts
+    as predicted for `NONE`; its share is that of the predicted spans of its type.
+
+    Args:
+        true: The tags (IOB2) of each sentence.
+        predicted: The predicted tags.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    of_true: Counter[str] = Counter()
+    of_predicted: Counter[str] = Counter()
+    for tags, found in zip(true, predicted, strict=True):
+        spans, guesses = find_spans(tags), find_spans(found)
+        of_true.update(span[0] for span in spans)
+        of_predicted.update(span[0] for span in guesses)
+        counts.update((span[0], _taken_for(span, guesses)) for span in set(spans) - set(guesses))
+        counts.update((NONE, span[0]) for span in guesses if not any(_shared(span, other) for other in spans))
+    return _ranked(counts, {(a, b): of_true[a] if a != NONE else of_predicted[b] for a, b in counts})
+
+
+def binary_losses(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the binary cross-entropy in nats of each example, summed over labels: float64 [examples].
+
+    Probabilities are clipped as in `nlptl.evaluation.metrics.log_loss`.
+
+    Args:
+        targets: 1 for each label that an example has, else 0: [examples, labels].
+        probabilities: Floats from 0 to 1, same shape.
+    """
+    eps = np.finfo(probabilities.dtype).eps
+    clipped = np.clip(probabilities, eps, 1 - eps)
+    losses: np.ndarray = -np.where(targets == 1, np.log(clipped), np.log1p(-clipped)).sum(axis=1)
+    return losses
+
+
+def _taken_for(span: Span, guesses: Sequence[Span]) -> str:
+    best = max(guesses, key=lambda guess: _shared(span, guess), default=None)
+    if best is None or _shared(span, best) == 0:
+        return NONE
+    return best[0] if best[0] != span[0] else f"{best[0]}, other borders"
+
+
+def _shared(one: Span, other: Span) -> int:
+    return max(0, min(one[2], other[2]) - max(one[1], other[1]))
+
+
+def _ranked(counts: dict[tuple[str, str], int], wholes: dict[tuple[str, str], int]) -> Pairs:
+    order = sorted(counts, key=lambda pair: (-counts[pair], pair))[:MOST_PAIRS]
+    return [{"label": a, "predicted": b, "count": counts[a, b], "share": counts[a, b] / wholes[a, b]} for a, b in order]

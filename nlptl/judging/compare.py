@@ -1,0 +1,274 @@
+"""Which of several runs is better, or whether their test split can tell: `nlptl compare`."""
+
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nlptl.data.writers import check_output, write_json
+from nlptl.errors import ConfigError
+from nlptl.evaluation.comparison import (
+    Difference,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    randomization_test,
+    smallest_accuracy_difference,
+    smallest_difference,
+)
+from nlptl.evaluation.metrics import LOWER_IS_BETTER
+from nlptl.evaluation.report import align_table, markdown_table
+from nlptl.judging.predictions import MAIN_METRICS, weighted_scores
+from nlptl.judging.runs import FinishedRun, differing_settings, read_runs
+
+logger = logging.getLogger(__name__)
+
+LEVEL, POWER = 0.05, 0.8
+PAIRS_SHOWN = 10
+"""With more pairs than those of five runs, the table shows those with the best run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """A table of runs on the same test split, what differs in their settings, and tests of their differences."""
+
+    runs: tuple[Path, ...]
+    """Folders of runs, such as runs/*; what is no finished run is left out."""
+    metric: str | None = None
+    """Score that is tested. None: accuracy of single labels, quadratic_kappa of ordinal ones, micro_f1 of several
+    labels, spearman of scores, span_f1 of tags."""
+    metrics: tuple[str, ...] = ()
+    """Other scores in the table, such as macro_f1."""
+    resamples: int = 2000
+    """Resamples of the test split for each interval and each test."""
+    seed: int = 0
+    """Seeds the resamples."""
+    output: Path | None = None
+    """JSON file for all that is shown; one that is there is replaced. None: the tables alone."""
+    markdown: bool = False
+    """Show the tables as Markdown, as for a pull request."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs, the one with the better score first, and what is known of the difference."""
+
+    first: str
+    second: str
+    difference: Difference
+    p_randomization: float
+    p_corrected: float
+    """Of randomization, by Holm, for the number of pairs."""
+    p_mcnemar: float | None
+    smallest_difference: float | None
+    """That a test set like this would show in four of five cases."""
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether chance alone gives such a difference, between any two of the runs, in 5 % of cases at most."""
+        return self.p_corrected <= LEVEL
+
+
+def compare(config: CompareConfig) -> list[Comparison]:
+    """Log tables of runs, of their settings and of the tests, and say which run is better, or that nobody can tell.
+
+    Returns:
+        All pairs of runs, in the order of their scores.
+
+    Raises:
+        ConfigError: If a folder is no finished run, or runs differ in their kind of task or their test data.
+        UntrustedFileError: If a file of a run is damaged.
+        ResourceError: If the output cannot be written.
+    """
+    if config.output is not None:
+        check_output(config.output, suffixes=(".json",))
+    runs = read_runs(config.runs)
+    metric = _metric(runs, config)
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    runs.sort(key=lambda run: -sign * run.scores[metric]["value"])
+    comparisons = _test_pairs(runs, metric, config)
+    differing = differing_settings(runs)
+    sentence = _conclude(runs, comparisons, metric)
+
+    show = markdown_table if config.markdown else align_table
+    logger.info("\n%s", show(_run_rows(runs, [metric, *(name for name in config.metrics if name != metric)])))
+    if differing:
+        logger.info("\n%s", show(_setting_rows(runs, differing)))
+    elif len(runs) > 1:
+        logger.info("\nno setting differs")
+    shown = comparisons if len(comparisons) <= PAIRS_SHOWN else comparisons[: len(runs) - 1]
+    if shown:
+        logger.info("\n%s", show(_pair_rows(shown, metric)))
+    logger.info("\n%s", sentence)
+    if config.output is not None:
+        values = _to_json(runs, metric, differing, comparisons, sentence)
+        write_json(config.output, values)
+        logger.info("\nwrote the comparison to %s", config.output)
+    return comparisons
+
+
+def _metric(runs: Sequence[FinishedRun], config: CompareConfig) -> str:
+    metric = config.metric or MAIN_METRICS[runs[0].kind]
+    known = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+    unknown = [name for name in (metric, *config.metrics) if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"Expected scores of these runs ({', '.join(known)}), found {', '.join(unknown)}. Pass those."
+        )
+    return metric
+
+
+def _test_pairs(runs: Sequence[FinishedRun], metric: str, config: CompareConfig) -> list[Comparison]:
+    """Return all pairs of `runs`, which are in the order of their scores."""
+    found = [_test_pair(a, b, metric, config) for a, b in itertools.combinations(runs, 2)]
+    corrected = holm([each.p_randomization for each in found]).tolist()
+    return [replace(each, p_corrected=p_value) for each, p_value in zip(found, corrected, strict=True)]
+
+
+def _test_pair(a: FinishedRun, b: FinishedRun, metric: str, config: CompareConfig) -> Comparison:
+    num_rows = len(a.predictions)
+    score_a, score_b = weighted_scores(a.predictions), weighted_scores(b.predictions)
+    differences = paired_bootstrap(score_a, score_b, num_rows, resamples=config.resamples, seed=config.seed)
+    if metric not in differences:
+        raise ConfigError(
+            f"Expected a score that predictions.csv gives ({', '.join(differences)}), found {metric}. Pass one of them "
+            "as --metric."
+        )
+    both = weighted_scores(a.predictions, b.predictions)
+    p_value = randomization_test(both, num_rows, resamples=config.resamples, seed=config.seed)[metric]
+    p_mcnemar: float | None = None
+    smallest: float | None = smallest_difference(differences[metric].standard_error, level=LEVEL, power=POWER)
+    a_correct, b_correct = a.predictions.is_correct(), b.predictions.is_correct()
+    if a_correct is not None and b_correct is not None:
+        p_mcnemar = mcnemar(a_correct, b_correct)
+        if metric == "accuracy":
+            discordant = float((a_correct != b_correct).mean())
+            smallest = smallest_accuracy_difference(num_rows, discordant, level=LEVEL, power=POWER)
+    return Comparison(a.name, b.name, differences[metric], p_value, p_value, p_mcnemar, smallest)
+
+
+def _conclude(runs: Sequence[FinishedRun], comparisons: Sequence[Comparison], metric: str) -> str:
+    """Return what the tests say of the best run, in a sentence or some."""
+    texts = f"{len(runs[0].predictions):,} texts"
+    if len(runs) == 1:
+        return _of_one(runs[0], metric, texts)
+    sign, more = (-1, "lower") if metric in LOWER_IS_BETTER else (1, "higher")
+    worse, alike, best = [], [], runs[0].name
+    for each in comparisons[: len(runs) - 1]:
+        value, p_value = each.difference, f"p = {_p(each.p_corrected)}"
+        if each.is_significant:
+            low, high = sorted((sign * value.low, sign * value.high))
+            interval = f"95 % interval {low:.4f} to {high:.4f}"
+            worse.append(f"{each.second}: {metric} {sign * value.value:.4f} {more} ({interval}, {p_value})")
+        else:
+            alike.append(f"{each.second} ({metric} {sign * value.value:.4f} {more}, {p_value}{_shown(each)})")
+    sentences = [f"{best} is better than {'; and than '.join(worse)}."] * bool(worse)
+    if alike:
+        sentences.append(f"A test set of {texts} cannot tell {best} from {' or from '.join(alike)}.")
+    if len(comparisons) > 1:
+        sentences.append(f"p-values are corrected for {len(comparisons)} pairs.")
+    return " ".join(sentences)
+
+
+def _shown(comparison: Comparison) -> str:
+    smallest = comparison.smallest_difference
+    if smallest is None:
+        return ""
+    return f"; the smallest true difference that would show, in four of five cases, is {smallest:.4f}"
+
+
+def _of_one(run: FinishedRun, metric: str, texts: str) -> str:
+    correct = run.predictions.is_correct()
+    if metric != "accuracy" or correct is None:
+        return f"There is nothing to compare {run.name} with: pass another run on these {texts}."
+    accuracy = float(correct.mean())
+    smallest = smallest_accuracy_difference(len(correct), 2 * accuracy * (1 - accuracy), level=LEVEL, power=POWER)
+    if smallest is None:
+        return f"A test set of {texts} is too small to tell another model from {run.name}."
+    return (
+        f"The smallest difference in accuracy from {run.name} that a test set of {texts} would show, in four of five "
+        f"cases, is {smallest:.4f}, for a model about as accurate whose mistakes have nothing to do with these."
+    )
+
+
+def _run_rows(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> list[list[str]]:
+    main, *others = metrics
+    header = ["run", main, "95 % interval", *others, "training", "memory", "trained", "texts per second"]
+    rows = [header]
+    for run in runs:
+        score, costs = run.scores[main], run.costs
+        rows.append(
+            [
+                run.name,
+                _number(score["value"]),
+                f"{_number(score['low'])} to {_number(score['high'])}",
+                *(_number(run.scores[name]["value"]) for name in others),
+                _cost(costs.get("train_seconds"), "{:,.1f} s"),
+                _cost(costs.get("peak_memory_bytes"), "{:,.0f} MB", per=1e6),
+                _cost(costs.get("trainable_parameters"), "{:,}"),
+                _cost(costs.get("test_texts_per_second"), "{:,.0f}"),
+            ]
+        )
+    return rows
+
+
+def _setting_rows(runs: Sequence[FinishedRun], differing: dict[str, list[Any]]) -> list[list[str]]:
+    rows = [["setting", *(run.name for run in runs)]]
+    return rows + [
+        [name, *("-" if value is None else str(value) for value in each)] for name, each in differing.items()
+    ]
+
+
+def _pair_rows(comparisons: Sequence[Comparison], metric: str) -> list[list[str]]:
+    has_mcnemar = any(each.p_mcnemar is not None for each in comparisons)
+    rows = [["pair", f"{metric}, difference", "95 % interval", *["p, McNemar"] * has_mcnemar, "p, randomization"]]
+    rows[0] += ["p, Holm"] * (len(comparisons) > 1)
+    for each in comparisons:
+        value = each.difference
+        rows.append(
+            [
+                f"{each.first} - {each.second}",
+                f"{value.value:+.4f}",
+                f"{value.low:+.4f} to {value.high:+.4f}",
+                *(["-" if each.p_mcnemar is None else _p(each.p_mcnemar)] if has_mcnemar else []),
+                _p(each.p_randomization),
+                *([_p(each.p_corrected)] if len(comparisons) > 1 else []),
+            ]
+        )
+    return rows
+
+
+def _to_json(
+    runs: Sequence[FinishedRun],
+    metric: str,
+    differing: dict[str, list[Any]],
+    comparisons: Sequence[Comparison],
+    sentence: str,
+) -> dict[str, Any]:
+    return {
+        "task": runs[0].kind,
+        "metric": metric,
+        "n": len(runs[0].predictions),
+        "runs": [
+            {"name": run.name, "folder": str(run.folder), "scores": run.scores, "costs": run.costs} for run in runs
+        ],
+        "settings": {
+            name: dict(zip((run.name for run in runs), each, strict=True)) for name, each in differing.items()
+        },
+        "comparisons": [asdict(each) for each in comparisons],
+        "conclusion": sentence,
+    }
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _cost(value: float | None, form: str, *, per: float = 1) -> str:
+    return "-" if value is None else form.format(value if per == 1 else value / per)
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 0.0001 else "< 0.0001"

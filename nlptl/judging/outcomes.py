@@ -1,0 +1,186 @@
+"""What became of each example of a split: label and prediction, by how much it was missed, its part of the score.
+
+The one place in which the judging of kinds of tasks differs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nlptl.data.targets import label_sets
+from nlptl.evaluation.errors import (
+    MOST_CLASSES,
+    NONE,
+    Pairs,
+    binary_losses,
+    confused_labels,
+    confused_sets,
+    confused_spans,
+    count_confusions,
+)
+from nlptl.evaluation.metrics import log_loss
+from nlptl.evaluation.slices import RowScores
+from nlptl.evaluation.spans import find_spans
+from nlptl.tasks.single_label import SingleLabel
+from nlptl.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of the examples of a split, in their order."""
+
+    scores: RowScores
+    labels: list[str]
+    """The labels of each, as it is read."""
+    predicted: list[str]
+    is_wrong: np.ndarray  # bool [examples]
+    losses: np.ndarray  # float64 [examples], the larger the worse
+    confidences: np.ndarray  # float64 [examples]: probability of what was predicted, or of its worst part; NaN: none
+    label_sets: list[tuple[str, ...]]
+    """The labels of each by which it is sliced."""
+    confusion: dict[str, Any] | None
+    confused: Pairs
+
+
+def outcomes_of(
+    task: Task,
+    labels: Sequence[str],
+    targets: np.ndarray,
+    outputs: np.ndarray,
+    texts: Sequence[str],
+    *,
+    show: Callable[[str], str | None],
+) -> Outcomes:
+    """Return what became of examples.
+
+    Args:
+        task: The task.
+        labels: What the data says of each, as `Examples.labels` has it.
+        targets: The same as the task has it.
+        outputs: What the task makes of the logits: probabilities or scores.
+        texts: The texts.
+        show: What may be shown of a part of a text; None: nothing.
+    """
+    if isinstance(task, SingleLabel):
+        return _of_label(task, labels, targets, outputs)
+    if task.kind == "multi_label":
+        return _of_label_set(task, labels, targets, outputs, texts)
+    if task.kind == "regression":
+        return _of_numbers(task, targets, outputs)
+    return _of_tags(task, labels, targets, outputs, texts, show)
+
+
+def _of_label(task: SingleLabel, labels: Sequence[str], targets: np.ndarray, outputs: np.ndarray) -> Outcomes:
+    chosen, names = task.chosen(outputs), task.names
+    counts = count_confusions(targets, chosen, num_classes=len(names)).tolist() if len(names) <= MOST_CLASSES else None
+    if task.kind == "ordinal":
+        scores = RowScores("mae", np.abs(chosen - targets).astype(np.float64), np.ones(len(targets)), True)
+    else:
+        scores = RowScores("accuracy", (chosen == targets).astype(np.float64), np.ones(len(targets)))
+    return Outcomes(
+        scores,
+        list(labels),
+        [names[i] for i in chosen],
+        chosen != targets,
+        log_loss(targets, outputs),
+        outputs[np.arange(len(outputs)), chosen],
+        [(label,) for label in labels],
+        None if counts is None else {"names": list(names), "counts": counts},
+        confused_labels(targets, chosen, names),
+    )
+
+
+def _of_label_set(
+    task: Task, labels: Sequence[str], targets: np.ndarray, outputs: np.ndarray, texts: Sequence[str]
+) -> Outcomes:
+    given = task.columns(outputs, texts, texts, name="predicted")["predicted"]
+    id_of = {name: i for i, name in enumerate(task.names)}
+    true, predicted = targets == 1, np.zeros(targets.shape, dtype=bool)
+    for i, names in enumerate(given):
+        predicted[i, [id_of[name] for name in names]] = True
+    shared, all_of = (true & predicted).sum(axis=1), true.sum(axis=1) + predicted.sum(axis=1)
+    # As samples_f1 of the scores: a text with neither true nor predicted labels has 0.
+    f1 = 2 * shared / np.maximum(all_of, 1)
+    wrong = true != predicted
+    # Of the labels that are decided wrongly, how far the surest one is from what is right.
+    confidences = np.where(wrong, np.where(predicted, outputs, 1 - outputs), -np.inf).max(axis=1)
+    return Outcomes(
+        RowScores("samples_f1", f1, np.ones(len(f1))),
+        [_listed(flags, task.names) for flags in true],
+        [_listed(flags, task.names) for flags in predicted],
+        wrong.any(axis=1),
+        binary_losses(targets, outputs),
+        np.where(np.isfinite(confidences), confidences, np.nan),
+        label_sets(labels, task.kind),
+        None,
+        confused_sets(true, predicted, task.names),
+    )
+
+
+def _of_numbers(task: Task, targets: np.ndarray, outputs: np.ndarray) -> Outcomes:
+    errors = np.abs(outputs - targets).mean(axis=1)
+    return Outcomes(
+        RowScores("mae", errors, np.ones(len(errors)), True),
+        [_numbers(row, task.names) for row in targets],
+        [_numbers(row, task.names) for row in outputs],
+        errors > 0,
+        errors,
+        np.full(len(errors), np.nan),
+        [],
+        None,
+        [],
+    )
+
+
+def _of_tags(
+    task: Task,
+    labels: Sequence[str],
+    targets: np.ndarray,
+    outputs: np.ndarray,
+    texts: Sequence[str],
+    show: Callable[[str], str | None],
+) -> Outcomes:
+    true = [tags.split(" ") for tags in labels]
+    predicted = [tags.split(" ") for tags in task.columns(outputs, texts, texts, name="predicted")["predicted"]]
+    spans = [(set(find_spans(one)), set(find_spans(two))) for one, two in zip(true, predicted, strict=True)]
+    parts = np.array([2.0 * len(one & two) for one, two in spans])
+    wholes = np.array([float(len(one) + len(two)) for one, two in spans])
+    ends = np.cumsum([len(tags) for tags in true])
+    of_words = np.split(outputs, ends[:-1])
+    wrong_words = [
+        np.array([a != b for a, b in zip(one, two, strict=True)]) for one, two in zip(true, predicted, strict=True)
+    ]
+    words = [text.split(" ") for text in texts]
+    return Outcomes(
+        RowScores("span_f1", parts, wholes),
+        [_spans(tags, each, show) for tags, each in zip(true, words, strict=True)],
+        [_spans(tags, each, show) for tags, each in zip(predicted, words, strict=True)],
+        np.array([wrong.any() for wrong in wrong_words]),
+        np.array([log_loss(ids, each).sum() for ids, each in zip(targets, of_words, strict=True)]),
+        np.array([each.max(axis=1)[wrong].max(initial=-1) for each, wrong in zip(of_words, wrong_words, strict=True)]),
+        [tuple(sorted({span[0] for span in one})) for one, _ in spans],
+        None,
+        confused_spans(true, predicted),
+    )
+
+
+def _listed(flags: np.ndarray, names: Sequence[str]) -> str:
+    return ", ".join(names[i] for i in np.flatnonzero(flags).tolist()) or NONE
+
+
+def _numbers(row: np.ndarray, names: Sequence[str]) -> str:
+    if len(row) == 1:
+        return f"{row[0]:.4g}"
+    return ", ".join(f"{name} {value:.4g}" for name, value in zip(names, row, strict=True))
+
+
+def _spans(tags: Sequence[str], words: Sequence[str], show: Callable[[str], str | None]) -> str:
+    """Return the spans of a text with their words, or where these may not be shown with the numbers of the words."""
+    found = []
+    for name, first, end in find_spans(tags):
+        text = show(" ".join(words[first:end]))
+        place = f"word {first + 1}" if end == first + 1 else f"words {first + 1} to {end}"
+        found.append(f"{name}: {place if text is None else text}")
+    return "; ".join(found) or NONE
