@@ -46,6 +46,8 @@ NAMES = {"random": "random weights, fine-tuned", "frozen": "frozen encoder", "fi
 OF_THE_DEVICE = ("batch_size", "selection_metric", "micro_batch_tokens", "mixed_precision", "cache", "cache_size")
 """Settings of a training that its baselines have too, where they are trained in another way."""
 
+LEVEL = 0.05
+
 logger = logging.getLogger(__name__)
 
 
@@ -273,7 +275,7 @@ def _fit_words(splits: Splits, config: ClassificationConfig) -> Row:
     start = time.monotonic()
     fitted = fit_words(task, splits, metric=selection_metric(task, config.train))
     targets = task.targets(splits.validation)
-    task = task.tuned(targets, fitted.validation)
+    task = task.tuned(targets, fitted.validation, config.train)
     seconds, outputs = time.monotonic() - start, task.outputs(fitted.test)
     return Row(
         name_of_words(task),
@@ -357,7 +359,8 @@ def baselines_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
 
 def _gain(best: Row, other: Row, metric: str, test: Examples, *, seed: int) -> Gain:
     tables = [_predictions(row, test) for row in (best, other)]
-    found = paired_bootstrap(*map(weighted_scores, tables), len(test), seed=seed)[metric]
+    one, two = map(weighted_scores, tables)
+    found = paired_bootstrap(one, two, len(test), seed=seed)[metric]
     p = randomization_test(weighted_scores(*tables), len(test), seed=seed)[metric]
     sign = -1 if metric in LOWER_IS_BETTER else 1
     low, high = sorted((sign * found.low, sign * found.high))
@@ -386,15 +389,12 @@ def describe_gain(gain: Gain, metric: str) -> str:
 
 def doubt_gain(gain: Gain) -> str | None:
     """Return a warning where transfer has not helped, or it cannot be told; None: it has."""
-    if gain.low > 0:
+    if gain.low > 0 and gain.p <= LEVEL:
         return None
-    way_out = "Take another encoder, more examples, or the simpler model"
-    if gain.high < 0:
-        return f"negative transfer: {gain.row} is worse than {gain.over}. {way_out}."
-    return (
-        f"no gain: the interval of what {gain.row} gains over {gain.over} includes zero, so that this test set does "
-        f"not show that transfer helps. {way_out}."
-    )
+    way_out = "Take another encoder, more examples, or the simpler model."
+    if gain.high < 0 and gain.p <= LEVEL:
+        return f"negative transfer: {gain.row} is worse than {gain.over}. {way_out}"
+    return f"no gain: this test set does not show that {gain.row} is better than {gain.over}. {way_out}"
 
 
 @contextmanager

@@ -131,11 +131,13 @@ def _upload(config: PushConfig) -> str:
     except UserError:
         raise
     except Exception as error:  # The HTTP client has errors of its own, and it changed with huggingface_hub 2.
-        status = getattr(getattr(error, "response", None), "status_code", None)
+        # Of a file that was not taken, huggingface_hub says no more than that.
+        cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ is not None else error
+        status = getattr(getattr(cause, "response", None), "status_code", None)
         way_out = "Check the network, and HF_ENDPOINT if it is set."
         if status in (401, 403):
             way_out = "Log in with a token that may write there (`hf auth login`), or push under another name."
         raise ResourceError(
-            f"Expected to upload to {config.name} on the Hugging Face Hub, found {one_line(error)} {way_out}"
+            f"Expected to upload to {config.name} on the Hugging Face Hub, found {one_line(cause)} {way_out}"
         ) from error
     return str(done.commit_url)

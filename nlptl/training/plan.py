@@ -229,7 +229,7 @@ def _check_fitted(model: Classifier, config: TrainingConfig) -> None:
             "(freeze= in Python)."
         )
     defaults = TrainingConfig()
-    obeyed = {"cache", "cache_size", "cache_dtype", "micro_batch_tokens", "mixed_precision", "logging_steps"}
+    obeyed = {"cache", "cache_size", "cache_dtype", "micro_batch_tokens", "mixed_precision", "logging_steps", "track"}
     if model.head.head == "logistic":
         obeyed.add("class_weights")
     ignored = [name for name, value in vars(config).items() if name not in obeyed and value != getattr(defaults, name)]

@@ -21,13 +21,13 @@ RANDOM, FROZEN, TUNED = "random weights, fine-tuned", "frozen encoder", "fine-tu
 
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return 300 toy reviews, of which every ninth has the other label."""
+    """Return 600 toy reviews, of which every ninth has the other label."""
     other = {"positive": "negative", "negative": "positive"}
     path = tmp_path_factory.mktemp("reviews") / "reviews.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("text", "label"))
-        writer.writerows((text, other[label] if i % 9 == 0 else label) for i, (text, label) in enumerate(toy_rows(300)))
+        writer.writerows((text, other[label] if i % 9 == 0 else label) for i, (text, label) in enumerate(toy_rows(600)))
     return path
 
 
@@ -51,7 +51,7 @@ def test_five_rows_and_no_gain_of_an_encoder_with_random_weights(
     for row in values["rows"]:
         score = row["scores"]["accuracy"]
         assert score["low"] <= score["value"] <= score["high"]
-        assert score["n"] == 30
+        assert score["n"] == 60
         (line,) = [line for line in out.splitlines() if line.startswith(f"{row['name']}  ")]
         for shown in (f"{score['value']:.4f}", f"{row['parameters']:,}", f"{row['trainable_parameters']:,}"):
             assert shown in line.split()
@@ -66,7 +66,7 @@ def test_five_rows_and_no_gain_of_an_encoder_with_random_weights(
     assert values["warning"] in out
     assert f"{WORDS}: 95 % interval of the gain" in out
     # What is trained is told, and not what a training says of itself.
-    assert f"training {TUNED}: 240 examples, 1 epoch\n" in out
+    assert f"training {TUNED}: 480 examples, 1 epoch\n" in out
     assert "kept the model of step" not in out
 
 
@@ -180,6 +180,7 @@ def test_what_is_said_of_a_gain(low, difference, high, metric, said, doubt):
     assert describe_gain(gain, metric).startswith(said)
     assert f"{low:+.4f} to {high:+.4f}, p < 0.001" in describe_gain(gain, metric)
     assert "p = 0.21" in describe_gain(replace(gain, p=0.2134), metric)
+    assert doubt_gain(replace(gain, p=0.06)).startswith("no gain: ")
     if doubt is None:
         assert doubt_gain(gain) is None
     else:
