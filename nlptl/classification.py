@@ -5,7 +5,9 @@ from functools import partial
 from nlptl.config import ClassificationConfig
 from nlptl.evaluation.metrics import Scores
 from nlptl.judging.analysis import write_analysis
+from nlptl.judging.attributions import check_explain
 from nlptl.judging.baselines import compare_with_baselines
+from nlptl.judging.repeats import is_repeated, repeat_training
 from nlptl.judging.report import report_run
 from nlptl.training.assembly import classifier_of, splits_of
 from nlptl.training.devices import on_main
@@ -17,7 +19,8 @@ from nlptl.training.trainer import Trainer
 def train_classifier(config: ClassificationConfig) -> Scores:
     """Load and split the data, train, keep the best model on validation, and return the scores on test.
 
-    A dry run says what would train and what it takes, and returns no scores.
+    A dry run says what would train and what it takes, and returns no scores. With several seeds or folds, the scores
+    are what `nlptl.judging.repeats.repeat_training` returns: means over the runs.
 
     Raises:
         ConfigError: If settings contradict each other, the model, or the run that is in the folder.
@@ -25,6 +28,9 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         NonFiniteError: If training diverges.
         ResourceError: If memory or disk do not suffice.
     """
+    check_explain(config)
+    if is_repeated(config):
+        return repeat_training(config, train_classifier)
     run = None
     if not config.dry_run:
         run = Run.open(config.output_dir, config, resume=config.resume, overwrite=config.overwrite)

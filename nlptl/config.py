@@ -368,6 +368,36 @@ class JudgingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RepeatsConfig:
+    """Several runs in place of one, for what chance does to a score."""
+
+    seeds: tuple[int, ...] = ()
+    """Train once with each of these seeds, on the same splits, in the folders seed-0/ and so on of output_dir: mean and
+    standard deviation of each score. Empty: once, with --seed."""
+    folds: int | None = None
+    """Cross-validation: cut all texts but those of a given test split into so many folds, by label and group, and for
+    each train on the others and test on it, in the folders fold-1/ and so on of output_dir. None: no folds."""
+    fold: int | None = None
+    """Of the folds this one alone, from 1 on. None: all of them."""
+
+    def __post_init__(self) -> None:
+        if self.seeds and self.folds is not None:
+            raise ConfigError("Expected --seeds or --folds, found both. Pass one of the two.")
+        if self.seeds and (len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds)):
+            raise ConfigError(
+                f"Expected two or more different seeds, found {', '.join(map(str, self.seeds))}. Pass for instance "
+                "--seeds 0 1 2 3 4, or one as --seed."
+            )
+        if self.folds is not None and not (is_count(self.folds) and self.folds >= 2):
+            raise ConfigError(f"Expected two or more folds, found {self.folds!r}. Pass for instance --folds 5.")
+        if self.fold is not None and not (self.folds is not None and is_count(self.fold) and self.fold <= self.folds):
+            raise ConfigError(
+                f"Expected a fold from 1 to the number of folds, found --fold {self.fold} of --folds {self.folds}. "
+                "Pass both, or leave out --fold."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Columns:
     """Which columns of a data set are read."""
 
@@ -445,6 +475,7 @@ class ClassificationConfig(Columns):
     head: HeadConfig = HeadConfig()
     train: TrainingConfig = TrainingConfig()
     judging: JudgingConfig = JudgingConfig()
+    repeats: RepeatsConfig = RepeatsConfig()
 
 
 def columns_of(config: Columns) -> Columns:

@@ -21,6 +21,8 @@ def splits_of(config: ClassificationConfig) -> Splits:
         drop_empty=config.drop_empty,
         deduplicate=config.deduplicate,
         seed=config.split_seed,
+        folds=config.repeats.folds,
+        fold=config.repeats.fold,
         strict=config.strict,
         near_duplicates=config.near_duplicates,
         slice_columns=config.judging.slice_columns,
