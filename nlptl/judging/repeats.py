@@ -217,7 +217,8 @@ def _log(
     if collapsed:
         names = ", ".join(f"{each.folder.name} ({metric} {each.scores[metric].value:.4f})" for each in collapsed)
         rest = _summarize(kind, (each for each in repeats if not each.collapsed)).get(metric)
-        without = "" if rest is None else f"; without: {metric} mean {rest.mean:.4f}, sd {rest.sd:.4f}, n {rest.n}"
+        without = "" if rest is None else f"; {metric} without: mean {rest.mean:.4f} of {rest.n}"
+        without += "" if rest is None or rest.n < 2 else f", sd {rest.sd:.4f}"
         logger.warning(
             "%d of %d runs predict the same for all texts: %s%s", len(collapsed), len(repeats), names, without
         )
