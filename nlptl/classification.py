@@ -1,12 +1,17 @@
 """What the recipes do, from a data set to scores."""
 
+from functools import partial
+
 from nlptl.config import ClassificationConfig, columns_of
 from nlptl.data.splits import load_splits
 from nlptl.evaluation.metrics import Scores
 from nlptl.judging.analysis import write_analysis
+from nlptl.judging.attributions import check_explain
 from nlptl.judging.repeats import is_repeated, repeat_training
+from nlptl.judging.report import report_run
 from nlptl.model.classifier import Classifier
 from nlptl.tasks.kinds import make_task
+from nlptl.training.devices import on_main
 from nlptl.training.estimate import check_disk
 from nlptl.training.run import Run
 from nlptl.training.trainer import Trainer
@@ -24,6 +29,7 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         NonFiniteError: If training diverges.
         ResourceError: If memory or disk do not suffice.
     """
+    check_explain(config)
     if is_repeated(config):
         return repeat_training(config, train_classifier)
     run = None
@@ -68,4 +74,5 @@ def train_classifier(config: ClassificationConfig) -> Scores:
     scores = trainer.evaluate(splits["test"])
     if config.judging.report and run is not None:
         write_analysis(run, model, trainer.evaluations["test"], config.judging, seed=config.seed)
+        on_main(partial(report_run, run.path))
     return scores

@@ -15,7 +15,6 @@ import io
 import itertools
 import logging
 import os
-import re
 import sys
 import traceback
 import typing
@@ -30,6 +29,7 @@ from nlptl import __version__
 from nlptl.config import load_config
 from nlptl.errors import ConfigError, ResourceError, UserError
 from nlptl.flags import check_flags, nearest
+from nlptl.printable import printable
 
 T = TypeVar("T")
 
@@ -71,15 +71,17 @@ COMMANDS = {
         "nlptl.training.plan:explain_training",
         "show what would train, at which rate",
     ),
+    "report": Command(
+        "nlptl.judging.report:ReportConfig",
+        "nlptl.judging.report:report",
+        "write the report of a run anew, as a page or as Markdown",
+    ),
     "cache": Command(
         "nlptl.training.cache_command:CacheConfig",
         "nlptl.training.cache_command:manage_cache",
         "list or clear the features of frozen encoders",
     ),
 }
-
-# Names of files and labels may hold what a terminal obeys, such as colours, and bytes that are no text.
-_NOT_TO_BE_SHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # An installed wheel has the recipes inside the package, a checkout beside it.
 RECIPE_FOLDERS = (Path(__file__).parent / "recipes", Path(__file__).parents[1] / "recipes")
@@ -221,7 +223,7 @@ def _errors_as_messages(*, debug: bool) -> Iterator[None]:
         if debug:
             traceback.print_exc()
         else:
-            print(f"nlptl: error: {_printable(str(error))}", file=sys.stderr)
+            print(f"nlptl: error: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as error:
         if debug:
@@ -292,7 +294,7 @@ def _logging(stream: TextIO) -> Iterator[None]:
 
 class _LogHandler(logging.StreamHandler[TextIO]):
     def format(self, record: logging.LogRecord) -> str:
-        text, encoding = _printable(super().format(record)), self.stream.encoding or "utf-8"
+        text, encoding = printable(super().format(record)), self.stream.encoding or "utf-8"
         return text.encode(encoding, "backslashreplace").decode(encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
@@ -303,11 +305,6 @@ class _LogHandler(logging.StreamHandler[TextIO]):
             raise  # noqa: PLE0704
         else:
             super().handleError(record)
-
-
-def _printable(text: str) -> str:
-    """Return `text` with what a terminal would obey or refuse, but for tabs and line feeds, as Python writes it."""
-    return _NOT_TO_BE_SHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _write_to_nowhere(stream: TextIO) -> None:

@@ -328,7 +328,8 @@ class JudgingConfig:
     """What is found out about a trained model on test, and shown."""
 
     report: bool = True
-    """Write analysis.json (errors, slices, calibration on test) and report.html into the folder of the run."""
+    """Write analysis.json (errors, slices, calibration on test), report.html and the model card, model/README.md, from
+    what test has shown."""
     texts_shown: TextsShown = "whole"
     """What the files of a run hold of the texts: whole; masked, with <email>, <number> and <link> in place of these; or
     none, their rows alone."""

@@ -14,11 +14,7 @@ def score_table(
         majority = "" if baseline is None else f"{baseline[name].value:.4f}"
         interval = f"{score.low:.4f} to {score.high:.4f}"
         rows.append((name, f"{score.value:.4f}", interval, f"{score.n:,}", majority))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 5))]).rstrip() for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return align_table(rows)
 
 
 def class_table(scores: Scores) -> str:
@@ -37,11 +33,8 @@ def class_table(scores: Scores) -> str:
 def align_table(rows: Sequence[Sequence[str]]) -> str:
     """Return rows of cells, the first one the header, as lines; the first column is aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    return "\n".join([lines[0].rstrip(), "-" * len(lines[0]), *(line.rstrip() for line in lines[1:])])
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:

@@ -1,7 +1,6 @@
 """What a model gets wrong on test, and where it is worse than elsewhere: analysis.json of a run."""
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,8 +15,11 @@ from nlptl.data.sources import Examples
 from nlptl.data.targets import numbers as numbers_of
 from nlptl.data.tokens import TEXTS_PER_CALL, overlap_of_chunks
 from nlptl.evaluation.cuts import cut_by_label, cut_by_number, cut_by_value, cut_by_word
+from nlptl.evaluation.report import align_table
 from nlptl.evaluation.slices import RowScores, Slice, SliceScore, distinct, score_slices
-from nlptl.judging.outcomes import Outcomes, outcomes_of
+from nlptl.judging.attributions import explain
+from nlptl.judging.outcomes import Outcomes, outcomes_of, plain_number
+from nlptl.judging.probes import probe, probe_table
 from nlptl.model.classifier import Classifier
 from nlptl.training.devices import on_main
 from nlptl.training.peers import together
@@ -60,13 +62,13 @@ def analyse(model: Classifier, evaluation: Evaluation, config: JudgingConfig, *,
         "task": task.kind,
         "n": len(examples),
         "texts_shown": config.texts_shown,
-        "calibration": None,
+        "calibration": task.describe_calibration(evaluation.targets, evaluation.logits),
         "confusion": outcomes.confusion,
         "confused": outcomes.confused,
         "errors": _errors(examples, outcomes, config),
         "slices": _slices(model, examples, outcomes, config, seed=seed),
-        "probes": None,
-        "attributions": None,
+        "probes": probe(model, examples, seed=seed) if config.probes else None,
+        "attributions": explain(model, examples, outcomes, config.explain, texts_shown=config.texts_shown) or None,
     }
 
 
@@ -82,8 +84,13 @@ def write_analysis(
     analysis: dict[str, Any] = {}  # of the main process alone
     on_main(lambda: analysis.update(analyse(model, evaluation, config, seed=seed)))
     run.write_json("analysis.json", analysis)
-    if flagged := [row for row in analysis.get("slices", {}).get("rows", ()) if row["flagged"]]:
-        logger.info("\n%s", slice_table(flagged[:MOST_LOGGED], metric=analysis["slices"]["metric"]))
+    if not analysis:
+        return
+    slices = analysis["slices"]
+    if flagged := [row for row in slices["rows"] if row["flagged"]]:
+        logger.info("\n%s", slice_table(flagged[:MOST_LOGGED], metric=slices["metric"]))
+    if analysis["probes"]:
+        logger.info("\n%s", probe_table(analysis["probes"], metric=slices["metric"]))
 
 
 def slice_table(rows: Sequence[dict[str, Any]], *, metric: str) -> str:
@@ -94,14 +101,7 @@ def slice_table(rows: Sequence[dict[str, Any]], *, metric: str) -> str:
         name = f"{row['column']}: {row['value']}"
         numbers = (f"{row['n']:,}", f"{row['difference']:+.4f}", f"{row['p']:.3f}")
         cells.append((name, f"{row['score']:.4f}", interval, *numbers))
-    return aligned(cells)
-
-
-def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """Return a table of which the first row is the heading, and the first column stands to the left."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return align_table(cells)
 
 
 def readable_text(examples: Examples, index: int) -> str:
@@ -217,8 +217,3 @@ def _some_of_each(rows: Sequence[SliceScore]) -> list[SliceScore]:
         if counts[row.column] <= MOST_OF_A_COLUMN:
             kept.append(row)
     return kept[:MOST_ROWS]
-
-
-def plain_number(value: float) -> float | None:
-    """Return a number as JSON has it: None for NaN and infinity."""
-    return float(value) if math.isfinite(value) else None

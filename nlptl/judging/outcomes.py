@@ -3,6 +3,7 @@
 The one place in which the judging of kinds of tasks differs.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,7 @@ class Outcomes:
     """The labels of each by which it is sliced."""
     confusion: dict[str, Any] | None
     confused: Pairs
+    decisive: np.ndarray  # int64 [examples]: the label or score whose probability decides, by its place in the names
 
 
 def outcomes_of(
@@ -72,6 +74,11 @@ def outcomes_of(
     return _of_tags(task, labels, targets, outputs, texts, show)
 
 
+def plain_number(value: float) -> float | None:
+    """Return a number as JSON has it: None for NaN and infinity."""
+    return float(value) if math.isfinite(value) else None
+
+
 def _of_label(task: SingleLabel, labels: Sequence[str], targets: np.ndarray, outputs: np.ndarray) -> Outcomes:
     chosen, names = task.chosen(outputs), task.names
     counts = count_confusions(targets, chosen, num_classes=len(names)).tolist() if len(names) <= MOST_CLASSES else None
@@ -89,6 +96,7 @@ def _of_label(task: SingleLabel, labels: Sequence[str], targets: np.ndarray, out
         [(label,) for label in labels],
         None if counts is None else {"names": list(names), "counts": counts},
         confused_labels(targets, chosen, names),
+        chosen,
     )
 
 
@@ -105,17 +113,19 @@ def _of_label_set(
     f1 = 2 * shared / np.maximum(all_of, 1)
     wrong = true != predicted
     # Of the labels that are decided wrongly, how far the surest one is from what is right.
-    confidences = np.where(wrong, np.where(predicted, outputs, 1 - outputs), -np.inf).max(axis=1)
+    sure = np.where(wrong, np.where(predicted, outputs, 1 - outputs), -np.inf)
+    confidences = np.where(wrong.any(axis=1), sure.max(axis=1), np.nan)
     return Outcomes(
         RowScores("samples_f1", f1, np.ones(len(f1))),
         [_listed(flags, task.names) for flags in true],
         [_listed(flags, task.names) for flags in predicted],
         wrong.any(axis=1),
         binary_losses(targets, outputs),
-        np.where(np.isfinite(confidences), confidences, np.nan),
+        confidences,
         label_sets(labels, task.kind),
         None,
         confused_sets(true, predicted, task.names),
+        np.where(wrong.any(axis=1), sure.argmax(axis=1), outputs.argmax(axis=1)),
     )
 
 
@@ -131,6 +141,7 @@ def _of_numbers(task: Task, targets: np.ndarray, outputs: np.ndarray) -> Outcome
         [],
         None,
         [],
+        np.zeros(len(errors), dtype=np.int64),
     )
 
 
@@ -163,6 +174,7 @@ def _of_tags(
         [tuple(sorted({span[0] for span in one})) for one, _ in spans],
         None,
         confused_spans(true, predicted),
+        np.full(len(true), -1),
     )
 
 

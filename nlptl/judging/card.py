@@ -1,0 +1,152 @@
+"""The model card of a run: README.md of its model folder, for whoever finds the model without the run."""
+
+import re
+from pathlib import Path
+
+from nlptl.data.writers import write_text
+from nlptl.judging import judgements, sections
+from nlptl.judging.document import Part, Section, Table, Words, count, name, names, percent, plain
+from nlptl.judging.glossary import TASKS, words
+from nlptl.judging.markdown import to_markdown
+from nlptl.judging.run_files import SPLITS, RunFiles, differing
+
+HUB_METRICS = {
+    "macro_f1": "f1",
+    "micro_f1": "f1",
+    "weighted_f1": "f1",
+    "samples_f1": "f1",
+    "span_f1": "f1",
+    "span_precision": "precision",
+    "span_recall": "recall",
+    "token_accuracy": "accuracy",
+    "subset_accuracy": "accuracy",
+    "matthews": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+    "r2": "r_squared",
+}
+"""What the Hub calls a score, where that is another name."""
+
+MOST_LABELS = 50
+
+
+def write_model_card(run: RunFiles) -> None:
+    """Write the card into the model folder of a run.
+
+    Raises:
+        ResourceError: If it cannot be written.
+    """
+    write_text(run.folder / "model" / "README.md", model_card(run))
+
+
+def model_card(run: RunFiles) -> str:
+    """Return the card of the model of a run: a block of metadata that the Hub reads, and Markdown."""
+    parts = [
+        Section("What it is", _what_it_is(run)),
+        Section("Scores", _scores(run)),
+        Section("Limits", [Words(line) for line in _limits(run)]),
+        Section("Data", [Words(line) for line in _data(run)]),
+        Section("How to use it", sections.how_to_use(run, "path/to/this/folder")),
+        Section("How it was trained", _training(run)),
+    ]
+    return f"---\n{_metadata(run)}---\n\n{to_markdown(_title(run), parts)}"
+
+
+def hub_id(source: str) -> str | None:
+    """Return the name on the Hub, without a revision, that a setting means; None for samples and for what is here."""
+    found = re.fullmatch(r"([\w-]+|[\w-][\w.-]*/[\w-][\w.-]*)(:[\w.-]+)?(@[\w./-]+)?", source)
+    is_here = source.startswith("sample:") or Path(source).expanduser().exists()
+    return None if found is None or is_here else found[1]
+
+
+def _metadata(run: RunFiles) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    encoder, data = str(run.settings.get("model", "")), _data_name(run)
+    on_hub = hub_id(str(run.settings.get("dataset", "")))
+    kind = "token-classification" if run.task == "tokens" else "text-classification"
+    scores = {m: s for m, s in run.scores[run.split].items() if m != "per_class" and s["value"] is not None}
+    results = [
+        EvalResult(
+            task_type=kind,
+            dataset_type=data,
+            dataset_name=data,
+            dataset_split=run.split,
+            metric_type=HUB_METRICS.get(metric, metric),
+            metric_name=words(metric),
+            metric_value=round(score["value"], 4),
+        )
+        for metric, score in scores.items()
+    ]
+    card = ModelCardData(
+        model_name=plain(_title(run)),
+        library_name="transformers",
+        pipeline_tag=kind,
+        base_model=hub_id(encoder),
+        datasets=[on_hub] if on_hub else None,
+        tags=["nlptl"],
+        metrics=list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in scores)),
+        eval_results=results,
+    )
+    return f"{card.to_yaml()}\n"
+
+
+def _public(source: str) -> str:
+    """Return the name of a data set without the folders that lead to it on somebody's machine."""
+    return source if source.startswith("sample:") else Path(source).name or "data"
+
+
+def _title(run: RunFiles) -> str:
+    encoder = str(run.settings.get("model", ""))
+    kind = run.task.replace("_", " ").capitalize()
+    return f"{kind}: {name(hub_id(encoder) or _public(encoder))}, trained on {name(_data_name(run))}"
+
+
+def _what_it_is(run: RunFiles) -> list[Part]:
+    labels, trained = run.manifest.get("labels") or [], sections.what_trained(run.manifest)
+    parts: list[Part] = [Words(f"A text classifier: {trained}. It gives {TASKS.get(run.task, run.task)}.")]
+    if labels:
+        kind = "Outputs" if run.task == "regression" else "Labels"
+        parts.append(Words(f"{kind}: {names(labels, most=MOST_LABELS)}."))
+    if run.settings.get("pair_column") is not None:
+        parts.append(Words("It reads two texts at once."))
+    return parts
+
+
+def _scores(run: RunFiles) -> list[Part]:
+    calibration = run.analysis.get("calibration")
+    told = [Words(judgements.calibrated(calibration))] if calibration else []
+    return [Words(sections.verdict_sentence(run)), *sections.score_tables(run), *told]
+
+
+def _limits(run: RunFiles) -> list[str]:
+    cut = (run.data.get("truncation", {}).get(run.split) or {}).get("cut_texts")
+    lines = [f"Of a text, it reads {sections.reading(run.manifest)}."]
+    if cut is not None and cut < sections.MUCH:
+        lines.append(f"Of {percent(cut)} of the {run.split} texts, a part was not read.")
+    lines.append("The scores hold for texts like those of the data; score it on others before it is used for them.")
+    return lines + judgements.decided(run) + sections.warnings(run)
+
+
+def _data(run: RunFiles) -> list[str]:
+    sizes = ", ".join(f"{count(run.sizes[split])} {split}" for split in SPLITS if split in run.sizes)
+    lines = [f"{name(_data_name(run))}{f': {sizes} texts' if sizes else ''}."]
+    if run.data.get("data_sha256"):
+        lines.append(f"sha256 of the texts and labels of all splits: {name(run.data['data_sha256'])}.")
+    found = len(run.data.get("findings", []))
+    return [*lines, f"The checks of the data had {found or 'no'} finding{'' if found == 1 else 's'}."]
+
+
+def _training(run: RunFiles) -> list[Part]:
+    special = {key: value for key, value in differing(run.settings).items() if key not in ("model", "dataset")}
+    caption = "Settings that differ from the defaults"
+    parts: list[Part] = [Table(caption, ("setting", "value"), sections.pairs(special), texts=2)]
+    if not special:
+        parts = [Words("With the default settings of nlptl.")]
+    versions = run.manifest.get("versions", {})
+    return [*parts, Words(f"Versions: {', '.join(f'{key} {name(value)}' for key, value in versions.items())}.")]
+
+
+def _data_name(run: RunFiles) -> str:
+    data = str(run.settings.get("dataset", ""))
+    return hub_id(data) or _public(data)

@@ -1,0 +1,257 @@
+"""The sections of a report on what was found out about the predictions on test: they are made from analysis.json."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nlptl.judging import figures
+from nlptl.judging.document import (
+    Part,
+    Quotes,
+    Section,
+    Table,
+    Weighted,
+    Words,
+    count,
+    decimal,
+    interval,
+    name,
+    p_value,
+    percent,
+    signed,
+)
+from nlptl.judging.glossary import METRICS, words
+from nlptl.judging.run_files import RunFiles
+from nlptl.judging.sections import MANY_ROWS, MOST_ROWS, cut
+
+FEW_SLICES = 8
+MOST_SLICES = 30
+MOST_DRAWN = 8
+MOST_QUOTES = 5
+MOST_TOKENS = 400
+STRONGEST = 5
+
+
+def calibration(run: RunFiles) -> Section | None:
+    """Return how far probabilities can be believed, before and after calibration."""
+    found = run.analysis.get("calibration")
+    if not found:
+        return None
+    before, after = found.get("before") or {}, found.get("after") or {}
+    method = found.get("method", "none")
+    parts: list[Part] = [Words(calibrated(found))]
+    reliability = found.get("reliability") or {}
+    for key, caption in (("before", "Reliability before calibration"), ("after", "Reliability after calibration")):
+        bins = reliability.get(key)
+        if bins and figures.can_draw() and not (key == "after" and method == "none"):
+            parts.append(figures.draw_reliability(f"reliability-{key}", caption, bins))
+    rows = [[words(key), decimal(before[key]), decimal(after.get(key))] for key in before]
+    parts.append(Table("Before and after calibration", ("score", "before", "after"), rows))
+    meanings = [[words(key), METRICS[key]] for key in before if key in METRICS]
+    parts.append(Table("What these scores mean", ("score", "meaning"), meanings, texts=2, is_long=True))
+    for key in ("before", "after"):
+        if reliability.get(key):
+            rows = [
+                [f"{b['low']:.2f} to {b['high']:.2f}", count(b["n"]), decimal(b["confidence"]), decimal(b["accuracy"])]
+                for b in reliability[key]
+            ]
+            columns = ("probability", "n", "mean probability", "share that is right")
+            parts.append(Table(f"Reliability {key} calibration as a table", columns, rows, is_long=True))
+    return Section("Calibration", parts)
+
+
+def calibrated(found: Mapping[str, Any]) -> str:
+    """Return how far probabilities can be believed, from the calibration in analysis.json."""
+    before, after = found.get("before") or {}, found.get("after") or {}
+    method = found.get("method", "none")
+    if method == "none" or not after:
+        off = decimal(before.get("ece"))
+        return f"Probabilities are those of the model, not calibrated; they are off by {off} on average (ECE)."
+    ways = {
+        "temperature": "one temperature for all logits",
+        "vector": "a scale and a shift for each class",
+        "platt": "a logistic function for each label",
+    }
+    return (
+        f"Probabilities are calibrated on validation by {ways.get(method, method)}: on average they are off by "
+        f"{decimal(after.get('ece'))} (ECE), before by {decimal(before.get('ece'))}."
+    )
+
+
+def decisions(run: RunFiles) -> Section | None:
+    """Return what `predict` does besides taking the most probable label."""
+    parts: list[Part] = [Words(line) for line in decided(run)]
+    thresholds = run.model.get("thresholds")
+    if thresholds:
+        rows = [[name(label), decimal(each)] for label, each in zip(run.model["labels"], thresholds, strict=True)]
+        caption = f"From which probability on a label is given{cut(len(rows))}"
+        parts.append(Table(caption, ("label", "threshold"), rows[:MOST_ROWS], is_long=len(rows) > MANY_ROWS))
+    return Section("Decisions", parts) if parts else None
+
+
+def decided(run: RunFiles) -> list[str]:
+    """Return a sentence on each decision that was chosen on validation."""
+    found, labels, lines = run.model.get("decisions") or {}, run.model.get("labels") or [], []
+    if found.get("threshold") is not None:
+        lines.append(f"{name(labels[1])} is predicted from a probability of {decimal(found['threshold'])} on.")
+    abstention = found.get("abstention")
+    if abstention:
+        line = f"No label is given where the probability of the best one is below {decimal(abstention['below'])}"
+        if abstention.get("accuracy") is not None:
+            line += (
+                f"; on validation, {percent(abstention['coverage'])} of the texts got a label, of which "
+                f"{percent(abstention['accuracy'])} were right"
+            )
+        lines.append(f"{line}.")
+    if found.get("sets"):
+        lines.append(
+            f"With each prediction comes a set of labels, which holds the true one with a probability of "
+            f"{decimal(found['sets']['coverage'])} (split conformal prediction, fitted on {count(found['sets']['n'])} "
+            "texts)."
+        )
+    if found.get("scope"):
+        lines.append(
+            f"Texts unlike those of training are labelled out of scope; {percent(found['scope']['kept'])} of "
+            "validation were in scope."
+        )
+    return lines
+
+
+def confusion(run: RunFiles) -> Section | None:
+    """Return which labels are taken for which."""
+    matrix, pairs = run.analysis.get("confusion"), run.analysis.get("confused") or []
+    if not matrix and not pairs:
+        return None
+    parts: list[Part] = []
+    if matrix:
+        labels, counts = matrix["names"], matrix["counts"]
+        if figures.can_draw() and len(labels) <= figures.MOST_CLASSES:
+            caption = "Confusion matrix: labels in rows, predictions in columns"
+            parts.append(figures.draw_confusion("confusion", caption, labels, counts))
+        rows = [[name(label), *map(count, row)] for label, row in zip(labels, counts, strict=True)]
+        columns = ("label \\ predicted", *map(name, labels))
+        parts.append(Table("Counts of labels (rows) and predictions (columns)", columns, rows, is_long=len(parts) > 0))
+    if pairs:
+        rows = [[name(p["label"]), name(p["predicted"]), count(p["count"]), percent(p["share"])] for p in pairs]
+        columns = ("label", "predicted", "texts", "share of it")
+        parts.append(Table("Labels that are taken for others", columns, rows, texts=2))
+    return Section("Confusion", parts)
+
+
+def slices(run: RunFiles) -> Section | None:
+    """Return on which parts of the texts the model is worse."""
+    found = run.analysis.get("slices")
+    if not found or not found.get("rows"):
+        return None
+    rows, metric = found["rows"], words(found["metric"])
+    parts: list[Part] = [Words(_flags(found))]
+    drawn = [
+        (f"{row['column']}: {row['value']}", row["score"], row.get("low"), row.get("high"))
+        for row in rows[:MOST_DRAWN]
+        if row["score"] is not None
+    ]
+    if drawn and figures.can_draw():
+        caption = f"{metric[:1].upper()}{metric[1:]} on slices; dashed: on all texts"
+        parts.append(figures.draw_intervals("slices", caption, drawn, reference=found["overall"]))
+    columns = ("slice", metric, "difference to the rest", "p", "texts", "95 % interval", "")
+    first = max(FEW_SLICES, sum(bool(row["flagged"]) for row in rows[:MOST_SLICES]))
+    for caption, is_long, part in (
+        ("Slices, the strongest evidence first", False, rows[:first]),
+        ("More slices", True, rows[first:MOST_SLICES]),
+    ):
+        cells = [
+            [
+                f"{name(row['column'])}: {name(row['value'])}",
+                decimal(row["score"]),
+                signed(row["difference"]),
+                p_value(row["p"]),
+                count(row["n"]),
+                interval(row),
+                "flagged" if row["flagged"] else "",
+            ]
+            for row in part
+        ]
+        marked = frozenset(i for i, row in enumerate(part) if row["flagged"])
+        if cells:
+            parts.append(Table(caption, columns, cells, marked=marked, is_long=is_long))
+    return Section("Slices", parts)
+
+
+def _flags(found: Mapping[str, Any]) -> str:
+    flagged = sum(bool(row["flagged"]) for row in found["rows"])
+    overall = f"On all texts, {words(found['metric'])} is {decimal(found['overall'])}."
+    tested = found.get("tested", len(found["rows"]))
+    if not flagged:
+        return f"Of {count(tested)} slices none is flagged: on none is the model worse by more than chance. {overall}"
+    are = "is" if flagged == 1 else "are"
+    return f"Of {count(tested)} slices {flagged} {are} flagged: there the model is worse than on the rest. {overall}"
+
+
+def errors(run: RunFiles) -> Section | None:
+    """Return the predictions that are furthest off."""
+    found = run.analysis.get("errors") or {}
+    parts: list[Part] = []
+    for key, caption in (("highest_loss", "Highest loss"), ("most_confident", "Most confident mistakes")):
+        if found.get(key):
+            quotes = [(_about(each), None if each.get("text") is None else name(each["text"])) for each in found[key]]
+            parts.append(Quotes(caption, quotes[:MOST_QUOTES], is_long=bool(parts)))
+            if quotes[MOST_QUOTES:]:
+                parts.append(Quotes(f"{caption}: {len(quotes) - MOST_QUOTES} more", quotes[MOST_QUOTES:], is_long=True))
+    if not parts:
+        return None
+    shown = run.analysis.get("texts_shown")
+    if shown == "masked":
+        parts.insert(0, Words("E-mail addresses, numbers and links in the texts are masked."))
+    elif shown == "none":
+        parts.insert(0, Words("Texts are not shown; the rows are those of the data set."))
+    return Section("Errors", parts)
+
+
+def _about(each: Mapping[str, Any]) -> str:
+    line = f"Row {each['row']}: {name(each['label'])} predicted as {name(each['predicted'])}"
+    if each.get("probability") is not None:
+        line += f", probability {decimal(each['probability'])}"
+    return line + (f", loss {decimal(each['loss'])}" if each.get("loss") is not None else "")
+
+
+def probes(run: RunFiles) -> Section | None:
+    """Return what small changes of the texts do."""
+    found = run.analysis.get("probes")
+    if not found:
+        return None
+    rows = [
+        [
+            name(each["name"]),
+            _count_or_share(each["changed"]),
+            decimal(each["score"]),
+            interval(each),
+            signed(each["difference"]),
+            _count_or_share(each["flipped"]),
+        ]
+        for each in found
+    ]
+    columns = ("change", "texts changed", words(run.metric), "95 % interval", "difference", "predictions that flip")
+    return Section("Robustness", [Table("What small changes of the texts do", columns, rows)])
+
+
+def attributions(run: RunFiles) -> Section | None:
+    """Return what single words add to a prediction."""
+    found = run.analysis.get("attributions")
+    if not found:
+        return None
+    parts: list[Part] = [
+        Words("Words of positive weight (blue) speak for the predicted label, of negative weight (orange) against it.")
+    ]
+    for each in found:
+        tokens = [(str(token), float(weight)) for token, weight in each["tokens"][:MOST_TOKENS]]
+        caption = f"Row {each['row']}: {name(each['label'])} predicted as {name(each['predicted'])}"
+        parts.append(Weighted(caption, tokens, _strongest(tokens)))
+    return Section("Which words decide", parts)
+
+
+def _strongest(tokens: Sequence[tuple[str, float]]) -> str:
+    ordered = sorted(tokens, key=lambda each: -abs(each[1]))[:STRONGEST]
+    return "Strongest: " + ", ".join(f"{name(token)} {signed(weight)}" for token, weight in ordered if weight) + "."
+
+
+def _count_or_share(value: float | int | None) -> str:
+    return percent(value) if isinstance(value, float) else count(value)

@@ -1,0 +1,140 @@
+"""The report of a run, made from its files: `nlptl report`."""
+
+import logging
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nlptl.data.writers import check_output, write_text
+from nlptl.errors import UntrustedFileError, UserError
+from nlptl.judging import figures, judgements, sections
+from nlptl.judging.card import write_model_card
+from nlptl.judging.document import FIRST, LAST, Section, plain
+from nlptl.judging.markdown import to_markdown
+from nlptl.judging.run_files import RunFiles, read_run
+
+logger = logging.getLogger(__name__)
+
+TEMPLATE = "report.html.jinja"
+"""The page: the style sheet, and one macro for each kind of part."""
+
+LETTERS_SHOWN = 600
+"""A longer text is folded up behind the first half of that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """The report of a run, anew from its files: one page that needs no network, or Markdown."""
+
+    run: Path
+    """Folder of the run."""
+    output: Path | None = None
+    """File for the report; one that is there is replaced. None: report.html in the folder of the run, and for Markdown
+    standard output."""
+    markdown: bool = False
+    """Write tables as GitHub shows them, without figures, in place of a page."""
+
+
+def report(config: ReportConfig) -> None:
+    """Write the report of a run.
+
+    Raises:
+        ConfigError: If the folder holds no run, or one without scores.
+        UntrustedFileError: If a file of the run is damaged.
+        ResourceError: If the report cannot be written.
+    """
+    if config.output is not None:
+        check_output(config.output, suffixes=(".md",) if config.markdown else (".html",))
+    run = read_run(config.run.expanduser())
+    if not config.markdown:
+        write_report(run, config.output or run.folder / "report.html")
+    elif config.output is None:
+        logger.info("%s", to_markdown(sections.title(run), report_sections(run)).rstrip("\n"))
+    else:
+        write_text(config.output, to_markdown(sections.title(run), report_sections(run)))
+        logger.info("wrote the report to %s", config.output)
+
+
+def report_run(folder: Path) -> None:
+    """Write the report and the model card of a run that has ended; a failure is logged, and the run stays as it is."""
+    try:
+        run = read_run(folder)
+        write_model_card(run)
+        write_report(run, folder / "report.html")
+    except Exception as error:  # whatever it is, the model is trained and its scores are written
+        logger.error(
+            "Expected to write the report of %s, found: %s. The model and its scores are there; nlptl report %s writes "
+            "it again, --no-report leaves it out.",
+            folder,
+            error if isinstance(error, UserError) else repr(error),
+            shlex.quote(str(folder)),
+        )
+
+
+def write_report(run: RunFiles, path: Path) -> None:
+    """Write the report of a run as one page.
+
+    Raises:
+        UntrustedFileError: If a file of the run is damaged.
+        ResourceError: If the report cannot be written.
+    """
+    write_text(path, to_html(sections.title(run), report_sections(run)))
+    logger.info("wrote the report to %s", path)
+
+
+def report_sections(run: RunFiles) -> list[Section]:
+    """Return the sections of the report of a run, those for which there are files.
+
+    Raises:
+        UntrustedFileError: If a file of the run is damaged.
+    """
+    makers = (
+        sections.verdict,
+        sections.training,
+        sections.scores,
+        sections.curves,
+        judgements.calibration,
+        judgements.decisions,
+        judgements.confusion,
+        judgements.slices,
+        judgements.errors,
+        judgements.probes,
+        judgements.attributions,
+        sections.data,
+        sections.costs,
+        sections.settings,
+        sections.versions,
+        sections.use,
+    )
+    try:
+        made = [maker(run) for maker in makers]
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, StopIteration) as error:
+        raise UntrustedFileError(
+            f"Expected the files of a run in {run.folder}, found one that is not as nlptl writes it: {error!r}. "
+            "Restore it from a copy; without analysis.json, baselines.json and others there is a report too."
+        ) from error
+    return [section for section in made if section is not None]
+
+
+def to_html(title: str, parts: Sequence[Section]) -> str:
+    """Return a report as one page, with nothing in it that is loaded or run."""
+    import jinja2
+    from markupsafe import Markup, escape
+
+    def isolated(text: str) -> Markup:
+        """Set what comes from the user's data apart, so that its direction does not reach the words around it."""
+        return Markup(str(escape(text)).replace(FIRST, "<bdi>").replace(LAST, "</bdi>"))
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(isolated=isolated, plain=plain, drawing=Markup)
+    environment.tests["kind"] = lambda part, kind: type(part).__name__ == kind
+    template = environment.get_template(TEMPLATE)
+    settings = {"strongest": figures.STRONGEST, "shown": LETTERS_SHOWN, "can_draw": figures.can_draw()}
+    return template.render(title=title, sections=parts, **settings)

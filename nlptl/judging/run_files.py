@@ -1,0 +1,163 @@
+"""Reads the files of a run that a report is made from. Nothing here knows torch."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nlptl.config import ClassificationConfig, to_json
+from nlptl.errors import ConfigError, UntrustedFileError
+from nlptl.printable import printable
+
+SPLITS = ("train", "validation", "test")
+
+HEADLINES = {
+    "single_label": "accuracy",
+    "ordinal": "quadratic_kappa",
+    "multi_label": "average_precision",
+    "regression": "spearman",
+    "tokens": "span_f1",
+}
+"""The score of each kind of task that matters most, unless another one chose the model."""
+
+LONGEST = 2000
+"""Characters of a string that are read; a report shows no more."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What the files of a run say; those that are not there are empty.
+
+    Every string has been made printable, and cut to LONGEST characters.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    """Of config.json, all on one level."""
+    manifest: dict[str, Any]
+    data: dict[str, Any]
+    """Of data_report.json."""
+    scores: dict[str, Any]
+    records: list[dict[str, Any]]
+    """Of metrics.jsonl."""
+    analysis: dict[str, Any]
+    baselines: dict[str, Any]
+    costs: dict[str, Any]
+    seeds: dict[str, Any]
+    folds: dict[str, Any]
+    sizes: dict[str, int]
+    """Texts of each split."""
+    model: dict[str, Any]
+    """Of model/nlptl.json."""
+
+    @property
+    def task(self) -> str:
+        """The kind of task."""
+        return str(self.manifest.get("task") or self.settings.get("task") or "single_label")
+
+    @property
+    def split(self) -> str:
+        """The split that is reported: test, or else validation."""
+        return next(split for split in ("test", "validation") if split in self.scores)
+
+    @property
+    def metric(self) -> str:
+        """The score that matters most."""
+        scores = self.scores[self.split]
+        wanted = self.settings.get("selection_metric") or HEADLINES.get(self.task)
+        return str(wanted) if wanted in scores else next(key for key in scores if key != "per_class")
+
+    @property
+    def baseline(self) -> tuple[str, dict[str, Any]] | None:
+        """The name and the scores of the baseline that has read no text."""
+        found = [(key, of) for key, of in self.scores.items() if key not in SPLITS and self.split in of]
+        return (found[0][0].replace("_", " "), found[0][1][self.split]) if found else None
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read what a report needs from the folder of a run.
+
+    Raises:
+        ConfigError: If it is no run, or one that has no scores yet.
+        UntrustedFileError: If a file is damaged.
+    """
+    if not (folder / "config.json").is_file():
+        found = "no config.json in it" if folder.is_dir() else "no such folder"
+        raise ConfigError(f"Expected the folder of a run at {folder}, found {found}. Pass the --output-dir of a run.")
+    scores = _object(folder / "scores.json")
+    if not any(split in scores for split in ("test", "validation")):
+        raise ConfigError(
+            f"Expected a run with scores in {folder}, found none in scores.json. Let it end first: the command that "
+            "started it, with --resume."
+        )
+    return RunFiles(
+        folder=folder,
+        settings=flat(_object(folder / "config.json")),
+        manifest=_object(folder / "manifest.json"),
+        data=_object(folder / "data_report.json"),
+        scores=scores,
+        records=_records(folder / "metrics.jsonl"),
+        analysis=_object(folder / "analysis.json"),
+        baselines=_object(folder / "baselines.json"),
+        costs=_object(folder / "costs.json"),
+        seeds=_object(folder / "seeds.json"),
+        folds=_object(folder / "folds.json"),
+        sizes={split: len(rows) for split, rows in _object(folder / "splits.json").items()},
+        model=_object(folder / "model" / "nlptl.json"),
+    )
+
+
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Return nested settings on one level; their names are unique."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        result |= flat(value) if isinstance(value, dict) else {key: value}
+    return result
+
+
+def differing(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that are not as they are where nothing is said."""
+    defaults = flat(to_json(ClassificationConfig()))
+    places = {field.name for field in dataclasses.fields(ClassificationConfig)} & {"output_dir"}
+    return {k: v for k, v in settings.items() if k not in places and (k not in defaults or defaults[k] != v)}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`; empty, if there is no such file."""
+    try:
+        values = _clean(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(values, dict):
+        raise _unreadable(path, f"found a {type(values).__name__}")
+    return values
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        values = [_clean(json.loads(line)) for line in lines if line.endswith("}")]  # not one torn by a crash
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from error
+    return [value for value in values if isinstance(value, dict) and isinstance(value.get("step"), int)]
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        cut = len(value) - LONGEST
+        return printable(value) if cut <= 0 else f"{printable(value[:LONGEST])} ... ({cut:,} more characters)"
+    if isinstance(value, dict):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    return [_clean(item) for item in value] if isinstance(value, list) else value
+
+
+def _unreadable(path: Path, found: object) -> UntrustedFileError:
+    return UntrustedFileError(
+        f"Expected a JSON object in {path}, cannot read it: {found}. Restore the file from a copy; without it there "
+        "is a report too, unless it is scores.json."
+    )
