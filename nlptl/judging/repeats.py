@@ -115,7 +115,7 @@ def _train_or_skip(
     number: int, config: ClassificationConfig, train: Callable[[ClassificationConfig], Scores]
 ) -> Repeat:
     folder = config.output_dir
-    if config.resume and on_main(lambda: _is_finished(folder)):
+    if config.resume and on_main(lambda: _is_finished(config)):
         logger.info("%s is finished", folder)
         scores = _read_scores(folder)
     else:
@@ -123,8 +123,10 @@ def _train_or_skip(
     return Repeat(number, folder, scores, on_main(lambda: _read(folder, config).is_collapsed()))
 
 
-def _is_finished(folder: Path) -> bool:
-    return "test" in read_json(folder / "scores.json") and (folder / "predictions.csv").exists()
+def _is_finished(config: ClassificationConfig) -> bool:
+    folder = config.output_dir
+    last = "report.html" if config.judging.report else "predictions.csv"
+    return "test" in read_json(folder / "scores.json") and (folder / last).exists()
 
 
 def _read_scores(folder: Path) -> dict[str, Score]:
