@@ -13,7 +13,7 @@ from scipy import sparse
 
 from nlptl.errors import ConfigError
 
-# Random numbers drawn at once: with their temporaries about 20 bytes each, so that they stay in the cache of a processor.
+# Random numbers drawn at once: with their temporaries about 20 bytes each, so that a processor's cache holds them.
 _DRAWS_AT_ONCE = 200_000
 
 # One binomial draw of a multinomial takes as long as about this many draws of a row.
@@ -111,7 +111,7 @@ def resample_sums(
 
 
 def row_chunks(resamples: int, *, draws_each: int) -> list[slice]:
-    """Cut range(resamples) so that a chunk draws as many numbers as a cache holds; the cut does not change the numbers."""
+    """Cut range(resamples) into chunks that draw what a cache holds; the cut does not change what is drawn."""
     size = max(1, _DRAWS_AT_ONCE // draws_each)
     return [slice(start, min(start + size, resamples)) for start in range(0, resamples, size)]
 
