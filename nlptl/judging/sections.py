@@ -33,6 +33,8 @@ MOST_ROWS = 100
 """Rows of a table; its caption says how many there are in all."""
 LEAKS = ("leak", "near_leak", "group_leak")
 """Kinds of findings that make scores doubtful."""
+THIS_RUN = "this run"
+"""By which the row of a run is known among its baselines."""
 MUCH = 0.1
 """Share of the texts that are cut from which on a reader is warned."""
 MANY_ROWS = 12
@@ -209,7 +211,9 @@ def _rivals(run: RunFiles) -> list[tuple[str, dict[str, Any]]]:
 
 def _against(run: RunFiles) -> Part:
     score = run.scores[run.split][run.metric]
-    rows = [("this model", score), *((rival, of) for rival, of in _rivals(run))]
+    rivals = _rivals(run)
+    is_among_them = any(THIS_RUN in rival for rival, _ in rivals)
+    rows = rivals if is_among_them else [("this model", score), *rivals]
     drawn = [(rival, of["value"], of.get("low"), of.get("high")) for rival, of in rows if of["value"] is not None]
     caption = f"{_capital(words(run.metric))} on {run.split} with 95 % intervals"
     return figures.draw_intervals("scores", caption, drawn, reference=None)
@@ -233,12 +237,14 @@ def _baselines(run: RunFiles) -> Iterable[Part]:
             ]
             for row in rows
         ],
+        marked=frozenset(i for i, row in enumerate(rows) if THIS_RUN in row["name"]),
     )
     gain = run.baselines.get("gain")
     if gain:
+        metric = words(run.baselines.get("metric", run.metric))
         yield Words(
-            f"Over {name(gain['over'])}, the gain is {signed(gain['difference'])} (95 % interval {interval(gain)}, "
-            f"p {p_value(gain.get('p'))})."
+            f"The gain of {name(gain.get('row', THIS_RUN))} over {name(gain['over'])}: {signed(gain['difference'])} "
+            f"{metric} (95 % interval {interval(gain)}, p {p_value(gain['p'])})."
         )
 
 
