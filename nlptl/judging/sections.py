@@ -96,7 +96,7 @@ def warnings(run: RunFiles) -> list[str]:
     """Return what else a reader should know of before the model is used."""
     found = []
     if run.baselines.get("warning"):
-        found.append(name(run.baselines["warning"]))
+        found.append(name(_capital(run.baselines["warning"])))
     slices = run.analysis.get("slices") or {}
     flagged = [row for row in slices.get("rows", []) if row["flagged"]]
     if flagged:
@@ -211,9 +211,9 @@ def _rivals(run: RunFiles) -> list[tuple[str, dict[str, Any]]]:
 
 def _against(run: RunFiles) -> Part:
     score = run.scores[run.split][run.metric]
-    rivals = _rivals(run)
-    is_among_them = any(THIS_RUN in rival for rival, _ in rivals)
-    rows = rivals if is_among_them else [("this model", score), *rivals]
+    rivals = [(THIS_RUN if THIS_RUN in rival else rival, of) for rival, of in _rivals(run)]
+    is_among_them = THIS_RUN in [rival for rival, _ in rivals]
+    rows = rivals if is_among_them else [(THIS_RUN, score), *rivals]
     drawn = [(rival, of["value"], of.get("low"), of.get("high")) for rival, of in rows if of["value"] is not None]
     caption = f"{_capital(words(run.metric))} on {run.split} with 95 % intervals"
     return figures.draw_intervals("scores", caption, drawn, reference=None)
