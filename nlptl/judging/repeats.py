@@ -115,7 +115,7 @@ def _train_or_skip(
     number: int, config: ClassificationConfig, train: Callable[[ClassificationConfig], Scores]
 ) -> Repeat:
     folder = config.output_dir
-    if config.resume and on_main(lambda: _is_finished(folder)):
+    if config.resume and on_main(lambda: _is_finished(config)):
         logger.info("%s is finished", folder)
         scores = _read_scores(folder)
     else:
@@ -123,8 +123,10 @@ def _train_or_skip(
     return Repeat(number, folder, scores, on_main(lambda: _read(folder, config).is_collapsed()))
 
 
-def _is_finished(folder: Path) -> bool:
-    return "test" in read_json(folder / "scores.json") and (folder / "predictions.csv").exists()
+def _is_finished(config: ClassificationConfig) -> bool:
+    folder = config.output_dir
+    last = "report.html" if config.judging.report else "predictions.csv"
+    return "test" in read_json(folder / "scores.json") and (folder / last).exists()
 
 
 def _read_scores(folder: Path) -> dict[str, Score]:
@@ -217,7 +219,8 @@ def _log(
     if collapsed:
         names = ", ".join(f"{each.folder.name} ({metric} {each.scores[metric].value:.4f})" for each in collapsed)
         rest = _summarize(kind, (each for each in repeats if not each.collapsed)).get(metric)
-        without = "" if rest is None else f"; without: {metric} mean {rest.mean:.4f}, sd {rest.sd:.4f}, n {rest.n}"
+        without = "" if rest is None else f"; {metric} without: mean {rest.mean:.4f} of {rest.n}"
+        without += "" if rest is None or rest.n < 2 else f", sd {rest.sd:.4f}"
         logger.warning(
             "%d of %d runs predict the same for all texts: %s%s", len(collapsed), len(repeats), names, without
         )

@@ -66,8 +66,8 @@ def test_lower_losses_are_better(write_run, caplog):
     (found,), out = compared(caplog, *runs, metric="log_loss")
     assert found.first == "sure"
     assert found.difference.value < found.difference.high < 0
-    lower, low = -found.difference.value, -found.difference.high
-    assert f"sure is better than unsure: log_loss {lower:.4f} lower (95 % interval {low:.4f}" in out
+    gain, low = -found.difference.value, -found.difference.high
+    assert f"sure is better than unsure: log_loss {gain:.4f} lower (95 % interval {low:.4f} to" in out
 
 
 def test_tables(write_run, caplog):
