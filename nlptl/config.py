@@ -47,6 +47,8 @@ SelectionMetric = Literal[
     "token_accuracy",
 ]
 TextsShown = Literal["whole", "masked", "none"]
+BaselineRow = Literal["majority", "words", "random", "frozen", "fine-tuned"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 CalibrationChoice = Literal["auto", "none", "temperature", "vector"]
 ThresholdMetric = Literal["f1", "accuracy", "macro_f1", "matthews"]
 TaskKind = Literal["single_label", "ordinal", "multi_label", "regression", "tokens"]
@@ -225,6 +227,9 @@ class TrainingConfig(DecisionConfig):
     of tags."""
     logging_steps: int = 50
     """Steps between two lines of metrics.jsonl."""
+    track: TrackerName | None = None
+    """Where the numbers of metrics.jsonl and the final scores go too, each an extra of nlptl of the same name.
+    tensorboard writes into the folder of the run; the others go by their own settings and log-ins. None: nowhere."""
     keep_adapter: bool = False
     """With LoRA: save the low-rank updates as a peft adapter too, in the folder adapter/ of the run."""
     cache: bool = True
@@ -333,6 +338,9 @@ class JudgingConfig:
     texts_shown: TextsShown = "whole"
     """What the files of a run hold of the texts: whole; masked, with <email>, <number> and <link> in place of these; or
     none, their rows alone."""
+    with_baselines: bool = False
+    """Train what the run is compared with after it, on the same splits: TF-IDF with a linear model, the same encoder
+    with random weights, frozen, fine-tuned; see nlptl baselines --help."""
     slice_columns: tuple[str, ...] = ()
     """Further columns of the data, such as genre or source: the report says of which of their values test is scored
     worse than elsewhere. Columns of numbers are cut into ranges."""
