@@ -2,14 +2,14 @@
 
 from functools import partial
 
-from nlptl.config import ClassificationConfig, columns_of
-from nlptl.data.splits import load_splits
+from nlptl.config import ClassificationConfig
 from nlptl.evaluation.metrics import Scores
 from nlptl.judging.analysis import write_analysis
 from nlptl.judging.attributions import check_explain
+from nlptl.judging.baselines import compare_with_baselines
+from nlptl.judging.repeats import is_repeated, repeat_training
 from nlptl.judging.report import report_run
-from nlptl.model.classifier import Classifier
-from nlptl.tasks.kinds import make_task
+from nlptl.training.assembly import classifier_of, splits_of
 from nlptl.training.devices import on_main
 from nlptl.training.estimate import check_disk
 from nlptl.training.run import Run
@@ -19,7 +19,8 @@ from nlptl.training.trainer import Trainer
 def train_classifier(config: ClassificationConfig) -> Scores:
     """Load and split the data, train, keep the best model on validation, and return the scores on test.
 
-    A dry run says what would train and what it takes, and returns no scores.
+    A dry run says what would train and what it takes, and returns no scores. With several seeds or folds, the scores
+    are what `nlptl.judging.repeats.repeat_training` returns: means over the runs.
 
     Raises:
         ConfigError: If settings contradict each other, the model, or the run that is in the folder.
@@ -28,45 +29,27 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         ResourceError: If memory or disk do not suffice.
     """
     check_explain(config)
+    if is_repeated(config):
+        return repeat_training(config, train_classifier)
     run = None
     if not config.dry_run:
         run = Run.open(config.output_dir, config, resume=config.resume, overwrite=config.overwrite)
-    splits = load_splits(
-        config.dataset,
-        task=config.task,
-        max_examples=config.max_examples,
-        drop_empty=config.drop_empty,
-        deduplicate=config.deduplicate,
-        seed=config.split_seed,
-        strict=config.strict,
-        near_duplicates=config.near_duplicates,
-        slice_columns=config.judging.slice_columns,
-        texts_shown=config.judging.texts_shown,
-        **vars(columns_of(config)),
-    )
+    splits = splits_of(config)
     if run is not None:
         run.record_splits(splits)
-    model = Classifier.from_pretrained(
-        config.model,
-        task=make_task(splits, label_order=config.label_order),
-        pairs=config.pair_column is not None,
-        max_length=config.max_length,
-        long_text=config.long_text,
-        chunk_overlap=config.chunk_overlap,
-        max_chunks=config.max_chunks,
-        seed=config.seed,
-        **vars(config.transfer),
-        **vars(config.head),
-    )
+    model = classifier_of(config, splits)
     trainer = Trainer(model, config.train, output_dir=run, seed=config.seed)
-    if config.dry_run:
+    if run is None:
         estimate = trainer.estimate(splits["train"], validation=splits["validation"])
         check_disk(config.output_dir, estimate.disk)
         return Scores({})
     trainer.fit(splits["train"], validation=splits["validation"])
     # Test is read once, after every choice was made on validation.
     scores = trainer.evaluate(splits["test"])
-    if config.judging.report and run is not None:
+    trainer.end_tracking()
+    if config.judging.with_baselines:
+        run.write_json("baselines.json", compare_with_baselines(config, splits, trainer).to_json())
+    if config.judging.report:
         write_analysis(run, model, trainer.evaluations["test"], config.judging, seed=config.seed)
         on_main(partial(report_run, run.path))
     return scores

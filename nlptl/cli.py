@@ -71,6 +71,12 @@ COMMANDS = {
         "nlptl.training.plan:explain_training",
         "show what would train, at which rate",
     ),
+    "baselines": Command(
+        "nlptl.judging.baselines:BaselinesConfig",
+        "nlptl.judging.baselines:compare_baselines",
+        "say whether transfer helps on a data set",
+    ),
+    "push": Command("nlptl.serving.push:PushConfig", "nlptl.serving.push:push", "put a trained model on the Hub"),
     "report": Command(
         "nlptl.judging.report:ReportConfig",
         "nlptl.judging.report:report",

@@ -47,6 +47,8 @@ SelectionMetric = Literal[
     "token_accuracy",
 ]
 TextsShown = Literal["whole", "masked", "none"]
+BaselineRow = Literal["majority", "words", "random", "frozen", "fine-tuned"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 CalibrationChoice = Literal["auto", "none", "temperature", "vector"]
 ThresholdMetric = Literal["f1", "accuracy", "macro_f1", "matthews"]
 TaskKind = Literal["single_label", "ordinal", "multi_label", "regression", "tokens"]
@@ -225,6 +227,9 @@ class TrainingConfig(DecisionConfig):
     of tags."""
     logging_steps: int = 50
     """Steps between two lines of metrics.jsonl."""
+    track: TrackerName | None = None
+    """Where the numbers of metrics.jsonl and the final scores go too, each an extra of nlptl of the same name.
+    tensorboard writes into the folder of the run; the others go by their own settings and log-ins. None: nowhere."""
     keep_adapter: bool = False
     """With LoRA: save the low-rank updates as a peft adapter too, in the folder adapter/ of the run."""
     cache: bool = True
@@ -333,6 +338,9 @@ class JudgingConfig:
     texts_shown: TextsShown = "whole"
     """What the files of a run hold of the texts: whole; masked, with <email>, <number> and <link> in place of these; or
     none, their rows alone."""
+    with_baselines: bool = False
+    """Train what the run is compared with after it, on the same splits: TF-IDF with a linear model, the same encoder
+    with random weights, frozen, fine-tuned; see nlptl baselines --help."""
     slice_columns: tuple[str, ...] = ()
     """Further columns of the data, such as genre or source: the report says of which of their values test is scored
     worse than elsewhere. Columns of numbers are cut into ranges."""
@@ -356,6 +364,36 @@ class JudgingConfig:
             raise ConfigError(
                 "Expected texts whose words may be shown, found --explain with --texts-shown none. Leave --explain "
                 "out, or pass --texts-shown masked."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatsConfig:
+    """Several runs in place of one, for what chance does to a score."""
+
+    seeds: tuple[int, ...] = ()
+    """Train once with each of these seeds, on the same splits, in the folders seed-0/ and so on of output_dir: mean and
+    standard deviation of each score. Empty: once, with --seed."""
+    folds: int | None = None
+    """Cross-validation: cut all texts but those of a given test split into so many folds, by label and group, and for
+    each train on the others and test on it, in the folders fold-1/ and so on of output_dir. None: no folds."""
+    fold: int | None = None
+    """Of the folds this one alone, from 1 on. None: all of them."""
+
+    def __post_init__(self) -> None:
+        if self.seeds and self.folds is not None:
+            raise ConfigError("Expected --seeds or --folds, found both. Pass one of the two.")
+        if self.seeds and (len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds)):
+            raise ConfigError(
+                f"Expected two or more different seeds, found {', '.join(map(str, self.seeds))}. Pass for instance "
+                "--seeds 0 1 2 3 4, or one as --seed."
+            )
+        if self.folds is not None and not (is_count(self.folds) and self.folds >= 2):
+            raise ConfigError(f"Expected two or more folds, found {self.folds!r}. Pass for instance --folds 5.")
+        if self.fold is not None and not (self.folds is not None and is_count(self.fold) and self.fold <= self.folds):
+            raise ConfigError(
+                f"Expected a fold from 1 to the number of folds, found --fold {self.fold} of --folds {self.folds}. "
+                "Pass both, or leave out --fold."
             )
 
 
@@ -437,6 +475,7 @@ class ClassificationConfig(Columns):
     head: HeadConfig = HeadConfig()
     train: TrainingConfig = TrainingConfig()
     judging: JudgingConfig = JudgingConfig()
+    repeats: RepeatsConfig = RepeatsConfig()
 
 
 def columns_of(config: Columns) -> Columns:

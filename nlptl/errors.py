@@ -4,6 +4,12 @@ Every message has three parts: what was expected, what was found, and the way ou
 """
 
 
+def one_line(error: BaseException) -> str:
+    """Return what another library's error says, for a message of ours: its first two lines as one, with a full stop."""
+    lines = [line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip()]
+    return ": ".join(lines[:2] or [type(error).__name__]) + "."
+
+
 class UserError(Exception):
     """A mistake or a state of the machine that the user can mend; the command line shows no traceback."""
 

@@ -15,6 +15,7 @@ import numpy as np
 from nlptl.config import BY_NAME, Columns, TaskKind, TextsShown
 from nlptl.data.checks import CLASS_TASKS, check_splits, drop_copies, drop_empty_texts
 from nlptl.data.findings import Finding
+from nlptl.data.folds import take_fold
 from nlptl.data.order import order
 from nlptl.data.samples import sample_dataset
 from nlptl.data.sources import SPLIT_NAMES, Examples, file_status, join, read_file, read_hub
@@ -99,6 +100,8 @@ def load_splits(
     drop_empty: bool = False,
     deduplicate: bool = False,
     seed: int = 0,
+    folds: int | None = None,
+    fold: int | None = None,
     strict: bool = False,
     near_duplicates: bool = True,
     slice_columns: Sequence[str] = (),
@@ -126,6 +129,9 @@ def load_splits(
         deduplicate: Drop from train what is also in validation or test, and what stands there before with the same
             label. Two texts are the same if they differ only in case and in blanks at their ends.
         seed: What is carved out and kept depends on it, and on nothing else that is random.
+        folds: With `fold`: cut all texts but those of a given test split into so many folds, of which the test split is
+            one, and validation and train are carved out of the others. None: no cross-validation.
+        fold: Which fold is tested, from 1 on.
         strict: Stop at whatever the checks find, not only at what cannot be trained on.
         near_duplicates: Look for texts that are nearly the same: a second or less for 5,000 texts.
         slice_columns: Further columns, by which what is said of test is sliced.
@@ -153,6 +159,8 @@ def load_splits(
         parts = {name: drop_empty_texts(part) for name, part in parts.items()}
     if deduplicate:  # before anything is carved out of train, so that no copies come apart
         parts["train"] = drop_copies(parts)
+    if folds is not None and fold is not None:
+        parts = take_fold(parts, fold=fold, folds=folds, seed=seed, task=task)
     if "test" not in parts or "validation" not in parts:
         _carve_missing(parts, str(dataset), seed, task)
     if max_examples is not None:

@@ -26,8 +26,7 @@ class PredictionSets:
     """Texts that the quantile was taken of."""
 
     def __post_init__(self) -> None:
-        # Sums of probabilities may miss 1 by rounding.
-        if not (0 < self.coverage < 1 and 0 <= self.quantile <= 1 + 1e-6 and self.n > 0):
+        if not (0 < self.coverage < 1 and 0 <= self.quantile <= 1 and self.n > 0):
             raise ConfigError(f"Expected coverage and quantile between 0 and 1, found {self}. Calibrate once more.")
 
     def of(self, probabilities: np.ndarray) -> np.ndarray:
@@ -46,8 +45,10 @@ def label_scores(probabilities: np.ndarray, score: ConformalScore) -> np.ndarray
     if score == "lac":
         return np.asarray(1 - probabilities)
     order = np.argsort(-probabilities, axis=1, kind="stable")
-    scores = np.empty_like(probabilities)
-    np.put_along_axis(scores, order, np.take_along_axis(probabilities, order, axis=1).cumsum(axis=1), axis=1)
+    sums = np.take_along_axis(probabilities, order, axis=1).cumsum(axis=1).clip(max=1)
+    sums[:, -1] = 1  # whatever rounding has made of it
+    scores = np.empty_like(sums)
+    np.put_along_axis(scores, order, sums, axis=1)
     return scores
 
 
@@ -83,6 +84,4 @@ def fit_prediction_sets(
     scores = np.sort(label_scores(probabilities, score)[np.arange(num_rows), targets])
     rank = int(np.ceil((num_rows + 1) * coverage - 1e-9))  # 0.9 * 10 is 9, not 10, whatever floats make of it
     quantile = float(scores[rank - 1]) if 0 < rank <= num_rows else 1.0
-    if rank > num_rows and score == "aps":
-        quantile = 1 + 1e-6
     return PredictionSets(score, coverage, quantile, num_rows)

@@ -45,7 +45,7 @@ def scale_rank_odds(log_probabilities: np.ndarray, temperature: float) -> np.nda
     odds = (above - below) / temperature
     # Between two odds lies a class, whose probability is lost in their difference where it is small.
     inner = log_probabilities[:, 1:-1]
-    gaps = np.log1p(np.exp(inner - above[:, 1:])) + np.log1p(np.exp(inner - below[:, :-1]))
+    gaps = np.logaddexp(0, inner - above[:, 1:]) + np.logaddexp(0, inner - below[:, :-1])
     gaps = np.maximum(gaps, np.finfo(np.float64).tiny) / temperature
     between = log_expit(odds[:, :-1]) + log_expit(-odds[:, 1:]) + np.log(-np.expm1(-gaps))
     return np.concatenate([log_expit(-odds[:, :1]), between, log_expit(odds[:, -1:])], axis=1)

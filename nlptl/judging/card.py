@@ -125,7 +125,7 @@ def _limits(run: RunFiles) -> list[str]:
     if cut is not None and cut < sections.MUCH:
         lines.append(f"Of {percent(cut)} of the {run.split} texts, a part was not read.")
     lines.append("The scores hold for texts like those of the data; score it on others before it is used for them.")
-    return lines + sections.warnings(run)
+    return lines + judgements.decided(run) + sections.warnings(run)
 
 
 def _data(run: RunFiles) -> list[str]:

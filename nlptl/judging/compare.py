@@ -223,8 +223,16 @@ def _setting_rows(runs: Sequence[FinishedRun], differing: dict[str, list[Any]]) 
 
 def _pair_rows(comparisons: Sequence[Comparison], metric: str) -> list[list[str]]:
     has_mcnemar = any(each.p_mcnemar is not None for each in comparisons)
-    rows = [["pair", f"{metric}, difference", "95 % interval", *["p, McNemar"] * has_mcnemar, "p, randomization"]]
-    rows[0] += ["p, Holm"] * (len(comparisons) > 1)
+    rows = [
+        [
+            "pair",
+            f"{metric}, difference",
+            "95 % interval",
+            *["p of accuracy (McNemar)"] * has_mcnemar,
+            "p (randomization)",
+        ]
+    ]
+    rows[0] += ["p (Holm)"] * (len(comparisons) > 1)
     for each in comparisons:
         value = each.difference
         rows.append(

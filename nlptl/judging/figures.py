@@ -141,7 +141,7 @@ def draw_confusion(key: str, caption: str, names: Sequence[str], counts: Sequenc
     totals = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shares = matrix / totals
     size = len(names)
-    cell = max(26, min(60, 200 // size))
+    cell = max(26, min(60, 200 // size), 6 * len(f"{matrix.max()}") + 6)
 
     def draw(axes: "Axes") -> None:
         for i in range(size):
@@ -150,7 +150,7 @@ def draw_confusion(key: str, caption: str, names: Sequence[str], counts: Sequenc
                 colour = ONE if i == j else TWO
                 axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=colour, alpha=alpha, linewidth=0))
                 if matrix[i, j]:
-                    axes.text(j, i, f"{matrix[i, j]}", ha="center", va="center", fontsize=10 if size <= 8 else 8)
+                    axes.text(j, i, f"{matrix[i, j]}", ha="center", va="center", fontsize=10 if size <= 8 else 9)
         axes.set_xticks(range(size), labels, rotation=0 if max(map(len, labels)) * 6 < cell else 90)
         axes.set_yticks(range(size), labels)
         axes.set_xlim(-0.5, size - 0.5)

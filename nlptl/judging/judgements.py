@@ -21,7 +21,9 @@ from nlptl.judging.document import (
 )
 from nlptl.judging.glossary import METRICS, words
 from nlptl.judging.run_files import RunFiles
+from nlptl.judging.sections import MANY_ROWS, MOST_ROWS, cut
 
+FEW_SLICES = 8
 MOST_SLICES = 30
 MOST_DRAWN = 8
 MOST_QUOTES = 5
@@ -75,6 +77,45 @@ def calibrated(found: Mapping[str, Any]) -> str:
     )
 
 
+def decisions(run: RunFiles) -> Section | None:
+    """Return what `predict` does besides taking the most probable label."""
+    parts: list[Part] = [Words(line) for line in decided(run)]
+    thresholds = run.model.get("thresholds")
+    if thresholds:
+        rows = [[name(label), decimal(each)] for label, each in zip(run.model["labels"], thresholds, strict=True)]
+        caption = f"From which probability on a label is given{cut(len(rows))}"
+        parts.append(Table(caption, ("label", "threshold"), rows[:MOST_ROWS], is_long=len(rows) > MANY_ROWS))
+    return Section("Decisions", parts) if parts else None
+
+
+def decided(run: RunFiles) -> list[str]:
+    """Return a sentence on each decision that was chosen on validation."""
+    found, labels, lines = run.model.get("decisions") or {}, run.model.get("labels") or [], []
+    if found.get("threshold") is not None:
+        lines.append(f"{name(labels[1])} is predicted from a probability of {decimal(found['threshold'])} on.")
+    abstention = found.get("abstention")
+    if abstention:
+        line = f"No label is given where the probability of the best one is below {decimal(abstention['below'])}"
+        if abstention.get("accuracy") is not None:
+            line += (
+                f"; on validation, {percent(abstention['coverage'])} of the texts got a label, of which "
+                f"{percent(abstention['accuracy'])} were right"
+            )
+        lines.append(f"{line}.")
+    if found.get("sets"):
+        lines.append(
+            f"With each prediction comes a set of labels, which holds the true one with a probability of "
+            f"{decimal(found['sets']['coverage'])} (split conformal prediction, fitted on {count(found['sets']['n'])} "
+            "texts)."
+        )
+    if found.get("scope"):
+        lines.append(
+            f"Texts unlike those of training are labelled out of scope; {percent(found['scope']['kept'])} of "
+            "validation were in scope."
+        )
+    return lines
+
+
 def confusion(run: RunFiles) -> Section | None:
     """Return which labels are taken for which."""
     matrix, pairs = run.analysis.get("confusion"), run.analysis.get("confused") or []
@@ -102,41 +143,47 @@ def slices(run: RunFiles) -> Section | None:
     if not found or not found.get("rows"):
         return None
     rows, metric = found["rows"], words(found["metric"])
-    flagged = sum(bool(row["flagged"]) for row in rows)
-    tested = found.get("tested", len(rows))
-    parts: list[Part] = [
-        Words(
-            f"Of {count(tested)} slices, {flagged or 'none'} {'is' if flagged == 1 else 'are'} flagged: on these the "
-            f"model is clearly worse. On all texts, {metric} is {decimal(found['overall'])}."
-        )
-    ]
+    parts: list[Part] = [Words(_flags(found))]
     drawn = [
         (f"{row['column']}: {row['value']}", row["score"], row.get("low"), row.get("high"))
         for row in rows[:MOST_DRAWN]
         if row["score"] is not None
     ]
     if drawn and figures.can_draw():
-        caption = f"{metric.capitalize()} on the worst slices; dashed: on all texts"
+        caption = f"{metric[:1].upper()}{metric[1:]} on slices; dashed: on all texts"
         parts.append(figures.draw_intervals("slices", caption, drawn, reference=found["overall"]))
-    shown = rows[:MOST_SLICES]
-    cells = [
-        [
-            name(row["column"]),
-            name(row["value"]),
-            count(row["n"]),
-            decimal(row["score"]),
-            interval(row),
-            signed(row["difference"]),
-            p_value(row["p"]),
-            "flagged" if row["flagged"] else "",
+    columns = ("slice", metric, "difference to the rest", "p", "texts", "95 % interval", "")
+    first = max(FEW_SLICES, sum(bool(row["flagged"]) for row in rows[:MOST_SLICES]))
+    for caption, is_long, part in (
+        ("Slices, the strongest evidence first", False, rows[:first]),
+        ("More slices", True, rows[first:MOST_SLICES]),
+    ):
+        cells = [
+            [
+                f"{name(row['column'])}: {name(row['value'])}",
+                decimal(row["score"]),
+                signed(row["difference"]),
+                p_value(row["p"]),
+                count(row["n"]),
+                interval(row),
+                "flagged" if row["flagged"] else "",
+            ]
+            for row in part
         ]
-        for row in shown
-    ]
-    marked = frozenset(i for i, row in enumerate(shown) if row["flagged"])
-    columns = ("slice", "value", "texts", metric, "95 % interval", "difference", "p", "")
-    cut = f" (the first {MOST_SLICES} of {len(rows):,})" if len(rows) > MOST_SLICES else ""
-    parts.append(Table(f"Slices, the worst first{cut}", columns, cells, texts=2, marked=marked))
+        marked = frozenset(i for i, row in enumerate(part) if row["flagged"])
+        if cells:
+            parts.append(Table(caption, columns, cells, marked=marked, is_long=is_long))
     return Section("Slices", parts)
+
+
+def _flags(found: Mapping[str, Any]) -> str:
+    flagged = sum(bool(row["flagged"]) for row in found["rows"])
+    overall = f"On all texts, {words(found['metric'])} is {decimal(found['overall'])}."
+    tested = found.get("tested", len(found["rows"]))
+    if not flagged:
+        return f"Of {count(tested)} slices none is flagged: on none is the model worse by more than chance. {overall}"
+    are = "is" if flagged == 1 else "are"
+    return f"Of {count(tested)} slices {flagged} {are} flagged: there the model is worse than on the rest. {overall}"
 
 
 def errors(run: RunFiles) -> Section | None:

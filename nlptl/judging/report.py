@@ -95,6 +95,7 @@ def report_sections(run: RunFiles) -> list[Section]:
         sections.scores,
         sections.curves,
         judgements.calibration,
+        judgements.decisions,
         judgements.confusion,
         judgements.slices,
         judgements.errors,

@@ -48,6 +48,8 @@ class RunFiles:
     folds: dict[str, Any]
     sizes: dict[str, int]
     """Texts of each split."""
+    model: dict[str, Any]
+    """Of model/nlptl.json."""
 
     @property
     def task(self) -> str:
@@ -102,6 +104,7 @@ def read_run(folder: Path) -> RunFiles:
         seeds=_object(folder / "seeds.json"),
         folds=_object(folder / "folds.json"),
         sizes={split: len(rows) for split, rows in _object(folder / "splits.json").items()},
+        model=_object(folder / "model" / "nlptl.json"),
     )
 
 

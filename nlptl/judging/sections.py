@@ -97,18 +97,18 @@ def warnings(run: RunFiles) -> list[str]:
     flagged = [row for row in slices.get("rows", []) if row["flagged"]]
     if flagged:
         worst = ", ".join(
-            f"{name(row['column'])} = {name(row['value'])} ({words(slices['metric'])} {decimal(row['score'])}, "
+            f"{name(row['column'])}: {name(row['value'])} ({words(slices['metric'])} {decimal(row['score'])}, "
             f"{count(row['n'])} texts)"
             for row in flagged[:3]
         )
         kinds = "1 slice of the texts" if len(flagged) == 1 else f"{len(flagged)} slices of the texts"
-        found.append(f"It is clearly worse on {kinds} than on all: {worst}.")
+        found.append(f"It is worse on {kinds} than on the rest: {worst}.")
     errors = [finding for finding in run.data.get("findings", []) if finding["severity"] == "error"]
     if errors:
         found.append(f"The data has {len(errors)} findings that make the scores doubtful.")
-    cut = (run.data.get("truncation", {}).get(run.split) or {}).get("cut_texts") or 0.0
-    if cut >= MUCH:
-        found.append(f"Of {percent(cut)} of the {run.split} texts, the model reads a part alone: they are too long.")
+    share = (run.data.get("truncation", {}).get(run.split) or {}).get("cut_texts") or 0.0
+    if share >= MUCH:
+        found.append(f"Of {percent(share)} of the {run.split} texts, the model reads a part alone: they are too long.")
     return found
 
 
@@ -163,7 +163,8 @@ def reading(manifest: Mapping[str, Any]) -> str:
         "chunks": "at a time, in chunks",
     }
     length = manifest.get("max_length")
-    return f"at most {length} tokens: {ways.get(manifest.get('long_text', ''), '')}" if length else NOTHING
+    way = ways.get(manifest.get("long_text", ""), "")
+    return f"at most {length} tokens{way and f', {way}'}" if length else NOTHING
 
 
 def scores(run: RunFiles) -> Section:
@@ -250,7 +251,7 @@ def _per_class(run: RunFiles, per_class: Mapping[str, Mapping[str, Any]]) -> Ite
         last = row[metrics[-1]]
         rows.append([name(label), *(decimal(row[m]["value"]) for m in metrics), interval(last), count(last["n"])])
     columns = (kind, *map(words, metrics), f"95 % interval of {words(metrics[-1])}", "n")
-    caption = f"Scores of each {kind}{_cut(len(per_class))}"
+    caption = f"Scores of each {kind}{cut(len(per_class))}"
     yield Table(caption, columns, rows, is_long=len(rows) > MANY_ROWS)
 
 
@@ -303,7 +304,7 @@ def curves(run: RunFiles) -> Section | None:
         keys = [key for key in wishes if any(key in record for record in chosen)]
         rows = [[count(record["step"]), *(decimal(record.get(key)) for key in keys)] for record in chosen]
         marked = frozenset(i for i, record in enumerate(chosen) if record["step"] == best)
-        caption = f"Evaluations on validation{_cut(len(evaluations), 'last')}; the model of the marked step was kept"
+        caption = f"Evaluations on validation{cut(len(evaluations), 'last')}; the model of the marked step was kept"
         columns = ("step", *(words(key) for key in keys))
         parts.append(Table(caption, columns, rows, marked=marked, is_long=True))
     return Section("Learning curves", parts) if parts else None
@@ -336,7 +337,7 @@ def data(run: RunFiles) -> Section | None:
             )
             for finding in findings[:MOST_ROWS]
         ]
-        parts.append(Quotes(f"Findings{_cut(len(findings))}", quotes, is_long=len(findings) > 3))
+        parts.append(Quotes(f"Findings{cut(len(findings))}", quotes, is_long=len(findings) > 3))
     counts = {split: of for split, of in run.data.get("labels", {}).items() if of}
     labels = sorted({label for of in counts.values() for label in of})
     if labels:
@@ -345,7 +346,7 @@ def data(run: RunFiles) -> Section | None:
             [name(label), *(count(counts[split].get(label, 0)) for split in splits)] for label in labels[:MOST_ROWS]
         ]
         what = "Sentences that hold each tag" if run.task == "tokens" else "Texts with each label"
-        parts.append(Table(f"{what}{_cut(len(labels))}", ("label", *splits), rows, is_long=len(rows) > MANY_ROWS))
+        parts.append(Table(f"{what}{cut(len(labels))}", ("label", *splits), rows, is_long=len(rows) > MANY_ROWS))
     return Section("Data", parts) if parts else None
 
 
@@ -435,5 +436,6 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _cut(total: int, which: str = "first") -> str:
+def cut(total: int, which: str = "first") -> str:
+    """Return what a caption says of a table that has not all rows."""
     return f" (the {which} {MOST_ROWS} of {total:,})" if total > MOST_ROWS else ""

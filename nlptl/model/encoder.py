@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging
 
 from nlptl.data.samples import sample_model
-from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
+from nlptl.errors import ConfigError, ResourceError, UntrustedFileError, one_line
 
 FAMILIES = (
     "bert",
@@ -81,7 +81,7 @@ def find_model(name: str) -> Path:
         raise ConfigError(f"Expected a folder or a Hub id, found {name!r}: {error}.") from error
     except Exception as error:  # The HTTP client has errors of its own, and it changed with huggingface_hub 2.
         raise ResourceError(
-            f"Expected to download the model {name!r} from the Hugging Face Hub, found {_one_line(error)} "
+            f"Expected to download the model {name!r} from the Hugging Face Hub, found {one_line(error)} "
             f"Check the spelling and the network; or, where there is a network, run `hf download {repository}` and "
             "copy the folder here, then pass its path; or pass sample:minilm, which needs no network."
         ) from error
@@ -130,7 +130,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     except (StrictDataclassError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UntrustedFileError(
             f"Expected the settings of a {family} encoder in {folder / 'config.json'}, cannot use them: "
-            f"{_one_line(error)} Download or save the model again."
+            f"{one_line(error)} Download or save the model again."
         ) from error
     return config
 
@@ -148,7 +148,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # tokenizers raises nothing more special for a damaged file.
         raise ConfigError(
-            f"Expected tokenizer files in {folder}, cannot load them: {_one_line(error)} "
+            f"Expected tokenizer files in {folder}, cannot load them: {one_line(error)} "
             "Pass a model folder with its tokenizer.json."
         ) from error
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
@@ -191,7 +191,7 @@ def load_weights(
         *(LookupError, ArithmeticError, AttributeError, AssertionError),
     ) as error:
         has_other_shapes = "ignore_mismatched_sizes" in str(error)
-        found = "the shapes differ." if has_other_shapes else _one_line(error)
+        found = "the shapes differ." if has_other_shapes else one_line(error)
         raise UntrustedFileError(
             f"Expected intact safetensors weights in {folder} that fit its config.json, cannot load them: {found} "
             "Download or save the model again."
@@ -274,8 +274,3 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
-
-
-def _one_line(error: Exception) -> str:
-    lines = [line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip()]
-    return ": ".join(lines[:2] or [type(error).__name__]) + "."

@@ -1,11 +1,11 @@
-"""New weights for the top layers of an encoder."""
+"""New weights for the top layers of an encoder, or for all of it."""
 
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from nlptl.data.order import stream_key
 from nlptl.errors import ConfigError
@@ -46,3 +46,16 @@ def reinit_layers(
             for parameter in part.parameters():
                 cast(Any, parameter)._is_hf_initialized = False  # transformers skips what it has loaded
             part.apply(encoder._init_weights)
+
+
+def start_anew(network: PreTrainedModel, *, seed: int) -> frozenset[str]:
+    """Give the whole encoder new weights, as transformers starts one of its architecture, and return their names.
+
+    What such an encoder learns from the same examples says what pretraining is worth.
+    """
+    encoder = cast(PreTrainedModel, network.base_model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_key("start anew", seed))
+        fresh = AutoModel.from_config(encoder.config, dtype=torch.float32).state_dict()
+    encoder.load_state_dict({name: fresh[name] for name in encoder.state_dict()})
+    return frozenset(f"{network.base_model_prefix}.{name}" for name, _ in encoder.named_parameters())

@@ -44,7 +44,7 @@ from nlptl.training.snapshot import (
 )
 from nlptl.training.stages import Stage
 from nlptl.training.step import Stepper
-from nlptl.training.tracking import Tracker
+from nlptl.training.tracking import OutsideTracker, Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +64,11 @@ class Loop:
         max_tokens: int,
         cache: FeatureCache | None,
         encoder_sha256: str,
+        outside: OutsideTracker | None = None,
     ) -> None:
         self.model, self.config, self.accelerator, self.run = model, config, accelerator, run
         self.stages, self.seed, self.max_tokens = stages, seed, max_tokens
-        self.cache, self.encoder_sha256 = cache, encoder_sha256
+        self.cache, self.encoder_sha256, self.outside = cache, encoder_sha256, outside
         # Each stage trains all that the one before it does, so that this is all that ever trains.
         self.weights = {name: p for name, p in model.network.named_parameters() if p.requires_grad}
         self.names = frozenset(self.weights)
@@ -84,11 +85,14 @@ class Loop:
         frozen, train_only = self.model.transfer.freeze, self.model.transfer.train_only
         checkpoint = self._resume()
         steps_per_epoch = -(-len(inputs) // self.config.batch_size)
+        if self.outside is not None:
+            self.outside.start(first_step=self.state.step)
         tracker = Tracker(
             None if self.run is None else self.run.path / "metrics.jsonl",
             num_steps=self.config.num_epochs * steps_per_epoch,
             first_step=self.state.step,
             is_main_process=self.accelerator.is_main_process,
+            outside=self.outside,
         )
         try:
             with tracker, self.interruption:
@@ -106,6 +110,8 @@ class Loop:
             if not isinstance(error, KeyboardInterrupt) or isinstance(error, Left):  # a second one ends at once
                 with undisturbed():
                     self.writing.wait()
+            if self.outside is not None:
+                self.outside.finish()
             raise
         finally:
             self.model.freeze(frozen, train_only=train_only)

@@ -49,6 +49,7 @@ def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
     if unused and not config.cache:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         raise ConfigError(f"Expected a cache for {flags}, found --no-cache. Leave one of the two out.")
+    check_metric(model.task, config)
     _check_task(model.task, model.head, config)
     check_decisions(config, model.task, model.head)
     weights, count = config.class_weights, len(model.task.names)
@@ -87,13 +88,21 @@ def selection_metric(task: Task, config: TrainingConfig) -> str:
     return config.selection_metric or task.metrics[0]
 
 
-def _check_task(task: Task, head: HeadConfig, config: TrainingConfig) -> None:
-    """Refuse settings of the loss that the task does not have."""
+def check_metric(task: Task, config: TrainingConfig) -> None:
+    """Refuse a score to choose by that the task does not have.
+
+    Raises:
+        ConfigError: If that is asked for.
+    """
     if config.selection_metric not in (None, *task.metrics):
         raise ConfigError(
             f"Expected a --selection-metric of the task {task.kind} ({', '.join(task.metrics)}), found "
             f"{config.selection_metric}. Pass one of these, or leave it out."
         )
+
+
+def _check_task(task: Task, head: HeadConfig, config: TrainingConfig) -> None:
+    """Refuse settings of the loss that the task does not have."""
     defaults = TrainingConfig()
     names = ("loss", "logit_adjustment", "sampling", "label_smoothing", "class_weights", "r_drop")
     given = [name for name in names if getattr(config, name) != getattr(defaults, name)]
@@ -220,7 +229,7 @@ def _check_fitted(model: Classifier, config: TrainingConfig) -> None:
             "(freeze= in Python)."
         )
     defaults = TrainingConfig()
-    obeyed = {"cache", "cache_size", "cache_dtype", "micro_batch_tokens", "mixed_precision", "logging_steps"}
+    obeyed = {"cache", "cache_size", "cache_dtype", "micro_batch_tokens", "mixed_precision", "logging_steps", "track"}
     if model.head.head == "logistic":
         obeyed.add("class_weights")
     ignored = [name for name, value in vars(config).items() if name not in obeyed and value != getattr(defaults, name)]

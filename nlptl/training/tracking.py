@@ -1,16 +1,29 @@
 """What a run reports while it goes on: lines for people, records for programs."""
 
+import importlib.util
 import json
 import logging
 import math
+import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 from tqdm import tqdm
 
+from nlptl.config import TrackerName, to_json
 from nlptl.data.writers import write_text
-from nlptl.errors import ResourceError, UntrustedFileError
+from nlptl.errors import ConfigError, ResourceError, UntrustedFileError, one_line
+from nlptl.training.devices import on_main
+from nlptl.training.run import Run
+
+TRACKED = "tracked.json"
+"""File in the folder of a run that says under which name a tracker knows it, to go on with it."""
+PROJECT = "nlptl"
+"""Where trackers put runs, unless their own settings name another project or experiment."""
 
 logger = logging.getLogger(__name__)
 
@@ -18,9 +31,18 @@ logger = logging.getLogger(__name__)
 class Tracker:
     """One bar on the terminal of the main process, plain lines elsewhere, and one JSON object per record."""
 
-    def __init__(self, path: Path | None, *, num_steps: int, first_step: int, is_main_process: bool) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        num_steps: int,
+        first_step: int,
+        is_main_process: bool,
+        outside: "OutsideTracker | None" = None,
+    ) -> None:
         """Open the records in `path`; those after `first_step`, of an interrupted run, are dropped."""
         self.path = path if is_main_process else None
+        self.outside = outside
         self.started = time.monotonic()
         if self.path is not None:
             write_text(self.path, "".join(_records(self.path, first_step)))
@@ -52,6 +74,8 @@ class Tracker:
                     f"Expected to write {self.path}, found: {error.strerror}. Free space or mend the permissions, then "
                     "go on with --resume."
                 ) from error
+        if self.outside is not None:
+            self.outside.log(_named(values), step=int(values["step"]))
 
     def say(self, line: str) -> None:
         """Log a line without tearing the bar."""
@@ -64,6 +88,139 @@ class Tracker:
     def __exit__(self, *error: object) -> None:
         """Remove the bar."""
         self.bar.close()
+
+
+def check_tracker(name: TrackerName) -> None:
+    """Refuse a tracker that is not installed.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(
+            f"Expected {name} to be installed for --track {name}, found no such package. Run pip install "
+            f"'nlptl[{name}]', or leave --track out: metrics.jsonl has the same numbers."
+        )
+
+
+class OutsideTracker:
+    """A run of tensorboard, wandb, mlflow or trackio, through Accelerate; the main process alone has one.
+
+    It is a copy for the eye: once training has begun, nothing that fails in it stops the training.
+    """
+
+    def __init__(self, name: TrackerName, run: Run | None) -> None:
+        """Prepare to track a run; nothing is started.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        if run is None:
+            raise ConfigError(
+                f"Expected the folder of a run to track with {name}, found none. Pass output_dir= to the Trainer."
+            )
+        self.name, self.run = name, run
+        self.step = 0
+        self._tracker: GeneralTracker | None = None
+
+    def start(self, *, first_step: int) -> None:
+        """Begin a run, or where a training is resumed go on with it after `first_step`; every process has to call this.
+
+        Raises:
+            ResourceError: If the tracker cannot be started.
+        """
+        self.step = first_step
+
+        def start() -> None:
+            try:
+                tracker = self._open(first_step)
+                tracker.start()
+                if not first_step:
+                    _store(tracker, _settings(to_json(self.run.config)))
+                known_as = _known_as(tracker)
+            except Exception as error:  # Each tracker has errors of its own.
+                raise ResourceError(
+                    f"Expected to start {self.name}, found: {one_line(error)} Log in or set it up as its "
+                    "documentation says, or leave --track out."
+                ) from error
+            if known_as is not None:
+                write_text(self.run.path / TRACKED, json.dumps({self.name: known_as}) + "\n")
+            self._tracker = tracker
+
+        on_main(start)
+
+    def _open(self, first_step: int) -> GeneralTracker:
+        folder, known_as = self.run.path, None
+        if first_step and (folder / TRACKED).is_file():
+            known_as = json.loads((folder / TRACKED).read_text(encoding="utf-8")).get(self.name)
+        if self.name == "tensorboard":
+            # Of what an interrupted run has written, its readers forget what is trained again.
+            return TensorBoardTracker(self.name, folder, purge_step=first_step + 1 if self.run.resume else None)
+        if self.name == "mlflow":
+            return MLflowTracker(PROJECT, run_id=known_as, run_name=folder.name)
+        resume = "never" if known_as is None else "allow"
+        if self.name == "trackio":
+            return TrackioTracker(PROJECT, name=known_as, resume=resume)
+        project = os.environ.get("WANDB_PROJECT", PROJECT)
+        return WandBTracker(project, name=folder.name, id=known_as, dir=str(folder), resume=resume)
+
+    def log(self, values: Mapping[str, float], *, step: int | None = None) -> None:
+        """Pass on what is finite of `values`; without a `step`, at that of the last values."""
+        self.step = self.step if step is None else step
+        self._attempt("log", {key: value for key, value in values.items() if math.isfinite(value)}, step=self.step)
+
+    def finish(self) -> None:
+        """End the run, if it was started."""
+        self._attempt("finish")
+        self._tracker = None
+
+    def _attempt(self, method: str, *arguments: Any, **settings: Any) -> None:
+        if self._tracker is None:
+            return
+        try:
+            getattr(self._tracker, method)(*arguments, **settings)
+        except Exception as error:
+            logger.warning("%s takes no more numbers, metrics.jsonl does: %s", self.name, one_line(error))
+            self._tracker = None
+
+
+def _store(tracker: GeneralTracker, settings: dict[str, Any]) -> None:
+    if not isinstance(tracker, TensorBoardTracker):
+        tracker.store_init_configuration(settings)
+        return
+    from torch.utils.tensorboard.summary import hparams
+
+    for summary in hparams(settings, {}):  # Accelerate, and torch's add_hparams, put them into a run of their own.
+        tracker.writer.file_writer.add_summary(summary)
+
+
+def _known_as(tracker: GeneralTracker) -> str | None:
+    """Return what a tracker has to be told to go on with its run."""
+    if isinstance(tracker, MLflowTracker):
+        return str(tracker.active_run.info.run_id)
+    if isinstance(tracker, WandBTracker):
+        return str(tracker.run.id)
+    return str(tracker.run.name) if isinstance(tracker, TrackioTracker) else None
+
+
+def _named(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the values of a record by the names that trackers group by."""
+    named = {key: value for key, value in values.items() if key != "step"}
+    if "epoch" not in named:
+        return {f"train/{key}": value for key, value in named.items()}
+    named["train/mean_loss"] = named.pop("loss")
+    return {key.replace("validation_", "validation/", 1): value for key, value in named.items()}
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings on one level, as numbers and strings, which all trackers take."""
+    settings: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            settings |= _settings(value)
+        else:
+            settings[key] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
+    return settings
 
 
 def _records(path: Path, last_step: int) -> list[str]:

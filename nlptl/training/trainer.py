@@ -31,6 +31,7 @@ from nlptl.training.peers import together
 from nlptl.training.plan import Plan, plan_training, training_table
 from nlptl.training.run import Run
 from nlptl.training.sharding import check_sharding, sharded
+from nlptl.training.tracking import OutsideTracker, check_tracker
 
 logger = logging.getLogger(__name__)
 
@@ -72,14 +73,18 @@ class Trainer:
             seed: Seeds the order of examples and dropout.
 
         Raises:
-            ConfigError: If the folder holds another run, or the device does not have the precision asked for.
+            ConfigError: If the folder holds another run, the device does not have the precision asked for, or a tracker
+                is not installed.
         """
         self.model = model
         self.config = config
+        if config.track is not None:
+            check_tracker(config.track)
         self.seed = seed
         self.accelerator = open_accelerator(config.mixed_precision)
         self.run = Run.open(output_dir, config) if isinstance(output_dir, str | Path) else output_dir
         self.cache = FeatureCache(gigabytes=config.cache_size) if config.cache else None
+        self.outside: OutsideTracker | None = None
         self.train_targets: np.ndarray | None = None
         self.evaluations: dict[str, Evaluation] = {}  # by split: what was made of it when it was scored last
 
@@ -100,6 +105,9 @@ class Trainer:
         """
         started = time.monotonic()
         restart_peak_memory(self.accelerator.device)
+        if self.config.track is not None:
+            self.end_tracking()
+            self.outside = OutsideTracker(self.config.track, self.run)
         plan, estimate, inputs, held_out, sha256 = self._prepare(train, validation)
         is_continued = self.run is not None and self.run.resume and bool(saved_steps(self.run.checkpoints))
         estimate.log()
@@ -112,6 +120,8 @@ class Trainer:
             derived = {"learning_rates": plan.learning_rates, "micro_batch_tokens": estimate.max_tokens}
             self.run.record_data(facts(self.model, inputs, held_out, seed=self.seed, encoder_sha256=sha256, **derived))
         if self.model.head_is_fitted:
+            if self.outside is not None:
+                self.outside.start(first_step=0)
             self._fit_head(inputs, sha256)
         else:
             with sharded(self.model, self.accelerator) as model:
@@ -125,6 +135,7 @@ class Trainer:
                     max_tokens=estimate.max_tokens,
                     cache=self.cache,
                     encoder_sha256=sha256,
+                    outside=self.outside,
                 )
                 loop.train(inputs, held_out)
         evaluation = None
@@ -198,6 +209,11 @@ class Trainer:
             logger.info("\nThe run is in %s; try: nlptl predict %s %s", self.run.path, self.run.path / "model", flags)
         return scores
 
+    def end_tracking(self) -> None:
+        """End the run of the tracker, which stays open after `fit` for the scores of `evaluate`."""
+        if self.outside is not None:
+            self.outside.finish()
+
     def _prepare(
         self, train: Examples, validation: Examples | None
     ) -> tuple[Plan, Estimate, Inputs, Inputs | None, str]:
@@ -265,6 +281,9 @@ class Trainer:
         scores = task.score(targets, task.outputs(evaluation.logits), seed=self.seed)
         if self.train_targets is not None:
             baseline = task.baseline(targets, train_targets=self.train_targets, seed=self.seed)
+        if self.outside is not None:
+            values = {f"final/{evaluation.examples.split}_{name}": score.value for name, score in scores.items()}
+            self.outside.log(values)
         if self.run is not None:
             self.run.write_scores(evaluation.examples.split, scores, baseline, baseline_name=task.baseline_name)
         return scores, baseline

@@ -13,9 +13,10 @@ import pytest
 from nlptl import cli
 from nlptl.config import ClassificationConfig
 from nlptl.judging import glossary
+from nlptl.judging.card import model_card
 from nlptl.judging.document import decimal, interval
 from nlptl.judging.report import TEMPLATE
-from nlptl.judging.run_files import HEADLINES, LONGEST
+from nlptl.judging.run_files import HEADLINES, LONGEST, read_run
 from nlptl.tasks.kinds import KINDS
 from tests.judging.made_up import LABELS, METRICS, score, write_run
 
@@ -204,12 +205,37 @@ def test_a_flagged_slice_and_a_warning_are_in_the_verdict(tmp_path: Path):
     page = check_page(report(folder))
     warnings = [attributes for attributes in page.all("p") if attributes.get("class") == "warning"]
     assert len(warnings) == 3
-    assert "clearly worse on 1 slice of the texts than on all: length = rare words (accuracy 0.400" in page.text(
-        "p", "bdi"
-    )
+    assert "worse on 1 slice of the texts than on the rest: length: rare words (accuracy 0.400" in page.text("p", "bdi")
     assert "Transfer did not help." in page.text("bdi")
     assert "Of 25.0 % of the test texts, the model reads a part alone" in page.text("p")
     assert len([row for row in page.all("tr") if row.get("class") == "marked"]) == 2  # the kept step, the slice
+
+
+def test_what_was_decided_on_validation_is_told(tmp_path: Path):
+    folder = write_run(tmp_path / "run")
+    decisions = {
+        "threshold": 0.4,
+        "abstention": {"below": 0.8, "target_accuracy": 0.95, "accuracy": 0.951, "coverage": 0.6},
+        "sets": {"score": "lac", "coverage": 0.9, "quantile": 0.7, "n": 100},
+        "scope": {"kept": 0.95, "least": 1.5},
+    }
+    (folder / "model").mkdir()
+    saved = folder / "model" / "nlptl.json"
+    saved.write_text(json.dumps({"labels": LABELS["single_label"], "decisions": decisions}))
+    text = check_page(report(folder)).text("p", "bdi")
+    for said in (
+        "positive is predicted from a probability of 0.400 on.",
+        "below 0.800; on validation, 60.0 % of the texts got a label, of which 95.1 % were right.",
+        "holds the true one with a probability of 0.900 (split conformal prediction, fitted on 100 texts).",
+        "labelled out of scope; 95.0 % of validation were in scope.",
+    ):
+        assert said in text
+        assert said.removeprefix("positive") in model_card(read_run(folder))
+    several = write_run(tmp_path / "several", "multi_label")
+    (several / "model").mkdir()
+    values = {"labels": LABELS["multi_label"], "thresholds": [0.1, 0.2, 0.3]}
+    (several / "model" / "nlptl.json").write_text(json.dumps(values))
+    assert "joy0.200" in check_page(report(several)).text("th", "td", "bdi")
 
 
 @pytest.mark.parametrize("task", ["single_label", "multi_label"])
@@ -269,7 +295,7 @@ def test_without_matplotlib_there_are_tables(tmp_path: Path, monkeypatch: pytest
     page = check_page(report(folder).replace("</title>", "</title>"))
     assert page.all("svg") == []
     assert "pip install 'nlptl[report]'" in page.text("code")
-    assert "Counts of labels (rows) and predictions (columns)" in page.text("caption")
+    assert "Counts of labels (rows) and predictions (columns)" in page.text("caption", "span")
 
 
 def test_letters_can_be_read_on_every_colour():
@@ -358,7 +384,7 @@ def test_another_file_and_another_folder(tmp_path: Path, capsys: pytest.CaptureF
 def test_settings_that_differ_come_first(tmp_path: Path):
     folder = write_run(tmp_path / "run")
     page = Page(report(folder))
-    text = page.text("caption", "th", "td", "bdi")
+    text = page.text("caption", "span", "th", "td", "bdi")
     start, end = text.index("Settings that differ"), text.index("All other settings")
     assert "num_epochs3" in text[start:end]
     assert ClassificationConfig().train.num_epochs != 3

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
+from nlptl.data.order import stream_key
 from nlptl.errors import ConfigError
 from nlptl.model.encoder import FAMILIES, quiet_transformers
-from nlptl.model.reinit import reinit_layers
+from nlptl.model.reinit import reinit_layers, start_anew
 
 SEPARATE_LAYERS = [family for family in FAMILIES if family != "albert"]
 
@@ -132,3 +133,29 @@ def test_shared_layers_are_refused(family_folder: Callable[[str], Path]):
     model = load(family_folder("albert"))
     with pytest.raises(ConfigError, match="layers share their weights. Leave --reinit-layers out"):
         reinit_layers(model, None, pooler_of(model), count=1, seed=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForSequenceClassification])
+def test_a_whole_encoder_starts_as_transformers_starts_one(
+    family: str, auto: type, family_folder: Callable[[str], Path]
+):
+    model = load(family_folder(family), auto)
+    before, random_state = values(model), torch.get_rng_state()
+    names = start_anew(model, seed=3)
+    assert torch.equal(random_state, torch.get_rng_state())
+    after = values(model)
+    prefix = "" if auto is AutoModel else f"{model.base_model_prefix}."
+    of_encoder = {name for name in before if name.startswith(prefix)}
+    assert {f"{prefix}{name.removeprefix(f'{model.base_model_prefix}.')}" for name in names} == of_encoder
+    torch.manual_seed(stream_key("start anew", 3))
+    fresh = values(AutoModel.from_config(model.base_model.config))
+    for name in before:
+        if name in of_encoder:
+            assert torch.equal(after[name], fresh[name.removeprefix(prefix)]), name
+            assert not torch.equal(after[name], before[name]), name
+        else:
+            assert torch.equal(after[name], before[name]), name
+    start_anew(model, seed=4)
+    changed = [name for name in of_encoder if not torch.equal(values(model)[name], after[name])]
+    assert any("embeddings" in name for name in changed)

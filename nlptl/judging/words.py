@@ -1,0 +1,142 @@
+"""What words alone can tell: linear models over TF-IDF, and for tags the most frequent one of each word.
+
+The features are words and pairs of neighbouring words, and characters within words, with sublinear counts: linear
+models of such features are hard to beat on short texts (Wang and Manning 2012, "Baselines and Bigrams").
+"""
+
+import warnings
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import FeatureUnion, make_union
+
+from nlptl.data.sources import Examples
+from nlptl.data.splits import Splits
+from nlptl.evaluation.metrics import LOWER_IS_BETTER
+from nlptl.tasks.multi_label import MultiLabel
+from nlptl.tasks.regression import Regression
+from nlptl.tasks.task import Task
+from nlptl.tasks.tokens import TokenLabels
+
+STRENGTHS = (1.0, 10.0, 100.0)
+"""Values of C, or of 1 / alpha, of which the one with the best score on validation is kept."""
+MAX_FEATURES = 200_000
+"""Most frequent features of words that are kept, and of characters."""
+MAX_ITERATIONS = 1000
+UNSEEN = -1e30
+"""Logit of a label that no example of train has."""
+
+
+@dataclass(frozen=True)
+class WordModel:
+    """Logits of validation and of test, in the form that the task has them, and how many numbers were learned."""
+
+    validation: torch.Tensor
+    test: torch.Tensor
+    parameters: int
+
+
+def name_of_words(task: Task) -> str:
+    """Return what `fit_words` fits for a task, in words."""
+    if isinstance(task, TokenLabels):
+        return "most frequent tag of a word"
+    return f"TF-IDF, {'ridge' if isinstance(task, Regression) else 'logistic'} regression"
+
+
+def fit_words(task: Task, splits: Splits, *, metric: str) -> WordModel:
+    """Fit to train what reads words alone; how strongly it is regularized is chosen on validation.
+
+    That is logistic regression, one for each of several labels; ridge regression of scores; and for tags the most
+    frequent one that a word has in train, or that all words have, if it is not there. Of pairs, both texts are read,
+    and what they have in common: the geometric means of their features, and their cosine.
+
+    Args:
+        task: What is predicted.
+        splits: The data.
+        metric: The score on validation that chooses.
+    """
+    if isinstance(task, TokenLabels):
+        return _count_tags(task, splits)
+    targets, wanted = task.targets(splits.train), task.targets(splits.validation)
+    train, validation, test = _features(splits)
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    fits = []
+    for strength in STRENGTHS:
+        fitted = _fit(task, train, targets, strength)
+        logits = _logits(task, fitted, validation)
+        fits.append((sign * task.point_scores(wanted, task.outputs(logits))[metric], fitted, logits))
+    _, fitted, logits = max(fits, key=lambda fit: fit[0])
+    return WordModel(logits, _logits(task, fitted, test), _num_parameters(fitted))
+
+
+def _features(splits: Splits) -> list[sparse.csr_matrix]:
+    """Return the TF-IDF features of train, validation and test, as they are in train."""
+    tfidf = partial(TfidfVectorizer, sublinear_tf=True, max_features=MAX_FEATURES, dtype=np.float32)
+    features = make_union(
+        tfidf(ngram_range=(1, 2), token_pattern=r"(?u)\w+|[^\w\s]+"),
+        tfidf(ngram_range=(2, 5), analyzer="char_wb"),
+    )
+    features.fit([*splits.train.texts, *splits.train.pairs])
+    return [_read(features, part) for part in (splits.train, splits.validation, splits.test)]
+
+
+def _read(features: FeatureUnion, examples: Examples) -> sparse.csr_matrix:
+    first = features.transform(examples.texts)
+    if not examples.pairs:
+        return first
+    second = features.transform(examples.pairs)
+    shared = first.multiply(second)
+    return sparse.hstack([first, second, shared.sqrt(), shared.sum(axis=1)], format="csr")
+
+
+def _fit(task: Task, features: sparse.csr_matrix, targets: np.ndarray, strength: float) -> Any:
+    if isinstance(task, Regression):
+        means, scales = task.scaling()
+        return Ridge(alpha=1 / strength).fit(features, (targets - means) / scales)
+    model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "Label .* is present in all training examples")
+        return (OneVsRestClassifier(model) if isinstance(task, MultiLabel) else model).fit(features, targets)
+
+
+def _logits(task: Task, fitted: Any, features: sparse.csr_matrix) -> torch.Tensor:
+    if isinstance(task, Regression):
+        return torch.from_numpy(fitted.predict(features).reshape(-1, len(task.names)))
+    found = fitted.decision_function(features).astype(np.float64)
+    if isinstance(task, MultiLabel):
+        return torch.from_numpy(found)
+    if found.ndim == 1:  # of two labels: the logits are (0, z)
+        found = np.stack([np.zeros_like(found), found], axis=1)
+    logits = np.full((len(found), len(task.names)), UNSEEN)
+    logits[:, fitted.classes_] = found
+    return torch.from_numpy(logits)
+
+
+def _num_parameters(fitted: Any) -> int:
+    models = fitted.estimators_ if isinstance(fitted, OneVsRestClassifier) else [fitted]
+    return sum(np.size(m.coef_) + np.size(m.intercept_) for m in models if hasattr(m, "coef_"))
+
+
+def _count_tags(task: TokenLabels, splits: Splits) -> WordModel:
+    counts: defaultdict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(task.names)))
+    for text, tags in zip(splits.train.texts, task.targets(splits.train), strict=True):
+        for word, tag in zip(text.split(" "), tags, strict=True):
+            counts[word][tag] += 1
+    of_all = np.sum(list(counts.values()), axis=0)
+
+    def logits(examples: Examples) -> torch.Tensor:
+        found = np.array([counts.get(word, of_all) for text in examples.texts for word in text.split(" ")])
+        # As if each word had one occurrence more, spread as the tags of all words are.
+        return torch.from_numpy(np.log(found + (of_all + 1e-9) / of_all.sum()))
+
+    return WordModel(logits(splits.validation), logits(splits.test), len(counts))
