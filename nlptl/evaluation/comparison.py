@@ -120,7 +120,7 @@ def randomization_test(
     of_a, of_b = (score(np.repeat(np.array([[a, 1.0 - a]]), num_rows, axis=1)) for a in (1.0, 0.0))
     hits = dict.fromkeys(of_a, 0)
     for chunk in row_chunks(resamples, draws_each=2 * num_rows):
-        stays = rng.integers(2, size=(chunk.stop - chunk.start, num_rows), dtype=np.uint8).astype(np.float64)
+        stays = rng.integers(2, size=(chunk.stop - chunk.start, num_rows), dtype=np.int32).astype(np.float64)
         drawn = _subtract(score(np.hstack([stays, 1 - stays])), score(np.hstack([1 - stays, stays])))
         for name in hits:
             observed = abs(of_a[name][0] - of_b[name][0])

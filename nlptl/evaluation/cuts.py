@@ -14,6 +14,7 @@ RANGES = 5
 MOST_VALUES = 200
 MOST_WORDS = 200
 """Words by which texts are sliced: the most frequent ones, of which not nearly all texts have each."""
+WORD = r"\w[\w'\u2019]*\w"
 MISSING, RARE = "(missing)", "(rare values)"
 MOST_SIGNS = 60
 
@@ -24,8 +25,10 @@ def cut_by_value(column: str, values: Sequence[str]) -> list[Slice]:
     Values that fewer than `MIN_SIZE` examples have make up one slice; an empty string is a missing value.
     """
     numbers = _numbers(values)
-    if numbers is not None and len(np.unique(numbers[~np.isnan(numbers)])) > FEW_VALUES:
-        return cut_by_number(column, numbers)
+    if numbers is not None:
+        if len(np.unique(numbers[~np.isnan(numbers)])) > FEW_VALUES:
+            return cut_by_number(column, numbers)
+        values = [_number(number) if value else value for value, number in zip(values, numbers, strict=True)]
     counts = Counter(values)
     frequent = [value for value, count in counts.most_common(MOST_VALUES) if count >= MIN_SIZE]
     code_of = {value: code for code, value in enumerate(frequent)}
@@ -48,7 +51,7 @@ def cut_by_number(column: str, numbers: np.ndarray, *, unit: str = "") -> list[S
         rows = (part_of == part) & ~missing
         if rows.any():
             low, high = numbers[rows].min(), numbers[rows].max()
-            name = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+            name = _number(low) if low == high else f"{_number(low)} to {_number(high)}"
             slices.append(Slice(column, name + unit, rows))
     return slices
 
@@ -67,7 +70,10 @@ def cut_by_word(texts: Sequence[str]) -> list[Slice]:
     """Return a slice for each frequent word of two letters or more: the texts that have it, in any case."""
     from sklearn.feature_extraction.text import CountVectorizer
 
-    counter = CountVectorizer(binary=True, min_df=MIN_SIZE, max_df=len(texts) - MIN_SIZE, max_features=MOST_WORDS)
+    least, most = MIN_SIZE, len(texts) - MIN_SIZE
+    if most < least:
+        return []
+    counter = CountVectorizer(token_pattern=WORD, binary=True, min_df=least, max_df=most, max_features=MOST_WORDS)
     try:
         found = counter.fit_transform(texts).tocsc()
     except ValueError:  # no word is in so many texts
@@ -85,6 +91,10 @@ def _numbers(values: Sequence[str]) -> np.ndarray | None:
         return None
     is_missing = np.fromiter((not value for value in values), dtype=bool, count=len(values))
     return numbers if np.isfinite(numbers[~is_missing]).all() else None
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else f"{value:.4g}"
 
 
 def _shown(value: str) -> str:

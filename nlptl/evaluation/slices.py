@@ -89,7 +89,9 @@ def score_slices(slices: Sequence[Slice], scores: RowScores, *, seed: int = 0) -
         seed: Seeds the deals.
 
     Returns:
-        Flagged slices first, the strongest evidence first among these and among the others.
+        Flagged slices first: the one with the strongest evidence, then the one with the strongest evidence on the
+        examples that are not in it, and so on, so that slices that share their cause do not stand before others. Then
+        the others, the strongest evidence first.
     """
     chosen = distinct(slices)
     lack = scores.overall * scores.wholes - scores.parts
@@ -100,8 +102,9 @@ def score_slices(slices: Sequence[Slice], scores: RowScores, *, seed: int = 0) -
     if np.ptp(lack) > 1e-9:  # else all examples are as good
         found, p = _compare(np.stack([part.rows for part in chosen]), lack, seed)
     rows = [_score(part, scores, chance) for part, chance in zip(chosen, p.tolist(), strict=True)]
-    order = sorted(range(len(rows)), key=lambda i: (not rows[i].flagged, -found[i]))
-    return [rows[i] for i in order]
+    flagged = [i for i, row in enumerate(rows) if row.flagged]
+    others = sorted((i for i, row in enumerate(rows) if not row.flagged), key=lambda i: -found[i])
+    return [rows[i] for i in [*_one_after_the_other(chosen, flagged, lack), *others]]
 
 
 def distinct(slices: Sequence[Slice]) -> list[Slice]:
@@ -118,7 +121,8 @@ def interval_of(parts: np.ndarray, wholes: np.ndarray, *, is_share: bool) -> tup
     """Return the 95 % interval of a score of some examples.
 
     Of a share it is that of Wilson (1927, as Brown, Cai and DasGupta 2001 recommend it, doi:10.1214/ss/1009213286); of
-    another ratio it goes 1.96 standard errors to each side, or as many as Student's t has (Cochran 1977, section 6.4).
+    another ratio it goes 1.96 standard errors to each side, or as many as Student's t has (Cochran 1977, section 6.4),
+    but not beyond 0 or 1 where no example is.
     """
     n, whole = len(parts), wholes.sum()
     if is_share:
@@ -129,7 +133,8 @@ def interval_of(parts: np.ndarray, wholes: np.ndarray, *, is_share: bool) -> tup
     score = parts.sum() / whole
     error = np.sqrt(n * (parts - score * wholes).var(ddof=1)) / whole
     reach = float(stats.t.ppf(0.975, n - 1) * error)
-    return float(score - reach), float(score + reach)
+    low, high = float(score - reach), float(score + reach)
+    return max(low, 0.0) if (parts >= 0).all() else low, min(high, 1.0) if (parts <= wholes).all() else high
 
 
 def ratio_of(part: float, whole: float) -> float:
@@ -146,6 +151,21 @@ def _compare(members: np.ndarray, lack: np.ndarray, seed: int) -> tuple[np.ndarr
     worst = np.sort(np.concatenate([_normal((single @ deal).T, *moments).max(axis=1) for deal in deals]))
     num_as_bad = len(worst) - np.searchsorted(worst, found - TOLERANCE, side="left")
     return found, (1 + num_as_bad) / (1 + len(worst))
+
+
+def _one_after_the_other(slices: Sequence[Slice], flagged: list[int], lack: np.ndarray) -> list[int]:
+    """Return the flagged slices in the order of their evidence on the examples that are in none before."""
+    order: list[int] = []
+    rest, waiting = np.ones(len(lack), dtype=bool), list(flagged)
+    while waiting:
+        members = np.stack([slices[i].rows & rest for i in waiting])
+        sizes = members.sum(axis=1)
+        values = np.where(rest, lack - lack[rest].mean(), 0.0) if rest.any() else np.zeros(len(lack))
+        spread = np.sqrt(sizes * (rest.sum() - sizes) * (values**2).sum()) + np.finfo(np.float64).tiny
+        best = int(np.argmax(members @ values / spread))
+        order.append(waiting.pop(best))
+        rest &= ~slices[order[-1]].rows
+    return order
 
 
 def _score(part: Slice, scores: RowScores, p: float) -> SliceScore:

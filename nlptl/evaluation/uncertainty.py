@@ -13,8 +13,8 @@ from scipy import sparse
 
 from nlptl.errors import ConfigError
 
-# Random numbers drawn at once; with their temporaries about 20 bytes each, so 2,000 resamples of any test set fit.
-_DRAWS_AT_ONCE = 2_000_000
+# Random numbers drawn at once: with their temporaries about 20 bytes each, so that a processor's cache holds them.
+_DRAWS_AT_ONCE = 200_000
 
 # One binomial draw of a multinomial takes as long as about this many draws of a row.
 _ROWS_PER_BINOMIAL = 16
@@ -111,7 +111,7 @@ def resample_sums(
 
 
 def row_chunks(resamples: int, *, draws_each: int) -> list[slice]:
-    """Cut range(resamples) so that a chunk draws about 2 million numbers; the cut does not change the numbers."""
+    """Cut range(resamples) into chunks that draw what a cache holds; the cut does not change what is drawn."""
     size = max(1, _DRAWS_AT_ONCE // draws_each)
     return [slice(start, min(start + size, resamples)) for start in range(0, resamples, size)]
 

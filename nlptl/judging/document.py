@@ -119,6 +119,12 @@ def names(values: Sequence[object], *, most: int = 20) -> str:
     return listed if len(values) <= most else f"{listed}, ... ({len(values):,} in all)"
 
 
+def shorten(text: str, most: int) -> str:
+    """Return the first letters of a text on one line."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= most else f"{flat[: most - 1]}\u2026"
+
+
 def count(value: int | None) -> str:
     """Return a whole number."""
     return NOTHING if value is None else f"{value:,}"

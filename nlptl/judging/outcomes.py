@@ -160,17 +160,24 @@ def _of_tags(
     wholes = np.array([float(len(one) + len(two)) for one, two in spans])
     ends = np.cumsum([len(tags) for tags in true])
     of_words = np.split(outputs, ends[:-1])
+    # Words that are not read have the same probability of all tags but O, and no confidence of their own.
+    is_read = [np.ptp(each[:, 1:], axis=1) > 0 for each in of_words]
     wrong_words = [
         np.array([a != b for a, b in zip(one, two, strict=True)]) for one, two in zip(true, predicted, strict=True)
     ]
+    sure = [
+        each.max(axis=1)[wrong & read].max(initial=-1)
+        for each, wrong, read in zip(of_words, wrong_words, is_read, strict=True)
+    ]
+    losses = [log_loss(ids, each)[read].sum() for ids, each, read in zip(targets, of_words, is_read, strict=True)]
     words = [text.split(" ") for text in texts]
     return Outcomes(
         RowScores("span_f1", parts, wholes),
         [_spans(tags, each, show) for tags, each in zip(true, words, strict=True)],
         [_spans(tags, each, show) for tags, each in zip(predicted, words, strict=True)],
         np.array([wrong.any() for wrong in wrong_words]),
-        np.array([log_loss(ids, each).sum() for ids, each in zip(targets, of_words, strict=True)]),
-        np.array([each.max(axis=1)[wrong].max(initial=-1) for each, wrong in zip(of_words, wrong_words, strict=True)]),
+        np.array(losses),
+        np.where(np.array(sure) < 0, np.nan, sure),
         [tuple(sorted({span[0] for span in one})) for one, _ in spans],
         None,
         confused_spans(true, predicted),

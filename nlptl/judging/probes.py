@@ -114,6 +114,8 @@ def probe(model: Classifier, examples: Examples, *, seed: int = 0) -> list[dict[
     for each in PROBES:
         if model.task.is_per_token and not each.keeps_words:
             continue
+        if model.task.kind == "regression" and each.turns_meaning:  # nothing can be told of it
+            continue
         texts_after, pairs_after = ([each.change(text, rng) for text in given] for given in (texts, pairs))
         changed = np.array([a != b for a, b in zip(texts, texts_after, strict=True)])
         if pairs:

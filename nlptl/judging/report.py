@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,8 @@ def report_run(folder: Path) -> None:
     """Write the report and the model card of a run that has ended; a failure is logged, and the run stays as it is."""
     try:
         run = read_run(folder)
-        write_model_card(run)
+        if run.scores:  # else it is a folder of several runs
+            write_model_card(run)
         write_report(run, folder / "report.html")
     except Exception as error:  # whatever it is, the model is trained and its scores are written
         logger.error(
@@ -89,7 +90,7 @@ def report_sections(run: RunFiles) -> list[Section]:
     Raises:
         UntrustedFileError: If a file of the run is damaged.
     """
-    makers = (
+    makers: tuple[Callable[[RunFiles], Section | None], ...] = (
         sections.verdict,
         sections.training,
         sections.scores,
@@ -107,6 +108,8 @@ def report_sections(run: RunFiles) -> list[Section]:
         sections.versions,
         sections.use,
     )
+    if not run.scores:
+        makers = (sections.repeats_verdict, sections.repeats_scores, sections.settings)
     try:
         made = [maker(run) for maker in makers]
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, StopIteration) as error:

@@ -31,6 +31,10 @@ from nlptl.judging.run_files import SPLITS, RunFiles, differing
 
 MOST_ROWS = 100
 """Rows of a table; its caption says how many there are in all."""
+LEAKS = ("leak", "near_leak", "group_leak")
+"""Kinds of findings that make scores doubtful."""
+THIS_RUN = "this run"
+"""By which the row of a run is known among its baselines."""
 MUCH = 0.1
 """Share of the texts that are cut from which on a reader is warned."""
 MANY_ROWS = 12
@@ -103,9 +107,8 @@ def warnings(run: RunFiles) -> list[str]:
         )
         kinds = "1 slice of the texts" if len(flagged) == 1 else f"{len(flagged)} slices of the texts"
         found.append(f"It is worse on {kinds} than on the rest: {worst}.")
-    errors = [finding for finding in run.data.get("findings", []) if finding["severity"] == "error"]
-    if errors:
-        found.append(f"The data has {len(errors)} findings that make the scores doubtful.")
+    leaks = [finding for finding in run.data.get("findings", []) if finding["kind"] in LEAKS]
+    found += [f"{name(finding['message'])}. {finding['meaning']}" for finding in leaks]
     share = (run.data.get("truncation", {}).get(run.split) or {}).get("cut_texts") or 0.0
     if share >= MUCH:
         found.append(f"Of {percent(share)} of the {run.split} texts, the model reads a part alone: they are too long.")
@@ -208,7 +211,9 @@ def _rivals(run: RunFiles) -> list[tuple[str, dict[str, Any]]]:
 
 def _against(run: RunFiles) -> Part:
     score = run.scores[run.split][run.metric]
-    rows = [("this model", score), *((rival, of) for rival, of in _rivals(run))]
+    rivals = _rivals(run)
+    is_among_them = any(THIS_RUN in rival for rival, _ in rivals)
+    rows = rivals if is_among_them else [("this model", score), *rivals]
     drawn = [(rival, of["value"], of.get("low"), of.get("high")) for rival, of in rows if of["value"] is not None]
     caption = f"{_capital(words(run.metric))} on {run.split} with 95 % intervals"
     return figures.draw_intervals("scores", caption, drawn, reference=None)
@@ -232,12 +237,14 @@ def _baselines(run: RunFiles) -> Iterable[Part]:
             ]
             for row in rows
         ],
+        marked=frozenset(i for i, row in enumerate(rows) if THIS_RUN in row["name"]),
     )
     gain = run.baselines.get("gain")
     if gain:
+        metric = words(run.baselines.get("metric", run.metric))
         yield Words(
-            f"Over {name(gain['over'])}, the gain is {signed(gain['difference'])} (95 % interval {interval(gain)}, "
-            f"p {p_value(gain.get('p'))})."
+            f"The gain of {name(gain.get('row', THIS_RUN))} over {name(gain['over'])}: {signed(gain['difference'])} "
+            f"{metric} (95 % interval {interval(gain)}, p {p_value(gain['p'])})."
         )
 
 
@@ -255,44 +262,81 @@ def _per_class(run: RunFiles, per_class: Mapping[str, Mapping[str, Any]]) -> Ite
     yield Table(caption, columns, rows, is_long=len(rows) > MANY_ROWS)
 
 
+def repeats_verdict(run: RunFiles) -> Section:
+    """Return what several runs give on average, where a folder holds them and no run of its own."""
+    repeats, kind = run.repeats
+    metric, summary = run.metric, repeats["summary"]
+    found = summary[metric]
+    said = "95 % interval of the mean" if kind == "seed" else "lowest and highest"
+    sentence = (
+        f"Over {count(found['n'])} {kind}s, {words(metric)} on test is {decimal(found['mean'])} on average ({said} "
+        f"{interval(found)}; standard deviation {decimal(found['sd'])})."
+    )
+    tiles = [(f"{words(metric)}, mean of {found['n']} {kind}s", decimal(found["mean"]), f"{said} {interval(found)}")]
+    return Section("Verdict", [Words(sentence), Tiles(tiles)])
+
+
+def repeats_scores(run: RunFiles) -> Section:
+    """Return the scores of each of several runs."""
+    repeats, kind = run.repeats
+    rows = [
+        (f"{kind} {each[kind]}", score["value"], score.get("low"), score.get("high"))
+        for each in repeats["runs"]
+        if (score := each["scores"].get(run.metric)) and score["value"] is not None
+    ]
+    parts: list[Part] = []
+    if rows and figures.can_draw():
+        caption = f"{_capital(words(run.metric))} on test with 95 % intervals; dashed: mean"
+        mean = repeats["summary"][run.metric]["mean"]
+        parts = [figures.draw_intervals("scores", caption, rows[:MANY_ROWS], reference=mean)]
+    folders = ", ".join(name(f"{each['folder']}/report.html") for each in repeats["runs"][:MANY_ROWS])
+    return Section("Scores", [*parts, *_repeats(run), Words(f"The reports of the runs: {folders}.")])
+
+
 def _repeats(run: RunFiles) -> Iterable[Part]:
-    for repeats, kind in ((run.seeds, "seed"), (run.folds, "fold")):
-        if not repeats.get("runs"):
-            continue
-        summary = repeats.get("summary", {})
-        metrics = list(dict.fromkeys([run.metric, *summary]))[:4]
-        rows = [
-            [str(each.get(kind)), *(decimal((each["scores"].get(m) or {}).get("value")) for m in metrics)]
-            for each in repeats["runs"]
-        ]
-        spread = [
-            [what, *(decimal((summary.get(m) or {}).get(key)) for m in metrics)]
-            for what, key in (("mean", "mean"), ("standard deviation", "sd"))
-        ]
-        fell = frozenset(i for i, each in enumerate(repeats["runs"]) if each.get("collapsed"))
-        yield Table(f"Scores by {kind}", (kind, *map(words, metrics)), [*rows, *spread], marked=fell)
-        if fell:
-            which = ", ".join(str(repeats["runs"][i].get(kind)) for i in sorted(fell))
-            yield Words(f"Collapsed to a single prediction: {kind} {which}.", is_warning=True)
+    repeats, kind = run.repeats
+    if not repeats:
+        return
+    summary, runs = repeats["summary"], repeats["runs"]
+    metrics = list(dict.fromkeys([*([run.metric] if run.metric in summary else []), *summary]))
+    rows = [
+        [str(each[kind]), *(decimal((each["scores"].get(m) or {}).get("value")) for m in metrics)]
+        for each in runs[:MOST_ROWS]
+    ]
+    spread = [
+        [what, *(decimal(summary[m][key]) for m in metrics)]
+        for what, key in (("mean", "mean"), ("standard deviation", "sd"))
+    ]
+    fell = frozenset(i for i, each in enumerate(runs[:MOST_ROWS]) if each.get("collapsed"))
+    yield Table(f"Scores by {kind}{cut(len(runs))}", (kind, *map(words, metrics)), [*rows, *spread], marked=fell)
+    if fell:
+        which = ", ".join(str(runs[i][kind]) for i in sorted(fell))
+        yield Words(f"One and the same is predicted for all texts by {kind} {which}.", is_warning=True)
+    pooled = (repeats.get("pooled") or {}).get(run.metric)
+    if pooled:
+        yield Words(
+            f"All texts of the folds scored at once: {words(run.metric)} {decimal(pooled['value'])} (95 % interval "
+            f"{interval(pooled)})."
+        )
 
 
 def curves(run: RunFiles) -> Section | None:
     """Return how training went."""
-    wanted = f"validation_{run.metric}"
+    wanted = f"validation_{run.chosen_by}"
     evaluations = [record for record in run.records if wanted in record]
     epochs = [record for record in run.records if "epoch" in record]  # others have the loss of a single step
-    best = _best(evaluations, run.metric)
+    best = _best(evaluations, run.chosen_by)
     parts: list[Part] = []
     if figures.can_draw():
         loss = {
             "train": _line(epochs if len(epochs) > 1 else run.records, "loss"),
             "validation log loss": _line(evaluations, "validation_log_loss"),
         }
-        score = {words(run.metric): _line(evaluations, wanted)}
+        score = {words(run.chosen_by): _line(evaluations, wanted)}
         rate = {"learning rate": _line(run.records, "learning_rate")}
         for key, caption, lines in (
             ("loss", "Loss", loss),
-            ("score", f"{_capital(words(run.metric))} on validation", score),
+            ("score", f"{_capital(words(run.chosen_by))} on validation", score),
             ("rate", "Learning rate", rate),
         ):
             drawn = {label: line for label, line in lines.items() if len(line[0]) > 1}

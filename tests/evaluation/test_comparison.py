@@ -110,12 +110,12 @@ def test_randomization_counts_itself_and_ties_as_hits():
 
 def test_seeds_and_chunks(monkeypatch):
     rng = np.random.default_rng(0)
-    a, b = two_systems(rng, 80)
+    a, b = two_systems(rng, 81)
     pooled = accuracy_of(np.concatenate([a, b]))
 
     def both(seed):
-        interval = paired_bootstrap(accuracy_of(a), accuracy_of(b), 80, resamples=100, seed=seed)
-        return interval, randomization_test(pooled, 80, resamples=100, seed=seed)
+        interval = paired_bootstrap(accuracy_of(a), accuracy_of(b), 81, resamples=100, seed=seed)
+        return interval, randomization_test(pooled, 81, resamples=100, seed=seed)
 
     first = both(0)
     monkeypatch.setattr(uncertainty, "_DRAWS_AT_ONCE", 500)

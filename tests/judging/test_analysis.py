@@ -18,7 +18,7 @@ from nlptl.tasks.multi_label import MultiLabel
 from nlptl.tasks.ordinal import Ordinal
 from nlptl.tasks.regression import Regression
 from nlptl.tasks.single_label import SingleLabel
-from nlptl.tasks.tokens import TokenLabels
+from nlptl.tasks.tokens import UNREAD, TokenLabels
 from nlptl.training.trainer import Evaluation
 from tests.conftest import toy_rows
 
@@ -97,15 +97,19 @@ def test_scores(tiny_bert):
 @pytest.mark.parametrize(("shown", "label"), [("whole", "per: Ann Lee"), ("none", "per: words 1 to 2")])
 def test_tags(tiny_bert, shown, label):
     task = TokenLabels(("O", "B-per", "I-per"))
-    outputs = np.full((5, 3), -5.0)
+    outputs = np.tile([-5.0, -5.0, -6.0], (7, 1))
     outputs[np.arange(5), [1, 0, 0, 0, 1]] = 5.0
-    texts, labels = ["Ann Lee saw", "no Bob"], ["B-per I-per O", "O B-per"]
+    outputs[5:] = [0.0, UNREAD, UNREAD]  # the last text is not read
+    texts, labels = ["Ann Lee saw", "no Bob", "Tim too"], ["B-per I-per O", "O B-per", "B-per O"]
     found = judged(tiny_bert, task, texts, labels, outputs, config=JudgingConfig(texts_shown=shown))
-    (error,) = found["errors"]["highest_loss"]
+    error, unread = found["errors"]["highest_loss"]
     assert error["label"] == label
-    assert error["probability"] == pytest.approx(1 / (1 + 2 * np.exp(-10)))
-    assert found["confused"] == [{"label": "per", "predicted": "per, other borders", "count": 1, "share": 0.5}]
-    assert (found["slices"]["metric"], found["slices"]["overall"]) == ("span_f1", 0.5)
+    assert error["probability"] == pytest.approx(1 / (1 + np.exp(-10) + np.exp(-11)))
+    assert (unread["row"], unread["probability"], unread["loss"]) == (4, None, 0.0)
+    assert found["errors"]["most_confident"] == [error]
+    pairs = {(pair["label"], pair["predicted"]): pair["share"] for pair in found["confused"]}
+    assert pairs == {("per", "per, other borders"): pytest.approx(1 / 3), ("per", NONE): pytest.approx(1 / 3)}
+    assert (found["slices"]["metric"], found["slices"]["overall"]) == ("span_f1", 0.4)
 
 
 def test_slices_by_what_is_known_of_texts(tiny_bert):

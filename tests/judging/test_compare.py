@@ -66,8 +66,8 @@ def test_lower_losses_are_better(write_run, caplog):
     (found,), out = compared(caplog, *runs, metric="log_loss")
     assert found.first == "sure"
     assert found.difference.value < found.difference.high < 0
-    lower, low = -found.difference.value, -found.difference.high
-    assert f"sure is better than unsure: log_loss {lower:.4f} lower (95 % interval {low:.4f}" in out
+    gain, low = -found.difference.value, -found.difference.high
+    assert f"sure is better than unsure: log_loss {gain:.4f} lower (95 % interval {low:.4f} to" in out
 
 
 def test_tables(write_run, caplog):
@@ -196,6 +196,16 @@ def test_unknown_scores_are_refused(write_run):
     for settings in ({"metric": "f1"}, {"metrics": ("f1",)}):
         with pytest.raises(ConfigError, match=r"Expected scores of these runs \(accuracy, macro_f1, .*\), found f1\."):
             compare(CompareConfig(runs=runs, **settings))
+
+
+def test_a_run_from_python_says_its_kind_of_task_in_the_manifest(write_run):
+    folder = write_run("a", "ordinal")
+    (folder / "config.json").write_text('{"num_epochs": 3}')
+    (run,) = read_runs([folder])
+    assert (run.kind, run.settings) == ("ordinal", {"num_epochs": 3})
+    (folder / "manifest.json").unlink()
+    with pytest.raises(UntrustedFileError, match=r"Expected the kind of task in .*manifest.json, found None"):
+        read_runs([folder])
 
 
 def test_settings_that_differ(write_run):
