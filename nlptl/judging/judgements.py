@@ -229,7 +229,8 @@ def probes(run: RunFiles) -> Section | None:
         ]
         for each in found
     ]
-    columns = ("change", "texts changed", words(run.metric), "95 % interval", "difference", "predictions that flip")
+    metric = words((run.analysis.get("slices") or {}).get("metric") or run.metric)
+    columns = ("change", "texts changed", metric, "95 % interval", "difference", "predictions that flip")
     return Section("Robustness", [Table("What small changes of the texts do", columns, rows)])
 
 
