@@ -30,7 +30,10 @@ def train_classifier(config: ClassificationConfig) -> Scores:
     """
     check_explain(config)
     if is_repeated(config):
-        return repeat_training(config, train_classifier)
+        means = repeat_training(config, train_classifier)
+        if config.judging.report and not config.dry_run:
+            on_main(partial(report_run, config.output_dir.expanduser()))
+        return means
     run = None
     if not config.dry_run:
         run = Run.open(config.output_dir, config, resume=config.resume, overwrite=config.overwrite)

@@ -13,6 +13,10 @@ from nlptl.printable import printable
 
 FIRST, LAST = "\u2068", "\u2069"
 NOTHING = "\u2013"
+MOST_ROWS = 100
+"""Rows of a table; its caption says how many there are in all."""
+MANY_ROWS = 12
+"""A table with more rows is folded up."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,22 @@ def names(values: Sequence[object], *, most: int = 20) -> str:
     """Return a list of names, and how many there are if that is not all."""
     listed = ", ".join(name(value) for value in values[:most])
     return listed if len(values) <= most else f"{listed}, ... ({len(values):,} in all)"
+
+
+def shorten(text: str, most: int) -> str:
+    """Return the first letters of a text on one line."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= most else f"{flat[: most - 1]}\u2026"
+
+
+def capital(text: str) -> str:
+    """Return a text with its first letter a capital."""
+    return text[:1].upper() + text[1:]
+
+
+def cut(total: int, which: str = "first") -> str:
+    """Return what a caption says of a table that has not all rows."""
+    return f" (the {which} {MOST_ROWS} of {total:,})" if total > MOST_ROWS else ""
 
 
 def count(value: int | None) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlptl.judging.document import Picture, decimal
+from nlptl.judging.document import Picture, decimal, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ STRONGEST = 0.5
 """Opacity of a full cell; below it, letters on all colours of the style sheet keep a contrast of 4.5 to 1."""
 
 MOST_POINTS = 300
-MOST_LETTERS = 22
+MOST_LETTERS = 27
 MOST_CLASSES = 20
 
 STYLE: dict[Any, Any] = {
@@ -110,7 +110,7 @@ def draw_intervals(
         rows: Name, value, and low and high end of each.
         reference: Where the line is.
     """
-    labels = [_short(label) for label, *_ in rows]
+    labels = [shorten(label, MOST_LETTERS) for label, *_ in rows]
 
     def draw(axes: "Axes") -> None:
         for y, (_, value, low, high) in enumerate(rows):
@@ -137,7 +137,7 @@ def draw_confusion(key: str, caption: str, names: Sequence[str], counts: Sequenc
     """Draw a confusion matrix: rows are labels, columns predictions; cells are shaded by their share of the row."""
     from matplotlib.patches import Rectangle
 
-    matrix, labels = np.asarray(counts), [_short(label) for label in names]
+    matrix, labels = np.asarray(counts), [shorten(label, MOST_LETTERS) for label in names]
     totals = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shares = matrix / totals
     size = len(names)
@@ -253,11 +253,6 @@ def _font_size(found: re.Match[str]) -> str:
 def _some(count: int) -> np.ndarray:
     """Return which of `count` points are drawn: all, or evenly some with the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).round().astype(int))
-
-
-def _short(label: str) -> str:
-    flat = " ".join(label.split())
-    return flat if len(flat) <= MOST_LETTERS else f"{flat[: MOST_LETTERS - 1]}\u2026"
 
 
 def _room(labels: Sequence[str]) -> int:

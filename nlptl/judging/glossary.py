@@ -12,6 +12,8 @@ METRICS = {
     "accuracy": "share of the texts whose label is predicted",
     "macro_f1": "F1, the harmonic mean of precision and recall, averaged over the classes: rare ones count as much",
     "weighted_f1": "F1 averaged over the classes in proportion to their texts",
+    "micro_precision": "share of the given labels that are right",
+    "micro_recall": "share of the true labels that are given",
     "micro_f1": "F1 over all pairs of a text and a label: frequent labels count more",
     "samples_f1": "F1 of the labels of each text, averaged over the texts",
     "precision": "share of the texts predicted as a class that are of it, averaged over the classes",
@@ -45,8 +47,20 @@ COSTS = {
 }
 
 
+WRITTEN = {
+    "ece": "ECE",
+    "f1": "F1",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "r2": "R\u00b2",
+    "brier": "Brier score",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "matthews": "Matthews correlation",
+}
+"""Names of scores that are not written as in settings and files."""
+
+
 def words(metric: str) -> str:
     """Return the name of a score as it is written in a sentence."""
-    if metric in ("ece", "r2", "f1"):
-        return {"ece": "ECE", "r2": "R²", "f1": "F1"}[metric]
-    return metric.replace("_", " ").replace(" f1", " F1")
+    return WRITTEN.get(metric, metric.replace("_", " ").replace(" f1", " F1"))

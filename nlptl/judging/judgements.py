@@ -5,29 +5,35 @@ from typing import Any
 
 from nlptl.judging import figures
 from nlptl.judging.document import (
+    MANY_ROWS,
+    MOST_ROWS,
     Part,
     Quotes,
     Section,
     Table,
     Weighted,
     Words,
+    capital,
     count,
+    cut,
     decimal,
     interval,
     name,
     p_value,
     percent,
+    shorten,
     signed,
 )
 from nlptl.judging.glossary import METRICS, words
 from nlptl.judging.run_files import RunFiles
-from nlptl.judging.sections import MANY_ROWS, MOST_ROWS, cut
 
 FEW_SLICES = 8
 MOST_SLICES = 30
 MOST_DRAWN = 8
 MOST_QUOTES = 5
+MOST_LETTERS = 120
 MOST_TOKENS = 400
+MOST_PAIRS = 10
 STRONGEST = 5
 
 
@@ -133,7 +139,11 @@ def confusion(run: RunFiles) -> Section | None:
     if pairs:
         rows = [[name(p["label"]), name(p["predicted"]), count(p["count"]), percent(p["share"])] for p in pairs]
         columns = ("label", "predicted", "texts", "share of it")
-        parts.append(Table("Labels that are taken for others", columns, rows, texts=2))
+        parts.append(Table("Labels that are taken for others", columns, rows[:MOST_PAIRS], texts=2))
+        if rows[MOST_PAIRS:]:
+            parts.append(Table("More of these", columns, rows[MOST_PAIRS:], texts=2, is_long=True))
+        if run.task in ("multi_label", "tokens"):
+            parts.append(Words("(none) as the label: given where nothing was missed; as the prediction: missed."))
     return Section("Confusion", parts)
 
 
@@ -150,7 +160,7 @@ def slices(run: RunFiles) -> Section | None:
         if row["score"] is not None
     ]
     if drawn and figures.can_draw():
-        caption = f"{metric[:1].upper()}{metric[1:]} on slices; dashed: on all texts"
+        caption = f"{capital(metric)} on slices; dashed: on all texts"
         parts.append(figures.draw_intervals("slices", caption, drawn, reference=found["overall"]))
     columns = ("slice", metric, "difference to the rest", "p", "texts", "95 % interval", "")
     first = max(FEW_SLICES, sum(bool(row["flagged"]) for row in rows[:MOST_SLICES]))
@@ -207,7 +217,8 @@ def errors(run: RunFiles) -> Section | None:
 
 
 def _about(each: Mapping[str, Any]) -> str:
-    line = f"Row {each['row']}: {name(each['label'])} predicted as {name(each['predicted'])}"
+    label, predicted = (name(shorten(str(each[key]), MOST_LETTERS)) for key in ("label", "predicted"))
+    line = f"Row {each['row']}: {label} predicted as {predicted}"
     if each.get("probability") is not None:
         line += f", probability {decimal(each['probability'])}"
     return line + (f", loss {decimal(each['loss'])}" if each.get("loss") is not None else "")
@@ -221,16 +232,16 @@ def probes(run: RunFiles) -> Section | None:
     rows = [
         [
             name(each["name"]),
-            _count_or_share(each["changed"]),
+            count(each["changed"]),
             decimal(each["score"]),
-            interval(each),
             signed(each["difference"]),
-            _count_or_share(each["flipped"]),
+            interval({"low": each.get("difference_low"), "high": each.get("difference_high")}),
+            percent(each["flipped"]),
         ]
         for each in found
     ]
-    metric = words((run.analysis.get("slices") or {}).get("metric") or run.metric)
-    columns = ("change", "texts changed", metric, "95 % interval", "difference", "predictions that flip")
+    metric = (run.analysis.get("slices") or {}).get("metric", run.metric)
+    columns = ("change", "texts changed", words(metric), "difference", "95 % interval of it", "predictions that flip")
     return Section("Robustness", [Table("What small changes of the texts do", columns, rows)])
 
 
@@ -244,15 +255,16 @@ def attributions(run: RunFiles) -> Section | None:
     ]
     for each in found:
         tokens = [(str(token), float(weight)) for token, weight in each["tokens"][:MOST_TOKENS]]
-        caption = f"Row {each['row']}: {name(each['label'])} predicted as {name(each['predicted'])}"
+        label, predicted, target = (
+            name(shorten(str(each.get(k)), MOST_LETTERS)) for k in ("label", "predicted", "target")
+        )
+        caption = f"Row {each['row']}: {label} predicted as {predicted}"
+        caption += f"; for or against {target}" if target not in (predicted, name(None)) else ""
         parts.append(Weighted(caption, tokens, _strongest(tokens)))
     return Section("Which words decide", parts)
 
 
 def _strongest(tokens: Sequence[tuple[str, float]]) -> str:
     ordered = sorted(tokens, key=lambda each: -abs(each[1]))[:STRONGEST]
-    return "Strongest: " + ", ".join(f"{name(token)} {signed(weight)}" for token, weight in ordered if weight) + "."
-
-
-def _count_or_share(value: float | int | None) -> str:
-    return percent(value) if isinstance(value, float) else count(value)
+    told = [f"\u201c{name(token)}\u201d {signed(weight)}" for token, weight in ordered if weight]
+    return f"Strongest: {', '.join(told) or 'none'}."

@@ -36,8 +36,8 @@ class Repeat:
 class Summary:
     """Mean and standard deviation (that of a sample) of a score over some runs, their number, and a range.
 
-    The range is the 95 % interval of the mean by Student's t of seeds, the lowest and the highest score of folds. NaN:
-    there is one run.
+    The range is the 95 % interval of the mean by Student's t of three seeds or more, and the lowest and the highest
+    score of folds. NaN: there are too few runs.
     """
 
     mean: float
@@ -68,7 +68,8 @@ def repeat_training(config: ClassificationConfig, train: Callable[[Classificatio
 
     Returns:
         The mean of each score over the runs, n being their number. With seeds, low and high are the 95 % interval of
-        the mean by Student's t; with folds, whose scores depend on each other, the lowest and the highest of them.
+        the mean by Student's t, NaN of two seeds; with folds, whose scores depend on each other, the lowest and the
+        highest of them.
 
     Raises:
         ConfigError: If there is another run in the folder, or if a seed is set beside several.
@@ -163,8 +164,10 @@ def _spread(kind: str, values: Sequence[float]) -> Summary:
     mean, n = float(np.mean(values)), len(values)
     if n < 2:
         return Summary(mean, math.nan, n, math.nan, math.nan)
-    half = float(stats.t.ppf(0.975, n - 1) * stats.sem(values))
-    low, high = (mean - half, mean + half) if kind == "seed" else (min(values), max(values))
+    low, high = min(values), max(values)
+    if kind == "seed":  # of two, the interval would be eighteen standard deviations wide
+        half = float(stats.t.ppf(0.975, n - 1) * stats.sem(values)) if n > 2 else math.nan
+        low, high = mean - half, mean + half
     return Summary(mean, float(np.std(values, ddof=1)), n, low, high)
 
 
@@ -207,10 +210,11 @@ def _plain(scores: Mapping[str, Score]) -> dict[str, Any]:
 def _log(
     kind: str, repeats: Sequence[Repeat], summary: Mapping[str, Summary], pooled: Mapping[str, Score], *, metric: str
 ) -> None:
-    ends = "95 % interval of the mean" if kind == "seed" else "lowest to highest"
-    rows = [[f"{len(repeats)} {kind}s", "mean", "sd", ends, *["all texts at once", "95 % interval"] * bool(pooled)]]
+    what = "95 % interval of the mean" if kind == "seed" else "lowest to highest"
+    rows = [[f"{len(repeats)} {kind}s", "mean", "sd", what, *["all texts at once", "95 % interval"] * bool(pooled)]]
     for name, each in summary.items():
-        row = [name, f"{each.mean:.4f}", f"{each.sd:.4f}", f"{each.low:.4f} to {each.high:.4f}"]
+        ends = "-" if math.isnan(each.low) else f"{each.low:.4f} to {each.high:.4f}"
+        row = [name, f"{each.mean:.4f}", "-" if math.isnan(each.sd) else f"{each.sd:.4f}", ends]
         if pooled:
             row += [f"{pooled[name].value:.4f}", f"{pooled[name].low:.4f} to {pooled[name].high:.4f}"]
         rows.append(row)

@@ -2,13 +2,13 @@
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nlptl.data.writers import check_output, write_text
 from nlptl.errors import UntrustedFileError, UserError
-from nlptl.judging import figures, judgements, sections
+from nlptl.judging import figures, judgements, scores, sections
 from nlptl.judging.card import write_model_card
 from nlptl.judging.document import FIRST, LAST, Section, plain
 from nlptl.judging.markdown import to_markdown
@@ -60,7 +60,8 @@ def report_run(folder: Path) -> None:
     """Write the report and the model card of a run that has ended; a failure is logged, and the run stays as it is."""
     try:
         run = read_run(folder)
-        write_model_card(run)
+        if run.scores:  # else it is a folder of several runs
+            write_model_card(run)
         write_report(run, folder / "report.html")
     except Exception as error:  # whatever it is, the model is trained and its scores are written
         logger.error(
@@ -89,11 +90,11 @@ def report_sections(run: RunFiles) -> list[Section]:
     Raises:
         UntrustedFileError: If a file of the run is damaged.
     """
-    makers = (
+    makers: tuple[Callable[[RunFiles], Section | None], ...] = (
         sections.verdict,
         sections.training,
-        sections.scores,
-        sections.curves,
+        scores.scores,
+        scores.curves,
         judgements.calibration,
         judgements.decisions,
         judgements.confusion,
@@ -107,6 +108,8 @@ def report_sections(run: RunFiles) -> list[Section]:
         sections.versions,
         sections.use,
     )
+    if not run.scores:
+        makers = (scores.repeats_verdict, scores.repeats_scores, sections.settings)
     try:
         made = [maker(run) for maker in makers]
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, StopIteration) as error:

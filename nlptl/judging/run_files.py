@@ -62,11 +62,20 @@ class RunFiles:
         return next(split for split in ("test", "validation") if split in self.scores)
 
     @property
+    def repeats(self) -> tuple[dict[str, Any], str]:
+        """What seeds.json or folds.json says, and which of them it is, seed or fold."""
+        return (self.seeds, "seed") if self.seeds else (self.folds, "fold")
+
+    @property
     def metric(self) -> str:
-        """The score that matters most."""
-        scores = self.scores[self.split]
-        wanted = self.settings.get("selection_metric") or HEADLINES.get(self.task)
-        return str(wanted) if wanted in scores else next(key for key in scores if key != "per_class")
+        """The score that matters most, of those there are with an interval."""
+        scores = self.scores[self.split] if self.scores else self.repeats[0]["summary"]
+        return self.chosen_by if self.chosen_by in scores else next(key for key in scores if key != "per_class")
+
+    @property
+    def chosen_by(self) -> str:
+        """The score on validation by which the model was chosen."""
+        return str(self.settings.get("selection_metric") or HEADLINES[self.task])
 
     @property
     def baseline(self) -> tuple[str, dict[str, Any]] | None:
@@ -85,8 +94,8 @@ def read_run(folder: Path) -> RunFiles:
     if not (folder / "config.json").is_file():
         found = "no config.json in it" if folder.is_dir() else "no such folder"
         raise ConfigError(f"Expected the folder of a run at {folder}, found {found}. Pass the --output-dir of a run.")
-    scores = _object(folder / "scores.json")
-    if not any(split in scores for split in ("test", "validation")):
+    scores, seeds, folds = (_object(folder / name) for name in ("scores.json", "seeds.json", "folds.json"))
+    if not any(split in scores for split in ("test", "validation")) and not (seeds or folds):
         raise ConfigError(
             f"Expected a run with scores in {folder}, found none in scores.json. Let it end first: the command that "
             "started it, with --resume."
@@ -101,8 +110,8 @@ def read_run(folder: Path) -> RunFiles:
         analysis=_object(folder / "analysis.json"),
         baselines=_object(folder / "baselines.json"),
         costs=_object(folder / "costs.json"),
-        seeds=_object(folder / "seeds.json"),
-        folds=_object(folder / "folds.json"),
+        seeds=seeds,
+        folds=folds,
         sizes={split: len(rows) for split, rows in _object(folder / "splits.json").items()},
         model=_object(folder / "model" / "nlptl.json"),
     )

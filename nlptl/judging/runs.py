@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nlptl.config import TaskKind
+from nlptl.config import ClassificationConfig, TaskKind, to_json
 from nlptl.errors import ConfigError, UntrustedFileError
 from nlptl.judging.predictions import MAIN_METRICS, Predictions, read_json, read_predictions, weighted_scores
 
@@ -61,10 +61,12 @@ def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
 def differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[Any]]:
     """Return the settings in which runs differ, with the value of each run; where it is written is left out.
 
-    A setting that a run does not have, as one of another version, is None there.
+    A setting that a recipe did not have yet when it was run has its default; None: a run from Python does not have it.
     """
+    defaults = _flat(to_json(ClassificationConfig()))
+    settings = [(defaults if "dataset" in run.settings else {}) | run.settings for run in runs]
     names = list(dict.fromkeys(name for run in runs for name in run.settings if name != "output_dir"))
-    values = {name: [run.settings.get(name) for run in runs] for name in names}
+    values = {name: [each.get(name) for each in settings] for name in names}
     return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
 
 

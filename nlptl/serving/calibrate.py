@@ -10,6 +10,7 @@ from nlptl.model.classifier import Classifier
 from nlptl.model.folder import CARD, rewrite_card
 from nlptl.serving.evaluate import read_labelled
 from nlptl.tasks.decision_checks import check_decisions, unmet
+from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,10 @@ def calibrate(config: CalibrateConfig) -> Task:
         raise ConfigError(line)
     rewrite_card(folder, task)
     for remark in task.remarks(targets, logits):
-        logger.info("%s texts, which it was fitted on: %s", f"{len(examples):,}", remark)
+        logger.info("on these %s texts: %s", f"{len(examples):,}", remark)
+    if isinstance(task, SingleLabel) and isinstance(model.task, SingleLabel):
+        before, after = vars(model.task.decisions), vars(task.decisions)
+        if dropped := [name for name in before if before[name] is not None and after[name] is None]:
+            logger.info("not asked for, and no longer in use: %s", ", ".join(dropped))
     logger.info("wrote %s", folder / CARD)
     return task

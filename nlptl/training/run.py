@@ -41,6 +41,9 @@ COMMANDS = ("resume", "overwrite", "dry_run")
 BEFORE_TRAINING = {"config.json", "splits.json", "data_report.json"}
 """Files that are written before `manifest.json`, with which training begins."""
 
+REPEATS = ("seed-", "fold-")
+"""How the folders of runs begin in that of several."""
+
 FREE = ("encoder", "micro_batch_tokens")
 """Facts that may differ when a run is resumed: where the encoder stood, and what the device holds at once."""
 
@@ -313,7 +316,9 @@ def _claim(folder: Path, config: Any, lock: FolderLock, *, resume: bool, overwri
 def _is_unused(folder: Path, config: Any) -> bool:
     """Whether the folder holds nothing, or only what a run leaves that was refused before it began to train."""
     # Hidden files are what an interrupted start or a file browser leaves behind.
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    refused = {path for path in paths if path.name.startswith(REPEATS) and path.is_dir() and _is_unused(path, config)}
+    names = {path.name for path in paths if path not in refused}
     if names - BEFORE_TRAINING:
         return False
     try:

@@ -198,9 +198,24 @@ def test_unknown_scores_are_refused(write_run):
             compare(CompareConfig(runs=runs, **settings))
 
 
+def test_a_run_from_python_says_its_kind_of_task_in_the_manifest(write_run):
+    folder = write_run("a", "ordinal")
+    (folder / "config.json").write_text('{"num_epochs": 3}')
+    (run,) = read_runs([folder])
+    assert (run.kind, run.settings) == ("ordinal", {"num_epochs": 3})
+    (folder / "manifest.json").unlink()
+    with pytest.raises(UntrustedFileError, match=r"Expected the kind of task in .*manifest.json, found None"):
+        read_runs([folder])
+
+
 def test_settings_that_differ(write_run):
     runs = read_runs([write_run("a", seed=1, model="m"), write_run("b", model="m", hidden=[5])])
     assert differing_settings(runs) == {"hidden": [None, [5]]}
+    old, new = (
+        write_run("old", dataset="x"),
+        write_run("new", dataset="x", long_text="head", max_length=9, report=False),
+    )
+    assert differing_settings(read_runs([old, new])) == {"max_length": [None, 9], "report": [True, False]}
 
 
 def test_names_are_as_long_as_it_takes(write_run):

@@ -10,6 +10,7 @@ from markdown_it.token import Token
 
 from nlptl import cli
 from nlptl.judging.document import name
+from nlptl.judging.glossary import words
 from nlptl.judging.markdown import inline
 from tests.judging.made_up import LABELS, METRICS, write_run
 from tests.judging.test_report import HOSTILE
@@ -46,8 +47,8 @@ def test_each_kind_of_task_as_markdown(task: str, tmp_path: Path, capsys: pytest
     markdown = shown(folder, capsys)
     assert not (folder / "report.html").exists()
     cells = rows(markdown)
-    assert [cells[i] for i, row in enumerate(cells) if row[0] == METRICS[task][0].replace("_", " ").replace("f1", "F1")]
-    assert ["typos", "390", "0.700", "0.660 to 0.740", "-0.050", "10.0 %"] in cells
+    assert words(METRICS[task][0]) in [row[0] for row in cells]
+    assert ["typos", "390", "0.700", "-0.050", "-0.080 to -0.020", "10.0 %"] in cells
     assert ["encoder", "owner/encoder"] in cells
     assert "svg" not in markdown
     cli.main(["report", str(folder), "--markdown", "--output", str(tmp_path / "report.md")])

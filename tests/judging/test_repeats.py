@@ -123,7 +123,7 @@ def test_resume_skips_what_is_finished(settings, caplog):
     assert f"{config.output_dir / 'seed-0'} is finished" in caplog.messages
     assert f"{config.output_dir / 'seed-1'} is finished" not in caplog.messages
     assert "resuming after step" in caplog.text
-    assert again == first
+    assert str(again) == str(first)  # NaN among them
     assert {seed: files_of(config.output_dir / f"seed-{seed}") for seed in (0, 1)} == before
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert (config.output_dir / "seeds.json").exists()
@@ -194,6 +194,17 @@ def test_a_seed_beside_several_is_refused(settings):
     with pytest.raises(ConfigError, match="Expected --seed or --seeds, found 5 and 0, 1. Pass one of the two"):
         train_classifier(config)
     assert not config.output_dir.exists()
+
+
+def test_runs_that_were_refused_before_training_leave_a_folder_that_can_be_used(settings):
+    with pytest.raises(DataError, match="Expected text column 'wrong'"):
+        train_classifier(settings(seeds=(0, 1), text_column="wrong"))
+    config = settings(seeds=(0, 1))
+    scores = train_classifier(config)
+    assert scores["accuracy"].n == 2
+    assert np.isnan(scores["accuracy"].low)
+    assert json.loads((config.output_dir / "seeds.json").read_text())["summary"]["accuracy"]["low"] is None
+    assert not config.output_dir.with_name("runs.1").exists()
 
 
 def test_more_folds_than_texts_are_refused(settings):

@@ -12,11 +12,13 @@ import pytest
 
 from nlptl import cli
 from nlptl.config import ClassificationConfig
+from nlptl.data.findings import EXPLANATIONS
 from nlptl.judging import glossary
 from nlptl.judging.card import model_card
 from nlptl.judging.document import decimal, interval
 from nlptl.judging.report import TEMPLATE
 from nlptl.judging.run_files import HEADLINES, LONGEST, read_run
+from nlptl.judging.sections import LEAKS
 from nlptl.tasks.kinds import KINDS
 from tests.judging.made_up import LABELS, METRICS, score, write_run
 
@@ -136,6 +138,7 @@ def test_the_words_of_tasks_and_scores_are_those_of_the_tasks():
     for kind, task in KINDS.items():
         assert HEADLINES[kind] == task.metrics[0]
         assert set(task.metrics) <= set(glossary.METRICS)
+    assert set(LEAKS) <= set(EXPLANATIONS)
 
 
 def test_only_what_training_writes_is_needed(tmp_path: Path):
@@ -202,13 +205,20 @@ def test_a_flagged_slice_and_a_warning_are_in_the_verdict(tmp_path: Path):
     baselines = json.loads((folder / "baselines.json").read_text())
     baselines["warning"] = "Transfer did not help."
     (folder / "baselines.json").write_text(json.dumps(baselines))
+    data = json.loads((folder / "data_report.json").read_text())
+    leak = {"kind": "leak", "message": "2 rows of test are in train", "meaning": "The scores are too good."}
+    data["findings"].append(data["findings"][0] | leak)
+    (folder / "data_report.json").write_text(json.dumps(data))
     page = check_page(report(folder))
     warnings = [attributes for attributes in page.all("p") if attributes.get("class") == "warning"]
-    assert len(warnings) == 3
+    assert len(warnings) == 4
+    assert "2 rows of test are in train. The scores are too good." in page.text("p", "bdi")
     assert "worse on 1 slice of the texts than on the rest: length: rare words (accuracy 0.400" in page.text("p", "bdi")
     assert "Transfer did not help." in page.text("bdi")
+    assert "The gain of frozen encoder (this run) over majority: +0.250 accuracy" in page.text("p", "bdi")
+    assert page.text("text").count("this run") == 1
     assert "Of 25.0 % of the test texts, the model reads a part alone" in page.text("p")
-    assert len([row for row in page.all("tr") if row.get("class") == "marked"]) == 2  # the kept step, the slice
+    assert len([row for row in page.all("tr") if row.get("class") == "marked"]) == 3  # kept step, slice, this run
 
 
 def test_what_was_decided_on_validation_is_told(tmp_path: Path):
@@ -379,6 +389,51 @@ def test_another_file_and_another_folder(tmp_path: Path, capsys: pytest.CaptureF
         with pytest.raises(SystemExit):
             cli.main(["report", *words])
         assert message in capsys.readouterr().err
+
+
+def test_the_kept_step_is_the_best_by_what_chose_it(tmp_path: Path):
+    folder = write_run(tmp_path / "run", "multi_label", analysed=False)
+    scores = json.loads((folder / "scores.json").read_text())
+    for of in (scores["test"], scores["validation"], scores["most_frequent_label"]["test"]):
+        del of["average_precision"]  # which has no interval, and still chooses
+    (folder / "scores.json").write_text(json.dumps(scores))
+    records = [
+        {"step": 10 * i, "epoch": i, "loss": 1.0, "validation_average_precision": chosen, "validation_micro_f1": i / 10}
+        for i, chosen in enumerate((0.3, 0.6, 0.6, 0.4), start=1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    page = check_page(report(folder))
+    assert "micro F1 is 0.700" in page.text("p")
+    assert "kept: step 20" in page.text("text")
+    assert "Average precision on validation" in page.text("figcaption")
+
+
+@pytest.mark.parametrize("kind", ["seed", "fold"])
+def test_several_runs_have_a_report_of_what_they_are_on_average(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    runs = [
+        {kind: i, "folder": f"{kind}-{i}", "scores": {"accuracy": score(0.7 + i / 100)}, "collapsed": i == 1}
+        for i in range(3)
+    ]
+    summary = {"accuracy": {"mean": 0.71, "sd": 0.01, "n": 3, "low": 0.685, "high": 0.735}}
+    values = {"runs": runs, "summary": summary, "pooled": {"accuracy": score(0.72)} if kind == "fold" else None}
+    folder = tmp_path / "several"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model": "owner/encoder", "dataset": "reviews.csv"}))
+    (folder / f"{kind}s.json").write_text(json.dumps(values))
+    html = report(folder)
+    page = Page(html)
+    text = page.text("p", "bdi")
+    assert f"Over 3 {kind}s, accuracy on test is 0.710 on average" in text
+    assert "0.685 to 0.735; standard deviation 0.010)." in text
+    assert f"One and the same is predicted for all texts by {kind} 1." in text
+    assert f"{kind}-2/report.html" in text
+    assert ("scored at once: accuracy 0.720 (95 % interval 0.680 to 0.750)" in text) == (kind == "fold")
+    assert len(page.all("svg")) == 1
+    capsys.readouterr()
+    cli.main(["report", str(folder), "--markdown"])
+    assert "| mean | 0.710 |" in capsys.readouterr().out
 
 
 def test_settings_that_differ_come_first(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_the_temperature_is_used_by_predict_and_python_alike(folder: Path, toy_c
     expected = fit_temperature(model.task.targets(examples), logits.double().numpy())
     assert after == before | {"calibration": {"method": "temperature", "temperature": expected.temperature}}
     assert expected.temperature > 2
-    assert f"120 texts, which it was fitted on: calibration (temperature {expected.temperature:.4g}): ece " in out
+    assert f"on these 120 texts: calibration (temperature {expected.temperature:.4g}): ece " in out
     assert out.endswith(f"wrote {folder / 'nlptl.json'}\n")
     changed = [name for name, content in files.items() if (folder / name).read_bytes() != content]
     assert changed == ["nlptl.json"]
@@ -101,7 +102,8 @@ def test_decisions_are_said_by_predict(folder: Path, toy_csv: Path, tmp_path: Pa
     assert "get no label" not in captured.err
 
 
-def test_what_is_not_asked_for_is_dropped_and_a_calibration_can_be_kept(folder: Path, toy_csv: Path):
+def test_what_is_not_asked_for_is_dropped_and_a_calibration_can_be_kept(folder: Path, toy_csv: Path, caplog):
+    caplog.set_level(logging.INFO, "nlptl.serving")
     first = calibrate(CalibrateConfig(model_dir=str(folder), dataset=str(toy_csv), coverage=0.9, calibration="vector"))
     assert first.calibration.method == "vector"
     assert Classifier.from_pretrained(folder).task == first
@@ -109,6 +111,7 @@ def test_what_is_not_asked_for_is_dropped_and_a_calibration_can_be_kept(folder: 
         CalibrateConfig(model_dir=str(folder), dataset=str(toy_csv), keep_calibration=True, threshold_metric="accuracy")
     )
     assert kept.calibration == first.calibration
+    assert caplog.messages[-2] == "not asked for, and no longer in use: sets"
     assert (kept.decisions.sets, kept.decisions.threshold is None) == (None, False)
     assert Classifier.from_pretrained(folder).task == kept
     plain = calibrate(CalibrateConfig(model_dir=str(folder), dataset=str(toy_csv), calibration="none"))
@@ -192,7 +195,7 @@ def test_small_data_makes_overconfident_and_calibration_halves_the_error(tmp_pat
         with (tmp_path / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("text", "label"), *((reviews.texts[i], reviews.labels[i]) for i in rows)])
     run = tmp_path / "run"
-    flags = ["--max-length", "48", "--num-epochs", "6", "--batch-size", "16", "--learning-rate", "1e-4"]
+    flags = ["--max-length", "48", "--num-epochs", "5", "--batch-size", "16", "--learning-rate", "1e-4"]
     cli.main(["run", "sentiment", "--freeze", "nothing", "--dataset", str(tmp_path), *flags, "--output-dir", str(run)])
     capsys.readouterr()
     model = Classifier.from_pretrained(run / "model")
