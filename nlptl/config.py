@@ -7,7 +7,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -486,6 +486,14 @@ def columns_of(config: Columns) -> Columns:
 def to_json(config: Any) -> dict[str, Any]:
     """Return a dataclass as plain JSON values; paths become strings, nested dataclasses objects."""
     return cast(dict[str, Any], _plain(config))
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings on one level; their names are unique."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value) if isinstance(value, dict) else {key: value}
+    return found
 
 
 def from_json(cls: type[T], values: dict[str, Any], *, source: str = "the configuration") -> T:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from nlptl.data.writers import write_text
-from nlptl.judging import judgements, sections
+from nlptl.judging import judgements, scores, sections
 from nlptl.judging.document import Part, Section, Table, Words, count, name, names, percent, plain
 from nlptl.judging.glossary import TASKS, words
 from nlptl.judging.markdown import to_markdown
@@ -65,7 +65,7 @@ def _metadata(run: RunFiles) -> str:
     encoder, data = str(run.settings.get("model", "")), _data_name(run)
     on_hub = hub_id(str(run.settings.get("dataset", "")))
     kind = "token-classification" if run.task == "tokens" else "text-classification"
-    scores = {m: s for m, s in run.scores[run.split].items() if m != "per_class" and s["value"] is not None}
+    known = {m: s for m, s in run.scores[run.split].items() if m != "per_class" and s["value"] is not None}
     results = [
         EvalResult(
             task_type=kind,
@@ -76,7 +76,7 @@ def _metadata(run: RunFiles) -> str:
             metric_name=words(metric),
             metric_value=round(score["value"], 4),
         )
-        for metric, score in scores.items()
+        for metric, score in known.items()
     ]
     card = ModelCardData(
         model_name=plain(_title(run)),
@@ -85,7 +85,7 @@ def _metadata(run: RunFiles) -> str:
         base_model=hub_id(encoder),
         datasets=[on_hub] if on_hub else None,
         tags=["nlptl"],
-        metrics=list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in scores)),
+        metrics=list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in known)),
         eval_results=results,
     )
     return f"{card.to_yaml()}\n"
@@ -116,7 +116,7 @@ def _what_it_is(run: RunFiles) -> list[Part]:
 def _scores(run: RunFiles) -> list[Part]:
     calibration = run.analysis.get("calibration")
     told = [Words(judgements.calibrated(calibration))] if calibration else []
-    return [Words(sections.verdict_sentence(run)), *sections.score_tables(run), *told]
+    return [Words(sections.verdict_sentence(run)), *scores.score_tables(run), *told]
 
 
 def _limits(run: RunFiles) -> list[str]:

@@ -13,6 +13,10 @@ from nlptl.printable import printable
 
 FIRST, LAST = "\u2068", "\u2069"
 NOTHING = "\u2013"
+MOST_ROWS = 100
+"""Rows of a table; its caption says how many there are in all."""
+MANY_ROWS = 12
+"""A table with more rows is folded up."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,16 @@ def shorten(text: str, most: int) -> str:
     """Return the first letters of a text on one line."""
     flat = " ".join(text.split())
     return flat if len(flat) <= most else f"{flat[: most - 1]}\u2026"
+
+
+def capital(text: str) -> str:
+    """Return a text with its first letter a capital."""
+    return text[:1].upper() + text[1:]
+
+
+def cut(total: int, which: str = "first") -> str:
+    """Return what a caption says of a table that has not all rows."""
+    return f" (the {which} {MOST_ROWS} of {total:,})" if total > MOST_ROWS else ""
 
 
 def count(value: int | None) -> str:

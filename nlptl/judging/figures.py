@@ -29,7 +29,7 @@ STRONGEST = 0.5
 """Opacity of a full cell; below it, letters on all colours of the style sheet keep a contrast of 4.5 to 1."""
 
 MOST_POINTS = 300
-MOST_LETTERS = 22
+MOST_LETTERS = 27
 MOST_CLASSES = 20
 
 STYLE: dict[Any, Any] = {

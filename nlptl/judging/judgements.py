@@ -5,13 +5,17 @@ from typing import Any
 
 from nlptl.judging import figures
 from nlptl.judging.document import (
+    MANY_ROWS,
+    MOST_ROWS,
     Part,
     Quotes,
     Section,
     Table,
     Weighted,
     Words,
+    capital,
     count,
+    cut,
     decimal,
     interval,
     name,
@@ -22,7 +26,6 @@ from nlptl.judging.document import (
 )
 from nlptl.judging.glossary import METRICS, words
 from nlptl.judging.run_files import RunFiles
-from nlptl.judging.sections import MANY_ROWS, MOST_ROWS, cut
 
 FEW_SLICES = 8
 MOST_SLICES = 30
@@ -157,7 +160,7 @@ def slices(run: RunFiles) -> Section | None:
         if row["score"] is not None
     ]
     if drawn and figures.can_draw():
-        caption = f"{metric[:1].upper()}{metric[1:]} on slices; dashed: on all texts"
+        caption = f"{capital(metric)} on slices; dashed: on all texts"
         parts.append(figures.draw_intervals("slices", caption, drawn, reference=found["overall"]))
     columns = ("slice", metric, "difference to the rest", "p", "texts", "95 % interval", "")
     first = max(FEW_SLICES, sum(bool(row["flagged"]) for row in rows[:MOST_SLICES]))

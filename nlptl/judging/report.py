@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nlptl.data.writers import check_output, write_text
 from nlptl.errors import UntrustedFileError, UserError
-from nlptl.judging import figures, judgements, sections
+from nlptl.judging import figures, judgements, scores, sections
 from nlptl.judging.card import write_model_card
 from nlptl.judging.document import FIRST, LAST, Section, plain
 from nlptl.judging.markdown import to_markdown
@@ -93,8 +93,8 @@ def report_sections(run: RunFiles) -> list[Section]:
     makers: tuple[Callable[[RunFiles], Section | None], ...] = (
         sections.verdict,
         sections.training,
-        sections.scores,
-        sections.curves,
+        scores.scores,
+        scores.curves,
         judgements.calibration,
         judgements.decisions,
         judgements.confusion,
@@ -109,7 +109,7 @@ def report_sections(run: RunFiles) -> list[Section]:
         sections.use,
     )
     if not run.scores:
-        makers = (sections.repeats_verdict, sections.repeats_scores, sections.settings)
+        makers = (scores.repeats_verdict, scores.repeats_scores, sections.settings)
     try:
         made = [maker(run) for maker in makers]
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, StopIteration) as error:

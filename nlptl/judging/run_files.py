@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nlptl.config import ClassificationConfig, to_json
+from nlptl.config import ClassificationConfig, flat, to_json
 from nlptl.errors import ConfigError, UntrustedFileError
+from nlptl.judging.predictions import read_json
 from nlptl.printable import printable
 
 SPLITS = ("train", "validation", "test")
@@ -117,14 +118,6 @@ def read_run(folder: Path) -> RunFiles:
     )
 
 
-def flat(values: dict[str, Any]) -> dict[str, Any]:
-    """Return nested settings on one level; their names are unique."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        result |= flat(value) if isinstance(value, dict) else {key: value}
-    return result
-
-
 def differing(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that are not as they are where nothing is said."""
     defaults = flat(to_json(ClassificationConfig()))
@@ -134,14 +127,7 @@ def differing(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _object(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`; empty, if there is no such file."""
-    try:
-        values = _clean(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(path, error) from error
-    if not isinstance(values, dict):
-        raise _unreadable(path, f"found a {type(values).__name__}")
+    values: dict[str, Any] = _clean(read_json(path))
     return values
 
 
@@ -152,7 +138,10 @@ def _records(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(path, error) from error
+        raise UntrustedFileError(
+            f"Expected JSON objects, a line each, in {path}, cannot read it: {error}. Restore the file from a copy, or "
+            "move it away: there is a report without it, too."
+        ) from error
     return [value for value in values if isinstance(value, dict) and isinstance(value.get("step"), int)]
 
 
@@ -163,10 +152,3 @@ def _clean(value: Any) -> Any:
     if isinstance(value, dict):
         return {_clean(key): _clean(item) for key, item in value.items()}
     return [_clean(item) for item in value] if isinstance(value, list) else value
-
-
-def _unreadable(path: Path, found: object) -> UntrustedFileError:
-    return UntrustedFileError(
-        f"Expected a JSON object in {path}, cannot read it: {found}. Restore the file from a copy; without it there "
-        "is a report too, unless it is scores.json."
-    )

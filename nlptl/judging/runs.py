@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nlptl.config import TaskKind
+from nlptl.config import ClassificationConfig, TaskKind, flat, to_json
 from nlptl.errors import ConfigError, UntrustedFileError
 from nlptl.judging.predictions import MAIN_METRICS, Predictions, read_json, read_predictions, weighted_scores
 
@@ -61,10 +61,12 @@ def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
 def differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[Any]]:
     """Return the settings in which runs differ, with the value of each run; where it is written is left out.
 
-    A setting that a run does not have, as one of another version, is None there.
+    A setting that a recipe did not have yet when it was run has its default; None: a run from Python does not have it.
     """
+    defaults = flat(to_json(ClassificationConfig()))
+    settings = [(defaults if "dataset" in run.settings else {}) | run.settings for run in runs]
     names = list(dict.fromkeys(name for run in runs for name in run.settings if name != "output_dir"))
-    values = {name: [run.settings.get(name) for run in runs] for name in names}
+    values = {name: [each.get(name) for each in settings] for name in names}
     return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
 
 
@@ -83,7 +85,7 @@ def _flaw(folder: Path) -> str | None:
 
 
 def _read_run(folder: Path, name: str) -> FinishedRun:
-    settings, manifest = _flat(read_json(folder / "config.json")), read_json(folder / "manifest.json")
+    settings, manifest = flat(read_json(folder / "config.json")), read_json(folder / "manifest.json")
     kind = settings.get("task", manifest.get("task"))
     if kind not in MAIN_METRICS:
         raise UntrustedFileError(
@@ -146,10 +148,3 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
     while all(len(each) > common + 1 for each in parts) and len({each[common] for each in parts}) == 1:
         common += 1
     return ["/".join(each[common:]) for each in parts]
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value) if isinstance(value, dict) else {key: value}
-    return flat

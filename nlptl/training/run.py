@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nlptl.config import to_json
+from nlptl.config import flat, to_json
 from nlptl.data.sources import Examples
 from nlptl.data.splits import NAMES as SPLITS
 from nlptl.data.splits import Splits
@@ -369,7 +369,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_same_config(folder: Path, config: Any) -> None:
-    before, now = _flat(_read(folder / "config.json")), _flat(to_json(config))
+    before, now = flat(_read(folder / "config.json")), flat(to_json(config))
     if not before:
         raise ConfigError(
             f"Expected a run to resume in {folder}, found a folder without config.json. Pass another --output-dir."
@@ -388,13 +388,6 @@ def _check_same_config(folder: Path, config: Any) -> None:
             f"Expected the settings of the run in {folder}, found others: {differences}. Resume with the settings it "
             "was started with (--config with its config.json), or start a new run in another --output-dir."
         )
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value) if isinstance(value, dict) else {key: value}
-    return flat
 
 
 def _surroundings() -> dict[str, Any]:

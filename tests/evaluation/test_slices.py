@@ -79,6 +79,16 @@ def test_a_planted_slice_is_the_first_and_flagged():
     assert len(others) == len(distinct(slices)) - 1
 
 
+def test_slices_that_share_their_cause_stand_after_others():
+    rng = np.random.default_rng(0)
+    rows, other = np.arange(2000) < 400, np.arange(2000) >= 1850
+    right = np.where(rows, rng.random(2000) < 0.5, np.where(other, rng.random(2000) < 0.7, rng.random(2000) < 0.95))
+    parts = [Slice("word", str(i), rows & (rng.random(2000) < 0.6)) for i in range(5)]
+    found = score_slices([*parts, Slice("genre", "bad", rows), Slice("genre", "other", other)], accuracy(right))
+    assert [each.value for each in found[:2]] == ["bad", "other"]
+    assert all(each.flagged for each in found)
+
+
 def test_a_slice_that_is_better_than_the_rest_is_not_flagged():
     right = np.array([1] * 100 + [0] * 200 + [1] * 200)
     found = score_slices(

@@ -211,6 +211,11 @@ def test_a_run_from_python_says_its_kind_of_task_in_the_manifest(write_run):
 def test_settings_that_differ(write_run):
     runs = read_runs([write_run("a", seed=1, model="m"), write_run("b", model="m", hidden=[5])])
     assert differing_settings(runs) == {"hidden": [None, [5]]}
+    old, new = (
+        write_run("old", dataset="x"),
+        write_run("new", dataset="x", long_text="head", max_length=9, report=False),
+    )
+    assert differing_settings(read_runs([old, new])) == {"max_length": [None, 9], "report": [True, False]}
 
 
 def test_names_are_as_long_as_it_takes(write_run):

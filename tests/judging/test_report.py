@@ -216,7 +216,7 @@ def test_a_flagged_slice_and_a_warning_are_in_the_verdict(tmp_path: Path):
     assert "worse on 1 slice of the texts than on the rest: length: rare words (accuracy 0.400" in page.text("p", "bdi")
     assert "Transfer did not help." in page.text("bdi")
     assert "The gain of frozen encoder (this run) over majority: +0.250 accuracy" in page.text("p", "bdi")
-    assert "this model" not in page.text("text")
+    assert page.text("text").count("this run") == 1
     assert "Of 25.0 % of the test texts, the model reads a part alone" in page.text("p")
     assert len([row for row in page.all("tr") if row.get("class") == "marked"]) == 3  # kept step, slice, this run
 
@@ -351,8 +351,8 @@ def contrast(a: list[float], b: list[float]) -> float:
         ),
         ("scores.json", None, 2, "Expected a run with scores in {run}, found none in scores.json. Let it end first"),
         ("scores.json", "{}", 2, "found none in scores.json"),
-        ("scores.json", "[1]", 4, "Expected a JSON object in {run}/scores.json, cannot read it: found a list."),
-        ("analysis.json", "{", 4, "Expected a JSON object in {run}/analysis.json, cannot read it: Expecting property"),
+        ("scores.json", "[1]", 4, "Expected a JSON object in {run}/scores.json, found something else."),
+        ("analysis.json", "{", 4, "Expected a JSON object in {run}/analysis.json, found something else."),
         ("analysis.json", '{"slices": {"rows": [1]}}', 4, "found one that is not as nlptl writes it: TypeError"),
         ("metrics.jsonl", "{]}\n", 4, "cannot read it: Expecting property name"),
     ],
