@@ -5,7 +5,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Card:
 
 def write_card(folder: Path, card: Card, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write nlptl.json, and README.md for whoever finds the folder."""
+    if Path(card.source).expanduser().exists():  # where it stands on this machine is nothing for others
+        card = replace(card, source=Path(card.source).absolute().name)
     values: dict[str, Any] = {
         "format": 1,
         "task": card.task.kind,

@@ -1,12 +1,12 @@
 """What a training is going to do, checked and shown before anything is computed."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
 
-from nlptl.config import ClassificationConfig, HeadConfig, TrainingConfig
+from nlptl.config import ClassificationConfig, DecisionConfig, HeadConfig, TrainingConfig
 from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
 from nlptl.model.parts import HEAD
@@ -230,6 +230,7 @@ def _check_fitted(model: Classifier, config: TrainingConfig) -> None:
         )
     defaults = TrainingConfig()
     obeyed = {"cache", "cache_size", "cache_dtype", "micro_batch_tokens", "mixed_precision", "logging_steps", "track"}
+    obeyed |= {field.name for field in fields(DecisionConfig)}
     if model.head.head == "logistic":
         obeyed.add("class_weights")
     ignored = [name for name, value in vars(config).items() if name not in obeyed and value != getattr(defaults, name)]

@@ -170,11 +170,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def folder(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a saved model that tells no path of this machine: its encoder was named by a relative one."""
-    monkeypatch.chdir(tiny_bert.parent)
+def folder(tiny_bert: Path, tmp_path: Path) -> Path:
+    """Return a saved model; it tells no path of this machine, though its encoder was named by one."""
     target = tmp_path / "model"
-    Classifier.from_pretrained(tiny_bert.name, labels=["negative", "positive"]).save(target)
+    Classifier.from_pretrained(tiny_bert, labels=["negative", "positive"]).save(target)
+    assert json.loads((target / "nlptl.json").read_text())["source"] == tiny_bert.name
     return target
 
 

@@ -118,7 +118,7 @@ def test_table_of_low_rank_updates(build_model: Callable[..., Classifier]):
 
 def test_a_fitted_head_has_no_rates(build_model: Callable[..., Classifier]):
     model = build_model(freeze="encoder", head="logistic")
-    plan = plan_training(model, TrainingConfig(cache=False))
+    plan = plan_training(model, TrainingConfig(cache=False, calibration="none"))
     assert plan.stages == []
     assert all(row[1:] == ["0", "-", "-"] for row in table_of(model).values())
 
