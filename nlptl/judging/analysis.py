@@ -1,6 +1,7 @@
 """What a model gets wrong on test, and where it is worse than elsewhere: analysis.json of a run."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -35,6 +36,11 @@ MOST_TEXTS = 50_000
 
 MOST_LOGGED = 10
 
+CHOSEN = ("calibration", "decisions", "thresholds")
+"""What nlptl.json holds of what was chosen after training, and `nlptl calibrate` changes."""
+
+_PLACEHOLDER = re.compile("<(?:email|number|link)>")
+
 logger = logging.getLogger(__name__)
 
 
@@ -62,6 +68,10 @@ def analyse(model: Classifier, evaluation: Evaluation, config: JudgingConfig, *,
         "task": task.kind,
         "n": len(examples),
         "texts_shown": config.texts_shown,
+        "chosen": {key: value for key, value in task.card().items() if key in CHOSEN},
+        "remarks": [
+            line for line in task.remarks(evaluation.targets, evaluation.logits) if not line.startswith("calibration (")
+        ],
         "calibration": task.describe_calibration(evaluation.targets, evaluation.logits),
         "confusion": outcomes.confusion,
         "confused": outcomes.confused,
@@ -162,7 +172,7 @@ def _cut(
     """Return the slices of examples, of which those at `kept` have these outcomes."""
     texts = [readable_text(examples, i) for i in range(len(examples))]
     if config.texts_shown == "masked":
-        texts = list(map(mask_text, texts))
+        texts = [_PLACEHOLDER.sub(" ", mask_text(text)) for text in texts]  # which are no words of the texts
     slices = []
     for name, values in examples.columns.items():
         slices += cut_by_value(name, list(map(mask_text, values)) if config.texts_shown == "masked" else values)

@@ -14,6 +14,7 @@ import numpy as np
 from nlptl.config import (
     BaselineRow,
     ClassificationConfig,
+    ClassWeights,
     Columns,
     HeadConfig,
     SelectionMetric,
@@ -43,8 +44,12 @@ from nlptl.training.trainer import Trainer
 
 ROWS: tuple[BaselineRow, ...] = ("majority", "words", "random", "frozen", "fine-tuned")
 NAMES = {"random": "random weights, fine-tuned", "frozen": "frozen encoder", "fine-tuned": "fine-tuned"}
-OF_THE_DEVICE = ("batch_size", "selection_metric", "micro_batch_tokens", "mixed_precision", "cache", "cache_size")
-"""Settings of a training that its baselines have too, where they are trained in another way."""
+SHARED = (
+    *("batch_size", "selection_metric", "micro_batch_tokens", "mixed_precision", "cache", "cache_size"),
+    *("class_weights", "sampling", "loss", "focal_gamma", "logit_adjustment"),
+)
+"""Settings of a training that its baselines have too, where they are trained in another way: what the device holds, and
+what is done for rare labels, without which a gain could be that of the weights alone."""
 
 LEVEL = 0.05
 
@@ -85,6 +90,8 @@ class BaselinesConfig(Columns):
     """Peak learning rate where the encoder trains. None: 5e-5."""
     batch_size: int = 32
     """Examples per optimizer step."""
+    class_weights: ClassWeights = None
+    """Weights of the classes in the loss of each row: balanced, or one number for each class. None: none."""
     selection_metric: SelectionMetric | None = None
     """Score that is compared, and that chooses on validation. None: that of the task, such as accuracy."""
     micro_batch_tokens: int | None = None
@@ -217,7 +224,7 @@ def compare_with_baselines(config: ClassificationConfig, splits: Splits, trainer
 
 def _train_rows(config: ClassificationConfig, splits: Splits, wanted: Sequence[BaselineRow]) -> list[Row]:
     """Return the rows that are wanted; `config` has settings of a training, of the fine-tuned row if it is one."""
-    kept = {name: getattr(config.train, name) for name in OF_THE_DEVICE}
+    kept = {name: getattr(config.train, name) for name in SHARED}
     frozen = replace(config, head=HeadConfig(), transfer=TransferConfig(freeze="encoder"), train=TrainingConfig(**kept))
     whole = replace(frozen, transfer=TransferConfig(), train=TrainingConfig(num_epochs=3, **kept))
     if config.transfer == TransferConfig():
@@ -274,7 +281,9 @@ def _fit_words(splits: Splits, config: ClassificationConfig) -> Row:
     task = make_task(splits, label_order=config.label_order)
     logger.info("fitting %s", name_of_words(task))
     start = time.monotonic()
-    fitted = fit_words(task, splits, metric=selection_metric(task, config.train))
+    fitted = fit_words(
+        task, splits, metric=selection_metric(task, config.train), class_weights=_class_weights(config.train)
+    )
     targets = task.targets(splits.validation)
     task = task.tuned(targets, fitted.validation, config.train)
     seconds, outputs = time.monotonic() - start, task.outputs(fitted.test)
@@ -289,6 +298,12 @@ def _fit_words(splits: Splits, config: ClassificationConfig) -> Row:
         fitted.parameters,
         fitted.parameters,
     )
+
+
+def _class_weights(config: TrainingConfig) -> ClassWeights:
+    """Return the weights that do for words what a training does for rare labels, one way or another."""
+    is_for_rare = config.sampling == "balanced" or config.logit_adjustment > 0 or config.loss != "cross_entropy"
+    return "balanced" if config.class_weights is None and is_for_rare else config.class_weights
 
 
 def _count_targets(splits: Splits, config: ClassificationConfig) -> Row:

@@ -1,14 +1,11 @@
 """The model card of a run: README.md of its model folder, for whoever finds the model without the run."""
 
-import re
-from pathlib import Path
-
 from nlptl.data.writers import write_text
 from nlptl.judging import judgements, scores, sections
 from nlptl.judging.document import Part, Section, Table, Words, count, name, names, percent, plain
 from nlptl.judging.glossary import TASKS, words
 from nlptl.judging.markdown import to_markdown
-from nlptl.judging.run_files import SPLITS, RunFiles, differing
+from nlptl.judging.run_files import SPLITS, RunFiles, differing, hub_id, public_name
 
 HUB_METRICS = {
     "macro_f1": "f1",
@@ -52,13 +49,6 @@ def model_card(run: RunFiles) -> str:
     return f"---\n{_metadata(run)}---\n\n{to_markdown(_title(run), parts)}"
 
 
-def hub_id(source: str) -> str | None:
-    """Return the name on the Hub, without a revision, that a setting means; None for samples and for what is here."""
-    found = re.fullmatch(r"([\w-]+|[\w-][\w.-]*/[\w-][\w.-]*)(:[\w.-]+)?(@[\w./-]+)?", source)
-    is_here = source.startswith("sample:") or Path(source).expanduser().exists()
-    return None if found is None or is_here else found[1]
-
-
 def _metadata(run: RunFiles) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -91,15 +81,9 @@ def _metadata(run: RunFiles) -> str:
     return f"{card.to_yaml()}\n"
 
 
-def _public(source: str) -> str:
-    """Return the name of a data set without the folders that lead to it on somebody's machine."""
-    return source if source.startswith("sample:") else Path(source).name or "data"
-
-
 def _title(run: RunFiles) -> str:
-    encoder = str(run.settings.get("model", ""))
     kind = run.task.replace("_", " ").capitalize()
-    return f"{kind}: {name(hub_id(encoder) or _public(encoder))}, trained on {name(_data_name(run))}"
+    return f"{kind}: {name(public_name(str(run.settings.get('model', ''))))}, trained on {name(_data_name(run))}"
 
 
 def _what_it_is(run: RunFiles) -> list[Part]:
@@ -116,6 +100,8 @@ def _what_it_is(run: RunFiles) -> list[Part]:
 def _scores(run: RunFiles) -> list[Part]:
     calibration = run.analysis.get("calibration")
     told = [Words(judgements.calibrated(calibration))] if calibration else []
+    if run.is_calibrated_anew:
+        told = [Words(sections.CALIBRATED_ANEW)]
     return [Words(sections.verdict_sentence(run)), *scores.score_tables(run), *told]
 
 
@@ -148,5 +134,4 @@ def _training(run: RunFiles) -> list[Part]:
 
 
 def _data_name(run: RunFiles) -> str:
-    data = str(run.settings.get("dataset", ""))
-    return hub_id(data) or _public(data)
+    return public_name(str(run.settings.get("dataset", "")))

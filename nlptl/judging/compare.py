@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nlptl.data.writers import check_output, write_json
 from nlptl.errors import ConfigError
 from nlptl.evaluation.comparison import (
@@ -37,8 +39,8 @@ class CompareConfig:
     runs: tuple[Path, ...]
     """Folders of runs, such as runs/*; what is no finished run is left out."""
     metric: str | None = None
-    """Score that is tested. None: accuracy of single labels, quadratic_kappa of ordinal ones, micro_f1 of several
-    labels, spearman of scores, span_f1 of tags."""
+    """Score that is tested. None: the --selection-metric that all runs have; else accuracy of single labels,
+    quadratic_kappa of ordinal ones, micro_f1 of several labels, spearman of scores, span_f1 of tags."""
     metrics: tuple[str, ...] = ()
     """Other scores in the table, such as macro_f1."""
     resamples: int = 2000
@@ -110,7 +112,7 @@ def compare(config: CompareConfig) -> list[Comparison]:
 
 
 def _metric(runs: Sequence[FinishedRun], config: CompareConfig) -> str:
-    metric = config.metric or MAIN_METRICS[runs[0].kind]
+    metric = config.metric or _chosen_by(runs) or MAIN_METRICS[runs[0].kind]
     known = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
     unknown = [name for name in (metric, *config.metrics) if name not in known]
     if unknown:
@@ -118,6 +120,14 @@ def _metric(runs: Sequence[FinishedRun], config: CompareConfig) -> str:
             f"Expected scores of these runs ({', '.join(known)}), found {', '.join(unknown)}. Pass those."
         )
     return metric
+
+
+def _chosen_by(runs: Sequence[FinishedRun]) -> str | None:
+    """Return the score that all runs were told to choose their model by, if predictions.csv gives it."""
+    wanted = {run.settings.get("selection_metric") for run in runs}
+    table = runs[0].predictions
+    known = weighted_scores(table)(np.ones((1, len(table))))
+    return next((str(name) for name in wanted if len(wanted) == 1 and name in known), None)
 
 
 def _test_pairs(runs: Sequence[FinishedRun], metric: str, config: CompareConfig) -> list[Comparison]:
@@ -146,6 +156,8 @@ def _test_pair(a: FinishedRun, b: FinishedRun, metric: str, config: CompareConfi
         if metric == "accuracy":
             discordant = float((a_correct != b_correct).mean())
             smallest = smallest_accuracy_difference(num_rows, discordant, level=LEVEL, power=POWER)
+    if differences[metric].standard_error == 0:  # two systems that never differ say nothing of those that do
+        smallest = None
     return Comparison(a.name, b.name, differences[metric], p_value, p_value, p_mcnemar, smallest)
 
 
@@ -175,7 +187,7 @@ def _conclude(runs: Sequence[FinishedRun], comparisons: Sequence[Comparison], me
 def _shown(comparison: Comparison) -> str:
     smallest = comparison.smallest_difference
     if smallest is None:
-        return ""
+        return "; they predict the same" if comparison.difference.standard_error == 0 else ""
     return f"; the smallest true difference that would show, in four of five cases, is {smallest:.4f}"
 
 

@@ -86,6 +86,8 @@ def calibrated(found: Mapping[str, Any]) -> str:
 def decisions(run: RunFiles) -> Section | None:
     """Return what `predict` does besides taking the most probable label."""
     parts: list[Part] = [Words(line) for line in decided(run)]
+    if not run.is_calibrated_anew:
+        parts += [Words(f"On {run.split}: {name(line)}.") for line in run.analysis.get("remarks") or []]
     thresholds = run.model.get("thresholds")
     if thresholds:
         rows = [[name(label), decimal(each)] for label, each in zip(run.model["labels"], thresholds, strict=True)]
@@ -104,7 +106,7 @@ def decided(run: RunFiles) -> list[str]:
         line = f"No label is given where the probability of the best one is below {decimal(abstention['below'])}"
         if abstention.get("accuracy") is not None:
             line += (
-                f"; on validation, {percent(abstention['coverage'])} of the texts got a label, of which "
+                f"; of the texts that this was chosen on, {percent(abstention['coverage'])} got a label, of which "
                 f"{percent(abstention['accuracy'])} were right"
             )
         lines.append(f"{line}.")
@@ -116,8 +118,8 @@ def decided(run: RunFiles) -> list[str]:
         )
     if found.get("scope"):
         lines.append(
-            f"Texts unlike those of training are labelled out of scope; {percent(found['scope']['kept'])} of "
-            "validation were in scope."
+            f"Texts unlike those of training are labelled out of scope; {percent(found['scope']['kept'])} of those "
+            "that this was chosen on were in scope."
         )
     return lines
 

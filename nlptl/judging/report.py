@@ -48,6 +48,8 @@ def report(config: ReportConfig) -> None:
         check_output(config.output, suffixes=(".md",) if config.markdown else (".html",))
     run = read_run(config.run.expanduser())
     if not config.markdown:
+        if config.output is None and run.scores and (run.folder / "model").is_dir():
+            write_model_card(run)
         write_report(run, config.output or run.folder / "report.html")
     elif config.output is None:
         logger.info("%s", to_markdown(sections.title(run), report_sections(run)).rstrip("\n"))

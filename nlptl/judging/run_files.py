@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,12 @@ class RunFiles:
         return self.chosen_by if self.chosen_by in scores else next(key for key in scores if key != "per_class")
 
     @property
+    def is_calibrated_anew(self) -> bool:
+        """Whether `nlptl calibrate` has changed the model since it was scored."""
+        chosen = self.analysis.get("chosen") or {}
+        return any(key in self.model and self.model[key] != value for key, value in chosen.items())
+
+    @property
     def chosen_by(self) -> str:
         """The score on validation by which the model was chosen."""
         return str(self.settings.get("selection_metric") or HEADLINES[self.task])
@@ -116,6 +123,18 @@ def read_run(folder: Path) -> RunFiles:
         sizes={split: len(rows) for split, rows in _object(folder / "splits.json").items()},
         model=_object(folder / "model" / "nlptl.json"),
     )
+
+
+def hub_id(source: str) -> str | None:
+    """Return the name on the Hub, without a revision, that a setting means; None for samples and for what is here."""
+    found = re.fullmatch(r"([\w-]+|[\w-][\w.-]*/[\w-][\w.-]*)(:[\w.-]+)?(@[\w./-]+)?", source)
+    is_here = source.startswith("sample:") or Path(source).expanduser().exists()
+    return None if found is None or is_here else found[1]
+
+
+def public_name(source: str) -> str:
+    """Return the name of an encoder or a data set without the folders that lead to it on somebody's machine."""
+    return hub_id(source) or (source if source.startswith("sample:") else Path(source).name or "data")
 
 
 def differing(settings: dict[str, Any]) -> dict[str, Any]:

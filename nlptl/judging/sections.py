@@ -28,17 +28,26 @@ from nlptl.judging.document import (
     seconds,
 )
 from nlptl.judging.glossary import COSTS, TASKS, words
-from nlptl.judging.run_files import SPLITS, RunFiles, differing
+from nlptl.judging.run_files import SPLITS, RunFiles, differing, public_name
 
 LEAKS = ("leak", "near_leak", "group_leak")
 """Kinds of findings that make scores doubtful."""
+FEW = 0.01
+"""Share of the held-out texts that leak from which on a reader is warned; fewer stand among the findings."""
+CALIBRATED_ANEW = (
+    "The model was calibrated anew after it was scored: what is said here of probabilities and decisions on test is of "
+    "before."
+)
 MUCH = 0.1
 """Share of the texts that are cut from which on a reader is warned."""
 
 
 def title(run: RunFiles) -> str:
     """Return the heading of a report."""
-    return f"{name(run.settings.get('model', 'a model'))} on {name(run.settings.get('dataset', 'a data set'))}"
+    encoder, data = (
+        str(run.settings.get(key, what)) for key, what in (("model", "a model"), ("dataset", "a data set"))
+    )
+    return f"{name(public_name(encoder))} on {name(public_name(data))}"
 
 
 def verdict(run: RunFiles) -> Section:
@@ -62,6 +71,14 @@ def verdict(run: RunFiles) -> Section:
         parts.append(
             Words(
                 "There are no scores on test yet. On validation, which chose the model, they flatter.", is_warning=True
+            )
+        )
+    gain = run.baselines.get("gain")
+    if gain and not run.baselines.get("warning"):
+        parts.append(
+            Words(
+                f"Transfer helps: {name(gain['row'])} is better than {name(gain['over'])} by "
+                f"{decimal(gain['difference'])} (95 % interval {interval(gain)})."
             )
         )
     parts += [Words(warning, is_warning=True) for warning in warnings(run)]
@@ -102,8 +119,13 @@ def warnings(run: RunFiles) -> list[str]:
         )
         kinds = "1 slice of the texts" if len(flagged) == 1 else f"{len(flagged)} slices of the texts"
         found.append(f"It is worse on {kinds} than on the rest: {worst}.")
-    leaks = [finding for finding in run.data.get("findings", []) if finding["kind"] in LEAKS]
-    found += [f"{name(finding['message'])}. {finding['meaning']}" for finding in leaks]
+    held_out = max(run.sizes.get("validation", 0), run.sizes.get("test", 0), 1)
+    for finding in run.data.get("findings", []):
+        share = finding["count"] / held_out
+        if finding["kind"] in LEAKS and share >= FEW:
+            found.append(f"{name(finding['message'])} ({percent(share)}). {finding['meaning']}")
+    if run.is_calibrated_anew:
+        found.append(CALIBRATED_ANEW)
     share = (run.data.get("truncation", {}).get(run.split) or {}).get("cut_texts") or 0.0
     if share >= MUCH:
         found.append(f"Of {percent(share)} of the {run.split} texts, the model reads a part alone: they are too long.")

@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import FeatureUnion, make_union
 
+from nlptl.config import ClassWeights
 from nlptl.data.sources import Examples
 from nlptl.data.splits import Splits
 from nlptl.evaluation.metrics import LOWER_IS_BETTER
@@ -52,7 +53,7 @@ def name_of_words(task: Task) -> str:
     return f"TF-IDF, {'ridge' if isinstance(task, Regression) else 'logistic'} regression"
 
 
-def fit_words(task: Task, splits: Splits, *, metric: str) -> WordModel:
+def fit_words(task: Task, splits: Splits, *, metric: str, class_weights: ClassWeights = None) -> WordModel:
     """Fit to train what reads words alone; how strongly it is regularized is chosen on validation.
 
     That is logistic regression, one for each of several labels; ridge regression of scores; and for tags the most
@@ -63,6 +64,7 @@ def fit_words(task: Task, splits: Splits, *, metric: str) -> WordModel:
         task: What is predicted.
         splits: The data.
         metric: The score on validation that chooses.
+        class_weights: "balanced", or the weight of each label, in the loss of a logistic regression.
     """
     if isinstance(task, TokenLabels):
         return _count_tags(task, splits)
@@ -71,7 +73,7 @@ def fit_words(task: Task, splits: Splits, *, metric: str) -> WordModel:
     sign = -1 if metric in LOWER_IS_BETTER else 1
     fits = []
     for strength in STRENGTHS:
-        fitted = _fit(task, train, targets, strength)
+        fitted = _fit(task, train, targets, strength, class_weights)
         logits = _logits(task, fitted, validation)
         fits.append((sign * task.point_scores(wanted, task.outputs(logits))[metric], fitted, logits))
     _, fitted, logits = max(fits, key=lambda fit: fit[0])
@@ -98,11 +100,16 @@ def _read(features: FeatureUnion, examples: Examples) -> sparse.csr_matrix:
     return sparse.hstack([first, second, shared.sqrt(), shared.sum(axis=1)], format="csr")
 
 
-def _fit(task: Task, features: sparse.csr_matrix, targets: np.ndarray, strength: float) -> Any:
+def _fit(
+    task: Task, features: sparse.csr_matrix, targets: np.ndarray, strength: float, class_weights: ClassWeights
+) -> Any:
     if isinstance(task, Regression):
         means, scales = task.scaling()
         return Ridge(alpha=1 / strength).fit(features, (targets - means) / scales)
-    model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
+    weights = dict(enumerate(class_weights)) if isinstance(class_weights, tuple) else class_weights
+    if isinstance(task, MultiLabel) and weights != "balanced":
+        weights = None  # of one label against its absence there is nothing to weigh
+    model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, class_weight=weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "Label .* is present in all training examples")

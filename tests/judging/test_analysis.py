@@ -23,7 +23,7 @@ from nlptl.training.trainer import Evaluation
 from tests.conftest import toy_rows
 
 KEYS = {"split", "task", "n", "texts_shown", "calibration", "confusion", "confused", "errors", "slices"}
-KEYS |= {"probes", "attributions"}
+KEYS |= {"probes", "attributions", "chosen", "remarks"}
 
 
 def write_csv(path, rows, columns):

@@ -61,6 +61,20 @@ def test_numbers_are_those_of_the_rows(write_run, caplog):
     assert f"{right[0].mean():.4f}" in out
 
 
+def test_runs_that_predict_the_same_show_nothing_of_what_could_be_shown(write_run, caplog):
+    runs = [write_run(name, noise=0.8) for name in ("a", "b")]
+    (found,), out = compared(caplog, *runs)
+    assert (found.difference.value, found.smallest_difference) == (0, None)
+    assert "; they predict the same)" in out
+
+
+def test_the_score_that_chose_all_models_is_tested(write_run, caplog):
+    runs = [write_run(name, noise=noise, selection_metric="macro_f1") for name, noise in (("a", 0.3), ("b", 1.5))]
+    assert "a is better than b: macro_f1" in compared(caplog, *runs)[1]
+    other = write_run("c", noise=2.0, selection_metric="log_loss")
+    assert compared(caplog, *runs, other)[1].splitlines()[1].split()[:2] == ["run", "accuracy"]
+
+
 def test_lower_losses_are_better(write_run, caplog):
     runs = [write_run("sure", noise=0.2), write_run("unsure", noise=1.5)]
     (found,), out = compared(caplog, *runs, metric="log_loss")

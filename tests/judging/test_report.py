@@ -206,19 +206,45 @@ def test_a_flagged_slice_and_a_warning_are_in_the_verdict(tmp_path: Path):
     baselines["warning"] = "Transfer did not help."
     (folder / "baselines.json").write_text(json.dumps(baselines))
     data = json.loads((folder / "data_report.json").read_text())
-    leak = {"kind": "leak", "message": "2 rows of test are in train", "meaning": "The scores are too good."}
-    data["findings"].append(data["findings"][0] | leak)
+    leak = {"kind": "leak", "message": "8 rows of test are in train", "meaning": "The scores are too good.", "count": 8}
+    data["findings"] += [data["findings"][0] | leak, data["findings"][0] | leak | {"message": "1 row", "count": 1}]
     (folder / "data_report.json").write_text(json.dumps(data))
     page = check_page(report(folder))
     warnings = [attributes for attributes in page.all("p") if attributes.get("class") == "warning"]
     assert len(warnings) == 4
-    assert "2 rows of test are in train. The scores are too good." in page.text("p", "bdi")
+    assert "8 rows of test are in train (2.0 %). The scores are too good." in page.text("p", "bdi")
     assert "worse on 1 slice of the texts than on the rest: length: rare words (accuracy 0.400" in page.text("p", "bdi")
     assert "Transfer did not help." in page.text("bdi")
+    assert "Transfer helps" not in page.text("p", "bdi")
     assert "The gain of frozen encoder (this run) over majority: +0.250 accuracy" in page.text("p", "bdi")
     assert page.text("text").count("this run") == 1
     assert "Of 25.0 % of the test texts, the model reads a part alone" in page.text("p")
     assert len([row for row in page.all("tr") if row.get("class") == "marked"]) == 3  # kept step, slice, this run
+
+
+def test_a_gain_is_in_the_verdict(tmp_path: Path):
+    page = check_page(report(write_run(tmp_path / "run")))
+    assert "Transfer helps: frozen encoder (this run) is better than majority by 0.250" in page.text("p", "bdi")
+
+
+def test_a_model_that_was_calibrated_anew_is_told_from_the_one_that_was_scored(tmp_path: Path):
+    folder = write_run(tmp_path / "run")
+    (folder / "model").mkdir()
+    chosen = {"calibration": {"method": "temperature", "temperature": 2.0}}
+    (folder / "model" / "nlptl.json").write_text(json.dumps(chosen))
+    analysis = json.loads((folder / "analysis.json").read_text())
+    analysis |= {"chosen": chosen, "remarks": ["scope: 0.9500 of the texts are in it"]}
+    (folder / "analysis.json").write_text(json.dumps(analysis))
+    told, remark = "The model was calibrated anew after it was scored", "On test: scope: 0.9500 of the texts are in it."
+    text = check_page(report(folder)).text("p", "bdi")
+    assert told not in text
+    assert remark in text
+    (folder / "model" / "nlptl.json").write_text(json.dumps({"calibration": {"method": "vector"}}))
+    cli.main(["report", str(folder)])
+    text = check_page((folder / "report.html").read_text()).text("p", "bdi")
+    assert told in text
+    assert remark not in text
+    assert told in (folder / "model" / "README.md").read_text()
 
 
 def test_what_was_decided_on_validation_is_told(tmp_path: Path):
@@ -235,9 +261,9 @@ def test_what_was_decided_on_validation_is_told(tmp_path: Path):
     text = check_page(report(folder)).text("p", "bdi")
     for said in (
         "positive is predicted from a probability of 0.400 on.",
-        "below 0.800; on validation, 60.0 % of the texts got a label, of which 95.1 % were right.",
+        "below 0.800; of the texts that this was chosen on, 60.0 % got a label, of which 95.1 % were right.",
         "holds the true one with a probability of 0.900 (split conformal prediction, fitted on 100 texts).",
-        "labelled out of scope; 95.0 % of validation were in scope.",
+        "labelled out of scope; 95.0 % of those that this was chosen on were in scope.",
     ):
         assert said in text
         assert said.removeprefix("positive") in model_card(read_run(folder))

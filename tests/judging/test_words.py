@@ -9,6 +9,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, root_mean_squared_error
 from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.utils.class_weight import compute_class_weight
 
 from nlptl import Examples, Splits, make_task
 from nlptl.judging.words import STRENGTHS, fit_words, name_of_words
@@ -59,6 +60,19 @@ def test_probabilities_are_those_of_scikit_learn():
     np.testing.assert_allclose(task.outputs(found.validation), best.predict_proba(splits.validation.texts), atol=2e-3)
     assert found.parameters == best[-1].coef_.size + 1
     assert name_of_words(task) == "TF-IDF, logistic regression"
+
+
+def test_rare_labels_weigh_as_in_scikit_learn():
+    rows = [row for i, row in enumerate(noisy_rows()) if row[1] == "positive" or i % 5 == 0]
+    splits = splits_of(*zip(*rows, strict=True))
+    task = make_task(splits)
+    by_hand = compute_class_weight("balanced", classes=np.array([0, 1]), y=task.targets(splits.train))
+    balanced, same, plain = (
+        fit_words(task, splits, metric="macro_f1", class_weights=weights).test.numpy()
+        for weights in ("balanced", tuple(by_hand.tolist()), None)
+    )
+    np.testing.assert_allclose(balanced, same, atol=1e-6)
+    assert np.abs(balanced - plain).max() > 0.1
 
 
 def test_validation_chooses_how_strong_the_regularization_is(monkeypatch):
