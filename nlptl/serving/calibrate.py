@@ -33,8 +33,8 @@ class CalibrateConfig(Columns, DecisionConfig):
     """Leave the probabilities as they are, and fit only the decisions that are asked for."""
     max_length: int | None = None
     """Tokens of a text that are read. None: as in training."""
-    seed: int = 0
-    """Seeds what is set aside where the data has no validation split: pass the seed of the training."""
+    split_seed: int = 0
+    """Seeds what is set aside where the data has no such split: pass the --split-seed of the training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,7 +65,12 @@ def calibrate(config: CalibrateConfig) -> Task:
         )
     check_decisions(config, model.task, model.head)
     examples = read_labelled(
-        config, model, dataset=config.dataset, model_dir=config.model_dir, seed=config.seed, split="validation"
+        config,
+        model,
+        dataset=config.dataset,
+        model_dir=config.model_dir,
+        split_seed=config.split_seed,
+        split="validation",
     )
     targets = model.task.targets(examples)
     logits = model.predict_logits(examples.texts, examples.pairs, progress="predicting")
