@@ -131,19 +131,21 @@ class SingleLabel(Task):
             second = targets[:, None] == 1
             (threshold,) = tune_thresholds(second, outputs[:, 1:], metric=config.threshold_metric)
             decisions = replace(decisions, threshold=float(threshold))
+        if config.out_of_scope is not None:
+            decisions = replace(decisions, scope=fit_scope(logits.double().numpy(), kept=config.out_of_scope))
         task = replace(self, decisions=decisions)
         if config.target_accuracy is not None:
-            chosen = task.chosen(outputs)
+            chosen, is_in = task.chosen(outputs), ~task._is_out_of_scope(logits)  # others get no label anyway
             abstention = fit_abstention(
-                chosen == targets, _of_chosen(outputs, chosen), target_accuracy=config.target_accuracy
+                (chosen == targets)[is_in],
+                _of_chosen(outputs, chosen)[is_in],
+                target_accuracy=config.target_accuracy,
             )
             decisions = replace(decisions, abstention=abstention)
         if config.coverage is not None:
             score = config.conformal_score or "lac"
             sets = fit_prediction_sets(targets, outputs, coverage=config.coverage, score=score)
             decisions = replace(decisions, sets=sets)
-        if config.out_of_scope is not None:
-            decisions = replace(decisions, scope=fit_scope(logits.double().numpy(), kept=config.out_of_scope))
         return replace(self, decisions=decisions)
 
     def abstaining(self, below: float) -> Self:
@@ -213,7 +215,7 @@ class SingleLabel(Task):
             lines.append(f"threshold: {self.names[1]!r} from probability {decisions.threshold:.4f} on")
         if decisions.abstention is not None:
             chosen = self.chosen(outputs)
-            is_given = _of_chosen(outputs, chosen) >= decisions.abstention.below
+            is_given = ~self._is_out_of_scope(logits) & (_of_chosen(outputs, chosen) >= decisions.abstention.below)
             right = int((chosen == targets)[is_given].sum())
             lines.append(
                 f"abstention below probability {decisions.abstention.below:.4f}: {is_given.mean():.1%} of the texts "
