@@ -82,6 +82,6 @@ def fit_prediction_sets(
             f"{list(probabilities.shape)}. Pass one row of probabilities for each label."
         )
     scores = np.sort(label_scores(probabilities, score)[np.arange(num_rows), targets])
-    rank = int(np.ceil((num_rows + 1) * coverage - 1e-9))  # 0.9 * 10 is 9, not 10, whatever floats make of it
-    quantile = float(scores[rank - 1]) if 0 < rank <= num_rows else 1.0
+    rank = max(1, int(np.ceil((num_rows + 1) * coverage - 1e-9)))  # 0.9 * 10 is 9, not 10, whatever floats make of it
+    quantile = float(scores[rank - 1]) if rank <= num_rows else 1.0
     return PredictionSets(score, coverage, quantile, num_rows)

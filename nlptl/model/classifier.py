@@ -34,7 +34,7 @@ from nlptl.model.adapters import has_adapters, merged_state_dict, save_adapter
 from nlptl.model.boundary import starting_from
 from nlptl.model.chunks import check_overlap, check_reading
 from nlptl.model.encoder import max_positions, quiet_transformers
-from nlptl.model.folder import Card, new_folder, write_card
+from nlptl.model.folder import Card, forget_paths, new_folder, write_card
 from nlptl.model.freezing import check_transfer
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.inference import evaluating, map_rows
@@ -568,6 +568,7 @@ class Classifier(nn.Module):
         with new_folder(Path(directory).absolute()) as folder, quiet_transformers(), self._in_units_of_the_scores():
             weights = merged_state_dict(self.network) if self.has_adapters else None
             self.network.save_pretrained(folder, state_dict=weights)
+            forget_paths(folder)
             self.tokenizer.save_pretrained(folder)
             write_card(folder, card, self.tokenizer)
 

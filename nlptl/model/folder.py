@@ -66,6 +66,15 @@ def write_card(folder: Path, card: Card, tokenizer: PreTrainedTokenizerBase) -> 
     (folder / "README.md").write_text(_readme(card, tokenizer), encoding="utf-8")
 
 
+def forget_paths(folder: Path) -> None:
+    """Leave out of config.json, at any level, where on this machine an encoder was loaded from."""
+    path = folder / "config.json"
+    text = path.read_text(encoding="utf-8")
+    values = json.loads(text, object_hook=_without_path)
+    if values != json.loads(text):
+        path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def rewrite_card(folder: Path, task: Task) -> None:
     """Put what `task` has chosen into the nlptl.json of a folder, whole or not at all; all else stays.
 
@@ -208,6 +217,13 @@ def _head_shape(config: PreTrainedConfig) -> dict[str, Any]:
     hidden = list(config.hidden or [])
     shape = {"head": config.head, "pooling": config.pooling, "layers": config.layers, "hidden": hidden}
     return shape | {"chunk_pooling": config.chunk_pooling}
+
+
+def _without_path(values: dict[str, Any]) -> dict[str, Any]:
+    name = values.get("_name_or_path")
+    if isinstance(name, str) and (Path(name).is_absolute() or Path(name).expanduser().exists()):
+        return {key: value for key, value in values.items() if key != "_name_or_path"}
+    return values
 
 
 def _canary(tokenizer: PreTrainedTokenizerBase) -> str:

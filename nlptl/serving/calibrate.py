@@ -9,7 +9,7 @@ from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
 from nlptl.model.folder import CARD, rewrite_card
 from nlptl.serving.evaluate import read_labelled
-from nlptl.tasks.decision_checks import check_decisions, unmet
+from nlptl.tasks.decision_checks import check_decisions, fitted_on_few, unmet
 from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
 
@@ -33,8 +33,8 @@ class CalibrateConfig(Columns, DecisionConfig):
     """Leave the probabilities as they are, and fit only the decisions that are asked for."""
     max_length: int | None = None
     """Tokens of a text that are read. None: as in training."""
-    seed: int = 0
-    """Seeds what is set aside where the data has no validation split: pass the seed of the training."""
+    split_seed: int = 0
+    """Seeds what is set aside where the data has no such split: pass the --split-seed of the training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,24 +65,40 @@ def calibrate(config: CalibrateConfig) -> Task:
         )
     check_decisions(config, model.task, model.head)
     examples = read_labelled(
-        config, model, dataset=config.dataset, model_dir=config.model_dir, seed=config.seed, split="validation"
+        config,
+        model,
+        dataset=config.dataset,
+        model_dir=config.model_dir,
+        split_seed=config.split_seed,
+        split="validation",
     )
     targets = model.task.targets(examples)
     logits = model.predict_logits(examples.texts, examples.pairs, progress="predicting")
-    task = model.task.untuned()
+    untuned = model.task.untuned()
     if config.keep_calibration:
-        task = replace(task, calibration=model.task.calibration)
+        task = replace(untuned, calibration=model.task.calibration)
     else:
-        task = task.calibrated(targets, logits, config)
+        task = untuned.calibrated(targets, logits, config)
     task = task.decided(targets, logits, config)
     for line in unmet(config, task):
         raise ConfigError(line)
     rewrite_card(folder, task)
     for remark in task.remarks(targets, logits):
         logger.info("on these %s texts: %s", f"{len(examples):,}", remark)
-    if isinstance(task, SingleLabel) and isinstance(model.task, SingleLabel):
-        before, after = vars(model.task.decisions), vars(task.decisions)
-        if dropped := [name for name in before if before[name] is not None and after[name] is None]:
-            logger.info("not asked for, and no longer in use: %s", ", ".join(dropped))
+    if few := fitted_on_few(config, model.task if config.keep_calibration else untuned, task, num_texts=len(examples)):
+        logger.warning(few)
+    if dropped := _dropped(model.task, task):
+        logger.info("not asked for, and no longer in use: %s", ", ".join(dropped))
     logger.info("wrote %s", folder / CARD)
     return task
+
+
+def _dropped(before: Task, after: Task) -> list[str]:
+    """Return the names of what only `before` has."""
+    dropped = []
+    if before.calibration.method != "none" and after.calibration.method == "none":
+        dropped.append(f"calibration ({before.calibration.method})")
+    if isinstance(before, SingleLabel) and isinstance(after, SingleLabel):
+        old, new = vars(before.decisions), vars(after.decisions)
+        dropped += [name for name in old if old[name] is not None and new[name] is None]
+    return dropped

@@ -32,8 +32,10 @@ class EvaluateConfig(Columns):
     """JSON file for the scores; one that is there is replaced. None: the table alone."""
     max_length: int | None = None
     """Tokens of a text that are read. None: as in training."""
+    split_seed: int = 0
+    """Seeds what is set aside where the data has no such split: pass the --split-seed of the training."""
     seed: int = 0
-    """Seeds the bootstrap and, where the data has no test split, what is set aside: pass the seed of the training."""
+    """Seeds the bootstrap."""
 
 
 def evaluate(config: EvaluateConfig) -> Scores:
@@ -47,7 +49,9 @@ def evaluate(config: EvaluateConfig) -> Scores:
     if config.output is not None:
         check_output(config.output, suffixes=(".json",))
     model = Classifier.from_pretrained(config.model_dir, max_length=config.max_length)
-    examples = read_labelled(config, model, dataset=config.dataset, model_dir=config.model_dir, seed=config.seed)
+    examples = read_labelled(
+        config, model, dataset=config.dataset, model_dir=config.model_dir, split_seed=config.split_seed
+    )
     targets = model.task.targets(examples)
     logits = model.predict_logits(examples.texts, examples.pairs, progress="predicting")
     outputs = model.task.outputs(logits)
@@ -66,7 +70,7 @@ def evaluate(config: EvaluateConfig) -> Scores:
 
 
 def read_labelled(
-    columns: Columns, model: Classifier, *, dataset: str, model_dir: str, seed: int, split: str = "test"
+    columns: Columns, model: Classifier, *, dataset: str, model_dir: str, split_seed: int, split: str = "test"
 ) -> Examples:
     """Return all of a file, or a split of another data set, labelled as the model knows it.
 
@@ -83,7 +87,7 @@ def read_labelled(
             )
         examples = read_file(Path(dataset), columns, task=task, split=split)
     else:
-        examples = load_splits(dataset, task=task, seed=seed, **vars(columns))[split]
+        examples = load_splits(dataset, task=task, seed=split_seed, **vars(columns))[split]
     if isinstance(model.task, SingleLabel):
         _check_labels(examples, model.labels)
     check_pairs(model, examples, model_dir)

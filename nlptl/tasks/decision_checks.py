@@ -6,6 +6,9 @@ from nlptl.evaluation.decisions import OUT_OF_SCOPE
 from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
 
+ENOUGH_TEXTS = 50
+"""With fewer, what is fitted to them is mostly chance."""
+
 
 def check_decisions(config: DecisionConfig, task: Task, head: HeadConfig) -> None:
     """Refuse settings that the task, or the form of its logits, does not have.
@@ -81,6 +84,15 @@ def unmet(config: DecisionConfig, task: Task) -> list[str]:
             "that it takes sets of nearly all labels. Lower --coverage, or calibrate on more texts."
         )
     return lines
+
+
+def fitted_on_few(config: DecisionConfig, before: Task, after: Task, *, num_texts: int) -> str | None:
+    """Return a line that says so where too few texts have made `after` out of `before`; None: they have not."""
+    has_new = after.calibration.method != "none" and after.calibration != before.calibration
+    if num_texts >= ENOUGH_TEXTS or not (has_new or given_decisions(config)):
+        return None
+    way_out = "pass more, or --calibration none" if has_new else "pass more"
+    return f"fitted on {num_texts} texts: expect {'probabilities' if has_new else 'decisions'} to be off; {way_out}"
 
 
 def _check_scope(task: Task, head: HeadConfig) -> None:

@@ -33,6 +33,9 @@ from nlptl.labels import Labels
 from nlptl.tasks.losses import adjust_logits, focal_losses
 from nlptl.tasks.task import Objective, Task
 
+LEAST_OF_LABEL = 20
+"""Texts of a label from which on its share is told."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -131,19 +134,21 @@ class SingleLabel(Task):
             second = targets[:, None] == 1
             (threshold,) = tune_thresholds(second, outputs[:, 1:], metric=config.threshold_metric)
             decisions = replace(decisions, threshold=float(threshold))
+        if config.out_of_scope is not None:
+            decisions = replace(decisions, scope=fit_scope(logits.double().numpy(), kept=config.out_of_scope))
         task = replace(self, decisions=decisions)
         if config.target_accuracy is not None:
-            chosen = task.chosen(outputs)
+            chosen, is_in = task.chosen(outputs), ~task._is_out_of_scope(logits)  # others get no label anyway
             abstention = fit_abstention(
-                chosen == targets, _of_chosen(outputs, chosen), target_accuracy=config.target_accuracy
+                (chosen == targets)[is_in],
+                _of_chosen(outputs, chosen)[is_in],
+                target_accuracy=config.target_accuracy,
             )
             decisions = replace(decisions, abstention=abstention)
         if config.coverage is not None:
             score = config.conformal_score or "lac"
             sets = fit_prediction_sets(targets, outputs, coverage=config.coverage, score=score)
             decisions = replace(decisions, sets=sets)
-        if config.out_of_scope is not None:
-            decisions = replace(decisions, scope=fit_scope(logits.double().numpy(), kept=config.out_of_scope))
         return replace(self, decisions=decisions)
 
     def abstaining(self, below: float) -> Self:
@@ -213,18 +218,20 @@ class SingleLabel(Task):
             lines.append(f"threshold: {self.names[1]!r} from probability {decisions.threshold:.4f} on")
         if decisions.abstention is not None:
             chosen = self.chosen(outputs)
-            is_given = _of_chosen(outputs, chosen) >= decisions.abstention.below
-            right = int((chosen == targets)[is_given].sum())
+            is_given = ~self._is_out_of_scope(logits) & (_of_chosen(outputs, chosen) >= decisions.abstention.below)
+            is_right, given = (chosen == targets)[is_given], chosen[is_given]
             lines.append(
                 f"abstention below probability {decisions.abstention.below:.4f}: {is_given.mean():.1%} of the texts "
-                f"get a label, of which {share_text(right, int(is_given.sum()))} are right"
+                f"get a label, of which {share_text(int(is_right.sum()), len(given))} are right"
+                f"{self._fewest(is_right, given)}"
             )
         if decisions.sets is not None:
             sets = decisions.sets.of(outputs)
-            held = int(sets[np.arange(len(targets)), targets].sum())
+            is_held = sets[np.arange(len(targets)), targets]
             lines.append(
-                f"sets of labels for coverage {decisions.sets.coverage:g}: {share_text(held, len(targets))} hold the "
-                f"label, with {sets.sum(axis=1).mean():.2f} labels on average"
+                f"sets of labels for coverage {decisions.sets.coverage:g}: "
+                f"{share_text(int(is_held.sum()), len(targets))} hold the label, with {sets.sum(axis=1).mean():.2f} "
+                f"labels on average{self._fewest(is_held, targets)}"
             )
         if decisions.scope is not None:
             kept = int((~self._is_out_of_scope(logits)).sum())
@@ -259,6 +266,15 @@ class SingleLabel(Task):
         if self.decisions.scope is None:
             return np.zeros(len(logits), dtype=bool)
         return np.asarray(scope_scores(logits.double().numpy()) < self.decisions.scope.least)
+
+    def _fewest(self, is_good: np.ndarray, labels: np.ndarray) -> str:
+        """Return in words of which label the fewest texts are good; nothing of two labels, or of too few texts."""
+        counts = np.bincount(labels, minlength=len(self.names))
+        if len(self.names) < 3 or counts.max() < LEAST_OF_LABEL:
+            return ""
+        shares = np.bincount(labels, weights=is_good, minlength=len(self.names)) / np.maximum(counts, 1)
+        worst = int(np.where(counts >= LEAST_OF_LABEL, shares, np.inf).argmin())
+        return f"; fewest of {self.names[worst]!r}: {shares[worst]:.4f} of {counts[worst]:,}"
 
     def _label_sets(self, outputs: np.ndarray) -> list[list[str]]:
         if self.decisions.sets is None:

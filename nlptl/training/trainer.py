@@ -15,7 +15,7 @@ from nlptl.errors import ConfigError
 from nlptl.evaluation.metrics import LOWER_IS_BETTER, Scores
 from nlptl.evaluation.report import class_table, score_table
 from nlptl.model.classifier import Classifier
-from nlptl.tasks.decision_checks import check_held_out, unmet
+from nlptl.tasks.decision_checks import check_held_out, fitted_on_few, unmet
 from nlptl.tasks.regression import Regression
 from nlptl.tasks.task import Task
 from nlptl.training.cache import FeatureCache
@@ -141,8 +141,9 @@ class Trainer:
         evaluation = None
         if held_out is not None:
             evaluation = self._run(held_out)
-            self.model.task = self.model.task.tuned(evaluation.targets, evaluation.logits, self.config)
-            self._tell_choices(evaluation)
+            untuned = self.model.task.untuned()
+            self.model.task = untuned.tuned(evaluation.targets, evaluation.logits, self.config)
+            self._tell_choices(evaluation, untuned)
         if self.run is not None:
             self.run.write_model(self.model)
             if self.config.keep_adapter:
@@ -247,11 +248,13 @@ class Trainer:
         )
         return plan, estimate, inputs, held_out, sha256
 
-    def _tell_choices(self, evaluation: Evaluation) -> None:
+    def _tell_choices(self, evaluation: Evaluation, untuned: Task) -> None:
         for remark in self.model.task.remarks(evaluation.targets, evaluation.logits):
             logger.info("%s, which it was fitted on: %s", evaluation.examples.split, remark)
         for line in unmet(self.config, self.model.task):
             logger.warning(line)
+        if few := fitted_on_few(self.config, untuned, self.model.task, num_texts=len(evaluation.examples)):
+            logger.warning("%s: %s", evaluation.examples.split, few)
 
     def _fit_head(self, inputs: Inputs, sha256: str) -> None:
         inputs = encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)

@@ -54,6 +54,8 @@ def test_quantile_is_the_score_of_its_rank(score):
     sets = fit_prediction_sets(targets, probabilities, coverage=0.9, score=score)
     assert sets.quantile == scores[int(np.ceil(201 * 0.9)) - 1]
     assert sets.n == 200
+    # However little is asked for, it is the smallest score, not all labels.
+    assert fit_prediction_sets(targets, probabilities, coverage=1e-13, score=score).quantile == scores[0] < 1
     # 0.9 * 10 is 9 exactly: the largest of nine scores.
     sets = fit_prediction_sets(targets[:9], probabilities[:9], coverage=0.9, score=score)
     assert sets.quantile == max(label_scores(probabilities[:9], score)[np.arange(9), targets[:9]])

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_the_temperature_is_used_by_predict_and_python_alike(folder: Path, toy_c
 
 
 def test_decisions_are_said_by_predict(folder: Path, toy_csv: Path, tmp_path: Path, capsys):
-    flags = ["--coverage", "0.8", "--out-of-scope", "0.9", "--target-accuracy", "0.6"]
+    flags = ["--coverage", "0.8", "--out-of-scope", "0.9", "--target-accuracy", "0.65"]
     cli.main(["calibrate", str(folder), str(toy_csv), *flags])
     capsys.readouterr()
     examples, model = read_file(toy_csv), Classifier.from_pretrained(folder)
@@ -116,9 +117,29 @@ def test_what_is_not_asked_for_is_dropped_and_a_calibration_can_be_kept(folder: 
     assert Classifier.from_pretrained(folder).task == kept
     plain = calibrate(CalibrateConfig(model_dir=str(folder), dataset=str(toy_csv), calibration="none"))
     assert plain == SingleLabel(("negative", "positive"))
+    assert caplog.messages[-2] == "not asked for, and no longer in use: calibration (vector), threshold"
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_labels_of_a_text_get_scales_and_thresholds(tiny_bert: Path, tmp_path: Path):
+def test_few_texts_are_warned_of(folder: Path, toy_csv: Path, tmp_path: Path, caplog):
+    few = tmp_path / "few.csv"
+    few.write_text("".join(toy_csv.read_text().splitlines(keepends=True)[:50]))
+    settings = {"model_dir": str(folder), "dataset": str(few)}
+
+    def warned(**others: Any) -> list[str]:
+        caplog.clear()
+        calibrate(CalibrateConfig(**settings, **others))
+        return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+    message = "fitted on 49 texts: expect probabilities to be off; pass more, or --calibration none"
+    assert warned() == [message]
+    assert warned(keep_calibration=True, out_of_scope=0.9) == [
+        "fitted on 49 texts: expect decisions to be off; pass more"
+    ]
+    assert warned(keep_calibration=True) == warned(calibration="none") == []
+
+
+def test_labels_of_a_text_get_scales_and_thresholds(tiny_bert: Path, tmp_path: Path, caplog):
     path = tmp_path / "data.jsonl"
     texts = ["good film", "bad film", "good and bad film", "film", "great good", "dull bad ."] * 5
     labels = [["p"], ["n"], ["p", "n"], [], ["p"], ["n"]] * 5
@@ -129,6 +150,9 @@ def test_labels_of_a_text_get_scales_and_thresholds(tiny_bert: Path, tmp_path: P
     assert task.calibration.method == "platt"
     assert len(task.thresholds) == 2
     assert Classifier.from_pretrained(tmp_path / "model").task == task
+    caplog.set_level(logging.INFO, "nlptl.serving")
+    calibrate(CalibrateConfig(model_dir=str(tmp_path / "model"), dataset=str(path), calibration="none"))
+    assert caplog.messages[-2] == "not asked for, and no longer in use: calibration (platt)"
 
 
 def test_what_cannot_be_calibrated(folder: Path, tiny_bert: Path, toy_csv: Path, tmp_path: Path):

@@ -4,14 +4,17 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn import metrics
 
 from nlptl import Classifier, cli
-from nlptl.data.sources import read_file
-from nlptl.serving.evaluate import EvaluateConfig, evaluate
+from nlptl.data.sources import Examples, read_file
+from nlptl.serving.calibrate import CalibrateConfig, calibrate
+from nlptl.serving.evaluate import EvaluateConfig, evaluate, read_labelled
+from tests.conftest import toy_rows
 
 
 def write_rows(path: Path, rows: Sequence[tuple[str, str]], header: tuple[str, str] = ("text", "label")) -> Path:
@@ -82,6 +85,29 @@ def test_a_file_is_scored_whole_and_a_folder_by_its_test_split(model_dir: Path, 
     by_folder = evaluate(EvaluateConfig(model_dir=str(model_dir), dataset=str(tmp_path)))
     assert by_folder["accuracy"].n == 40
     assert by_folder == evaluate(EvaluateConfig(model_dir=str(model_dir), dataset=str(test)))
+
+
+@pytest.mark.parametrize("flags", [[], ["--split-seed", "3"]])
+def test_what_is_set_aside_is_what_training_has_set_aside(flags: list[str], tiny_bert: Path, tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    write_rows(tmp_path / "data/train.csv", toy_rows(120))
+    run = tmp_path / "run"
+    words = ["--dataset", tmp_path / "data", "--model", tiny_bert, "--num-epochs", "1", "--seed", "5", "--no-report"]
+    cli.main([str(word) for word in ["run", "sentiment", *words, *flags, "--output-dir", run]])
+    model, read = str(run / "model"), []
+
+    def noted(*args: Any, **settings: Any) -> Examples:
+        read.append(read_labelled(*args, **settings))
+        return read[-1]
+
+    split_seed = int(flags[-1]) if flags else 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nlptl.serving.evaluate.read_labelled", noted)
+        patch.setattr("nlptl.serving.calibrate.read_labelled", noted)
+        evaluate(EvaluateConfig(model_dir=model, dataset=str(tmp_path / "data"), seed=5, split_seed=split_seed))
+        calibrate(CalibrateConfig(model_dir=model, dataset=str(tmp_path / "data"), split_seed=split_seed))
+    rows = json.loads((run / "splits.json").read_text())
+    assert [list(examples.rows) for examples in read] == [rows["test"], rows["validation"]]
 
 
 def test_columns_are_given(model_dir: Path, toy_csv: Path, tmp_path: Path):

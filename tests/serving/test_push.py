@@ -7,15 +7,16 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 from huggingface_hub import constants
+from transformers import AutoModelForSequenceClassification
 
 from nlptl import Classifier, ConfigError, ResourceError, UntrustedFileError, cli
-from nlptl.serving.push import PushConfig, push
+from nlptl.serving.push import PushConfig, check_folder, push
 
 FILES = ["README.md", "config.json", "model.safetensors", "nlptl.json", "tokenizer.json", "tokenizer_config.json"]
 COMMIT = "c" * 40
@@ -284,6 +285,32 @@ def test_paths_of_this_machine_stay_here(text: str, folder: Path):
     settings = folder / "nlptl.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"source": text.strip("`")}))
     refuse(folder, UntrustedFileError, r"Expected no path of this machine .*found .* in .*nlptl.json")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"pooling": "mean"}, {"pooling": "max", "hidden": [4]}, {"pooling": "cls", "lora_rank": 2}]
+)
+@pytest.mark.parametrize("relative", [False, True])
+def test_heads_of_our_own_tell_no_path(
+    settings: dict[str, Any], relative: bool, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tiny_bert.parent)
+    encoder = Path(tiny_bert.name) if relative else tiny_bert
+    model, target = Classifier.from_pretrained(encoder, labels=["a", "b"], **settings), tmp_path / "model"
+    model.save(target)
+    for path in target.glob("*.json"):
+        assert str(tiny_bert.parent) not in path.read_text()
+        assert "_name_or_path" not in path.read_text()
+    assert [path.name for path in check_folder(target)] == FILES
+    stock = AutoModelForSequenceClassification.from_pretrained(target)
+    assert stock.config.to_dict()["encoder"]["model_type"] == "bert"
+    loaded = Classifier.from_pretrained(target)
+    texts = ["a great film", "bad"]
+    np.testing.assert_allclose(loaded.predict_outputs(texts), model.predict_outputs(texts), atol=1e-6)
+    # The name of a model on the Hub is no path.
+    loaded.network.config.encoder._name_or_path = "owner/encoder"
+    loaded.save(target)
+    assert json.loads((target / "config.json").read_text())["encoder"]["_name_or_path"] == "owner/encoder"
 
 
 def test_links_relative_paths_and_labels_are_no_paths_of_this_machine(tiny_bert: Path, tmp_path: Path, monkeypatch):

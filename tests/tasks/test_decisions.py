@@ -202,6 +202,49 @@ def test_texts_out_of_scope_in_what_is_said():
     assert saved(task) == task
 
 
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("num_labels", [2, 3])
+def test_labels_that_are_told_of_are_those_that_are_given(num_labels, kept):
+    targets, logits = drawn(300, num_labels)
+    names = ("a", "b", "c")[:num_labels]
+    task = SingleLabel(names).tuned(targets, logits, DecisionConfig(out_of_scope=kept, target_accuracy=0.8))
+    said = np.array([each.label for each in task.answers(logits, [], [])], dtype=object)
+    is_given = np.isin(said, names)
+    right = (said == np.array(names, dtype=object)[targets])[is_given]
+    (line,) = [each for each in task.remarks(targets, logits) if each.startswith("abstention")]
+    assert f": {is_given.mean():.1%} of the texts get a label, of which {right.mean():.4f} (" in line
+    fitted = task.decisions.abstention
+    assert right.mean() == fitted.accuracy >= 0.8
+    assert fitted.coverage == is_given.sum() / (said != "out_of_scope").sum()
+
+
+def test_the_worst_label_is_told():
+    rng = np.random.default_rng(1)
+    _, logits = drawn(400, 4)
+    targets = np.where(rng.random(400) < 0.9, logits.argmax(dim=1).numpy(), rng.integers(4, size=400))
+    logits[:, 3] -= 100  # which is never given
+    names = ("a", "b", "c", "d")
+    config = DecisionConfig(target_accuracy=0.8, coverage=0.8, out_of_scope=0.9, calibration="none")
+    task = SingleLabel(names).tuned(targets, logits, config)
+    said, outputs = [each.label for each in task.answers(logits, [], [])], task.outputs(logits)
+    sets = task.decisions.sets.of(outputs)
+
+    def worst(is_good: dict[str, np.ndarray]) -> str:
+        shares = {name: (good.mean(), len(good)) for name, good in is_good.items() if len(good) >= 20}
+        name = min(shares, key=lambda name: shares[name][0])
+        return f"; fewest of {name!r}: {shares[name][0]:.4f} of {shares[name][1]}"
+
+    given = {
+        name: np.array([names[t] == name for t, s in zip(targets, said, strict=True) if s == name]) for name in names
+    }
+    held = {name: sets[targets == i, i] for i, name in enumerate(names)}
+    abstention, told, _ = task.remarks(targets, logits)
+    assert abstention.endswith(f"are right{worst(given)}")
+    assert told.endswith(f"labels on average{worst(held)}")
+    few = task.remarks(targets[:19], logits[:19])
+    assert "fewest" not in " ".join(few)
+
+
 def test_what_is_said_of_a_split():
     targets, logits = drawn(200, 2)
     config = DecisionConfig(threshold_metric="accuracy", target_accuracy=0.8, coverage=0.9, out_of_scope=0.9)
@@ -212,8 +255,9 @@ def test_what_is_said_of_a_split():
     assert calibration.startswith(f"calibration (temperature {task.calibration.temperature:.4g}): ")
     assert threshold == f"threshold: 'b' from probability {task.decisions.threshold:.4f} on"
     fitted = task.decisions.abstention
-    assert f"{fitted.coverage:.1%} of the texts get a label, of which {fitted.accuracy:.4f} (" in abstention
+    assert f"{0.9 * fitted.coverage:.1%} of the texts get a label, of which {fitted.accuracy:.4f} (" in abstention
     assert sets.startswith("sets of labels for coverage 0.9: 0.90")
+    assert "fewest" not in abstention + sets  # of two labels
     assert scope.startswith("scope: 0.9000 (")
     assert SingleLabel(("a", "b")).remarks(targets, logits) == []
 
