@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import transformers
 from transformers import AutoModel, AutoTokenizer
 
 from nlptl import Classifier, Examples, Trainer, TrainingConfig, cli
@@ -277,7 +276,7 @@ def test_times_of_cached_files_do_not_matter(build, splits, small_parts, feature
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(encoding, "FORMAT"), (torch, "__version__"), (transformers, "__version__")], ids=str
+    ("owner", "name"), [(encoding, "FORMAT"), (torch, "__version__"), (encoding.transformers, "__version__")], ids=str
 )
 def test_other_versions_miss(owner, name, build, splits, monkeypatch):
     model = build()
