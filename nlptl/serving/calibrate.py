@@ -90,6 +90,8 @@ def calibrate(config: CalibrateConfig) -> Task:
     if dropped := _dropped(model.task, task):
         logger.info("not asked for, and no longer in use: %s", ", ".join(dropped))
     logger.info("wrote %s", folder / CARD)
+    if (folder.parent / "scores.json").is_file():
+        logger.info("report and model card tell of before: nlptl report %s writes them anew", folder.parent)
     return task
 
 

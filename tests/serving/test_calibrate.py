@@ -119,6 +119,10 @@ def test_what_is_not_asked_for_is_dropped_and_a_calibration_can_be_kept(folder: 
     assert plain == SingleLabel(("negative", "positive"))
     assert caplog.messages[-2] == "not asked for, and no longer in use: calibration (vector), threshold"
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    (folder.parent / "scores.json").write_text("{}")  # as in a run, whose report was made before
+    calibrate(CalibrateConfig(model_dir=str(folder), dataset=str(toy_csv)))
+    expected = f"report and model card tell of before: nlptl report {folder.parent} writes them anew"
+    assert caplog.messages[-1] == expected
 
 
 def test_few_texts_are_warned_of(folder: Path, toy_csv: Path, tmp_path: Path, caplog):
