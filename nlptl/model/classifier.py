@@ -1,7 +1,7 @@
 """Classifier = encoder + head + labels + tokenizer."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -39,8 +39,10 @@ from nlptl.model.freezing import check_transfer
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.inference import evaluating, map_rows
 from nlptl.model.native import native_features, native_logits
+from nlptl.model.packing import can_pack, without_padding
 from nlptl.model.parts import find_parts
 from nlptl.model.pretrained import dense_widths, label_names, load_encoder, load_saved
+from nlptl.model.quick import quick_layers
 from nlptl.tasks.regression import Regression
 from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
@@ -111,6 +113,7 @@ class Classifier(nn.Module):
             network.config.chunk_length = self.max_length if self.reads_chunks else None
         self.parts = find_parts(cast(PreTrainedModel, network.base_model))
         self.transfer = TransferConfig()
+        self.is_padding_free = True
         self.freeze("nothing")
 
     @classmethod
@@ -410,7 +413,10 @@ class Classifier(nn.Module):
         the `hidden` states [batch, tokens, width] after the lowest `depth` layers.
         """
         if features is None:
-            with nullcontext() if hidden is None else starting_from(self.parts, depth, hidden):
+            with (
+                nullcontext() if hidden is None else starting_from(self.parts, depth, hidden),
+                self._without_padding(depth),
+            ):
                 outputs = self.network(input_ids=input_ids, attention_mask=attention_mask, **token_types)
             logits: torch.Tensor = outputs.logits
         elif self.head.pooling == "native":
@@ -423,10 +429,26 @@ class Classifier(nn.Module):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **token_types: torch.Tensor
     ) -> torch.Tensor:
         """Return what the head reads of token ids [batch, tokens]: shape [batch, width]."""
-        if self.head.pooling == "native":
-            return native_features(self.network, input_ids, attention_mask, **token_types)
-        features: torch.Tensor = self.network.features(input_ids, attention_mask, **token_types)
-        return features
+        with self._without_padding():
+            if self.head.pooling == "native":
+                return native_features(self.network, input_ids, attention_mask, **token_types)
+            features: torch.Tensor = self.network.features(input_ids, attention_mask, **token_types)
+            return features
+
+    def _without_padding(self, depth: int = 0) -> AbstractContextManager[None]:
+        """Within it, the layers of the encoder above the lowest `depth` see no padding, where that is possible."""
+        encoder = self.network.base_model
+        if not self.is_padding_free or self.head.layers != "last" or not can_pack(encoder, self.parts):
+            return nullcontext()
+        return without_padding(encoder, self.parts, depth=depth, first_only=self._reads_first_token)
+
+    @property
+    def _reads_first_token(self) -> bool:
+        """Whether the head reads nothing of the last layer but the first token."""
+        if self.task.is_per_token or self.head.pooling not in ("native", "cls"):
+            return False
+        config = self.network.base_model.config
+        return self.head.pooling == "cls" or getattr(config, "classifier_pooling", "cls") == "cls"
 
     def tokenize(self, texts: Sequence[str], pairs: Sequence[str] = ()) -> Tokens:
         """Return the token ids of `texts`, at most max_length of each, or of each of its chunks.
@@ -461,7 +483,7 @@ class Classifier(nn.Module):
         if len(texts) == 0:
             return torch.zeros(0, len(self.task.names))
         tokens = self.tokenize(texts, pairs)
-        with evaluating(self):
+        with evaluating(self), quick_layers(self):
             logits, _ = map_rows(
                 lambda rows: self(**collate(tokens, rows, pad_id=self.pad_id, device=self.device)),
                 tokens.lengths,

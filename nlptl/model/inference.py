@@ -3,13 +3,10 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 from tqdm import tqdm
@@ -31,38 +28,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
-
-
-@contextmanager
-def quick_linears(model: nn.Module) -> Iterator[None]:
-    """Within it, linear layers in float32 on a CPU that MKL is slow on go through oneDNN, which torch has beside it.
-
-    MKL takes a slow path on CPUs that are not Intel's: encoding takes 1.7 times as long on an AMD EPYC with AVX-512.
-    Results agree up to rounding. Not for passes that need gradients.
-    """
-    layers = [m for m in model.modules() if type(m) is nn.Linear and m.weight.dtype == torch.float32]
-    layers = [m for m in layers if m.weight.device.type == "cpu"] if prefers_onednn() else []
-    for layer in layers:
-        layer.forward = partial(_linear_by_onednn, layer)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.__dict__.pop("forward", None)
-
-
-@cache
-def prefers_onednn() -> bool:
-    """Whether torch multiplies matrices by MKL here, on a CPU of another vendor, and has oneDNN."""
-    has_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    cpuinfo = Path("/proc/cpuinfo")
-    return has_both and cpuinfo.is_file() and "GenuineIntel" not in cpuinfo.read_text()
-
-
-def _linear_by_onednn(layer: nn.Linear, features: torch.Tensor) -> torch.Tensor:
-    if features.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return F.linear(features, layer.weight, layer.bias)
-    return F.linear(features.to_mkldnn(), layer.weight, layer.bias).to_dense()
 
 
 def map_rows(

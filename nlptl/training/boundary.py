@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from nlptl.data.batches import collate
 from nlptl.model.boundary import hidden_states_after
 from nlptl.model.classifier import Classifier
-from nlptl.model.inference import evaluating, in_halves, length_batches, quick_linears, show_progress
+from nlptl.model.inference import evaluating, in_halves, length_batches, show_progress
+from nlptl.model.quick import quick_layers
 from nlptl.training.inputs import HiddenStates, Inputs
 from nlptl.training.mapped import map_new_file
 
@@ -88,7 +89,7 @@ def _fill(states: HiddenStates, model: Classifier, inputs: Inputs, accelerator: 
             start, end = states.offsets[i], states.offsets[i + 1]
             states.rows[start:end] = text[: end - start]
 
-    with evaluating(model), quick_linears(model), accelerator.autocast():
+    with evaluating(model), quick_layers(model), accelerator.autocast():
         for indices in show_progress(batches, name):
             in_halves(fill, indices)
     accelerator.wait_for_everyone()

@@ -14,7 +14,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from nlptl.data.batches import collate
 from nlptl.evaluation.label_errors import rank_label_errors
 from nlptl.model.classifier import Classifier
-from nlptl.model.inference import evaluating, map_rows, quick_linears
+from nlptl.model.inference import evaluating, map_rows
+from nlptl.model.quick import quick_layers
 
 FOLDS = 5
 MAX_ITERATIONS = 1000
@@ -65,7 +66,7 @@ def find_label_errors(
 
 def _features(model: Classifier, texts: Sequence[str]) -> np.ndarray:
     tokens = model.tokenize(texts)
-    with evaluating(model), quick_linears(model):
+    with evaluating(model), quick_layers(model):
         features, _ = map_rows(
             lambda rows: model.features(**collate(tokens, rows, pad_id=model.pad_id, device=model.device)),
             tokens.lengths,

@@ -14,6 +14,7 @@ from nlptl.data.batches import global_batches
 from nlptl.errors import NonFiniteError, ResourceError
 from nlptl.evaluation.metrics import LOWER_IS_BETTER
 from nlptl.model.classifier import Classifier
+from nlptl.model.quick import quick_layers
 from nlptl.training.averaging import MovingAverage, interpolate
 from nlptl.training.cache import FeatureCache
 from nlptl.training.checkpoint import (
@@ -170,7 +171,7 @@ class Loop:
                 self.pretrained,
                 model.task.objective(config, inputs.targets, inputs.tokens, binary_loss=model.head.binary_loss),
             )
-            with self.interruption.while_stepping() as signals:
+            with self.interruption.while_stepping() as signals, quick_layers(model):
                 self._take_steps(
                     stepper, optimizer, stage, inputs, held_out, tracker, signals, steps_per_epoch=steps_per_epoch
                 )

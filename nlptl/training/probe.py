@@ -19,7 +19,8 @@ from nlptl.data.order import order
 from nlptl.errors import ResourceError
 from nlptl.model.boundary import hidden_states_after
 from nlptl.model.classifier import Classifier
-from nlptl.model.inference import evaluating, in_halves, is_out_of_memory, length_batches, quick_linears
+from nlptl.model.inference import evaluating, in_halves, is_out_of_memory, length_batches
+from nlptl.model.quick import quick_layers
 from nlptl.training.inputs import Inputs
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ def time_encoding(model: Classifier, inputs: Inputs, accelerator: Accelerator) -
         return seconds, batch["input_ids"].numel()
 
     rows = length_batches(inputs.tokens.lengths, device=accelerator.device)[0]
-    with evaluating(model), quick_linears(model), accelerator.autocast():
+    with evaluating(model), quick_layers(model), accelerator.autocast():
         for part in (rows[:1], rows):  # the first one warms up memory and threads
             seconds, num_tokens = np.sum(in_halves(encode, part), axis=0)
     return float(seconds / num_tokens)
@@ -151,7 +152,7 @@ def _run(
     num_tokens, below = ids["input_ids"].numel(), 0.0
     batch: dict[str, Any] = {name: torch.cat([tensor] * num_passes) for name, tensor in ids.items()}
     if depth:
-        with evaluating(model), quick_linears(model), accelerator.autocast():
+        with evaluating(model), quick_layers(model), accelerator.autocast():
             below, states = _timed(
                 lambda: hidden_states_after(model.network.base_model, model.parts, depth, **ids), device
             )
