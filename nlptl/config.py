@@ -210,7 +210,11 @@ class TrainingConfig(DecisionConfig):
     micro_batch_tokens: int | None = None
     """Tokens, padding included, that one device forwards at once; bounds memory, never changes the gradient
     but for dropout, whose noise is drawn for each micro-batch. Halved when memory runs out.
-    None: 512 on a CPU, 16384 on an accelerator, at least one example."""
+    None: 2048 on a CPU where layers see no padding, else 512; 16384 on an accelerator; at least one example."""
+    padding_free: bool = True
+    """Leave padding out of all layers of the encoder, where its family allows it; equal up to rounding."""
+    quick_layers: bool = True
+    """On a CPU: products of matrices and dropout by quicker ways than torch's own; equal up to rounding and noise."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass on devices that have it."""
     eval_steps: int | None = None

@@ -113,7 +113,7 @@ class Classifier(nn.Module):
             network.config.chunk_length = self.max_length if self.reads_chunks else None
         self.parts = find_parts(cast(PreTrainedModel, network.base_model))
         self.transfer = TransferConfig()
-        self.is_padding_free = True
+        self.is_padding_free = True  # False: texts are padded everywhere, as in transformers
         self.freeze("nothing")
 
     @classmethod
@@ -437,10 +437,16 @@ class Classifier(nn.Module):
 
     def _without_padding(self, depth: int = 0) -> AbstractContextManager[None]:
         """Within it, the layers of the encoder above the lowest `depth` see no padding, where that is possible."""
-        encoder = self.network.base_model
-        if not self.is_padding_free or self.head.layers != "last" or not can_pack(encoder, self.parts):
+        if not self.leaves_padding_out or depth == self.parts.num_layers:
             return nullcontext()
-        return without_padding(encoder, self.parts, depth=depth, first_only=self._reads_first_token)
+        return without_padding(self.network.base_model, self.parts, depth=depth, first_only=self._reads_first_token)
+
+    @property
+    def leaves_padding_out(self) -> bool:
+        """Whether the layers of the encoder see no padding: it is not switched off, and the family allows it."""
+        # A head that reads several layers asks the encoder for all of them, padded.
+        is_wanted = self.is_padding_free and self.head.layers == "last" and self.device.type == "cpu"
+        return is_wanted and can_pack(self.network.base_model, self.parts)
 
     @property
     def _reads_first_token(self) -> bool:

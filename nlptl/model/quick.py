@@ -58,7 +58,7 @@ def drop(states: torch.Tensor, probability: float) -> torch.Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """y = x W' + b, and its gradients, by oneDNN."""
+    """Y = X W' + b, and its gradients, by oneDNN; X is [rows, width]."""
 
     @staticmethod
     def forward(ctx: Any, features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -69,11 +69,10 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad,), (features, weight) = grads, ctx.saved_tensors
         needs_features, needs_weight, needs_bias = ctx.needs_input_grad
-        rows = grad.reshape(-1, grad.shape[-1])
         return (
-            _multiply(rows, weight.t()).view(features.shape) if needs_features else None,
-            _multiply(rows.t(), features.reshape(-1, features.shape[-1]).t()) if needs_weight else None,
-            rows.sum(dim=0) if needs_bias else None,
+            _multiply(grad, weight.t()) if needs_features else None,
+            _multiply(grad.t(), features.t()) if needs_weight else None,
+            grad.sum(dim=0) if needs_bias else None,
         )
 
 
@@ -89,8 +88,8 @@ def _is_slow(weight: torch.Tensor) -> bool:
 def _linear_layer(layer: nn.Linear, features: torch.Tensor) -> torch.Tensor:
     if features.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or features.numel() == 0:
         return F.linear(features, layer.weight, layer.bias)
-    output: torch.Tensor = _Linear.apply(features, layer.weight, layer.bias)
-    return output
+    rows: torch.Tensor = _Linear.apply(features.flatten(0, -2), layer.weight, layer.bias)
+    return rows.view(*features.shape[:-1], -1)
 
 
 def _dropout_layer(layer: nn.Dropout, states: torch.Tensor) -> torch.Tensor:

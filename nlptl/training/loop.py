@@ -2,7 +2,7 @@
 
 import gc
 import logging
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -171,7 +171,7 @@ class Loop:
                 self.pretrained,
                 model.task.objective(config, inputs.targets, inputs.tokens, binary_loss=model.head.binary_loss),
             )
-            with self.interruption.while_stepping() as signals, quick_layers(model):
+            with self.interruption.while_stepping() as signals, self._quick_layers():
                 self._take_steps(
                     stepper, optimizer, stage, inputs, held_out, tracker, signals, steps_per_epoch=steps_per_epoch
                 )
@@ -183,6 +183,11 @@ class Loop:
                 # A DistributedDataParallel that outlives its process group can hang the process at its end.
                 del network, prepared, optimizer
                 gc.collect()
+
+    def _quick_layers(self) -> AbstractContextManager[None]:
+        # The layers of sharded weights have hooks of their own.
+        is_quick = self.config.quick_layers and not is_sharded(self.model)
+        return quick_layers(self.model) if is_quick else nullcontext()
 
     def _take_steps(
         self,

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -73,7 +73,14 @@ def plan_work(inputs: Inputs, batch_size: int, *, seed: int, max_tokens: int, nu
 
 
 def run_probe(
-    model: Classifier, inputs: Inputs, work: Work, accelerator: Accelerator, *, depth: int, num_passes: int
+    model: Classifier,
+    inputs: Inputs,
+    work: Work,
+    accelerator: Accelerator,
+    *,
+    depth: int,
+    num_passes: int,
+    is_quick: bool,
 ) -> Probe:
     """Run two micro-batches forward and backward, and leave no trace in the model, its gradients, or what is random.
 
@@ -86,6 +93,7 @@ def run_probe(
         accelerator: The device and the precision.
         depth: How many of the lowest layers are run once and not in every step.
         num_passes: Passes of a text through the model in one micro-batch.
+        is_quick: Whether the steps take the quicker ways of a CPU.
 
     Raises:
         ResourceError: If there is not memory enough for the longest text.
@@ -94,7 +102,7 @@ def run_probe(
     def run(rows: np.ndarray) -> Probe:
         return _run(model, inputs, rows, accelerator, depth=depth, num_passes=num_passes)
 
-    with _without_trace(model, accelerator.device):
+    with _without_trace(model, accelerator.device), quick_layers(model) if is_quick else nullcontext():
         # The longest comes first: it may not fit. The other one is timed, since memory and threads are warm by then.
         first, second = (_run_what_fits(run, rows, inputs) for rows in (work.longest, work.largest))
     return Probe(

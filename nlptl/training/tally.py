@@ -76,7 +76,15 @@ class Tally:
             max_tokens=max_tokens // num_passes,
             num_processes=accelerator.num_processes,
         )
-        probe = run_probe(model, self.splits[0], work, accelerator, depth=depth, num_passes=num_passes)
+        probe = run_probe(
+            model,
+            self.splits[0],
+            work,
+            accelerator,
+            depth=depth,
+            num_passes=num_passes,
+            is_quick=config.quick_layers,
+        )
         self.in_use = probe.in_use
         self.activations = probe.activations / trained
         self.tokens_per_step = work.tokens_per_step * num_passes * (2 if config.fgm > 0 else 1)

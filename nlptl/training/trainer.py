@@ -219,6 +219,7 @@ class Trainer:
         self, train: Examples, validation: Examples | None
     ) -> tuple[Plan, Estimate, Inputs, Inputs | None, str]:
         """Return all that training begins with: the plan, the estimate, the splits and the hash of the encoder."""
+        self.model.is_padding_free = self.config.padding_free
         plan = plan_training(self.model, self.config)
         check_sharding(self.model, self.accelerator, plan.stages)
         if validation is None and self.config.early_stopping is not None:
@@ -241,7 +242,12 @@ class Trainer:
             [inputs] if held_out is None else [inputs, held_out],
             self.accelerator,
             seed=self.seed,
-            max_tokens=token_budget(inputs, self.config.micro_batch_tokens, self.accelerator.device),
+            max_tokens=token_budget(
+                inputs,
+                self.config.micro_batch_tokens,
+                self.accelerator.device,
+                padding_free=self.model.leaves_padding_out,
+            ),
             cache=self.cache,
             encoder_sha256=sha256,
             first_step=max(steps_before, default=0),

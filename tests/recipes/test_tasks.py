@@ -164,7 +164,7 @@ def test_predict_is_the_same_on_the_command_line_and_in_python(name, trained, tm
 
 @for_each
 def test_the_model_folder_is_one_of_transformers(name, trained):
-    """Logits of the stock class are those of nlptl, bit for bit, and a pipeline says the same."""
+    """Logits of the stock class are those of nlptl up to rounding, and a pipeline says the same."""
     found = trained(name)
     model = Classifier.from_pretrained(found.run / "model")
     auto = AutoModelForTokenClassification if name == "token_classification" else AutoModelForSequenceClassification
@@ -183,7 +183,7 @@ def test_the_model_folder_is_one_of_transformers(name, trained):
         outputs = logits.double().numpy()
         np.testing.assert_allclose(model.predict_outputs([text], pairs), outputs, rtol=1e-6)
     else:
-        assert np.array_equal(model.predict_outputs([text], pairs), outputs)
+        np.testing.assert_allclose(model.predict_outputs([text], pairs), outputs, rtol=0, atol=1e-6)
         assert model.task.calibration.method == ("platt" if name == "multilabel" else "temperature")
         outputs = model.task.uncalibrated().outputs(logits)  # as a pipeline gives them
     if name == "token_classification":

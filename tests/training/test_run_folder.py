@@ -73,7 +73,7 @@ def test_run_folder_agrees_with_scikit_learn(build_model, splits, tmp_path):
     shares = np.array([[float(row[f"probability_{name}"]) for name in ("negative", "positive")] for row in rows])
     assert predicted == [("negative", "positive")[i] for i in shares.argmax(axis=1)]
     assert [float(row["probability"]) for row in rows] == shares.max(axis=1).tolist()
-    np.testing.assert_allclose(shares, trainer.model.predict_probabilities(splits["test"].texts).numpy(), atol=1e-12)
+    np.testing.assert_allclose(shares, trainer.model.predict_probabilities(splits["test"].texts).numpy(), atol=1e-6)
 
     scores = json.loads((run.path / "scores.json").read_text())
     average = {"average": "macro", "zero_division": 0}

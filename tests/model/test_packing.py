@@ -1,0 +1,130 @@
+"""Layers without padding: logits and gradients are those of the padded pass of stock transformers."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from nlptl.model import packing
+from nlptl.model.classifier import Classifier
+from nlptl.model.inference import evaluating
+from nlptl.model.parts import find_parts
+
+LENGTHS = torch.tensor([12, 5, 11, 1, 7, 7, 3])
+LABELS = ["negative", "positive", "mixed"]
+
+every_family = pytest.mark.parametrize("family", packing.FAMILIES)
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    mask = (torch.arange(12) < LENGTHS[:, None]).long()
+    return {"input_ids": torch.randint(5, 40, mask.shape, generator=generator) * mask, "attention_mask": mask}
+
+
+def run(
+    model: Classifier, batch: dict[str, torch.Tensor], *, padding_free: bool
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return the logits, and the gradients of their cross-entropy by name; labels go by the first token."""
+    model.is_padding_free = padding_free
+    model.zero_grad()
+    logits = model(**batch)
+    nn.functional.cross_entropy(logits, batch["input_ids"][:, 0] % 3).backward()
+    return logits.detach(), {name: p.grad for name, p in model.network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("most_tokens", [1, 24, 512])
+@pytest.mark.parametrize("pooling", ["native", "cls", "mean", "max", "attention"])
+@every_family
+def test_logits_and_gradients_are_those_of_the_padded_pass(
+    family: str, pooling: str, most_tokens: int, family_folder: Callable[[str], Path], batch, monkeypatch
+):
+    monkeypatch.setattr(packing, "ATTENTION_TOKENS", most_tokens)
+    model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, dropout=0.0).double()
+    assert model.leaves_padding_out
+    model.train()
+    expected, gradients = run(model, batch, padding_free=False)
+    found, packed_gradients = run(model, batch, padding_free=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert gradients.keys() == packed_gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(packed_gradients[name], gradient, rtol=0, atol=1e-12, msg=name)
+    assert packing._packing is None
+    assert model.network.base_model.config._attn_implementation == "sdpa"
+
+
+@every_family
+def test_logits_are_those_of_stock_transformers(family: str, family_folder: Callable[[str], Path], batch, tmp_path):
+    model = Classifier.from_pretrained(family_folder(family), labels=LABELS)
+    model.save(tmp_path / "saved")
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
+    more = {name: nn.functional.pad(tensor, (0, 5)) for name, tensor in batch.items()}  # than the longest needs
+    with evaluating(model):
+        expected = stock(**batch).logits
+        torch.testing.assert_close(model(**batch), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model(**more), expected, rtol=0, atol=1e-5)
+
+
+@every_family
+def test_layers_see_no_padding_and_the_last_one_first_tokens_alone(
+    family: str, family_folder: Callable[[str], Path], batch
+):
+    encoder = AutoModel.from_pretrained(family_folder(family)).eval()
+    parts, seen = find_parts(encoder), []
+    hooks = [layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape)) for layer in parts.layers]
+    num_tokens = int(LENGTHS.sum())
+    for first_only, above in ((False, num_tokens), (True, num_tokens if family == "modernbert" else len(LENGTHS))):
+        with torch.no_grad(), packing.without_padding(encoder, parts, first_only=first_only):
+            hidden = encoder(**batch).last_hidden_state
+        # What a hook sees that was there before is the padded batch of the first layer.
+        assert [shape[1] for shape in seen[1:]] == [num_tokens] * (parts.num_layers - 1)
+        assert hidden.shape[1] == (1 if above < num_tokens else 12)
+        seen.clear()
+    for hook in hooks:
+        hook.remove()
+
+
+def test_a_step_of_training_takes_the_same_path_without_padding(tiny_bert: Path, batch):
+    both = []
+    for padding_free in (False, True):
+        model = Classifier.from_pretrained(tiny_bert, labels=LABELS, dropout=0.0, seed=1)
+        model.train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        losses = []
+        rng = np.random.default_rng(0)
+        for _ in range(50):
+            rows = torch.from_numpy(rng.permutation(7)[:4])
+            part = {name: tensor[rows] for name, tensor in batch.items()}
+            logits, _ = run(model, part, padding_free=padding_free)
+            losses.append(float(nn.functional.cross_entropy(logits, part["input_ids"][:, 0] % 3)))
+            optimizer.step()
+        both.append(losses)
+    np.testing.assert_allclose(*both, rtol=0, atol=1e-4)
+    assert both[0][-1] < both[0][0] / 2
+
+
+def test_an_error_leaves_the_encoder_as_it_was(tiny_bert: Path, batch):
+    model = Classifier.from_pretrained(tiny_bert, labels=LABELS)
+    with evaluating(model):
+        expected = model(**batch)
+        with pytest.raises(IndexError, match="out of range"):
+            model(batch["input_ids"] + 10_000, batch["attention_mask"])
+        encoder = model.network.base_model
+        assert packing._packing is None
+        assert "forward" not in encoder.__dict__
+        assert not any(module._forward_pre_hooks or module._forward_hooks for module in encoder.encoder.modules())
+        assert torch.equal(model(**batch), expected)
+
+
+@pytest.mark.parametrize("family", ["mpnet", "deberta", "deberta-v2"])
+def test_other_families_are_padded(family: str, family_folder: Callable[[str], Path]):
+    assert not Classifier.from_pretrained(family_folder(family), labels=LABELS).leaves_padding_out
+
+
+def test_heads_over_several_layers_are_padded(tiny_bert: Path):
+    assert not Classifier.from_pretrained(tiny_bert, labels=LABELS, pooling="mean", layers="mix").leaves_padding_out
