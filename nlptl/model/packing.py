@@ -12,8 +12,8 @@ tokens alone; keys and values are still those of all tokens.
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,11 +24,10 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from nlptl.model.parts import EncoderParts
 from nlptl.model.quick import drop
+from nlptl.model.relative_attention import deberta_attention, mpnet_attention
+from nlptl.model.text_groups import TextGroup, attend_in_groups, cut_into_groups, whole_group
 
 PACKED = "nlptl_packed"
-
-ATTENTION_TOKENS = 512
-"""Tokens, padding included, that attention has at once: texts of other lengths come in another group."""
 
 FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra", "albert", "modernbert")
 """Model types whose attention goes through transformers' attention interface."""
@@ -36,87 +35,24 @@ FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electr
 KEY_VALUE = {"distilbert": ("k_lin", "v_lin")}
 """Names of the linear layers of keys and values; elsewhere key and value. They read what the layer reads."""
 
-FUSED = ("modernbert",)
-"""Model types that compute queries, keys and values at once, after a norm: all tokens go through their last layer."""
+OWN = {"mpnet": "MPNetSelfAttention", "deberta-v2": "DisentangledSelfAttention"}
+"""By model type, the class whose forward `nlptl.model.relative_attention` takes the place of."""
 
-
-class _Gather(torch.autograd.Function):
-    """Rows at places that are all different; torch's own gradient of it adds row by row."""
-
-    @staticmethod
-    def forward(ctx: Any, padded: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(places)
-        ctx.num_rows = len(padded)
-        return padded.index_select(0, places)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (places,) = ctx.saved_tensors
-        (grad,) = grads
-        return grad.new_zeros(ctx.num_rows, *grad.shape[1:]).index_copy_(0, places, grad), None
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Some texts in a row, of similar length: attention pads them to the longest of them."""
-
-    rows: slice
-    num_texts: int
-    num_tokens: int
-    longest: int
-    places: torch.Tensor
-    """Where in [num_texts * longest] each token stands."""
-
-    def pad(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return [num_texts, longest, width] of [num_tokens, width], zero where there is no token."""
-        empty = tokens.new_zeros(self.num_texts * self.longest, tokens.shape[1])
-        return empty.index_copy(0, self.places, tokens).view(self.num_texts, self.longest, -1)
-
-    def pack(self, padded: torch.Tensor) -> torch.Tensor:
-        """Return [num_tokens, width] of [num_texts, longest, width]."""
-        packed: torch.Tensor = _Gather.apply(padded.flatten(0, 1), self.places)
-        return packed
+ALL_TOKENS = ("modernbert", *OWN)
+"""Model types whose last layer computes all tokens, even if the first ones alone are read: queries, keys and values
+come of one product, after a norm, or scores of distances."""
 
 
 @dataclass
 class _Packing:
     """Where the tokens of a batch stand, all texts together and in groups; and what is known of it in a pass."""
 
-    whole: _Group
-    groups: list[_Group]
+    whole: TextGroup
+    groups: list[TextGroup]
     first: torch.Tensor
     """Which of all tokens are the first ones of the texts."""
     all_tokens: torch.Tensor | None = None
     """What the last layer reads, where only the first tokens go through it."""
-    masks: dict[int, list[torch.Tensor | None]] = field(default_factory=dict)
-    """By the id of the mask that the encoder has made: the part of each group, false where nothing is attended to."""
-
-    def masks_of(self, mask: torch.Tensor | None) -> list[torch.Tensor | None]:
-        """Return the part [texts of it, 1, longest of it or 1, longest of it] of `mask` for each group."""
-        if mask is None:
-            return [None] * len(self.groups)
-        if id(mask) not in self.masks:
-            self.masks[id(mask)] = [mask[each.rows, :, : each.longest, : each.longest] for each in self.groups]
-        return self.masks[id(mask)]
-
-
-def _pack(mask: torch.Tensor) -> _Packing:
-    lengths = mask.sum(dim=1)
-    ends = lengths.cumsum(0)
-    counts = lengths.tolist()
-    starts, first = [0], 0
-    for i, length in enumerate(counts):
-        if (i + 1 - first) * max(length, *counts[first:i], 0) > ATTENTION_TOKENS and i > first:
-            starts.append(first := i)
-    parts = [slice(*part) for part in pairwise([*starts, len(counts)])]
-    groups = [_group(mask, rows, longest=max(counts[rows])) for rows in parts]
-    return _Packing(_group(mask, slice(None), longest=mask.shape[1]), groups, first=ends - lengths)
-
-
-def _group(mask: torch.Tensor, rows: slice, *, longest: int) -> _Group:
-    part = mask[rows, :longest]
-    places = part.flatten().nonzero().squeeze(1)
-    return _Group(rows, len(part), len(places), longest, places)
 
 
 @contextmanager
@@ -144,7 +80,8 @@ _packing: _Packing | None = None
 
 def can_pack(encoder: PreTrainedModel, parts: EncoderParts) -> bool:
     """Return whether `packed` works for this encoder as it is."""
-    return encoder.config.model_type in FAMILIES and encoder.config._attn_implementation == "sdpa" and not parts.between
+    family, kind = encoder.config.model_type, encoder.config._attn_implementation
+    return (family in OWN or (family in FAMILIES and kind == "sdpa")) and not parts.between
 
 
 @contextmanager
@@ -168,9 +105,10 @@ def packed(
         first_only: Whether nothing but the first token of the last layer is read.
     """
     global _packing
-    packing = _pack(attention_mask.bool())
-    whole = packing.whole
-    first_only = first_only and encoder.config.model_type not in FUSED
+    mask = attention_mask.bool()
+    lengths, whole = mask.sum(dim=1), whole_group(mask)
+    packing = _Packing(whole, cut_into_groups(mask), first=lengths.cumsum(0) - lengths)
+    first_only = first_only and encoder.config.model_type not in ALL_TOKENS
     called = depth
 
     def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -201,13 +139,21 @@ def packed(
     linears = [m for name, m in layers[-1].named_modules() if name.rpartition(".")[2] in names] if first_only else []
     hooks += [module.register_forward_pre_hook(_of_all_tokens) for module in linears]
     hooks += [module.register_forward_hook(_in_rows_of_texts) for module in linears]
-    before_attention, encoder.config._attn_implementation = encoder.config._attn_implementation, PACKED
+    before_attention, own = encoder.config._attn_implementation, []
+    if encoder.config.model_type in OWN:
+        own = [m for m in encoder.modules() if type(m).__name__ == OWN[encoder.config.model_type]]
+    else:
+        encoder.config._attn_implementation = PACKED
+    for module in own:
+        module.forward = partial(_attend_by_distance, module)
     _packing = packing
     try:
         yield
     finally:
         _packing = None
         encoder.config._attn_implementation = before_attention
+        for module in own:
+            del module.forward
         for hook in hooks:
             hook.remove()
 
@@ -241,14 +187,25 @@ def _attend(
         shape = (packing.whole.num_texts, -1, num_heads, query.shape[3])
         q, k, v = (each.view(shape).transpose(1, 2) for each in by_token)
         return _attention(q, k, v, mask, **settings).transpose(1, 2).flatten(0, 1)[None], None
-    sizes = [group.num_tokens for group in packing.groups]
-    parts = zip(*(each.split(sizes) for each in by_token), strict=True)
-    outputs = []
-    for group, mask, part in zip(packing.groups, packing.masks_of(attention_mask), parts, strict=True):
-        q, k, v = (group.pad(each).unflatten(2, (num_heads, -1)).transpose(1, 2) for each in part)
-        output = _attention(q, k, v, mask, **settings)
-        outputs.append(group.pack(output.transpose(1, 2).flatten(2)))
-    return torch.cat(outputs).unflatten(1, (num_heads, -1))[None], None
+
+    def attend(group: TextGroup, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        mask = attention_mask
+        if mask is not None:
+            mask = mask[group.rows, :, : group.longest, : group.longest]
+        return _attention(query, key, value, mask, **settings)
+
+    packed = attend_in_groups(attend, packing.groups, *by_token, num_heads=num_heads)
+    return packed.unflatten(1, (num_heads, -1))[None], None
+
+
+def _attend_by_distance(
+    module: nn.Module, hidden: torch.Tensor, attention_mask: torch.Tensor, *args: Any, **kwargs: Any
+) -> Any:
+    assert _packing is not None
+    if type(module).__name__ == OWN["mpnet"]:
+        return mpnet_attention(module, _packing.groups, hidden, attention_mask, *args)
+    distances = {name: kwargs[name] for name in ("relative_pos", "rel_embeddings")}
+    return deberta_attention(module, _packing.groups, hidden, attention_mask, **distances)
 
 
 def _attention(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from nlptl.model import packing
+from nlptl.model import packing, text_groups
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating
 from nlptl.model.parts import find_parts
@@ -17,7 +17,7 @@ from nlptl.model.parts import find_parts
 LENGTHS = torch.tensor([12, 5, 11, 1, 7, 7, 3])
 LABELS = ["negative", "positive", "mixed"]
 
-every_family = pytest.mark.parametrize("family", packing.FAMILIES)
+every_family = pytest.mark.parametrize("family", [*packing.FAMILIES, *packing.OWN])
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def run(
 def test_logits_and_gradients_are_those_of_the_padded_pass(
     family: str, pooling: str, most_tokens: int, family_folder: Callable[[str], Path], batch, monkeypatch
 ):
-    monkeypatch.setattr(packing, "ATTENTION_TOKENS", most_tokens)
+    monkeypatch.setattr(text_groups, "ATTENTION_TOKENS", most_tokens)
     model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, dropout=0.0).double()
     assert model.leaves_padding_out
     model.train()
@@ -55,7 +55,7 @@ def test_logits_and_gradients_are_those_of_the_padded_pass(
     for name, gradient in gradients.items():
         torch.testing.assert_close(packed_gradients[name], gradient, rtol=0, atol=1e-12, msg=name)
     assert packing._packing is None
-    assert model.network.base_model.config._attn_implementation == "sdpa"
+    assert model.network.base_model.config._attn_implementation == ("eager" if family in packing.OWN else "sdpa")
 
 
 @every_family
@@ -78,7 +78,10 @@ def test_layers_see_no_padding_and_the_last_one_first_tokens_alone(
     parts, seen = find_parts(encoder), []
     hooks = [layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape)) for layer in parts.layers]
     num_tokens = int(LENGTHS.sum())
-    for first_only, above in ((False, num_tokens), (True, num_tokens if family == "modernbert" else len(LENGTHS))):
+    for first_only, above in (
+        (False, num_tokens),
+        (True, num_tokens if family in packing.ALL_TOKENS else len(LENGTHS)),
+    ):
         with torch.no_grad(), packing.without_padding(encoder, parts, first_only=first_only):
             hidden = encoder(**batch).last_hidden_state
         # What a hook sees that was there before is the padded batch of the first layer.
@@ -121,9 +124,8 @@ def test_an_error_leaves_the_encoder_as_it_was(tiny_bert: Path, batch):
         assert torch.equal(model(**batch), expected)
 
 
-@pytest.mark.parametrize("family", ["mpnet", "deberta", "deberta-v2"])
-def test_other_families_are_padded(family: str, family_folder: Callable[[str], Path]):
-    assert not Classifier.from_pretrained(family_folder(family), labels=LABELS).leaves_padding_out
+def test_other_families_are_padded(family_folder: Callable[[str], Path]):
+    assert not Classifier.from_pretrained(family_folder("deberta"), labels=LABELS).leaves_padding_out
 
 
 def test_heads_over_several_layers_are_padded(tiny_bert: Path):

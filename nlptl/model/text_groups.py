@@ -1,0 +1,92 @@
+"""Texts of a batch in groups of similar length: their tokens in a row, and padded to the longest of a group."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+ATTENTION_TOKENS = 512
+"""Tokens, padding included, of a group."""
+
+
+class _Gather(torch.autograd.Function):
+    """Rows at places that are all different; torch's own gradient of it adds row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(places)
+        ctx.num_rows = len(padded)
+        return padded.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (places,) = ctx.saved_tensors
+        (grad,) = grads
+        return grad.new_zeros(ctx.num_rows, *grad.shape[1:]).index_copy_(0, places, grad), None
+
+
+@dataclass(frozen=True)
+class TextGroup:
+    """Some texts in a row, of similar length."""
+
+    rows: slice
+    num_texts: int
+    num_tokens: int
+    longest: int
+    places: torch.Tensor
+    """Where in [num_texts * longest] each token stands."""
+
+    def pad(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return [num_texts, longest, width] of [num_tokens, width], zero where there is no token."""
+        empty = tokens.new_zeros(self.num_texts * self.longest, tokens.shape[1])
+        return empty.index_copy(0, self.places, tokens).view(self.num_texts, self.longest, -1)
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        """Return [num_tokens, width] of [num_texts, longest, width]."""
+        packed: torch.Tensor = _Gather.apply(padded.flatten(0, 1), self.places)
+        return packed
+
+
+def whole_group(mask: torch.Tensor) -> TextGroup:
+    """Return all texts of a batch as one group, as long as the batch is padded; `mask` is bool [texts, longest]."""
+    return _group(mask, slice(None), longest=mask.shape[1])
+
+
+def cut_into_groups(mask: torch.Tensor) -> list[TextGroup]:
+    """Return the texts of a batch, in their order, in groups with little padding if they are sorted by length."""
+    lengths = mask.sum(dim=1).tolist()
+    starts, start = [0], 0
+    for i in range(1, len(lengths)):
+        if (i + 1 - start) * max(lengths[start : i + 1]) > ATTENTION_TOKENS:
+            starts.append(start := i)
+    parts = [slice(*part) for part in pairwise([*starts, len(lengths)])]
+    return [_group(mask, rows, longest=max(lengths[rows])) for rows in parts]
+
+
+def attend_in_groups(
+    attend: Callable[..., torch.Tensor],
+    groups: Sequence[TextGroup],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    num_heads: int,
+) -> torch.Tensor:
+    """Return [tokens, width]: what `attend(group, query, key, value)` makes of each group.
+
+    It gets and gives [texts, heads, longest, width of a head]; queries, keys and values are [tokens, width].
+    """
+    sizes = [group.num_tokens for group in groups]
+    outputs = []
+    for group, *parts in zip(groups, *(each.split(sizes) for each in (query, key, value)), strict=True):
+        output = attend(group, *(group.pad(part).unflatten(2, (num_heads, -1)).transpose(1, 2) for part in parts))
+        outputs.append(group.pack(output.transpose(1, 2).flatten(2)))
+    return torch.cat(outputs)
+
+
+def _group(mask: torch.Tensor, rows: slice, *, longest: int) -> TextGroup:
+    part = mask[rows, :longest]
+    places = part.flatten().nonzero().squeeze(1)
+    return TextGroup(rows, len(part), len(places), longest, places)
