@@ -61,7 +61,8 @@ def deberta_attention(
         rel_embeddings: The vector of each bucket: [buckets, width].
     """
     kinds = [kind for kind in ("c2p", "p2c") if kind in module.pos_att_type]
-    scale = (module.attention_head_size * (1 + len(kinds))) ** -0.5
+    # In float32 whatever the weights are, as transformers has it.
+    scale = 1 / float(torch.tensor(module.attention_head_size * (1.0 + len(kinds))).sqrt())
     queries, keys, values = (f(hidden)[0] for f in (module.query_proj, module.key_proj, module.value_proj))
     to_keys = to_queries = None
     if relative_pos is not None and rel_embeddings is not None:
