@@ -69,9 +69,7 @@ def analyse(model: Classifier, evaluation: Evaluation, config: JudgingConfig, *,
         "n": len(examples),
         "texts_shown": config.texts_shown,
         "chosen": {key: value for key, value in task.card().items() if key in CHOSEN},
-        "remarks": [
-            line for line in task.remarks(evaluation.targets, evaluation.logits) if not line.startswith("calibration (")
-        ],
+        "remarks": task.decision_remarks(evaluation.targets, evaluation.logits),
         "calibration": task.describe_calibration(evaluation.targets, evaluation.logits),
         "confusion": outcomes.confusion,
         "confused": outcomes.confused,

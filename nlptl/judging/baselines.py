@@ -29,7 +29,8 @@ from nlptl.errors import ConfigError
 from nlptl.evaluation.comparison import paired_bootstrap, randomization_test
 from nlptl.evaluation.metrics import LOWER_IS_BETTER, Scores, shares_of_train
 from nlptl.evaluation.report import align_table
-from nlptl.judging.predictions import Predictions, read_json, weighted_scores
+from nlptl.json_files import read_object
+from nlptl.judging.predictions import Predictions, weighted_scores
 from nlptl.judging.words import fit_words, name_of_words
 from nlptl.model.reinit import start_anew
 from nlptl.tasks.kinds import make_task
@@ -215,7 +216,7 @@ def compare_with_baselines(config: ClassificationConfig, splits: Splits, trainer
         kind = "fine-tuned"
     elif trainer.model.encoder_is_frozen:
         kind = "frozen"
-    costs = {} if trainer.run is None else read_json(trainer.run.path / "costs.json")
+    costs = {} if trainer.run is None else read_object(trainer.run.path / "costs.json")
     name = "this run" if kind is None else f"{NAMES[kind]} (this run)"
     own = _trained_row(name, trainer, costs.get("train_seconds"))
     rows = _train_rows(config, splits, [row for row in ROWS if row != kind])

@@ -1,7 +1,6 @@
 """What the folder of a run says of its test split, read without the model: `predictions.csv` for each kind of task."""
 
 import csv
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,20 +190,3 @@ def _numbers(table: Predictions, names: tuple[str, ...]) -> tuple[np.ndarray, np
         np.array([[target[name] for name in wanted] for target in targets], dtype=np.float64),
         np.array([table.columns[name] for name in columns], dtype=np.float64).T,
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file of a run; empty, if there is none.
-
-    Raises:
-        UntrustedFileError: If there is something else in it.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        values = error
-    if not isinstance(values, dict):
-        raise UntrustedFileError(f"Expected a JSON object in {path}, found something else. Restore it from a copy.")
-    return values

@@ -15,7 +15,8 @@ from nlptl.config import ClassificationConfig, RepeatsConfig
 from nlptl.errors import ConfigError, UntrustedFileError
 from nlptl.evaluation.metrics import Score, Scores
 from nlptl.evaluation.report import align_table
-from nlptl.judging.predictions import MAIN_METRICS, Predictions, read_json, read_predictions, score_tables
+from nlptl.json_files import read_object
+from nlptl.judging.predictions import MAIN_METRICS, Predictions, read_predictions, score_tables
 from nlptl.training.devices import on_main
 from nlptl.training.run import Run
 
@@ -127,11 +128,11 @@ def _train_or_skip(
 def _is_finished(config: ClassificationConfig) -> bool:
     folder = config.output_dir
     last = "report.html" if config.judging.report else "predictions.csv"
-    return "test" in read_json(folder / "scores.json") and (folder / last).exists()
+    return "test" in read_object(folder / "scores.json") and (folder / last).exists()
 
 
 def _read_scores(folder: Path) -> dict[str, Score]:
-    found: dict[str, dict[str, Any]] = read_json(folder / "scores.json")["test"]
+    found: dict[str, dict[str, Any]] = read_object(folder / "scores.json")["test"]
     try:
         return {name: _score(**values) for name, values in found.items() if name != "per_class"}
     except (TypeError, AttributeError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nlptl.config import ClassificationConfig, flat, to_json
 from nlptl.errors import ConfigError, UntrustedFileError
-from nlptl.judging.predictions import read_json
+from nlptl.json_files import read_object
 from nlptl.printable import printable
 
 SPLITS = ("train", "validation", "test")
@@ -146,7 +146,7 @@ def differing(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _object(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`; empty, if there is no such file."""
-    values: dict[str, Any] = _clean(read_json(path))
+    values: dict[str, Any] = _clean(read_object(path))
     return values
 
 

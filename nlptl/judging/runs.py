@@ -10,7 +10,8 @@ import numpy as np
 
 from nlptl.config import ClassificationConfig, TaskKind, flat, to_json
 from nlptl.errors import ConfigError, UntrustedFileError
-from nlptl.judging.predictions import MAIN_METRICS, Predictions, read_json, read_predictions, weighted_scores
+from nlptl.json_files import read_object
+from nlptl.judging.predictions import MAIN_METRICS, Predictions, read_predictions, weighted_scores
 
 logger = logging.getLogger(__name__)
 
@@ -79,13 +80,13 @@ def _flaw(folder: Path) -> str | None:
             return f"holds several runs: pass {folder}/{pattern}"
     if not (folder / "config.json").exists() or (folder / "nlptl.json").exists():
         return "is not the folder of a run"
-    if "test" not in read_json(folder / "scores.json") or not (folder / "predictions.csv").exists():
+    if "test" not in read_object(folder / "scores.json") or not (folder / "predictions.csv").exists():
         return "is a run that has not been scored on test yet: go on with --resume"
     return None
 
 
 def _read_run(folder: Path, name: str) -> FinishedRun:
-    settings, manifest = flat(read_json(folder / "config.json")), read_json(folder / "manifest.json")
+    settings, manifest = flat(read_object(folder / "config.json")), read_object(folder / "manifest.json")
     kind = settings.get("task", manifest.get("task"))
     if kind not in MAIN_METRICS:
         raise UntrustedFileError(
@@ -94,12 +95,12 @@ def _read_run(folder: Path, name: str) -> FinishedRun:
     predictions = read_predictions(folder / "predictions.csv", kind)
     scores = {
         metric: score
-        for metric, score in read_json(folder / "scores.json")["test"].items()
+        for metric, score in read_object(folder / "scores.json")["test"].items()
         if isinstance(score, dict) and "value" in score
     }
     _check_scores(folder, MAIN_METRICS[kind], scores, predictions)
-    sha256 = read_json(folder / "data_report.json").get("test_sha256")
-    return FinishedRun(name, folder, kind, settings, scores, read_json(folder / "costs.json"), sha256, predictions)
+    sha256 = read_object(folder / "data_report.json").get("test_sha256")
+    return FinishedRun(name, folder, kind, settings, scores, read_object(folder / "costs.json"), sha256, predictions)
 
 
 def _check_scores(folder: Path, metric: str, scores: Mapping[str, Any], predictions: Predictions) -> None:

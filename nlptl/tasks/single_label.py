@@ -211,9 +211,9 @@ class SingleLabel(Task):
         columns["label"] = self._labels(outputs, logits)
         return columns if self.decisions.sets is None else {**columns, "label_set": self._label_sets(outputs)}
 
-    def remarks(self, targets: np.ndarray, logits: torch.Tensor) -> list[str]:
-        """Return lines that say what calibration and decisions amount to on a split."""
-        lines, decisions, outputs = super().remarks(targets, logits), self.decisions, self.outputs(logits)
+    def decision_remarks(self, targets: np.ndarray, logits: torch.Tensor) -> list[str]:
+        """Return lines that say what decisions amount to on a split: threshold, abstention, sets of labels, scope."""
+        lines, decisions, outputs = [], self.decisions, self.outputs(logits)
         if decisions.threshold is not None:
             lines.append(f"threshold: {self.names[1]!r} from probability {decisions.threshold:.4f} on")
         if decisions.abstention is not None:

@@ -135,6 +135,13 @@ class Task(ABC):
 
     def remarks(self, targets: np.ndarray, logits: torch.Tensor) -> list[str]:
         """Return lines that say what calibration and decisions amount to on a split."""
+        return [*self._calibration_remarks(targets, logits), *self.decision_remarks(targets, logits)]
+
+    def decision_remarks(self, targets: np.ndarray, logits: torch.Tensor) -> list[str]:
+        """Return lines that say what decisions amount to on a split; none where there are none."""
+        return []
+
+    def _calibration_remarks(self, targets: np.ndarray, logits: torch.Tensor) -> list[str]:
         if self.calibration.method == "none":
             return []
         flat = self.flat(targets)

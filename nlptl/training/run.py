@@ -28,6 +28,7 @@ from nlptl.data.texts import Concatenation, concatenate
 from nlptl.data.writers import write_table, write_whole
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.evaluation.metrics import Scores
+from nlptl.json_files import read_object
 from nlptl.model.classifier import Classifier
 from nlptl.training.checkpoint import prune_checkpoints, saved_steps
 from nlptl.training.devices import on_main, processes
@@ -354,18 +355,7 @@ def _write_text(path: Path, pieces: Iterable[str]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`; empty, if there is no such file."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError) as error:
-        values = error
-    if not isinstance(values, dict):
-        raise UntrustedFileError(
-            f"Expected a JSON object in {path}, found something else. Restore the file, or start a new run in another "
-            "--output-dir."
-        )
-    return values
+    return read_object(path, way_out="Restore the file, or start a new run in another --output-dir.")
 
 
 def _check_same_config(folder: Path, config: Any) -> None:
