@@ -4,6 +4,7 @@ The names below are resolved when they are first used, so that `import nlptl` ta
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from nlptl.auto import register_heads
@@ -94,6 +95,9 @@ _MODULES = {
 }
 
 register_heads()
+
+# Large tensors on a CPU get large pages, where the system has them; torch reads this when it takes memory first.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def __getattr__(name: str) -> Any:

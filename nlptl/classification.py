@@ -4,9 +4,7 @@ from functools import partial
 
 from nlptl.config import ClassificationConfig
 from nlptl.evaluation.metrics import Scores
-from nlptl.judging.analysis import write_analysis
 from nlptl.judging.attributions import check_explain
-from nlptl.judging.baselines import compare_with_baselines
 from nlptl.judging.repeats import is_repeated, repeat_training
 from nlptl.judging.report import report_run
 from nlptl.training.assembly import classifier_of, splits_of
@@ -50,6 +48,10 @@ def train_classifier(config: ClassificationConfig) -> Scores:
     # Test is read once, after every choice was made on validation.
     scores = trainer.evaluate(splits["test"])
     trainer.end_tracking()
+    # Imported when training is done: scikit-learn takes a while to import.
+    from nlptl.judging.analysis import write_analysis
+    from nlptl.judging.baselines import compare_with_baselines
+
     if config.judging.with_baselines:
         run.write_json("baselines.json", compare_with_baselines(config, splits, trainer).to_json())
     if config.judging.report:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation.uncertainty import WeightedScores, percentile_interval, resample_weights, row_chunks
@@ -52,7 +52,7 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
         )
     a_alone = int(np.count_nonzero(correct_a.astype(bool) & ~correct_b.astype(bool)))
     b_alone = int(np.count_nonzero(correct_b.astype(bool) & ~correct_a.astype(bool)))
-    return float(stats.binomtest(a_alone, a_alone + b_alone).pvalue) if a_alone + b_alone else 1.0
+    return float(scipy.stats.binomtest(a_alone, a_alone + b_alone).pvalue) if a_alone + b_alone else 1.0
 
 
 def paired_bootstrap(
@@ -214,7 +214,7 @@ def _quantiles(level: float, power: float) -> tuple[float, float]:
         raise ConfigError(
             f"Expected a level and a power between 0 and 1, found {level} and {power}. Pass level=0.05, power=0.8."
         )
-    return float(stats.norm.ppf(1 - level / 2)), float(stats.norm.ppf(power))
+    return float(scipy.stats.norm.ppf(1 - level / 2)), float(scipy.stats.norm.ppf(power))
 
 
 def _check_resamples(resamples: int, *, at_least: int) -> None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from scipy.special import logsumexp
-from scipy.stats import binomtest
 
 from nlptl.errors import ConfigError
 from nlptl.evaluation.conformal import PredictionSets
@@ -117,5 +117,5 @@ def share_text(count: int, n: int) -> str:
     """Return a share with its exact (Clopper-Pearson) 95 % interval in words; "none" of none."""
     if n == 0:
         return "none"
-    interval = binomtest(count, n).proportion_ci(0.95, method="exact")
+    interval = scipy.stats.binomtest(count, n).proportion_ci(0.95, method="exact")
     return f"{count / n:.4f} ({interval.low:.4f} to {interval.high:.4f})"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from nlptl.errors import DataError
 from nlptl.evaluation.metrics import Score, Scores, check_settings, ratio, with_intervals
@@ -129,7 +129,7 @@ def mean_scores(
 def _score_columns(targets: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return the scores of METRICS over the last axis: [metrics, ...] from two arrays [..., rows]."""
     errors = values - targets
-    ranks = (stats.rankdata(numbers, axis=-1) for numbers in (targets, values))
+    ranks = (scipy.stats.rankdata(numbers, axis=-1) for numbers in (targets, values))
     squares = _squares(errors)
     total = _squares(_centred(targets))
     without_spread = np.where(squares == 0, 1.0, 0.0)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 MIN_SIZE = 20
 """Examples that a slice, and what is left, must have."""
@@ -126,13 +126,13 @@ def interval_of(parts: np.ndarray, wholes: np.ndarray, *, is_share: bool) -> tup
     """
     n, whole = len(parts), wholes.sum()
     if is_share:
-        found = stats.binomtest(int(parts.sum()), n).proportion_ci(method="wilson")
+        found = scipy.stats.binomtest(int(parts.sum()), n).proportion_ci(method="wilson")
         return float(found.low), float(found.high)
     if n < 2 or whole == 0:
         return math.nan, math.nan
     score = parts.sum() / whole
     error = np.sqrt(n * (parts - score * wholes).var(ddof=1)) / whole
-    reach = float(stats.t.ppf(0.975, n - 1) * error)
+    reach = float(scipy.stats.t.ppf(0.975, n - 1) * error)
     low, high = float(score - reach), float(score + reach)
     return max(low, 0.0) if (parts >= 0).all() else low, min(high, 1.0) if (parts <= wholes).all() else high
 

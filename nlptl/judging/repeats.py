@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from nlptl.config import ClassificationConfig, RepeatsConfig
 from nlptl.errors import ConfigError, UntrustedFileError
@@ -167,7 +167,7 @@ def _spread(kind: str, values: Sequence[float]) -> Summary:
         return Summary(mean, math.nan, n, math.nan, math.nan)
     low, high = min(values), max(values)
     if kind == "seed":  # of two, the interval would be eighteen standard deviations wide
-        half = float(stats.t.ppf(0.975, n - 1) * stats.sem(values)) if n > 2 else math.nan
+        half = float(scipy.stats.t.ppf(0.975, n - 1) * scipy.stats.sem(values)) if n > 2 else math.nan
         low, high = mean - half, mean + half
     return Summary(mean, float(np.std(values, ddof=1)), n, low, high)
 

@@ -1,6 +1,6 @@
 """Classifier = encoder + head + labels + tokenizer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -489,15 +489,44 @@ class Classifier(nn.Module):
         if len(texts) == 0:
             return torch.zeros(0, len(self.task.names))
         tokens = self.tokenize(texts, pairs)
+        logits = self._map(self, tokens, progress, offsets=tokens.offsets if self.task.is_per_token else None)
+        return self.task.by_word(logits.cpu(), tokens, texts)
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] = (), *, progress: str | None = None) -> np.ndarray:
+        """Return what the head reads of each text, float32 [texts, width]: to search in, or for another model to read.
+
+        Raises:
+            ConfigError: As `predict_logits` does, or if the head reads every token by itself.
+        """
+        _check_texts(texts, pairs, reads_pairs=self.reads_pairs)
+        if self.task.is_per_token:
+            raise ConfigError(
+                "Expected a task with one vector for each text, found tags of words. Load the model for another task."
+            )
+        tokens = self.tokenize(texts, pairs)
+        if len(texts) == 0:
+            return np.zeros((0, self.encode([""], [""] * self.reads_pairs).shape[1]), dtype=np.float32)
+        found: np.ndarray = self._map(self.features, tokens, progress).cpu().float().numpy()
+        return found
+
+    def _map(
+        self,
+        function: Callable[..., torch.Tensor],
+        tokens: Tokens,
+        progress: str | None,
+        *,
+        offsets: np.ndarray | None = None,
+    ) -> torch.Tensor:
+        """Return what `function` gives for batches of texts, in the order of the texts."""
         with evaluating(self), quick_layers(self):
-            logits, _ = map_rows(
-                lambda rows: self(**collate(tokens, rows, pad_id=self.pad_id, device=self.device)),
+            results, _ = map_rows(
+                lambda rows: function(**collate(tokens, rows, pad_id=self.pad_id, device=self.device)),
                 tokens.lengths,
                 device=self.device,
                 progress=progress,
-                offsets=tokens.offsets if self.task.is_per_token else None,
+                offsets=offsets,
             )
-        return self.task.by_word(logits.cpu(), tokens, texts)
+        return results
 
     def predict_outputs(
         self, texts: Sequence[str], pairs: Sequence[str] = (), *, progress: str | None = None

@@ -53,8 +53,23 @@ def drop(states: torch.Tensor, probability: float) -> torch.Tensor:
         return F.dropout(states, probability)
     count = states.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
-    keep = bits.view(torch.int16)[:count].view(states.shape) >= dropped - 2**15
-    return states * keep.to(states.dtype).mul_(2**16 / (2**16 - dropped))
+    is_dropped = bits.view(torch.int16)[:count].view(states.shape) < dropped - 2**15
+    left: torch.Tensor = _Drop.apply(states, is_dropped, 2**16 / (2**16 - dropped))
+    return left
+
+
+class _Drop(torch.autograd.Function):
+    """Entries scaled, but for those that are dropped; one byte is kept of each, where torch keeps four."""
+
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, is_dropped: torch.Tensor, scale: float) -> torch.Tensor:
+        ctx.save_for_backward(is_dropped)
+        ctx.scale = scale
+        return (states * scale).masked_fill_(is_dropped, 0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return (grads[0] * ctx.scale).masked_fill_(ctx.saved_tensors[0], 0), None, None
 
 
 class _Linear(torch.autograd.Function):

@@ -19,7 +19,7 @@ def mpnet_attention(
     module: Any,
     groups: Sequence[TextGroup],
     hidden: torch.Tensor,
-    attention_mask: torch.Tensor,
+    attention_mask: torch.Tensor | None,
     position_bias: torch.Tensor,
 ) -> tuple[torch.Tensor]:
     """Return what `MPNetSelfAttention` does (Song et al. 2020) of tokens [1, tokens, width].
@@ -28,7 +28,7 @@ def mpnet_attention(
         module: The attention module.
         groups: The texts.
         hidden: What the layer reads.
-        attention_mask: What is added to scores: [texts, 1, longest or 1, longest].
+        attention_mask: What is added to scores: [texts, 1, longest or 1, longest]. None: texts are equally long.
         position_bias: What is added for each pair of tokens, the same in all texts: [texts, heads, longest, longest].
     """
     scale = module.attention_head_size**-0.5
@@ -36,7 +36,9 @@ def mpnet_attention(
 
     def attend(group: TextGroup, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         length = group.longest
-        bias = position_bias[:1, :, :length, :length] + attention_mask[group.rows, :, :length, :length]
+        bias = position_bias[:1, :, :length, :length]
+        if attention_mask is not None:
+            bias = bias + attention_mask[group.rows, :, :length, :length]
         return _attend(query @ key.transpose(2, 3) + bias, value, module.dropout)
 
     return (module.o(attend_in_groups(attend, groups, *by_token, num_heads=module.num_attention_heads)[None]),)

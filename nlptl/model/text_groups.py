@@ -1,7 +1,7 @@
 """Texts of a batch in groups of similar length: their tokens in a row, and padded to the longest of a group."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +9,23 @@ import torch
 
 ATTENTION_TOKENS = 512
 """Tokens, padding included, of a group."""
+
+ROUND = 32
+"""What the number of rows that go through the layers is a multiple of, if there is padding enough: oneDNN compiles code
+for each number, and keeps it."""
+
+
+class _Scatter(torch.autograd.Function):
+    """Rows put to places that are all different, and zero elsewhere; torch's own copies the zeros once more."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, places: torch.Tensor, num_rows: int) -> torch.Tensor:
+        ctx.save_for_backward(places)
+        return rows.new_zeros(num_rows, *rows.shape[1:]).index_copy_(0, places, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return grads[0].index_select(0, ctx.saved_tensors[0]), None, None
 
 
 class _Gather(torch.autograd.Function):
@@ -40,8 +57,8 @@ class TextGroup:
 
     def pad(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return [num_texts, longest, width] of [num_tokens, width], zero where there is no token."""
-        empty = tokens.new_zeros(self.num_texts * self.longest, tokens.shape[1])
-        return empty.index_copy(0, self.places, tokens).view(self.num_texts, self.longest, -1)
+        padded: torch.Tensor = _Scatter.apply(tokens, self.places, self.num_texts * self.longest)
+        return padded.view(self.num_texts, self.longest, -1)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """Return [num_tokens, width] of [num_texts, longest, width]."""
@@ -50,8 +67,15 @@ class TextGroup:
 
 
 def whole_group(mask: torch.Tensor) -> TextGroup:
-    """Return all texts of a batch as one group, as long as the batch is padded; `mask` is bool [texts, longest]."""
-    return _group(mask, slice(None), longest=mask.shape[1])
+    """Return all texts of a batch as one group, as long as the batch is padded; `mask` is bool [texts, longest].
+
+    Some padding may come after the tokens, as many places as make their number round.
+    """
+    group = _group(mask, slice(None), longest=mask.shape[1])
+    num_more = -group.num_tokens % ROUND
+    padding = mask.flatten().logical_not().nonzero().squeeze(1)[:num_more]
+    places = torch.cat([group.places, padding])
+    return replace(group, num_tokens=len(places), places=places)
 
 
 def cut_into_groups(mask: torch.Tensor) -> list[TextGroup]:
@@ -79,11 +103,12 @@ def attend_in_groups(
     It gets and gives [texts, heads, longest, width of a head]; queries, keys and values are [tokens, width].
     """
     sizes = [group.num_tokens for group in groups]
+    num_tokens = sum(sizes)
     outputs = []
-    for group, *parts in zip(groups, *(each.split(sizes) for each in (query, key, value)), strict=True):
+    for group, *parts in zip(groups, *(each[:num_tokens].split(sizes) for each in (query, key, value)), strict=True):
         output = attend(group, *(group.pad(part).unflatten(2, (num_heads, -1)).transpose(1, 2) for part in parts))
         outputs.append(group.pack(output.transpose(1, 2).flatten(2)))
-    return torch.cat(outputs)
+    return torch.cat([*outputs, value.new_zeros(len(value) - num_tokens, value.shape[1])])
 
 
 def _group(mask: torch.Tensor, rows: slice, *, longest: int) -> TextGroup:

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.utils.class_weight import compute_class_weight
 
 from nlptl.config import BinaryLoss, ClassWeights, DecisionConfig, TaskKind, TrainingConfig, from_json, to_json
 from nlptl.data.sources import Examples
@@ -329,6 +328,8 @@ def weights_of_classes(setting: ClassWeights, labels: np.ndarray, *, num_labels:
     """
     if setting != "balanced":
         return None if setting is None else np.array(setting)
+    from sklearn.utils.class_weight import compute_class_weight  # which takes half a second
+
     weights, found = np.ones(num_labels), np.unique(labels)
     weights[found] = compute_class_weight("balanced", classes=found, y=labels)
     return weights

@@ -33,7 +33,7 @@ from nlptl.training.token_cache import tokenizer_bytes
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Goes up when the same key would stand for other features."""
 
 MICRO_BATCHES_PER_PART = 32

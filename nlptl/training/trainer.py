@@ -20,7 +20,6 @@ from nlptl.tasks.regression import Regression
 from nlptl.tasks.task import Task
 from nlptl.training.cache import FeatureCache
 from nlptl.training.checkpoint import saved_steps
-from nlptl.training.closed_form import fit_head
 from nlptl.training.costs import count_parameters, peak_memory, restart_peak_memory
 from nlptl.training.devices import on_main, open_accelerator
 from nlptl.training.encoding import encode_once, is_encoded
@@ -263,6 +262,8 @@ class Trainer:
             logger.warning("%s: %s", evaluation.examples.split, few)
 
     def _fit_head(self, inputs: Inputs, sha256: str) -> None:
+        from nlptl.training.closed_form import fit_head  # scikit-learn takes half a second to import
+
         inputs = encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
         assert inputs.features is not None, "plan_training refuses closed-form heads over an encoder that trains"
         logger.info("fitting a %s head with scikit-learn", self.model.head.head)

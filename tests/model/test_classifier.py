@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, pipeline
 
 from nlptl.data.samples import sample_model
 from nlptl.errors import ConfigError, ResourceError
 from nlptl.model.classifier import Classifier
 from nlptl.model.encoder import max_positions
+from nlptl.tasks.tokens import TokenLabels
 
 LABELS = ["negative", "positive", "mixed"]
 TEXTS = ["good", "", *(" ".join(["very", "dull", "film"] * n) for n in (20, 1, 7)), "a lovely story", "the end ."]
@@ -41,6 +42,30 @@ def test_predictions_are_those_of_each_text_alone(pooling: str, tiny_bert: Path)
         assert found.probabilities == pytest.approx(alone.probabilities, abs=1e-6)
     assert len({tuple(found.probabilities.values()) for found in predictions}) == len(TEXTS)
     assert model.predict(np.array(TEXTS)) == predictions
+
+
+@pytest.mark.parametrize("pooling", ["native", "cls", "mean"])
+def test_encoding_gives_what_the_head_reads_of_each_text(pooling: str, tiny_bert: Path):
+    model = Classifier.from_pretrained(tiny_bert, labels=LABELS, pooling=pooling, max_length=40)
+    found = model.encode(TEXTS)
+    assert (found.dtype, found.shape) == (np.float32, (len(TEXTS), 32))
+    encoder = AutoModel.from_pretrained(tiny_bert).eval()
+    for text, vector in zip(TEXTS, found, strict=True):
+        batch = model.tokenizer(text, truncation=True, max_length=40, return_tensors="pt")
+        with torch.no_grad():
+            outputs = encoder(**batch)
+        states = outputs.last_hidden_state[0]
+        expected = {"native": outputs.pooler_output[0], "cls": states[0], "mean": states.mean(dim=0)}[pooling]
+        np.testing.assert_allclose(vector, expected.numpy(), atol=1e-5)
+    assert model.encode([]).shape == (0, 32)
+    with pytest.raises(ConfigError, match=r"a list of texts, found the string 'good'.*\[text\]"):
+        model.encode("good")
+
+
+def test_tags_of_words_have_no_vector_of_the_text(tiny_bert: Path):
+    model = Classifier.from_pretrained(tiny_bert, task=TokenLabels(["O", "B-x", "I-x"]))
+    with pytest.raises(ConfigError, match=r"one vector for each text, found tags of words"):
+        model.encode(["good"])
 
 
 def test_predictions_for_no_texts(tiny_bert: Path):
