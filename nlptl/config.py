@@ -213,6 +213,9 @@ class TrainingConfig(DecisionConfig):
     None: 2048 on a CPU where layers see no padding, else 512; 16384 on an accelerator; at least one example."""
     padding_free: bool = True
     """Leave padding out of all layers of the encoder, where its family allows it; equal up to rounding."""
+    gradient_checkpointing: bool = False
+    """Keep nothing of a layer but its input, and compute the rest once more for the gradient: less memory, about a
+    third more time (Chen et al. 2016, arXiv:1604.06174). Layers see padding then."""
     quick_layers: bool = True
     """On a CPU: products of matrices and dropout by quicker ways than torch's own; equal up to rounding and noise."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"

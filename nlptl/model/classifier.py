@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nlptl.config import (
     Activation,
@@ -114,6 +117,7 @@ class Classifier(nn.Module):
         self.parts = find_parts(cast(PreTrainedModel, network.base_model))
         self.transfer = TransferConfig()
         self.is_padding_free = True  # False: texts are padded everywhere, as in transformers
+        self.checkpoints_gradients = False
         self.freeze("nothing")
 
     @classmethod
@@ -398,6 +402,25 @@ class Classifier(nn.Module):
             freezing.eval_frozen_parts(self.network)
         return self
 
+    def checkpoint_gradients(self, wanted: bool) -> None:
+        """Set whether layers that train keep nothing but their input for the gradient, and compute the rest anew.
+
+        Raises:
+            ConfigError: If the encoder cannot do that.
+        """
+        modules = self.network.base_model.modules()
+        layers: list[Any] = [module for module in modules if isinstance(module, GradientCheckpointingLayer)]
+        if wanted and not layers:
+            family = self.network.base_model.config.model_type
+            raise ConfigError(
+                f"Expected an encoder whose layers can be computed anew, found {family}. Leave "
+                "--gradient-checkpointing out; --micro-batch-tokens bounds memory too."
+            )
+        for layer in layers:
+            layer.gradient_checkpointing = wanted
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        self.checkpoints_gradients = wanted
+
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -446,6 +469,8 @@ class Classifier(nn.Module):
         """Whether the layers of the encoder see no padding: it is not switched off, and the family allows it."""
         # A head that reads several layers asks the encoder for all of them, padded.
         is_wanted = self.is_padding_free and self.head.layers == "last" and self.device.type == "cpu"
+        # A layer that is computed once more knows nothing of where the tokens of its batch stood.
+        is_wanted = is_wanted and not (self.training and self.checkpoints_gradients)
         return is_wanted and can_pack(self.network.base_model, self.parts)
 
     @property

@@ -1,6 +1,7 @@
 """What a user waits for before anything is trained: from the start of a process to the first optimizer step.
 
-Both sides read the same file of reviews, tokenize it, or find that done by an earlier run, and train all of the encoder.
+Both sides read the same file of reviews, tokenize it, or find that done by an earlier run, and train all of the
+encoder.
 """
 
 import shutil
