@@ -66,6 +66,11 @@ COMMANDS = {
         "nlptl.serving.calibrate:calibrate",
         "fit probabilities and decisions to other data",
     ),
+    "export": Command(
+        "nlptl.serving.export:ExportConfig",
+        "nlptl.serving.export:export",
+        "write a trained model for ONNX Runtime, and say what that costs",
+    ),
     "explain-training": Command(
         "nlptl.training.plan:ExplainConfig",
         "nlptl.training.plan:explain_training",

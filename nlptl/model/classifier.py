@@ -42,6 +42,7 @@ from nlptl.model.freezing import check_transfer
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.inference import evaluating, map_rows
 from nlptl.model.native import native_features, native_logits
+from nlptl.model.onnx_runtime import FILES, Engine, OnnxNetwork, write_onnx
 from nlptl.model.packing import can_pack, without_padding
 from nlptl.model.parts import find_parts
 from nlptl.model.pretrained import dense_widths, label_names, load_encoder, load_saved
@@ -118,6 +119,7 @@ class Classifier(nn.Module):
         self.transfer = TransferConfig()
         self.is_padding_free = True  # False: texts are padded everywhere, as in transformers
         self.checkpoints_gradients = False
+        self.onnx: OnnxNetwork | None = None  # what computes logits in its place
         self.freeze("nothing")
 
     @classmethod
@@ -435,6 +437,9 @@ class Classifier(nn.Module):
         What was computed before may be given too: the `features` of texts [batch, width], then without token ids; or
         the `hidden` states [batch, tokens, width] after the lowest `depth` layers.
         """
+        if self.onnx is not None and not self.training and input_ids is not None and hidden is None:
+            assert attention_mask is not None
+            return self.onnx(input_ids=input_ids, attention_mask=attention_mask, **token_types).to(self.device)
         if features is None:
             with (
                 nullcontext() if hidden is None else starting_from(self.parts, depth, hidden),
@@ -653,6 +658,37 @@ class Classifier(nn.Module):
             forget_paths(folder)
             self.tokenizer.save_pretrained(folder)
             write_card(folder, card, self.tokenizer)
+
+    def export_onnx(self, path: str | Path, *, int8: bool = False) -> None:
+        """Write the network as an ONNX file: logits of token ids, of any number of texts of any length.
+
+        Args:
+            path: The file; one that is there is replaced. `use_engine` looks for "onnx/model.onnx" and
+                "onnx/model_int8.onnx" in the model folder.
+            int8: Whether weights are rounded to 8 bits.
+
+        Raises:
+            ConfigError: If packages are missing, or the model reads texts in chunks or has a knn head.
+        """
+        if self.reads_chunks or self.head.head == "knn":
+            found = "texts in chunks" if self.reads_chunks else "a knn head"
+            raise ConfigError(f"Expected a network of tensors alone for ONNX, found {found}. Predict with torch.")
+        tokens = self.tokenize(["one two", "three"], ["four", "five"] * self.reads_pairs)
+        batch = collate(tokens, np.arange(2), pad_id=self.pad_id, device=torch.device("cpu"))
+        device = self.device
+        with evaluating(self):
+            try:
+                write_onnx(self.network.cpu(), Path(path), batch=batch, int8=int8)
+            finally:
+                self.network.to(device)
+
+    def use_engine(self, engine: Engine, folder: str | Path) -> None:
+        """Compute logits by torch, or by ONNX Runtime, from what `nlptl export` has written into a model folder.
+
+        Raises:
+            ConfigError: If it has written none, or ONNX Runtime is not installed.
+        """
+        self.onnx = None if engine == "torch" else OnnxNetwork(Path(folder) / FILES[engine])
 
     def save_adapter(self, directory: str | Path) -> None:
         """Write the low-rank updates as a stock peft adapter; `PeftModel.from_pretrained` puts it on the encoder.

@@ -14,6 +14,7 @@ from nlptl.evaluation.metrics import Scores
 from nlptl.evaluation.report import class_table, score_table
 from nlptl.labels import Labels
 from nlptl.model.classifier import Classifier
+from nlptl.model.onnx_runtime import Engine
 from nlptl.serving.predict import check_pairs
 from nlptl.tasks.single_label import SingleLabel
 
@@ -32,6 +33,9 @@ class EvaluateConfig(Columns):
     """JSON file for the scores; one that is there is replaced. None: the table alone."""
     max_length: int | None = None
     """Tokens of a text that are read. None: as in training."""
+    engine: Engine = "torch"
+    """What computes: torch, or ONNX Runtime, in float32 (onnx) or with weights of 8 bits (onnx-int8), from the file
+    that `nlptl export` has written."""
     split_seed: int = 0
     """Seeds what is set aside where the data has no such split: pass the --split-seed of the training."""
     seed: int = 0
@@ -49,6 +53,7 @@ def evaluate(config: EvaluateConfig) -> Scores:
     if config.output is not None:
         check_output(config.output, suffixes=(".json",))
     model = Classifier.from_pretrained(config.model_dir, max_length=config.max_length)
+    model.use_engine(config.engine, config.model_dir)
     examples = read_labelled(
         config, model, dataset=config.dataset, model_dir=config.model_dir, split_seed=config.split_seed
     )

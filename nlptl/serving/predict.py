@@ -18,6 +18,7 @@ from nlptl.data.writers import check_output, write_lines, write_table
 from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation.decisions import OUT_OF_SCOPE
 from nlptl.model.classifier import Classifier
+from nlptl.model.onnx_runtime import Engine
 from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
 
@@ -43,6 +44,9 @@ class PredictConfig:
     A file that is there is replaced."""
     max_length: int | None = None
     """Tokens of a text that are read. None: as in training."""
+    engine: Engine = "torch"
+    """What computes: torch, or ONNX Runtime, in float32 (onnx) or with weights of 8 bits (onnx-int8), from the file
+    that `nlptl export` has written."""
     abstain_below: float | None = None
     """Give no label where its probability is lower than this; 0: always give one. None: as it was chosen with
     --target-accuracy, or always."""
@@ -73,6 +77,7 @@ def predict(config: PredictConfig) -> None:
         _check_not_input(config)
     examples, has_words = _read(config)
     model = Classifier.from_pretrained(config.model_dir, max_length=config.max_length)
+    model.use_engine(config.engine, config.model_dir)
     if has_words and not model.task.is_per_token:
         raise ConfigError(
             f"Expected texts as strings for a model of the task {model.task.kind}, found lists of words in "

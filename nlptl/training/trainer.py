@@ -218,6 +218,7 @@ class Trainer:
         self, train: Examples, validation: Examples | None
     ) -> tuple[Plan, Estimate, Inputs, Inputs | None, str]:
         """Return all that training begins with: the plan, the estimate, the splits and the hash of the encoder."""
+        self.model.onnx = None  # which holds the weights of before
         self.model.checkpoint_gradients(self.config.gradient_checkpointing)
         self.model.is_padding_free = self.config.padding_free
         plan = plan_training(self.model, self.config)

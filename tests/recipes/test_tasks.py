@@ -124,7 +124,7 @@ def test_evaluate_gives_the_scores_of_training(name, trained, tmp_path, capsys):
     before = json.loads((found.run / "scores.json").read_text())["test"]
     for metric, score in before.items():
         if metric != "per_class":
-            assert again[metric]["value"] == pytest.approx(score["value"], abs=1e-6), metric
+            assert again[metric]["value"] == pytest.approx(score["value"], rel=1e-6, abs=1e-6), metric
 
 
 @for_each

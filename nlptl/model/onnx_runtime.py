@@ -1,0 +1,103 @@
+"""Runs the network of a classifier in ONNX Runtime, in float32 or with weights of 8 bits; the rest stays as it is."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import torch
+from torch import nn
+
+from nlptl.errors import ConfigError
+
+Engine = Literal["torch", "onnx", "onnx-int8"]
+
+FILES = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_int8.onnx"}
+"""Where an engine finds its network in a model folder."""
+
+
+class OnnxNetwork:
+    """A network in ONNX Runtime, on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        """Load it.
+
+        Raises:
+            ConfigError: If there is no such file, or no ONNX Runtime.
+        """
+        if not path.is_file():
+            raise ConfigError(f"Expected {path}, which nlptl export writes, found none. Run: nlptl export --help")
+        check_installed()
+        import onnxruntime
+
+        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def __call__(self, **batch: torch.Tensor) -> torch.Tensor:
+        """Return the logits of token ids, as the network in torch does."""
+        (logits,) = self.session.run(None, {name: tensor.cpu().numpy() for name, tensor in batch.items()})
+        return torch.from_numpy(logits)
+
+
+def check_installed() -> None:
+    """Refuse what needs ONNX Runtime where it is not installed."""
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"Expected the packages of the extra onnx, found no {', '.join(missing)} in this environment. Run: pip "
+            "install 'nlptl[onnx]'"
+        )
+
+
+def write_onnx(network: nn.Module, path: Path, *, batch: dict[str, torch.Tensor], int8: bool) -> None:
+    """Write a network as an ONNX file that takes any number of texts of any length.
+
+    Args:
+        network: In eval mode, on the CPU.
+        path: The file; one that is there is replaced.
+        batch: Token ids and what belongs to them, each [texts, tokens], two or more of either.
+        int8: Whether weights of linear layers are rounded to 8 bits, and their inputs as they come.
+    """
+    check_installed()
+    path.parent.mkdir(exist_ok=True)
+    texts, tokens = torch.export.Dim("texts"), torch.export.Dim("tokens")
+    with TemporaryDirectory(dir=path.parent) as folder, _quiet():
+        whole, small = Path(folder) / "whole.onnx", Path(folder) / "small.onnx"
+        torch.onnx.export(
+            network,
+            (),
+            whole,
+            kwargs=batch,
+            dynamic_shapes={name: {0: texts, 1: tokens} for name in batch},
+            output_names=["logits"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        if int8:
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
+            # Seven bits of eight: sums of two products of more overflow on CPUs without VNNI.
+            quantize_dynamic(whole, small, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+        (small if int8 else whole).replace(path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within it, exporters say nothing of what they lack, nor of what they will do in their next version."""
+    root = logging.getLogger()
+    loggers = [root, logging.getLogger("torch.onnx"), logging.getLogger("onnxscript")]
+    levels, handlers = [logger.level for logger in loggers], list(root.handlers)
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        root.handlers[:] = handlers  # a line that they log to the root gives it one, and it would say all twice
