@@ -669,6 +669,7 @@ class Classifier(nn.Module):
 
         Raises:
             ConfigError: If packages are missing, or the model reads texts in chunks or has a knn head.
+            ResourceError: If the file cannot be written.
         """
         if self.reads_chunks or self.head.head == "knn":
             found = "texts in chunks" if self.reads_chunks else "a knn head"

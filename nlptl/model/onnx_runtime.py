@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from nlptl.errors import ConfigError
+from nlptl.errors import ConfigError, ResourceError
 
 Engine = Literal["torch", "onnx", "onnx-int8"]
 
@@ -60,29 +60,42 @@ def write_onnx(network: nn.Module, path: Path, *, batch: dict[str, torch.Tensor]
         path: The file; one that is there is replaced.
         batch: Token ids and what belongs to them, each [texts, tokens], two or more of either.
         int8: Whether weights of linear layers are rounded to 8 bits, and their inputs as they come.
+
+    Raises:
+        ConfigError: If a package is missing.
+        ResourceError: If the file cannot be written.
     """
     check_installed()
-    path.parent.mkdir(exist_ok=True)
-    texts, tokens = torch.export.Dim("texts"), torch.export.Dim("tokens")
-    with TemporaryDirectory(dir=path.parent) as folder, _quiet():
-        whole, small = Path(folder) / "whole.onnx", Path(folder) / "small.onnx"
-        torch.onnx.export(
-            network,
-            (),
-            whole,
-            kwargs=batch,
-            dynamic_shapes={name: {0: texts, 1: tokens} for name in batch},
-            output_names=["logits"],
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-        if int8:
-            from onnxruntime.quantization import QuantType, quantize_dynamic
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with TemporaryDirectory(dir=path.parent) as folder, _quiet():
+            whole, small = Path(folder) / "whole.onnx", Path(folder) / "small.onnx"
+            _export(network, whole, batch)
+            if int8:
+                from onnxruntime.quantization import QuantType, quantize_dynamic
 
-            # Seven bits of eight: sums of two products of more overflow on CPUs without VNNI.
-            quantize_dynamic(whole, small, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
-        (small if int8 else whole).replace(path)
+                # Seven bits of eight: sums of two products of more overflow on CPUs without VNNI.
+                quantize_dynamic(whole, small, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+            (small if int8 else whole).replace(path)
+    except OSError as error:
+        raise ResourceError(
+            f"Expected to write {path}, found: {error.strerror or error}. Pass a folder that can be written."
+        ) from error
+
+
+def _export(network: nn.Module, path: Path, batch: dict[str, torch.Tensor]) -> None:
+    texts, tokens = torch.export.Dim("texts"), torch.export.Dim("tokens")
+    torch.onnx.export(
+        network,
+        (),
+        path,
+        kwargs=batch,
+        dynamic_shapes={name: {0: texts, 1: tokens} for name in batch},
+        output_names=["logits"],
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -108,8 +109,29 @@ def packed(
     mask = attention_mask.bool()
     lengths, whole = mask.sum(dim=1), whole_group(mask)
     packing = _Packing(whole, cut_into_groups(mask), first=lengths.cumsum(0) - lengths)
-    first_only = first_only and encoder.config.model_type not in ALL_TOKENS
-    called = depth
+    family, kind = encoder.config.model_type, encoder.config._attn_implementation
+    hooks = _hook_layers(parts, packing, depth, first_only=first_only and family not in ALL_TOKENS, family=family)
+    own = [module for module in encoder.modules() if type(module).__name__ == OWN.get(family)]
+    for module in own:
+        module.forward = partial(_attend_by_distance, module)
+    encoder.config._attn_implementation = kind if own else PACKED
+    _packing = packing
+    try:
+        yield
+    finally:
+        _packing = None
+        encoder.config._attn_implementation = kind
+        for module in own:
+            del module.forward
+        for hook in hooks:
+            hook.remove()
+
+
+def _hook_layers(
+    parts: EncoderParts, packing: _Packing, depth: int, *, first_only: bool, family: str
+) -> list[RemovableHandle]:
+    """Let the layers above the lowest `depth` read tokens without padding, and the last one give it back."""
+    whole, called = packing.whole, depth
 
     def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         nonlocal called
@@ -135,27 +157,10 @@ def packed(
     layers = parts.layers if parts.shares_layers else parts.layers[depth:]
     hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
     hooks += [layer.register_forward_hook(after) for layer in layers]
-    names = KEY_VALUE.get(encoder.config.model_type, ("key", "value"))
+    names = KEY_VALUE.get(family, ("key", "value"))
     linears = [m for name, m in layers[-1].named_modules() if name.rpartition(".")[2] in names] if first_only else []
     hooks += [module.register_forward_pre_hook(_of_all_tokens) for module in linears]
-    hooks += [module.register_forward_hook(_in_rows_of_texts) for module in linears]
-    before_attention, own = encoder.config._attn_implementation, []
-    if encoder.config.model_type in OWN:
-        own = [m for m in encoder.modules() if type(m).__name__ == OWN[encoder.config.model_type]]
-    else:
-        encoder.config._attn_implementation = PACKED
-    for module in own:
-        module.forward = partial(_attend_by_distance, module)
-    _packing = packing
-    try:
-        yield
-    finally:
-        _packing = None
-        encoder.config._attn_implementation = before_attention
-        for module in own:
-            del module.forward
-        for hook in hooks:
-            hook.remove()
+    return hooks + [module.register_forward_hook(_in_rows_of_texts) for module in linears]
 
 
 def _of_all_tokens(module: nn.Module, args: Any) -> Any:

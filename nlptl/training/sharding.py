@@ -68,7 +68,7 @@ def check_sharding(model: Classifier, accelerator: Accelerator, stages: Sequence
     """Refuse, before training under FSDP2, what it does not do.
 
     Raises:
-        ConfigError: If there are several stages, or the launcher names other layers than those of the encoder.
+        ConfigError: If there are several stages, or checkpoints of gradients, or the launcher names other layers than those of the encoder.
     """
     if not accelerator.is_fsdp2:
         return
@@ -76,6 +76,11 @@ def check_sharding(model: Classifier, accelerator: Accelerator, stages: Sequence
         raise ConfigError(
             f"Expected one stage under FSDP2, since the same weights train throughout, found {len(stages)}. Leave "
             "--warm-head-epochs and --unfreeze-every-epochs out, or launch without FSDP."
+        )
+    if model.checkpoints_gradients:
+        raise ConfigError(
+            "Expected layers that keep what their gradient needs under FSDP2, found gradient_checkpointing. Leave "
+            "--gradient-checkpointing out; --micro-batch-tokens bounds memory too."
         )
     layers = {type(layer).__name__ for layer in model.parts.layers}
     named = set(accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap or layers)

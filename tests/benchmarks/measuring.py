@@ -31,6 +31,7 @@ class System(NamedTuple):
     """Which of the jobs it does."""
     prepare: Callable[[Job], Callable[[], Check]]
     """Imports all that it takes, off the clock; what it returns is on the clock."""
+    environment: dict[str, str] = {}
 
 
 def measure(systems: dict[str, System], jobs: dict[str, Job], *, num_pairs: int) -> dict[str, list[Result]]:
@@ -39,19 +40,20 @@ def measure(systems: dict[str, System], jobs: dict[str, Job], *, num_pairs: int)
     for pair in range(num_pairs):
         with tempfile.TemporaryDirectory() as cache:
             for name, system in systems.items():
-                result = in_process(name, {**jobs[system.job], "seed": pair, "cache": cache}, Path(cache))
+                job = {**jobs[system.job], "seed": pair, "cache": cache}
+                result = in_process(name, job, Path(cache), **system.environment)
                 results[name].append(result)
                 print(f"pair {pair + 1}, {name}: {result['seconds']:.2f} s", file=sys.stderr, flush=True)
     return results
 
 
-def in_process(role: str, values: Job, folder: Path) -> Result:
+def in_process(role: str, values: Job, folder: Path, **environment: str) -> Result:
     """Run the benchmarks as `role` in a fresh process and return its result."""
     path = folder / "job.json"
     path.write_text(json.dumps({**values, "started": time.time()}))
     command = [sys.executable, "-m", "tests.benchmarks", "worker", role, str(path)]
-    environment = {**os.environ, "NLPTL_CACHE": values.get("cache", str(folder))}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)  # no terminal, so no bars
+    whole = {**os.environ, "NLPTL_CACHE": values.get("cache", str(folder)), **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=whole)  # no terminal, so no bars
     if done.returncode != 0:
         raise SystemExit(f"{done.stdout}\n{done.stderr}\n{role} failed, see above")
     line = next(line for line in done.stdout.splitlines() if line.startswith(MARK))

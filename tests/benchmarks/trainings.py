@@ -18,6 +18,9 @@ STOCK_HEAD_RATE, MEAN_HEAD_RATE, LAYERS_RATE, FULL_RATE = 3e-2, 5e-3, 2e-4, 1e-4
 BEST = {"train_sampling_strategy": "group_by_length", "length_column_name": "length", "logging_nan_inf_filter": False}
 """What makes Trainer quickest on a CPU; its AdamW is fused anyway, and compiling takes longer than these trainings."""
 
+LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
+"""What nlptl sets by itself, and PyTorch's guide to performance recommends."""
+
 
 def ours(
     job: Job, *, freeze: Any, rate: float, seed_offset: int = 0, batch_size: int = BATCH_SIZE, **settings: Any
@@ -160,7 +163,7 @@ def _full(batch_size: int, job: str = "short", suffix: str = "") -> dict[str, Sy
             job, partial(ours, freeze="nothing", rate=FULL_RATE, batch_size=batch_size)
         ),
         f"trainer_full{batch_size}{suffix}": System(job, partial(stock, **sized)),
-        f"trainer_best{batch_size}{suffix}": System(job, partial(stock, **sized, **BEST)),
+        f"trainer_best{batch_size}{suffix}": System(job, partial(stock, **sized, **BEST), LARGE_PAGES),
     }
 
 
@@ -189,4 +192,6 @@ SYSTEMS: dict[str, System] = {
     "ours_padded": System("short", partial(WHOLE, padding_free=False)),
     "ours_slow": System("short", partial(WHOLE, quick_layers=False)),
     "ours_plain": System("short", partial(WHOLE, padding_free=False, quick_layers=False)),
+    "ours_small_pages": System("short", WHOLE, {"THP_MEM_ALLOC_ENABLE": "0"}),
+    "ours_checkpointing": System("short", partial(WHOLE, gradient_checkpointing=True)),
 }

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nlptl import Classifier, Examples, Trainer, TrainingConfig, cli
-from nlptl.errors import ConfigError
+from nlptl.errors import ConfigError, ResourceError
 from nlptl.model import onnx_runtime
 from nlptl.model.onnx_runtime import FILES
 from nlptl.serving.export import ExportConfig, export
@@ -122,6 +122,12 @@ def test_what_cannot_be_exported(tiny_bert: Path, tmp_path: Path):
         model = Classifier.from_pretrained(tiny_bert, labels=LABELS, **settings)
         with pytest.raises(ConfigError, match=rf"tensors alone for ONNX, found {found}\. Predict with torch"):
             model.export_onnx(tmp_path / "model.onnx")
+
+
+def test_a_path_that_cannot_be_written(tiny_bert: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match=r"Expected to write .*file/model.onnx, found: .*Pass a folder"):
+        Classifier.from_pretrained(tiny_bert, labels=LABELS).export_onnx(tmp_path / "file" / "model.onnx")
 
 
 def test_an_engine_that_nothing_was_exported_for(folder: Path, capsys: pytest.CaptureFixture[str]):

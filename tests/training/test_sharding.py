@@ -79,3 +79,13 @@ def test_what_cannot_be_sharded(names, stages, found, accelerator_with, tiny_ber
         check_sharding(model, accelerator, stages)
     accelerator.is_fsdp2 = False
     check_sharding(model, accelerator, stages)
+
+
+def test_checkpoints_of_gradients_are_refused_where_weights_are_sharded(accelerator_with, tiny_bert):
+    accelerator = accelerator_with()
+    model = Classifier.from_pretrained(tiny_bert, labels=("a", "b"))
+    model.checkpoint_gradients(True)
+    check_sharding(model, accelerator, [Stage(0, 1, None)])
+    accelerator.is_fsdp2 = True
+    with pytest.raises(ConfigError, match=r"under FSDP2, found gradient_checkpointing\. Leave --gradient-checkpointing"):
+        check_sharding(model, accelerator, [Stage(0, 1, None)])
