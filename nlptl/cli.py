@@ -23,8 +23,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TextIO, TypeVar, cast
 
-import tyro
-
 from nlptl import __version__
 from nlptl.config import load_config
 from nlptl.errors import ConfigError, ResourceError, UserError
@@ -165,6 +163,8 @@ def parse(
         ConfigError: If a flag is unknown, or the dataclass or the file refuses a value.
         SystemExit: With code 0 after `--help`; with code 2 if a value cannot be read as the type of its field.
     """
+    import tyro  # `nlptl --help` does without
+
     hints = _fields(cls)
     has_config = all(_has_default(field) for field in dataclasses.fields(cast(Any, cls)))
     tokens = check_flags(list(sys.argv[1:] if argv is None else argv), hints | ({"config": Path} if has_config else {}))

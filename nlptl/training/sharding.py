@@ -68,7 +68,8 @@ def check_sharding(model: Classifier, accelerator: Accelerator, stages: Sequence
     """Refuse, before training under FSDP2, what it does not do.
 
     Raises:
-        ConfigError: If there are several stages, or checkpoints of gradients, or the launcher names other layers than those of the encoder.
+        ConfigError: If there are several stages, or checkpoints of gradients, or the launcher names other layers than
+            those of the encoder.
     """
     if not accelerator.is_fsdp2:
         return

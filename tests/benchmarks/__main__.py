@@ -193,7 +193,7 @@ def parse() -> argparse.Namespace:
     parts = list(dict.fromkeys(row.part for row in COMPARISONS))
     parser.add_argument("--cpu", action="store_true", required=True, help="measure on this machine's CPU")
     parser.add_argument("--only", choices=parts, nargs="+", default=list(CPU_PARTS), help="parts of the table")
-    parser.add_argument("--num-texts", type=int, default=256, help="texts to train on; ratios grow with them (256)")
+    parser.add_argument("--num-texts", type=int, default=512, help="texts to train on; ratios grow with them (512)")
     parser.add_argument("--num-epochs", type=int, default=2, help="epochs of a training (2)")
     parser.add_argument("--num-steps", type=int, default=6, help="steps of the shapes with random weights (6)")
     parser.add_argument("--num-predicted", type=int, default=8000, help="texts to predict and encode (8000)")

@@ -87,5 +87,5 @@ def test_checkpoints_of_gradients_are_refused_where_weights_are_sharded(accelera
     model.checkpoint_gradients(True)
     check_sharding(model, accelerator, [Stage(0, 1, None)])
     accelerator.is_fsdp2 = True
-    with pytest.raises(ConfigError, match=r"under FSDP2, found gradient_checkpointing\. Leave --gradient-checkpointing"):
+    with pytest.raises(ConfigError, match=r"under FSDP2, found gradient_checkpointing\. Leave --grad"):
         check_sharding(model, accelerator, [Stage(0, 1, None)])
