@@ -247,7 +247,7 @@ class Trainer:
                 inputs,
                 self.config.micro_batch_tokens,
                 self.accelerator.device,
-                padding_free=self.model.leaves_padding_out,
+                padding_free=self.model.leaves_padding_out and not self.config.gradient_checkpointing,
             ),
             cache=self.cache,
             encoder_sha256=sha256,
