@@ -85,6 +85,7 @@ def test_checkpoints_of_gradients_are_refused_where_weights_are_sharded(accelera
     accelerator = accelerator_with()
     model = Classifier.from_pretrained(tiny_bert, labels=("a", "b"))
     model.checkpoint_gradients(True)
+    accelerator.is_fsdp2 = False
     check_sharding(model, accelerator, [Stage(0, 1, None)])
     accelerator.is_fsdp2 = True
     with pytest.raises(ConfigError, match=r"under FSDP2, found gradient_checkpointing\. Leave --grad"):
