@@ -48,13 +48,14 @@ def train_classifier(config: ClassificationConfig) -> Scores:
     # Test is read once, after every choice was made on validation.
     scores = trainer.evaluate(splits["test"])
     trainer.end_tracking()
-    # Imported when training is done: scikit-learn takes a while to import.
-    from nlptl.judging.analysis import write_analysis
-    from nlptl.judging.baselines import compare_with_baselines
-
+    # What follows is imported when training is done: scikit-learn takes a while to import.
     if config.judging.with_baselines:
+        from nlptl.judging.baselines import compare_with_baselines
+
         run.write_json("baselines.json", compare_with_baselines(config, splits, trainer).to_json())
     if config.judging.report:
+        from nlptl.judging.analysis import write_analysis
+
         write_analysis(run, model, trainer.evaluations["test"], config.judging, seed=config.seed)
         on_main(partial(report_run, run.path))
     return scores

@@ -214,8 +214,9 @@ class TrainingConfig(DecisionConfig):
     padding_free: bool = True
     """Leave padding out of all layers of the encoder, where its family allows it; equal up to rounding."""
     gradient_checkpointing: bool = False
-    """Keep nothing of a layer but its input, and compute the rest once more for the gradient: less memory, about a
-    third more time (Chen et al. 2016, arXiv:1604.06174). Layers see padding then."""
+    """Keep nothing of a layer but its input, and compute the rest once more for the gradient (Chen et al. 2016,
+    arXiv:1604.06174). Layers see padding then: it takes more time, and less memory only where a micro-batch takes much
+    of it, as one long text does in a large encoder."""
     quick_layers: bool = True
     """On a CPU: products of matrices and dropout by quicker ways than torch's own; equal up to rounding and noise."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"

@@ -204,11 +204,12 @@ def _attend(
 
 
 def _attend_by_distance(
-    module: nn.Module, hidden: torch.Tensor, attention_mask: torch.Tensor, *args: Any, **kwargs: Any
+    module: nn.Module, hidden: torch.Tensor, attention_mask: torch.Tensor | None, *args: Any, **kwargs: Any
 ) -> Any:
     assert _packing is not None
     if type(module).__name__ == OWN["mpnet"]:
         return mpnet_attention(module, _packing.groups, hidden, attention_mask, *args)
+    assert attention_mask is not None  # DeBERTa makes one of every batch
     distances = {name: kwargs[name] for name in ("relative_pos", "rel_embeddings")}
     return deberta_attention(module, _packing.groups, hidden, attention_mask, **distances)
 

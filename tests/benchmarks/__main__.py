@@ -4,7 +4,7 @@ Every measurement is a process of its own, ours and the rivals' in turn; the mac
 first in each turn. Real weights and texts come from Python packages: nothing here needs a network.
 
 Usage:
-    python -m tests.benchmarks --cpu                                    # all that the README shows
+    python -m tests.benchmarks --cpu                                    # every part that --only does not have to name
     python -m tests.benchmarks --cpu --only full predict --pairs 5      # some parts of it
     python -m tests.benchmarks --cpu --only frozen --num-epochs 10 --num-texts 400
 """

@@ -1,6 +1,7 @@
 """Measures systems against each other: each time in a process of its own, ours and the rivals in turn."""
 
 import json
+import operator
 import os
 import resource
 import subprocess
@@ -79,7 +80,7 @@ def peak_mb() -> float:
 
 def share_equal(found: list[Any], expected: list[Any]) -> float:
     """Return the accuracy of labels."""
-    return sum(map(lambda a, b: a == b, found, expected)) / len(expected)
+    return sum(map(operator.eq, found, expected)) / len(expected)
 
 
 def quiet() -> None:
