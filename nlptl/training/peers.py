@@ -31,6 +31,8 @@ ROLL_CALL = 5
 """Seconds in which processes that are still there say so, once the connection to one is lost."""
 GRACE = 10
 """Seconds from the end of a process until the others end where they stand, if no error has ended them by then."""
+LAST_LOOK = 5
+"""Seconds that a process which leaves waits at most for the store to answer what it has asked."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ def together() -> Iterator[None]:
         return
     # The backend for GPUs does not notice that a process on another GPU is gone, and waits until it times out.
     has_left = threading.Event()
-    threading.Thread(target=_watch, args=(has_left,), daemon=True).start()
+    watching = threading.Thread(target=_watch, args=(has_left,), daemon=True)
+    watching.start()
     try:
         yield
         _wait_for_all()
@@ -137,6 +140,8 @@ def together() -> Iterator[None]:
         raise known from error
     finally:
         has_left.set()
+        # A thread that asks the store while Python ends, and its keeper has ended, would abort the process.
+        watching.join(timeout=LAST_LOOK)
 
 
 @contextmanager

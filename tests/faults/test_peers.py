@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -129,6 +130,24 @@ def test_one_process_alone_has_errors_of_its_own():
     with pytest.raises(RuntimeError) as caught, together():
         raise error
     assert caught.value is error
+
+
+def test_no_thread_is_left_behind_that_asks_the_store(monkeypatch):
+    # One that is answered when Python has ended would abort the process, with a code of its own.
+    is_asked = threading.Event()
+
+    class SlowStore:
+        def check(self, keys):
+            is_asked.set()
+            time.sleep(0.5)
+            return False
+
+    monkeypatch.setattr(peers, "_peers", [peers.Peer(0, "here", 1, peers._machine())])
+    monkeypatch.setattr(peers, "_store", SlowStore)
+    before = threading.active_count()
+    with together():
+        assert is_asked.wait(timeout=30)
+    assert threading.active_count() == before
 
 
 def test_connection_that_is_lost_between_processes_that_are_there(monkeypatch):
