@@ -1,5 +1,7 @@
-"""What torch is slow at on a CPU, done another way: matrix products by MKL on other vendors' CPUs, noise of dropout."""
+"""What torch is slow at on a CPU, done another way: matrix products by MKL on other vendors' CPUs, noise of dropout,
+memory that goes back to the system and comes anew in every step."""
 
+import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -10,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""What glibc's malloc.h calls two of its settings."""
+
 
 @contextmanager
 def quick_layers(model: nn.Module) -> Iterator[None]:
@@ -17,7 +22,9 @@ def quick_layers(model: nn.Module) -> Iterator[None]:
 
     MKL takes a slow path on CPUs with AVX-512 that are not Intel's; oneDNN, which torch has beside it, multiplies twice
     as fast on such an AMD EPYC. On one without AVX-512, MKL is the faster one. Results agree up to rounding. Dropout draws other noise than torch's would be.
+    Memory that tensors leave is kept for the next ones, from then on.
     """
+    _keep_freed_memory()
     swaps: list[tuple[nn.Module, Callable[..., torch.Tensor]]] = []
     for module in model.modules():
         if "forward" in module.__dict__:  # as where one of these is inside another
@@ -46,6 +53,18 @@ def prefers_onednn() -> bool:
     return "avx512f" in about and "GenuineIntel" not in about
 
 
+@cache
+def _keep_freed_memory() -> None:
+    """Let the C library keep memory that is freed; without, every step's large tensors come page by page, and zeroed.
+
+    Only glibc does otherwise by itself, and has the function; up to 2 GB stay.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def drop(states: torch.Tensor, probability: float) -> torch.Tensor:
     """Return `states` with some entries zero and the others scaled, as dropout does, from 16 random bits for each.
 
@@ -56,23 +75,24 @@ def drop(states: torch.Tensor, probability: float) -> torch.Tensor:
         return F.dropout(states, probability)
     count = states.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
-    is_dropped = bits.view(torch.int16)[:count].view(states.shape) < dropped - 2**15
-    left: torch.Tensor = _Drop.apply(states, is_dropped, 2**16 / (2**16 - dropped))
+    is_kept = bits.view(torch.int16)[:count].view(states.shape) >= dropped - 2**15
+    # One byte is kept of each entry, where torch keeps four; products with bytes are quicker than with truth values.
+    left: torch.Tensor = _Drop.apply(states, is_kept.view(torch.uint8), 2**16 / (2**16 - dropped))
     return left
 
 
 class _Drop(torch.autograd.Function):
-    """Entries scaled, but for those that are dropped; one byte is kept of each, where torch keeps four."""
+    """Entries scaled where `is_kept` is 1, and zero where it is 0."""
 
     @staticmethod
-    def forward(ctx: Any, states: torch.Tensor, is_dropped: torch.Tensor, scale: float) -> torch.Tensor:
-        ctx.save_for_backward(is_dropped)
+    def forward(ctx: Any, states: torch.Tensor, is_kept: torch.Tensor, scale: float) -> torch.Tensor:
+        ctx.save_for_backward(is_kept)
         ctx.scale = scale
-        return (states * scale).masked_fill_(is_dropped, 0)
+        return (states * is_kept).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return (grads[0] * ctx.scale).masked_fill_(ctx.saved_tensors[0], 0), None, None
+        return (grads[0] * ctx.saved_tensors[0]).mul_(ctx.scale), None, None
 
 
 class _Linear(torch.autograd.Function):

@@ -54,14 +54,20 @@ class TextGroup:
     longest: int
     places: torch.Tensor
     """Where in [num_texts * longest] each token stands."""
+    has_padding: bool
+    """Whether some of the texts are shorter than the longest; if not, nothing has to be copied."""
 
     def pad(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return [num_texts, longest, width] of [num_tokens, width], zero where there is no token."""
+        if not self.has_padding:
+            return tokens.unflatten(0, (self.num_texts, self.longest))
         padded: torch.Tensor = _Scatter.apply(tokens, self.places, self.num_texts * self.longest)
         return padded.view(self.num_texts, self.longest, -1)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """Return [num_tokens, width] of [num_texts, longest, width]."""
+        if not self.has_padding:
+            return padded.flatten(0, 1)
         packed: torch.Tensor = _Gather.apply(padded.flatten(0, 1), self.places)
         return packed
 
@@ -72,6 +78,8 @@ def whole_group(mask: torch.Tensor) -> TextGroup:
     Some padding may come after the tokens, as many places as make their number round.
     """
     group = _group(mask, slice(None), longest=mask.shape[1])
+    if not group.has_padding:
+        return group
     num_more = -group.num_tokens % ROUND
     padding = mask.flatten().logical_not().nonzero().squeeze(1)[:num_more]
     places = torch.cat([group.places, padding])
@@ -83,7 +91,9 @@ def cut_into_groups(mask: torch.Tensor) -> list[TextGroup]:
     lengths = mask.sum(dim=1).tolist()
     starts, start = [0], 0
     for i in range(1, len(lengths)):
-        if (i + 1 - start) * max(lengths[start : i + 1]) > ATTENTION_TOKENS:
+        size = (i + 1 - start) * max(lengths[start : i + 1])
+        # Many texts of one length make a group without padding.
+        if size > ATTENTION_TOKENS or (lengths[i] != lengths[i - 1] and 2 * size > ATTENTION_TOKENS):
             starts.append(start := i)
     parts = [slice(*part) for part in pairwise([*starts, len(lengths)])]
     return [_group(mask, rows, longest=max(lengths[rows])) for rows in parts]
@@ -114,4 +124,4 @@ def attend_in_groups(
 def _group(mask: torch.Tensor, rows: slice, *, longest: int) -> TextGroup:
     part = mask[rows, :longest]
     places = part.flatten().nonzero().squeeze(1)
-    return TextGroup(rows, len(part), len(places), longest, places)
+    return TextGroup(rows, len(part), len(places), longest, places, has_padding=len(places) < part.numel())
