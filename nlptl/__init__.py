@@ -3,6 +3,7 @@
 The names below are resolved when they are first used, so that `import nlptl` takes no time and imports no torch.
 """
 
+import gc
 import importlib
 import os
 from typing import TYPE_CHECKING, Any
@@ -101,10 +102,17 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(importlib.import_module(module), name)
-    raise AttributeError(f"module 'nlptl' has no attribute {name!r}")
+    module = next((module for module, names in _MODULES.items() if name in names), None)
+    if module is None:
+        raise AttributeError(f"module 'nlptl' has no attribute {name!r}")
+    # What torch and transformers are made of stays: to look through it for garbage again and again takes half a second.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return getattr(importlib.import_module(module), name)
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def __dir__() -> list[str]:

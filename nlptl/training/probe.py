@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STEPS_SAMPLED = 50
+MUCH_LARGER = 1.1
+"""How many times more tokens another micro-batch has that is worth a run of its own."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,14 @@ def plan_work(inputs: Inputs, batch_size: int, *, seed: int, max_tokens: int, nu
     batches = [permutation[i * batch_size : (i + 1) * batch_size] for i in (step_of_longest, *sample)]
     shares = [micro_batches(b, lengths, max_tokens=max_tokens, num_processes=num_processes) for b in batches]
 
-    def size(rows: np.ndarray) -> int:
-        return len(rows) * int(lengths[rows].max())
-
+    size = partial(_size, inputs)
     largest = max((rows for share in shares for rows in share), key=size)
     return Work(shares[0][0], largest, float(np.mean([sum(map(size, share)) for share in shares[1:]])))
+
+
+def _size(inputs: Inputs, rows: np.ndarray) -> int:
+    """Return the tokens of a micro-batch, padding included."""
+    return len(rows) * int(inputs.tokens.lengths[rows].max())
 
 
 def run_probe(
@@ -82,7 +88,7 @@ def run_probe(
     num_passes: int,
     is_quick: bool,
 ) -> Probe:
-    """Run two micro-batches forward and backward, and leave no trace in the model, its gradients, or what is random.
+    """Run a micro-batch or two forward and backward, and leave no trace in the model, its gradients, or what is random.
 
     Where memory runs out, fewer texts are run: a step does the same. The processes do not wait for each other.
 
@@ -103,11 +109,13 @@ def run_probe(
         return _run(model, inputs, rows, accelerator, depth=depth, num_passes=num_passes)
 
     with _without_trace(model, accelerator.device), quick_layers(model) if is_quick else nullcontext():
-        # The longest comes first: it may not fit. The other one is timed, since memory and threads are warm by then.
-        first, second = (_run_what_fits(run, rows, inputs) for rows in (work.longest, work.largest))
-    return Probe(
-        max(first.activations, second.activations), first.in_use, second.below, second.forward, second.backward
-    )
+        _run_what_fits(run, work.longest[:1], inputs)  # warms up memory and threads
+        first = second = _run_what_fits(run, work.longest, inputs)
+        growth = max(1.0, _size(inputs, work.largest) / _size(inputs, work.longest))
+        if growth > MUCH_LARGER:
+            second, growth = _run_what_fits(run, work.largest, inputs), 1.0
+    activations = max(round(first.activations * growth), second.activations)
+    return Probe(activations, first.in_use, second.below, second.forward, second.backward)
 
 
 def time_encoding(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> float:

@@ -168,8 +168,8 @@ def test_memory_that_suffices_for_a_part_of_the_micro_batch(build_model, splits,
     handle = model.network.register_forward_pre_hook(run_out, with_kwargs=True)
     Trainer(model, config()).estimate(splits["train"])
     handle.remove()
-    assert sizes[0] > 2
-    assert min(sizes) <= 2
+    assert max(sizes) > 2
+    assert 1 < sizes[-1] <= 2
     assert re.search(r"out of memory with \d texts of up to \d+ tokens: trying half \(Tried to allocate 9", caplog.text)
 
 
