@@ -5,7 +5,6 @@ The names below are resolved when they are first used, so that `import nlptl` ta
 
 import gc
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 from nlptl.auto import register_heads
@@ -96,9 +95,6 @@ _MODULES = {
 }
 
 register_heads()
-
-# Large tensors on a CPU get large pages, where the system has them; torch reads this when it takes memory first.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def __getattr__(name: str) -> Any:

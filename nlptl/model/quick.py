@@ -1,7 +1,11 @@
-"""What torch is slow at on a CPU, done another way: matrix products by MKL on other vendors' CPUs, noise of dropout,
-memory that goes back to the system and comes anew in every step."""
+"""What torch is slow at on a CPU, done another way.
+
+These are matrix products by MKL on other vendors' CPUs, noise of dropout, and memory that is given back to the system
+and comes anew in every step.
+"""
 
 import ctypes
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -21,8 +25,8 @@ def quick_layers(model: nn.Module) -> Iterator[None]:
     """Within it, linear layers and dropout in float32 on a CPU take a faster way, where there is one.
 
     MKL takes a slow path on CPUs with AVX-512 that are not Intel's; oneDNN, which torch has beside it, multiplies twice
-    as fast on such an AMD EPYC. On one without AVX-512, MKL is the faster one. Results agree up to rounding. Dropout draws other noise than torch's would be.
-    Memory that tensors leave is kept for the next ones, from then on.
+    as fast on such an AMD EPYC. On one without AVX-512, MKL is the faster one. Results agree up to rounding. Dropout
+    draws other noise than torch's would be. Memory that tensors leave is kept for the next ones, from then on.
     """
     _keep_freed_memory()
     swaps: list[tuple[nn.Module, Callable[..., torch.Tensor]]] = []
@@ -59,7 +63,7 @@ def _keep_freed_memory() -> None:
 
     Only glibc does otherwise by itself, and has the function; up to 2 GB stay.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = None if sys.platform == "win32" else getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

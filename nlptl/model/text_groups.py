@@ -60,7 +60,7 @@ class TextGroup:
     def pad(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return [num_texts, longest, width] of [num_tokens, width], zero where there is no token."""
         if not self.has_padding:
-            return tokens.unflatten(0, (self.num_texts, self.longest))
+            return tokens.view(self.num_texts, self.longest, -1)
         padded: torch.Tensor = _Scatter.apply(tokens, self.places, self.num_texts * self.longest)
         return padded.view(self.num_texts, self.longest, -1)
 
