@@ -16,7 +16,8 @@ def quick_layers(model: nn.Module) -> Iterator[None]:
     """Within it, linear layers and dropout in float32 on a CPU take a faster way, where there is one.
 
     MKL takes a slow path on CPUs with AVX-512 that are not Intel's; oneDNN, which torch has beside it, multiplies twice
-    as fast on such an AMD EPYC. On one without AVX-512, MKL is the faster one. Results agree up to rounding. Dropout draws other noise than torch's would be.
+    as fast on such an AMD EPYC. On one without AVX-512, MKL is the faster one. Results agree up to rounding. Dropout
+    draws other noise than torch's would be.
     """
     swaps: list[tuple[nn.Module, Callable[..., torch.Tensor]]] = []
     for module in model.modules():
@@ -49,10 +50,10 @@ def prefers_onednn() -> bool:
 def drop(states: torch.Tensor, probability: float) -> torch.Tensor:
     """Return `states` with some entries zero and the others scaled, as dropout does, from 16 random bits for each.
 
-    torch draws 32 bits or more for each; the probability is rounded to 1/65536.
+    torch draws 32 bits or more for each; the probability is rounded to 1/65536. That is for a CPU alone.
     """
     dropped = round(probability * 2**16)
-    if not 0 < dropped < 2**16:
+    if states.device.type != "cpu" or not 0 < dropped < 2**16:
         return F.dropout(states, probability)
     count = states.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
@@ -111,6 +112,6 @@ def _linear_layer(layer: nn.Linear, features: torch.Tensor) -> torch.Tensor:
 
 
 def _dropout_layer(layer: nn.Dropout, states: torch.Tensor) -> torch.Tensor:
-    if not layer.training or layer.inplace or states.device.type != "cpu":
+    if not layer.training or layer.inplace:
         return F.dropout(states, layer.p, layer.training, layer.inplace)
     return drop(states, layer.p)
