@@ -211,8 +211,9 @@ class TrainingConfig(DecisionConfig):
     """Tokens, padding included, that one device forwards at once; bounds memory, never changes the gradient
     but for dropout, whose noise is drawn for each micro-batch. Halved when memory runs out.
     None: 2048 on a CPU where layers see no padding, else 512; 16384 on an accelerator; at least one example."""
-    padding_free: bool = True
-    """Leave padding out of all layers of the encoder, where its family allows it; equal up to rounding."""
+    padding_free: bool | None = None
+    """Leave padding out of all layers of the encoder; equal up to rounding. None: on a CPU, where encoder and head can
+    do without it; on an accelerator it takes a True, since it is not measured there yet."""
     gradient_checkpointing: bool = False
     """Keep nothing of a layer but its input, and compute the rest once more for the gradient (Chen et al. 2016,
     arXiv:1604.06174). Layers see padding then: it takes more time, and less memory only where a micro-batch takes much
@@ -251,6 +252,11 @@ class TrainingConfig(DecisionConfig):
     def __post_init__(self) -> None:
         _refuse_outside(self, _TRAINING_RANGES + _DECISION_RANGES)
         super().__post_init__()
+        if self.padding_free and self.gradient_checkpointing:
+            raise ConfigError(
+                "Expected --padding-free or --gradient-checkpointing, whose layers see padding, found both. Pass one "
+                "of the two; --padding-free None is as if it were left out."
+            )
 
 
 _TRAINING_RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (

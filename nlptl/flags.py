@@ -47,6 +47,9 @@ HUGGING_FACE_SPELLINGS = {
 def check_flags(tokens: list[str], hints: dict[str, Any]) -> list[str]:
     """Refuse unknown flags; rewrite `--flag true` and `--flag=false` of booleans to what tyro reads.
 
+    Of booleans that may be None too, it reads no `--flag` and `--no-flag` by themselves: these are `--flag=True` and
+    `--flag=False`.
+
     Args:
         tokens: The words of a command line.
         hints: The type of each flag, by its name without the leading dashes.
@@ -55,7 +58,8 @@ def check_flags(tokens: list[str], hints: dict[str, Any]) -> list[str]:
         ConfigError: If a flag is unknown, with the one that was probably meant, or if one that takes several values
             stands there twice.
     """
-    switches = [f"--{name}" for name, hint in hints.items() if hint is bool]
+    three_valued = [f"--{name}" for name, hint in hints.items() if hint == bool | None]
+    switches = [f"--{name}" for name, hint in hints.items() if hint is bool] + three_valued
     known = {"help", *hints, *(f"no-{switch[2:]}" for switch in switches)}
     checked: list[str] = []
     given: set[str] = set()
@@ -79,9 +83,13 @@ def check_flags(tokens: list[str], hints: dict[str, Any]) -> list[str]:
                 continue
         if checked and checked[-1] in switches and token.lower() in ("true", "false"):
             checked[-1] = checked[-1] if token.lower() == "true" else f"--no-{checked[-1][2:]}"
+        elif checked and checked[-1] in three_valued and token.lower() == "none":
+            checked[-1] += "=None"
         else:
             checked.append(token)
-    return checked
+    values = {flag: f"{flag}=True" for flag in three_valued}
+    values |= {f"--no-{flag[2:]}": f"{flag}=False" for flag in three_valued}
+    return [values.get(token, token) for token in checked]
 
 
 def _did_you_mean(name: str, hints: dict[str, Any]) -> str:

@@ -150,5 +150,11 @@ def test_all_bad_values_are_named_at_once():
         TrainingConfig(num_epochs=0, warmup_ratio=2, optimizer="lion")
 
 
+def test_padding_free_and_layers_that_see_padding_are_refused():
+    with pytest.raises(ConfigError, match="Expected --padding-free or --gradient-checkpointing, .* found both"):
+        TrainingConfig(padding_free=True, gradient_checkpointing=True)
+    assert TrainingConfig(gradient_checkpointing=True).padding_free is None
+
+
 def test_the_defaults_are_json():
     assert json.loads(json.dumps(to_json(TrainingConfig()))) == to_json(TrainingConfig())

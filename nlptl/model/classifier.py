@@ -117,7 +117,7 @@ class Classifier(nn.Module):
             network.config.chunk_length = self.max_length if self.reads_chunks else None
         self.parts = find_parts(cast(PreTrainedModel, network.base_model))
         self.transfer = TransferConfig()
-        self.is_padding_free = True  # False: texts are padded everywhere, as in transformers
+        self.is_padding_free: bool | None = None
         self.checkpoints_gradients = False
         self.onnx: OnnxNetwork | None = None  # what computes logits in its place
         self.freeze("nothing")
@@ -423,6 +423,21 @@ class Classifier(nn.Module):
             layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
         self.checkpoints_gradients = wanted
 
+    def leave_padding_out(self, wanted: bool | None) -> None:
+        """Set whether the layers of the encoder see no padding. None: on a CPU they do not, if they can do without.
+
+        Raises:
+            ConfigError: If it is True, and the encoder or the head needs padding.
+        """
+        if wanted and not self._can_leave_padding_out:
+            family, layers = self.network.base_model.config.model_type, self.head.layers
+            found = family if layers == "last" else f"a head over layers={layers!r}"
+            raise ConfigError(
+                f"Expected an encoder and a head that can do without padding for --padding-free, found {found}. Leave "
+                "it out: texts are padded then."
+            )
+        self.is_padding_free = wanted
+
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -471,12 +486,17 @@ class Classifier(nn.Module):
 
     @property
     def leaves_padding_out(self) -> bool:
-        """Whether the layers of the encoder see no padding: it is not switched off, and the family allows it."""
-        # A head that reads several layers asks the encoder for all of them, padded.
-        is_wanted = self.is_padding_free and self.head.layers == "last" and self.device.type == "cpu"
+        """Whether the layers of the encoder see no padding: that is wanted on this device, and they can do without."""
+        # What it brings on an accelerator is not measured yet.
+        is_wanted = self.device.type == "cpu" if self.is_padding_free is None else self.is_padding_free
         # A layer that is computed once more knows nothing of where the tokens of its batch stood.
         is_wanted = is_wanted and not (self.training and self.checkpoints_gradients)
-        return is_wanted and can_pack(self.network.base_model, self.parts)
+        return is_wanted and self._can_leave_padding_out
+
+    @property
+    def _can_leave_padding_out(self) -> bool:
+        # A head that reads several layers asks the encoder for all of them, padded.
+        return self.head.layers == "last" and can_pack(self.network.base_model, self.parts)
 
     @property
     def _reads_first_token(self) -> bool:

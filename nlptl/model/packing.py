@@ -7,18 +7,22 @@ with positions and masks, since all that stands below and above the layers is le
 
 Where the head reads the first token alone, the last layer computes queries, and all that follows them, for the first
 tokens alone; keys and values are still those of all tokens.
+
+On a CPU attention is padded in small groups of texts of similar length. On CUDA in bf16 or fp16 it is not padded at
+all, since flash attention takes texts in one row; what that does not take is padded there as one group.
 """
 
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -26,7 +30,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from nlptl.model.parts import EncoderParts
 from nlptl.model.quick import drop
 from nlptl.model.relative_attention import deberta_attention, mpnet_attention
-from nlptl.model.text_groups import TextGroup, attend_in_groups, cut_into_groups, whole_group
+from nlptl.model.text_groups import TextGroup, attend_in_groups, cut_into_groups, text_offsets, whole_group
 
 PACKED = "nlptl_packed"
 
@@ -50,8 +54,13 @@ class _Packing:
 
     whole: TextGroup
     groups: list[TextGroup]
+    """Texts that are padded together in attention."""
     first: torch.Tensor
     """Which of all tokens are the first ones of the texts."""
+    offsets: torch.Tensor
+    """What `text_offsets` returns."""
+    longest: int
+    """The most tokens between two offsets."""
     all_tokens: torch.Tensor | None = None
     """What the last layer reads, where only the first tokens go through it."""
 
@@ -106,9 +115,7 @@ def packed(
         first_only: Whether nothing but the first token of the last layer is read.
     """
     global _packing
-    mask = attention_mask.bool()
-    lengths, whole = mask.sum(dim=1), whole_group(mask)
-    packing = _Packing(whole, cut_into_groups(mask), first=lengths.cumsum(0) - lengths)
+    packing = _find_places(attention_mask)
     family, kind = encoder.config.model_type, encoder.config._attn_implementation
     hooks = _hook_layers(parts, packing, depth, first_only=first_only and family not in ALL_TOKENS, family=family)
     own = [module for module in encoder.modules() if type(module).__name__ == OWN.get(family)]
@@ -125,6 +132,23 @@ def packed(
             del module.forward
         for hook in hooks:
             hook.remove()
+
+
+def _find_places(attention_mask: torch.Tensor) -> _Packing:
+    device = attention_mask.device
+    # Shapes depend on the mask, so an accelerator is waited for here, once in a pass: the rest is found on the CPU. The
+    # distances of DeBERTa wait once more in each layer.
+    mask = attention_mask.bool().cpu()
+    whole = whole_group(mask)
+    offsets = text_offsets(mask, num_tokens=whole.num_tokens)
+    whole = replace(whole, places=whole.places.to(device))
+    return _Packing(
+        whole,
+        cut_into_groups(mask) if device.type == "cpu" else [whole],
+        first=offsets[: len(mask)].long().to(device),
+        offsets=offsets.to(device),
+        longest=int(offsets.diff().max()),
+    )
 
 
 def _hook_layers(
@@ -192,6 +216,8 @@ def _attend(
         shape = (packing.whole.num_texts, -1, num_heads, query.shape[3])
         q, k, v = (each.view(shape).transpose(1, 2) for each in by_token)
         return _attention(q, k, v, mask, **settings).transpose(1, 2).flatten(0, 1)[None], None
+    if _takes_one_row(query, key, value):
+        return _attend_in_one_row(query, key, value, packing, **settings), None
 
     def attend(group: TextGroup, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         mask = attention_mask
@@ -202,6 +228,47 @@ def _attend(
 
     packed = attend_in_groups(attend, packing.groups, *by_token, num_heads=num_heads)
     return packed.unflatten(1, (num_heads, -1))[None], None
+
+
+def _takes_one_row(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    """Return whether flash attention is there, and takes such tensors: on CUDA, and in bf16 or fp16."""
+    params = SDPAParams(query, key, value, None, 0.0, False, False)
+    return query.shape[3] % 8 == 0 and can_use_flash_attention(params)
+
+
+def _attend_in_one_row(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: _Packing,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> torch.Tensor:
+    """Return [1, tokens, heads, width of a head]: what `_attend` does, by flash attention.
+
+    Padding behind the texts attends to itself, as a text that nothing reads: to cut it off would cost a copy.
+    """
+    by_token = (each[0].transpose(0, 1) for each in (query, key, value))
+    offsets, longest = packing.offsets, packing.longest
+    reach = None if sliding_window is None else sliding_window - 1  # tokens on either side
+    # What torch.nn.attention.varlen calls, which has no dropout.
+    output: torch.Tensor = torch.ops.aten._flash_attention_forward(
+        *by_token,
+        offsets,
+        offsets,
+        longest,
+        longest,
+        dropout,
+        False,
+        False,
+        scale=scaling,
+        window_size_left=reach,
+        window_size_right=reach,
+    )[0]
+    return output[None]
 
 
 def _attend_by_distance(

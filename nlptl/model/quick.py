@@ -72,10 +72,10 @@ def _keep_freed_memory() -> None:
 def drop(states: torch.Tensor, probability: float) -> torch.Tensor:
     """Return `states` with some entries zero and the others scaled, as dropout does, from 16 random bits for each.
 
-    torch draws 32 bits or more for each; the probability is rounded to 1/65536.
+    torch draws 32 bits or more for each; the probability is rounded to 1/65536. That is for a CPU alone.
     """
     dropped = round(probability * 2**16)
-    if not 0 < dropped < 2**16:
+    if states.device.type != "cpu" or not 0 < dropped < 2**16:
         return F.dropout(states, probability)
     count = states.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
@@ -135,6 +135,6 @@ def _linear_layer(layer: nn.Linear, features: torch.Tensor) -> torch.Tensor:
 
 
 def _dropout_layer(layer: nn.Dropout, states: torch.Tensor) -> torch.Tensor:
-    if not layer.training or layer.inplace or states.device.type != "cpu":
+    if not layer.training or layer.inplace:
         return F.dropout(states, layer.p, layer.training, layer.inplace)
     return drop(states, layer.p)

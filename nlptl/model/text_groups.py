@@ -86,6 +86,15 @@ def whole_group(mask: torch.Tensor) -> TextGroup:
     return replace(group, num_tokens=len(places), places=places)
 
 
+def text_offsets(mask: torch.Tensor, *, num_tokens: int) -> torch.Tensor:
+    """Return where each text begins among the tokens of all texts, and where the last one ends: int32 [texts + 1].
+
+    If there are `num_tokens` with padding behind the texts, where that ends comes last.
+    """
+    ends = mask.sum(dim=1).cumsum(0).tolist()
+    return torch.tensor([0, *ends, *[num_tokens] * (num_tokens > ends[-1])], dtype=torch.int32)
+
+
 def cut_into_groups(mask: torch.Tensor) -> list[TextGroup]:
     """Return the texts of a batch, in their order, in groups with little padding if they are sorted by length."""
     lengths = mask.sum(dim=1).tolist()

@@ -220,7 +220,7 @@ class Trainer:
         """Return all that training begins with: the plan, the estimate, the splits and the hash of the encoder."""
         self.model.onnx = None  # which holds the weights of before
         self.model.checkpoint_gradients(self.config.gradient_checkpointing)
-        self.model.is_padding_free = self.config.padding_free
+        self.model.leave_padding_out(self.config.padding_free)
         plan = plan_training(self.model, self.config)
         check_sharding(self.model, self.accelerator, plan.stages)
         if validation is None and self.config.early_stopping is not None:

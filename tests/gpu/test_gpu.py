@@ -8,14 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from nlptl import Classifier, Examples, Run, Trainer, TrainingConfig, load_splits
+from nlptl.model import packing
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
+every_family = pytest.mark.parametrize("family", [*packing.FAMILIES, *packing.OWN])
+
 ROOT = Path(__file__).parents[2]
 LABELS = ("negative", "positive")
+
+
+@pytest.fixture(autouse=True)
+def _precision_of_its_own():
+    """Let each test have one: Accelerate keeps to the first of a process."""
+    AcceleratorState._reset_state()
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +58,62 @@ def test_device_and_cpu_agree_without_dropout(tiny_bert, splits):
     texts = splits["test"].texts
     on_cpu = model.predict_probabilities(texts)
     torch.testing.assert_close(model.to("cuda").predict_probabilities(texts), on_cpu, atol=1e-4, rtol=0)
+
+
+def gradient_of(model, *, padding_free, bf16):
+    """Return the gradient on texts of 12 tokens to one, all parts in one vector, and the logits."""
+    ids = torch.randint(5, 40, (7, 12), generator=torch.Generator().manual_seed(0)).to("cuda")
+    mask = (torch.arange(12) < torch.tensor([12, 5, 11, 1, 7, 7, 3])[:, None]).long().to("cuda")
+    model.train()
+    model.zero_grad()
+    model.leave_padding_out(padding_free)
+    assert model.leaves_padding_out is padding_free
+    with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
+        logits = model(input_ids=ids * mask, attention_mask=mask).float()
+    torch.nn.functional.cross_entropy(logits, ids[:, 0] % 2).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), logits.detach()
+
+
+@pytest.mark.parametrize("pooling", ["native", "mean"])
+@every_family
+def test_in_float32_the_gradient_without_padding_is_that_of_the_padded_pass(family, pooling, family_folder):
+    model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, dropout=0.0).to("cuda")
+    expected = gradient_of(model, padding_free=False, bf16=False)
+    found = gradient_of(model, padding_free=True, bf16=False)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["native", "mean"])
+@every_family
+def test_in_bf16_the_gradient_without_padding_is_as_near_to_float32(family, pooling, family_folder, monkeypatch):
+    model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, dropout=0.0).to("cuda")
+    exact = gradient_of(model, padding_free=False, bf16=False)
+    padded = gradient_of(model, padding_free=False, bf16=True)
+    flash, calls = torch.ops.aten._flash_attention_forward, []
+
+    def counted(*args, **settings):
+        calls.append(args)
+        return flash(*args, **settings)
+
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", counted)
+    found = gradient_of(model, padding_free=True, bf16=True)
+    assert bool(calls) is (family in packing.FAMILIES)
+    for of_found, of_padded, of_exact in zip(found, padded, exact, strict=True):
+        allowed = max(2 * float((of_padded - of_exact).norm()), 0.02 * float(of_exact.norm()))
+        assert float((of_found - of_exact).norm()) <= allowed
+
+
+def test_learns_without_padding(tiny_bert, splits):
+    precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    model = Classifier.from_pretrained(tiny_bert, labels=LABELS)
+    settings = {"num_epochs": 6, "batch_size": 8, "learning_rate": 3e-3}
+    trainer = Trainer(model, TrainingConfig(mixed_precision=precision, padding_free=True, **settings))
+    trainer.fit(splits["train"], validation=splits["validation"])
+    assert model.leaves_padding_out
+    assert trainer.evaluate(splits["test"])["accuracy"].value >= 0.9
+    on_device = model.predict_probabilities(splits["test"].texts)
+    on_cpu = model.to("cpu").predict_probabilities(splits["test"].texts)
+    torch.testing.assert_close(on_device, on_cpu, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])

@@ -1,6 +1,7 @@
 """Layers without padding: logits and gradients are those of the padded pass of stock transformers."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,18 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
+from nlptl.config import TrainingConfig
+from nlptl.data.sources import Examples
+from nlptl.errors import ConfigError
 from nlptl.model import packing, text_groups
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating
 from nlptl.model.parts import find_parts
+from nlptl.training.trainer import Trainer
 
 LENGTHS = torch.tensor([12, 5, 11, 1, 7, 7, 3])
 LABELS = ["negative", "positive", "mixed"]
+REVIEWS = Examples.from_lists(["good film .", "bad", "a story", "dull"], ["positive", "negative", "mixed", "negative"])
 
 every_family = pytest.mark.parametrize("family", [*packing.FAMILIES, *packing.OWN])
 
@@ -56,6 +62,43 @@ def test_logits_and_gradients_are_those_of_the_padded_pass(
         torch.testing.assert_close(packed_gradients[name], gradient, rtol=0, atol=1e-12, msg=name)
     assert packing._packing is None
     assert model.network.base_model.config._attn_implementation == ("eager" if family in packing.OWN else "sdpa")
+
+
+def attend_one_by_one(query, key, value, starts, key_starts, longest, *settings, scale, window_size_left, **_):
+    """Stand in on a CPU for flash attention, by torch's own in one text after the other."""
+    assert starts.dtype == torch.int32
+    texts = []
+    for start, end in pairwise(starts.tolist()):
+        assert end - start <= longest
+        distances = (torch.arange(end - start) - torch.arange(end - start)[:, None]).abs()
+        mask = None if window_size_left is None else distances <= window_size_left
+        parts = (each[start:end].transpose(0, 1)[None] for each in (query, key, value))
+        texts.append(nn.functional.scaled_dot_product_attention(*parts, mask, scale=scale)[0].transpose(0, 1))
+    return torch.cat(texts), None
+
+
+@pytest.mark.parametrize("pooling", ["native", "mean"])
+@every_family
+def test_what_is_done_on_cuda_agrees_too(
+    family: str, pooling: str, family_folder: Callable[[str], Path], batch, monkeypatch
+):
+    """But for the kernel: without padding, and padded as one group, where flash attention is not to be had."""
+    model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, dropout=0.0).double()
+    expected, gradients = run(model, batch, padding_free=False)
+    monkeypatch.setattr(packing, "cut_into_groups", lambda mask: [text_groups.whole_group(mask)])
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", attend_one_by_one)
+    for takes_one_row in (False, True):
+        monkeypatch.setattr(packing, "can_use_flash_attention", lambda params, found=takes_one_row: found)
+        found, packed_gradients = run(model, batch, padding_free=True)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(packed_gradients[name], gradient, rtol=0, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize(("num_tokens", "expected"), [(5, [0, 3, 5]), (8, [0, 3, 5, 8])])
+def test_offsets_are_those_of_the_texts_and_of_padding_behind_them(num_tokens: int, expected: list[int]):
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]])
+    assert text_groups.text_offsets(mask, num_tokens=num_tokens).tolist() == expected
 
 
 @every_family
@@ -133,9 +176,30 @@ def test_an_error_leaves_the_encoder_as_it_was(tiny_bert: Path, batch):
         assert torch.equal(model(**batch), expected)
 
 
-def test_other_families_are_padded(family_folder: Callable[[str], Path]):
-    assert not Classifier.from_pretrained(family_folder("deberta"), labels=LABELS).leaves_padding_out
+@pytest.mark.parametrize(("wanted", "expected"), [(None, True), (True, True), (False, False)])
+def test_padding_is_left_out_on_a_cpu_unless_it_is_wanted(wanted: bool | None, expected: bool, tiny_bert: Path):
+    model = Classifier.from_pretrained(tiny_bert, labels=LABELS)
+    assert model.leaves_padding_out
+    Trainer(model, TrainingConfig(num_epochs=1, padding_free=wanted)).estimate(REVIEWS)
+    assert model.leaves_padding_out is expected
 
 
-def test_heads_over_several_layers_are_padded(tiny_bert: Path):
-    assert not Classifier.from_pretrained(tiny_bert, labels=LABELS, pooling="mean", layers="mix").leaves_padding_out
+def test_on_another_device_padding_is_left_out_where_that_is_asked_for(tiny_bert: Path):
+    model = Classifier.from_pretrained(tiny_bert, labels=LABELS).to("meta")
+    for wanted, expected in ((None, False), (False, False), (True, True)):
+        model.leave_padding_out(wanted)
+        assert model.leaves_padding_out is expected
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "found"),
+    [("deberta", {}, "deberta"), ("bert", {"pooling": "mean", "layers": "mix"}, "a head over layers='mix'")],
+)
+def test_what_needs_padding_has_it_and_is_refused_where_it_shall_not(
+    family: str, settings: dict[str, str], found: str, family_folder: Callable[[str], Path]
+):
+    model = Classifier.from_pretrained(family_folder(family), labels=LABELS, **settings)
+    assert not model.leaves_padding_out
+    trainer = Trainer(model, TrainingConfig(num_epochs=1, padding_free=True))
+    with pytest.raises(ConfigError, match=f"do without padding for --padding-free, found {found}. Leave it out"):
+        trainer.fit(REVIEWS)
