@@ -223,7 +223,8 @@ def _attend(
         mask = attention_mask
         if mask is not None:
             mask = mask[group.rows, :, : group.longest, : group.longest]
-            mask = None if mask.all() else mask
+            if mask.device.type == "cpu" and mask.all():  # An accelerator would be waited for.
+                mask = None
         return _attention(query, key, value, mask, **settings)
 
     packed = attend_in_groups(attend, packing.groups, *by_token, num_heads=num_heads)
