@@ -219,7 +219,8 @@ class TrainingConfig(DecisionConfig):
     arXiv:1604.06174). Layers see padding then: it takes more time, and less memory only where a micro-batch takes much
     of it, as one long text does in a large encoder."""
     quick_layers: bool = True
-    """On a CPU: products of matrices and dropout by quicker ways than torch's own; equal up to rounding and noise."""
+    """In the steps of a training on a CPU: products of matrices and dropout by quicker ways than torch's own, and freed
+    memory kept by the process; equal up to rounding and noise."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass on devices that have it."""
     eval_steps: int | None = None

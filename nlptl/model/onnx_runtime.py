@@ -16,6 +16,12 @@ from nlptl.errors import ConfigError, ResourceError
 
 Engine = Literal["torch", "onnx", "onnx-int8"]
 
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""What an export takes; to predict takes the last one."""
+
+MAX_BYTES = 1536 * 2**20
+"""Of larger networks torch keeps the weights out of the file."""
+
 FILES = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_int8.onnx"}
 """Where an engine finds its network in a model folder."""
 
@@ -31,7 +37,7 @@ class OnnxNetwork:
         """
         if not path.is_file():
             raise ConfigError(f"Expected {path}, which nlptl export writes, found none. Run: nlptl export --help")
-        check_installed()
+        check_installed("onnxruntime")
         import onnxruntime
 
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -42,9 +48,13 @@ class OnnxNetwork:
         return torch.from_numpy(logits)
 
 
-def check_installed() -> None:
-    """Refuse what needs ONNX Runtime where it is not installed."""
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+def check_installed(*names: str) -> None:
+    """Refuse what needs packages that are not installed.
+
+    Raises:
+        ConfigError: If one of them is missing.
+    """
+    missing = [name for name in names if find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"Expected the packages of the extra onnx, found no {', '.join(missing)} in this environment. Run: pip "
@@ -62,10 +72,16 @@ def write_onnx(network: nn.Module, path: Path, *, batch: dict[str, torch.Tensor]
         int8: Whether weights of linear layers are rounded to 8 bits, and their inputs as they come.
 
     Raises:
-        ConfigError: If a package is missing.
+        ConfigError: If a package is missing, or the network too large for one file.
         ResourceError: If the file cannot be written.
     """
-    check_installed()
+    check_installed(*PACKAGES)
+    num_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
+    if num_bytes > MAX_BYTES:
+        raise ConfigError(
+            f"Expected a network of at most {MAX_BYTES / 1e6:,.0f} MB for an ONNX file, found "
+            f"{num_bytes / 1e6:,.0f} MB. Predict with torch, or train a smaller encoder."
+        )
     try:
         path.parent.mkdir(exist_ok=True)
         with TemporaryDirectory(dir=path.parent) as folder, _quiet():

@@ -13,8 +13,9 @@ all, since flash attention takes texts in one row; what that does not take is pa
 """
 
 import functools
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -73,16 +74,22 @@ def without_padding(
     forward = encoder.forward
 
     @functools.wraps(forward)
-    def without(*args: Any, attention_mask: torch.Tensor, **kwargs: Any) -> Any:
-        with packed(encoder, parts, attention_mask, depth=depth, first_only=first_only):
+    def without(*args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        packing = _find_places(attention_mask)
+        if packing is None:
+            return forward(*args, attention_mask=attention_mask, **kwargs)
+        with packed(encoder, parts, packing, depth=depth, first_only=first_only):
             return forward(*args, attention_mask=attention_mask, **kwargs)
 
-    encoder.forward = without
-    try:
+    with _one_at_a_time, ExitStack() as undo:
+        own = encoder.__dict__.get("forward")
+        undo.callback(delattr if own is None else setattr, encoder, "forward", *([] if own is None else [own]))
+        encoder.forward = without
         yield
-    finally:
-        del encoder.forward
 
+
+_one_at_a_time = threading.RLock()
+"""Held by the thread whose passes are packed: what the others do meanwhile would read its places."""
 
 _packing: _Packing | None = None
 """What attention needs to know, while a packed pass goes on: no family hands it on."""
@@ -90,15 +97,18 @@ _packing: _Packing | None = None
 
 def can_pack(encoder: PreTrainedModel, parts: EncoderParts) -> bool:
     """Return whether `packed` works for this encoder as it is."""
-    family, kind = encoder.config.model_type, encoder.config._attn_implementation
-    return (family in OWN or (family in FAMILIES and kind == "sdpa")) and not parts.between
+    config = encoder.config
+    family, kind = config.model_type, config._attn_implementation
+    # A decoder's tokens do not see the next ones; of ALBERT's groups of layers, what a group reads is not what all do.
+    is_plain = not getattr(config, "is_decoder", False) and getattr(config, "inner_group_num", 1) == 1
+    return is_plain and (family in OWN or (family in FAMILIES and kind == "sdpa")) and not parts.between
 
 
 @contextmanager
 def packed(
     encoder: PreTrainedModel,
     parts: EncoderParts,
-    attention_mask: torch.Tensor,
+    packing: _Packing,
     *,
     depth: int = 0,
     first_only: bool = False,
@@ -110,35 +120,40 @@ def packed(
     Args:
         encoder: One that `can_pack`.
         parts: Its parts.
-        attention_mask: That of the pass [texts, longest].
+        packing: Where the tokens of the pass stand.
         depth: Layers that are not run, since what they give is known.
         first_only: Whether nothing but the first token of the last layer is read.
     """
     global _packing
-    packing = _find_places(attention_mask)
     family, kind = encoder.config.model_type, encoder.config._attn_implementation
-    hooks = _hook_layers(parts, packing, depth, first_only=first_only and family not in ALL_TOKENS, family=family)
-    own = [module for module in encoder.modules() if type(module).__name__ == OWN.get(family)]
-    for module in own:
-        module.forward = partial(_attend_by_distance, module)
-    encoder.config._attn_implementation = kind if own else PACKED
-    _packing = packing
-    try:
-        yield
-    finally:
-        _packing = None
-        encoder.config._attn_implementation = kind
-        for module in own:
-            del module.forward
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as undo:
+        for hook in _hook_layers(
+            parts, packing, depth, first_only=first_only and family not in ALL_TOKENS, family=family
+        ):
+            undo.callback(hook.remove)
+        for module in encoder.modules():
+            if type(module).__name__ == OWN.get(family):
+                undo.callback(delattr, module, "forward")
+                module.forward = partial(_attend_by_distance, module)
+        undo.callback(setattr, encoder.config, "_attn_implementation", kind)
+        encoder.config._attn_implementation = kind if family in OWN else PACKED
+        before, _packing = _packing, packing
+        try:
+            yield
+        finally:
+            _packing = before
 
 
-def _find_places(attention_mask: torch.Tensor) -> _Packing:
+def _find_places(attention_mask: torch.Tensor | None) -> _Packing | None:
+    """Return where tokens stand; None: there is no mask, or one of texts that are not padded on the right alone."""
+    if attention_mask is None or attention_mask.dim() != 2:
+        return None
     device = attention_mask.device
     # Shapes depend on the mask, so an accelerator is waited for here, once in a pass: the rest is found on the CPU. The
     # distances of DeBERTa wait once more in each layer.
     mask = attention_mask.bool().cpu()
+    if not mask[:, :1].all() or (mask[:, 1:] > mask[:, :-1]).any():
+        return None
     whole = whole_group(mask)
     offsets = text_offsets(mask, num_tokens=whole.num_tokens)
     whole = replace(whole, places=whole.places.to(device))

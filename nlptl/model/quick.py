@@ -28,7 +28,8 @@ def quick_layers(model: nn.Module) -> Iterator[None]:
     as fast on such an AMD EPYC. On one without AVX-512, MKL is the faster one. Results agree up to rounding. Dropout
     draws other noise than torch's would be. Memory that tensors leave is kept for the next ones, from then on.
     """
-    _keep_freed_memory()
+    if any(map(_is_slow, model.parameters())):
+        _keep_freed_memory()
     swaps: list[tuple[nn.Module, Callable[..., torch.Tensor]]] = []
     for module in model.modules():
         if "forward" in module.__dict__:  # as where one of these is inside another
@@ -61,7 +62,8 @@ def prefers_onednn() -> bool:
 def _keep_freed_memory() -> None:
     """Let the C library keep memory that is freed; without, every step's large tensors come page by page, and zeroed.
 
-    Only glibc does otherwise by itself, and has the function; up to 2 GB stay.
+    Only glibc does otherwise by itself, and has the function. What is kept is not bounded: it is what the process has
+    needed at once so far.
     """
     mallopt = None if sys.platform == "win32" else getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -123,6 +123,7 @@ def attend_in_groups(
     """
     sizes = [group.num_tokens for group in groups]
     num_tokens = sum(sizes)
+    assert num_tokens <= len(value) < num_tokens + ROUND
     outputs = []
     for group, *parts in zip(groups, *(each[:num_tokens].split(sizes) for each in (query, key, value)), strict=True):
         output = attend(group, *(group.pad(part).unflatten(2, (num_heads, -1)).transpose(1, 2) for part in parts))

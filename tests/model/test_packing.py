@@ -1,6 +1,7 @@
 """Layers without padding: logits and gradients are those of the padded pass of stock transformers."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -118,8 +119,12 @@ def test_layers_see_no_padding_and_the_last_one_first_tokens_alone(
     family: str, family_folder: Callable[[str], Path], batch
 ):
     encoder = AutoModel.from_pretrained(family_folder(family)).eval()
-    parts, seen = find_parts(encoder), []
-    hooks = [layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape)) for layer in parts.layers]
+    parts = find_parts(encoder)
+    seen: list[int] = []
+    # The last linear layer of a layer: it comes after attention.
+    linears = [[m for m in layer.modules() if isinstance(m, nn.Linear)][-1] for layer in parts.layers]
+    for linear in linears:
+        linear.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
     num_tokens = 64  # 46, and padding up to a multiple of ROUND
     for first_only, above in (
         (False, num_tokens),
@@ -127,12 +132,9 @@ def test_layers_see_no_padding_and_the_last_one_first_tokens_alone(
     ):
         with torch.no_grad(), packing.without_padding(encoder, parts, first_only=first_only):
             hidden = encoder(**batch).last_hidden_state
-        # What a hook sees that was there before is the padded batch of the first layer.
-        assert [shape[1] for shape in seen[1:]] == [num_tokens] * (parts.num_layers - 1)
+        assert seen == [num_tokens] * (parts.num_layers - 1) + [above]
         assert hidden.shape[1] == (1 if above < num_tokens else 12)
         seen.clear()
-    for hook in hooks:
-        hook.remove()
 
 
 @every_family
@@ -203,3 +205,48 @@ def test_what_needs_padding_has_it_and_is_refused_where_it_shall_not(
     trainer = Trainer(model, TrainingConfig(num_epochs=1, padding_free=True))
     with pytest.raises(ConfigError, match=f"do without padding for --padding-free, found {found}. Leave it out"):
         trainer.fit(REVIEWS)
+
+
+def test_what_is_padded_elsewhere_is_padded_throughout(tiny_bert: Path, batch):
+    model = Classifier.from_pretrained(tiny_bert, labels=LABELS, dropout=0.0).double()
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    holed = mask.clone()
+    holed[0, 3] = 0
+    left = {"input_ids": ids.flip(1), "attention_mask": mask.flip(1)}
+    for given in (left, {"input_ids": ids}, {"input_ids": ids, "attention_mask": holed}):
+        expected, _ = run(model, given, padding_free=False)
+        found, _ = run(model, given, padding_free=True)
+        assert torch.equal(found, expected)
+
+
+def test_decoders_and_groups_of_several_layers_are_padded(family_folder: Callable[[str], Path]):
+    for family, setting in (("bert", {"is_decoder": True}), ("albert", {"inner_group_num": 2})):
+        model = Classifier.from_pretrained(family_folder(family), labels=LABELS)
+        assert model.leaves_padding_out
+        model.network.base_model.config.update(setting)
+        assert not model.leaves_padding_out
+
+
+def test_threads_take_turns(family_folder: Callable[[str], Path], batch):
+    models = [Classifier.from_pretrained(family_folder(name), labels=LABELS).eval() for name in ("bert", "roberta")]
+    short = {name: tensor[3:, :7] for name, tensor in batch.items()}
+    jobs = [(model, given) for model in [*models, models[0]] for given in (batch, short)] * 20
+
+    def predict(job: tuple[Classifier, dict[str, torch.Tensor]]) -> torch.Tensor:
+        with torch.no_grad():
+            return job[0](**job[1])
+
+    expected = [predict(job) for job in jobs]
+    with ThreadPoolExecutor(6) as pool:
+        for found, alone in zip(pool.map(predict, jobs), expected, strict=True):
+            torch.testing.assert_close(found, alone, rtol=0, atol=1e-6)
+
+
+def test_a_forward_of_the_users_own_is_put_back(tiny_bert: Path, batch):
+    model = Classifier.from_pretrained(tiny_bert, labels=LABELS)
+    encoder, calls = model.network.base_model, []
+    forward = encoder.forward
+    encoder.forward = own = lambda *args, **kwargs: calls.append(1) or forward(*args, **kwargs)
+    model(**batch)
+    assert calls == [1]
+    assert encoder.forward is own

@@ -15,8 +15,10 @@ from nlptl import Classifier, Examples, Trainer, TrainingConfig, cli
 from nlptl.errors import ConfigError, ResourceError
 from nlptl.model import onnx_runtime
 from nlptl.model.onnx_runtime import FILES
-from nlptl.serving.export import ExportConfig, export
+from nlptl.serving.export import ExportConfig, count_different, export
+from nlptl.tasks.multi_label import MultiLabel
 from nlptl.tasks.regression import Regression
+from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.tokens import TokenLabels
 
 TEXTS = ["good", "a very dull film", *(" ".join(["good", "story"] * n) for n in (20, 1, 7)), "the end ."]
@@ -146,3 +148,27 @@ def test_packages_that_are_missing(folder: Path, toy_csv: Path, monkeypatch: pyt
 def test_a_folder_that_is_none(toy_csv: Path):
     with pytest.raises(ConfigError, match=r"Expected a model folder, found none at somewhere/else"):
         export(ExportConfig(model_dir="somewhere/else", dataset=str(toy_csv)))
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        (SingleLabel(("a", "b")), 2),
+        (MultiLabel(("a", "b")), 2),
+        (TokenLabels(("O", "B-x")), 2),
+        (Regression(("x", "y")), 0),
+    ],
+)
+def test_answers_that_differ_are_counted_in_every_task(task, expected):
+    texts = ["good", "dull", "the"]
+    logits = torch.tensor([[2.0, -1.0], [-1.0, 2.0], [-3.0, 1.0]])
+    assert count_different(task, logits, logits, texts=texts) == 0
+    assert count_different(task, logits, logits * torch.tensor([[-1.0], [1.0], [-1.0]]), texts=texts) == expected
+
+
+def test_a_network_that_does_not_fit_into_one_file(model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_runtime, "MAX_BYTES", 1000)
+    model = Classifier.from_pretrained(model_dir)
+    with pytest.raises(ConfigError, match=r"at most 0 MB for an ONNX file, found \d MB. Predict with torch"):
+        model.export_onnx(tmp_path / "onnx/model.onnx")
+    assert not (tmp_path / "onnx").exists()
