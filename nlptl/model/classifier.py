@@ -1,7 +1,7 @@
 """Classifier = encoder + head + labels + tokenizer."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,7 @@ from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.inference import evaluating, map_rows
 from nlptl.model.native import native_features, native_logits
 from nlptl.model.onnx_runtime import FILES, Engine, OnnxNetwork, write_onnx
-from nlptl.model.packing import can_pack, without_padding
+from nlptl.model.packing import can_pack, one_at_a_time, without_padding
 from nlptl.model.parts import find_parts
 from nlptl.model.pretrained import dense_widths, label_names, load_encoder, load_saved
 from nlptl.model.quick import quick_layers
@@ -478,11 +478,16 @@ class Classifier(nn.Module):
             features: torch.Tensor = self.network.features(input_ids, attention_mask, **token_types)
             return features
 
-    def _without_padding(self, depth: int = 0) -> AbstractContextManager[None]:
+    @contextmanager
+    def _without_padding(self, depth: int = 0) -> Iterator[None]:
         """Within it, the layers of the encoder above the lowest `depth` see no padding, where that is possible."""
-        if not self.leaves_padding_out or depth == self.parts.num_layers:
-            return nullcontext()
-        return without_padding(self.network.base_model, self.parts, depth=depth, first_only=self._reads_first_token)
+        with one_at_a_time:
+            if not self.leaves_padding_out or depth == self.parts.num_layers:
+                yield
+                return
+            first_only = self._reads_first_token
+            with without_padding(self.network.base_model, self.parts, depth=depth, first_only=first_only):
+                yield
 
     @property
     def leaves_padding_out(self) -> bool:

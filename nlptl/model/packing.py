@@ -49,6 +49,11 @@ ALL_TOKENS = ("modernbert", *OWN)
 come of one product, after a norm, or scores of distances."""
 
 
+one_at_a_time = threading.RLock()
+"""Held by the thread whose pass may be packed, from before it is asked whether it can be: a pass of another thread would
+find an encoder that is changed, and read places that are not its own."""
+
+
 @dataclass
 class _Packing:
     """Where the tokens of a batch stand, all texts together and in groups; and what is known of it in a pass."""
@@ -81,15 +86,12 @@ def without_padding(
         with packed(encoder, parts, packing, depth=depth, first_only=first_only):
             return forward(*args, attention_mask=attention_mask, **kwargs)
 
-    with _one_at_a_time, ExitStack() as undo:
+    with one_at_a_time, ExitStack() as undo:
         own = encoder.__dict__.get("forward")
         undo.callback(delattr if own is None else setattr, encoder, "forward", *([] if own is None else [own]))
         encoder.forward = without
         yield
 
-
-_one_at_a_time = threading.RLock()
-"""Held by the thread whose passes are packed: what the others do meanwhile would read its places."""
 
 _packing: _Packing | None = None
 """What attention needs to know, while a packed pass goes on: no family hands it on."""
