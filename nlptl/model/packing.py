@@ -50,7 +50,7 @@ come of one product, after a norm, or scores of distances."""
 
 
 one_at_a_time = threading.RLock()
-"""Held by the thread whose pass may be packed, from before it is asked whether it can be: a pass of another thread would
+"""Held by the thread whose pass may be packed, from before it is asked whether it can be: a pass of another one would
 find an encoder that is changed, and read places that are not its own."""
 
 
