@@ -3,6 +3,7 @@
 Values are never guessed: a text "NA", "null" or "007" stays that text, and so does a label.
 """
 
+import itertools
 import logging
 import os
 import stat
@@ -147,9 +148,12 @@ def read_file(
 
 def read_lines(lines: Iterable[str]) -> Examples:
     """Read one text per line, such as from standard input; row numbers are line numbers."""
-    texts = [line.rstrip("\r\n") for line in lines]
-    rows = list(range(1, len(texts) + 1))
-    return Examples(check_texts(texts, rows, where="standard input"), [], rows, "standard input", "test")
+    stripped, texts, rows = (line.rstrip("\r\n") for line in lines), TextCollector(), array("q")
+    while batch := list(itertools.islice(stripped, ROWS_AT_ONCE)):
+        numbers = range(len(rows) + 1, len(rows) + len(batch) + 1)
+        texts.extend(check_texts(batch, numbers, where="standard input"))
+        rows.extend(numbers)
+    return Examples(texts.finish(), [], rows, "standard input", "test")
 
 
 def join(parts: Sequence[Examples]) -> Examples:

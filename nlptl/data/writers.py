@@ -4,7 +4,9 @@ import contextlib
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,22 +41,18 @@ def check_output(path: str | Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> s
     return suffix
 
 
-def write_table(path: str | Path, columns: Mapping[str, Column]) -> None:
-    """Write columns of equal length to `path`, whole or not at all.
+def write_table(path: str | Path, parts: Iterable[Mapping[str, Column]]) -> None:
+    """Write a table to `path`, whole or not at all, given in parts of some rows each: columns of equal length.
+
+    A part is written before the next is asked for; Parquet alone keeps all of them, in Arrow's columns.
 
     Raises:
         ConfigError: If the suffix is unknown.
         ResourceError: If the file cannot be written.
     """
     target, suffix = Path(path).expanduser(), check_output(path)
-    if suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        table = pyarrow.table(dict(columns))
-        _replace(target, lambda temporary: pyarrow.parquet.write_table(table, temporary))
-    else:
-        _replace(target, lambda temporary: _write_text(temporary, columns, suffix))
+    write = _write_parquet if suffix == ".parquet" else partial(_write_text, suffix=suffix)
+    _replace(target, lambda temporary: write(temporary, parts))
 
 
 def write_json(path: str | Path, values: Any) -> None:
@@ -77,15 +75,18 @@ def write_text(path: str | Path, text: str) -> None:
     _replace(Path(path).expanduser(), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_lines(file: IO[str], columns: Mapping[str, Column], *, suffix: str) -> None:
-    """Write columns of equal length to an open text file, as CSV, TSV or JSON lines."""
-    rows = _rows(columns)
-    if suffix in (".jsonl", ".ndjson"):
-        file.writelines(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)
-        return
+def write_lines(file: IO[str], parts: Iterable[Mapping[str, Column]], *, suffix: str) -> None:
+    """Write a table in parts, as `write_table` takes it, to an open text file, as CSV, TSV or JSON lines."""
     writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(value) for value in row] for row in rows)
+    for i, columns in enumerate(parts):
+        rows = _rows(columns)
+        if suffix in (".jsonl", ".ndjson"):
+            lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)
+            file.writelines(lines)
+            continue
+        if i == 0:
+            writer.writerow(columns)
+        writer.writerows([_cell(value) for value in row] for row in rows)
 
 
 def _cell(value: Any) -> Any:
@@ -99,9 +100,18 @@ def _rows(columns: Mapping[str, Column]) -> Iterator[tuple[Any, ...]]:
         yield from zip(*(part.tolist() if isinstance(part, np.ndarray) else part for part in parts), strict=True)
 
 
-def _write_text(path: Path, columns: Mapping[str, Column], suffix: str) -> None:
+def _write_text(path: Path, parts: Iterable[Mapping[str, Column]], *, suffix: str) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        write_lines(file, columns, suffix=suffix)
+        write_lines(file, parts, suffix=suffix)
+
+
+def _write_parquet(path: Path, parts: Iterable[Mapping[str, Column]]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    # All rows decide on the type of a column: in one part there may be no label, or no span.
+    tables = [pyarrow.table(dict(columns)) for columns in parts]
+    pyarrow.parquet.write_table(pyarrow.concat_tables(tables, promote_options="permissive"), path)
 
 
 def write_whole(target: Path, write: Callable[[Path], object]) -> None:
@@ -110,13 +120,14 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: If it cannot be written; what was there stays.
     """
-    temporary = target.with_name(f".{target.name}.tmp")
+    # A name of its own, since two processes may be at the same target for as long as predictions take.
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
-    except OSError:
+    except BaseException:  # an interruption too
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise

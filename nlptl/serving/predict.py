@@ -4,23 +4,26 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nlptl.config import Columns
 from nlptl.data.columns import check_texts
 from nlptl.data.sources import Examples, read_file, read_lines
-from nlptl.data.writers import check_output, write_lines, write_table
+from nlptl.data.writers import Column, check_output, write_lines, write_table
 from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation.decisions import OUT_OF_SCOPE
 from nlptl.model.classifier import Classifier
 from nlptl.model.onnx_runtime import Engine
 from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
+
+TEXTS_AT_ONCE = 50_000
+"""Texts whose token ids and answers are in memory at a time: enough that batches by length have hardly any padding."""
 
 logger = logging.getLogger(__name__)
 
@@ -84,24 +87,35 @@ def predict(config: PredictConfig) -> None:
             f"{config.input}. Pass the column that holds the texts as --text-column."
         )
     check_pairs(model, examples, config.model_dir)
-    read = examples.texts if has_words else model.task.readable(examples.texts)
-    task = model.task if config.abstain_below is None else _abstaining(model.task, config.abstain_below)
-    logits = model.predict_logits(read, examples.pairs, progress="predicting")
-    columns: dict[str, Sequence[Any] | np.ndarray] = {
-        "row": examples.rows,
-        "text": examples.texts,
-        **({"pair": examples.pairs} if model.reads_pairs else {}),
-        **task.answer_columns(logits, read, examples.texts),
-    }
-    if isinstance(task, SingleLabel):
-        _log_decisions(columns["label"], task)
+    if config.abstain_below is not None:
+        model.task = _abstaining(model.task, config.abstain_below)
+    counts: Counter[str | None] = Counter()
+    parts = _answers(model, examples, counts, has_words=has_words)
     if config.output == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # as JSON is, whatever the terminal's is
-        write_lines(sys.stdout, columns, suffix=".jsonl")
+        write_lines(sys.stdout, parts, suffix=".jsonl")
     else:
-        write_table(config.output, columns)
+        write_table(config.output, parts)
+    if isinstance(model.task, SingleLabel):
+        _log_decisions(counts, model.task)
+    if config.output != "-":
         logger.info("wrote %s predictions to %s", f"{len(examples):,}", config.output)
+
+
+def _answers(
+    model: Classifier, examples: Examples, counts: Counter[str | None], *, has_words: bool
+) -> Iterator[dict[str, Column]]:
+    """Yield the table of answers, some texts at a time, and count the labels that are given."""
+    for start in range(0, max(len(examples), 1), TEXTS_AT_ONCE):  # of no texts there is a table too
+        part = examples.select(np.arange(start, min(start + TEXTS_AT_ONCE, len(examples))))
+        read = part.texts if has_words else model.task.readable(part.texts)
+        logits = model.predict_logits(read, part.pairs, progress=f"predicting, {start:,} of {len(examples):,} done")
+        answers = model.task.answer_columns(logits, read, part.texts)
+        if isinstance(model.task, SingleLabel):
+            counts.update(answers["label"])
+        pairs = {"pair": part.pairs} if model.reads_pairs else {}
+        yield {"row": part.rows, "text": part.texts, **pairs, **answers}
 
 
 def _abstaining(task: Task, below: float) -> Task:
@@ -113,13 +127,13 @@ def _abstaining(task: Task, below: float) -> Task:
     return task.abstaining(below)
 
 
-def _log_decisions(labels: Sequence[Any] | np.ndarray, task: SingleLabel) -> None:
-    given, total = list(labels), f"{len(labels):,}"
+def _log_decisions(counts: Counter[str | None], task: SingleLabel) -> None:
+    total = f"{counts.total():,}"
     if task.decisions.scope is not None:
-        logger.info("%s of %s texts are out of scope", f"{given.count(OUT_OF_SCOPE):,}", total)
+        logger.info("%s of %s texts are out of scope", f"{counts[OUT_OF_SCOPE]:,}", total)
     if task.decisions.abstention is not None and task.decisions.abstention.below > 0:
         below = task.decisions.abstention.below
-        logger.info("%s of %s texts get no label: probability below %.4g", f"{given.count(None):,}", total, below)
+        logger.info("%s of %s texts get no label: probability below %.4g", f"{counts[None]:,}", total, below)
 
 
 def check_pairs(model: Classifier, examples: Examples, model_dir: str) -> None:
@@ -154,10 +168,10 @@ def _read(config: PredictConfig) -> tuple[Examples, bool]:
         rows = list(range(1, len(config.text) + 1))
         return Examples(check_texts(config.text, rows, where="--text"), [], rows), False
     if config.input == "-":
-        # Bytes that are not UTF-8 become halves of surrogate pairs, which are refused with their line.
-        content = io.BytesIO(sys.stdin.buffer.read())
-        lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
-        return read_lines(lines), False
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            # Bytes that are not UTF-8 become halves of surrogate pairs, which are refused with their line.
+            sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+        return read_lines(sys.stdin), False
     columns, path = Columns(text_column=config.text_column, pair_column=config.pair_column), Path(str(config.input))
     try:
         return read_file(path, columns, with_labels=False), False

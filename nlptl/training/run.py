@@ -228,7 +228,7 @@ class Run:
             ResourceError: If the folder cannot be written.
         """
         table = {"row": examples.rows, "label": examples.labels, **columns}
-        on_main(lambda: write_table(self.path / "predictions.csv", table))
+        on_main(lambda: write_table(self.path / "predictions.csv", [table]))
 
     def write_model(self, model: Classifier) -> None:
         """Write the folder `model/`.

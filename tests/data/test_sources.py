@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nlptl.data import sources, text_files
-from nlptl.data.sources import Examples, _hub_table, _is_unlabelled, read_file
+from nlptl.data import sources, text_files, texts
+from nlptl.data.sources import Examples, _hub_table, _is_unlabelled, read_file, read_lines
 from nlptl.data.splits import read_splits
 from nlptl.data.text_files import MAX_FIELD_CHARACTERS
+from nlptl.data.texts import Texts
 from nlptl.data.writers import write_table
 from nlptl.errors import DataError
 
@@ -191,10 +192,22 @@ def test_files_are_read_some_rows_at_a_time(name, tmp_path, monkeypatch):
     if name.endswith("parquet"):
         pq.write_table(pa.table(values), path)
     else:
-        write_table(path, values)
+        write_table(path, [values])
     examples = read_file(path)
     assert (examples.texts, examples.labels) == (values["text"], values["label"])
     assert list(examples.rows) == list(range(2, 12) if name == "a.csv" else range(1, 11))
+
+
+def test_lines_are_read_some_at_a_time(monkeypatch):
+    monkeypatch.setattr(sources, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(texts, "LARGE_BYTES", 500)
+    lines = [f"text {i}" for i in range(10)]
+    examples = read_lines(f"{line}\n" for line in lines)
+    assert isinstance(examples.texts, Texts)
+    assert examples.texts == lines
+    assert list(examples.rows) == list(range(1, 11))
+    with pytest.raises(DataError, match=r"half of a surrogate pair.* \(row 11\)"):
+        read_lines([*lines, "\udcff"])
 
 
 def test_file_that_is_gone_in_the_middle(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ COLUMNS = {
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".CSV", ".Parquet"])
 def test_what_is_written_is_read_back(suffix: str, tmp_path: Path):
     path = tmp_path / f"out{suffix}"
-    write_table(str(path), COLUMNS)
+    write_table(str(path), [COLUMNS])
     if suffix.lower() == ".parquet":
         assert pq.read_table(path).to_pydict() == COLUMNS
     elif suffix.lower() in (".jsonl", ".ndjson"):
@@ -39,6 +40,48 @@ def test_what_is_written_is_read_back(suffix: str, tmp_path: Path):
 def test_json_is_written_whole(tmp_path: Path):
     write_json(tmp_path / "a.json", {"b": ["\u00e9", None]})
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "b": [\n    "\u00e9",\n    null\n  ]\n}\n'
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_parts_make_one_table(suffix: str, tmp_path: Path):
+    """Also where the first of them has no value that tells a type."""
+    spans = [{"label": "film", "start": 0, "share": 0.5}]
+    whole = {"row": [1, 2, 3, 4], "label": [None, None, "good", None], "spans": [[], [], spans, []]}
+    parts = ({name: values[i : i + 2] for name, values in whole.items()} for i in (0, 2))
+    write_table(tmp_path / f"parts{suffix}", parts)
+    write_table(tmp_path / f"whole{suffix}", [whole])
+    if suffix == ".parquet":
+        assert pq.read_table(tmp_path / "parts.parquet").equals(pq.read_table(tmp_path / "whole.parquet"))
+        assert pq.read_table(tmp_path / "parts.parquet").to_pydict() == whole
+    else:
+        assert (tmp_path / f"parts{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_an_interruption_between_parts_leaves_the_old_file_and_no_half_one(name: str, tmp_path: Path):
+    write_table(tmp_path / name, [COLUMNS])
+    before = (tmp_path / name).read_bytes()
+
+    def interrupted() -> Iterator[dict[str, list[int]]]:
+        yield {"row": [1]}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_table(tmp_path / name, interrupted())
+    assert (tmp_path / name).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_two_at_the_same_file_do_not_mix(tmp_path: Path):
+    def parts() -> Iterator[dict[str, list[int]]]:
+        yield {"row": [1]}
+        write_table(tmp_path / "out.csv", [{"row": [7, 8, 9]}])
+        assert (tmp_path / "out.csv").read_text() == "row\n7\n8\n9\n"
+        yield {"row": [2]}
+
+    write_table(tmp_path / "out.csv", parts())
+    assert (tmp_path / "out.csv").read_text() == "row\n1\n2\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
 @pytest.mark.parametrize("name", ["out.txt", "out", "-", "csv"])
@@ -63,12 +106,12 @@ def test_places_that_cannot_be_written_are_refused(name: str, found: str, tmp_pa
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(ResourceError, match=f"Expected to write .*, found {found}.*Pass a file in a folder"):
-        write_table(tmp_path / name, COLUMNS)
+        write_table(tmp_path / name, [COLUMNS])
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
 def test_a_full_disk_leaves_the_old_file_and_no_half_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write_table(tmp_path / name, COLUMNS)
+    write_table(tmp_path / name, [COLUMNS])
     before = (tmp_path / name).read_bytes()
 
     def no_space(self: Path, target: Path) -> None:
@@ -76,11 +119,11 @@ def test_a_full_disk_leaves_the_old_file_and_no_half_one(name: str, tmp_path: Pa
 
     monkeypatch.setattr(writers.Path, "replace", no_space)
     with pytest.raises(ResourceError, match=r"Expected to write .*, found: No space left on device\. Pass a path"):
-        write_table(tmp_path / name, COLUMNS)
+        write_table(tmp_path / name, [COLUMNS])
     assert (tmp_path / name).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_columns_have_equal_lengths(tmp_path: Path):
     with pytest.raises(ValueError, match="shorter"):
-        write_table(tmp_path / "out.csv", {"a": [1, 2], "b": [1]})
+        write_table(tmp_path / "out.csv", [{"a": [1, 2], "b": [1]}])

@@ -75,7 +75,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
         targets = task.targets(examples)
         outputs = outputs_of(task, targets, noise, seed)
         columns = task.columns(outputs, examples.texts, examples.texts, name="predicted")
-        write_table(folder / "predictions.csv", {"row": examples.rows, "label": examples.labels, **columns})
+        write_table(folder / "predictions.csv", [{"row": examples.rows, "label": examples.labels, **columns}])
         write_json(folder / "scores.json", {"test": task.score(targets, outputs, seed=0).to_json()})
         values = {"task": task.kind, "output_dir": str(folder), "train": {"num_epochs": 3}, **settings}
         write_json(folder / "config.json", values)

@@ -16,7 +16,9 @@ import pytest
 from nlptl import Classifier, cli
 from nlptl.data.sources import read_file
 from nlptl.errors import ConfigError
+from nlptl.serving import predict
 from nlptl.serving.predict import PredictConfig
+from nlptl.tasks.tokens import TokenLabels
 
 ROOT = Path(cli.__file__).parents[1]
 TEXTS = ["a great film .", "", "the plot was dull , rather awful and never good .", '"na\u00efve", \U0001f642', "great"]
@@ -99,6 +101,55 @@ def test_files_keep_the_order_of_their_rows(
     assert f"wrote 5 predictions to {predictions}" in err
     assert read_rows(predictions) == expected_rows(model_dir, TEXTS, rows)
     assert {path.name for path in tmp_path.iterdir()} == {texts.name, predictions.name}
+
+
+@pytest.mark.parametrize("num_labels", [2, 3])
+@pytest.mark.parametrize("output", ["csv", "jsonl", "parquet"])
+def test_texts_are_answered_some_at_a_time(
+    output: str,
+    num_labels: int,
+    tiny_bert: Path,
+    toy_csv: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """The answers are those of one pass, in the order of the texts, and are counted over all of them."""
+    names = ["good", "bad", "dull"][:num_labels]
+    Classifier.from_pretrained(tiny_bert, labels=names, seed=4).save(tmp_path / "model")
+    words = ["predict", f"{tmp_path}/model", "--input", f"{toy_csv}", "--abstain-below", "0.6"]
+    found, logs = [], []
+    for size in (50_000, 7):
+        monkeypatch.setattr(predict, "TEXTS_AT_ONCE", size)
+        cli.main([*words, "--output", f"{tmp_path}/{size}.{output}"])
+        found.append(read_rows(tmp_path / f"{size}.{output}"))
+        logs.append(capsys.readouterr().err.replace(f"{size}.{output}", "out"))
+    assert len(found[0]) == 120
+    assert logs[0] == logs[1]
+    assert f"{sum(not row['label'] for row in found[0])} of 120 texts get no label" in logs[0]
+    assert [list(row) for row in found[0]] == [list(row) for row in found[1]]
+    for one, two in zip(*found, strict=True):
+        numbers = [name for name in one if name.startswith("probability")]
+        assert [one[name] for name in numbers] == pytest.approx([two[name] for name in numbers], abs=1e-6)
+        assert {**one, **dict.fromkeys(numbers)} == {**two, **dict.fromkeys(numbers)}
+
+
+def test_words_are_answered_some_texts_at_a_time(
+    tiny_bert: Path, toy_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    task = TokenLabels(("O", "B-film", "I-film"))
+    Classifier.from_pretrained(tiny_bert, task=task, seed=4).save(tmp_path / "model")
+    found = []
+    for size in (50_000, 7):
+        monkeypatch.setattr(predict, "TEXTS_AT_ONCE", size)
+        cli.main(["predict", f"{tmp_path}/model", "--input", f"{toy_csv}"])
+        found.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    spans = [[span for row in rows for span in row["spans"]] for rows in found]
+    assert len(spans[0]) > 100
+    for one, two in zip(*spans, strict=True):
+        assert one.pop("probability") == pytest.approx(two.pop("probability"), abs=1e-6)
+    assert found[0] == found[1]
+    assert [row["text"] for row in found[0]] == read_file(toy_csv).texts
 
 
 def test_predictions_can_be_read_as_data(model_dir: Path, tmp_path: Path):
@@ -247,3 +298,45 @@ def test_a_reader_who_leaves_ends_it_quietly(model_dir: Path):
     done = run_shell(f"{command}; exit ${{PIPESTATUS[2]}}", MODEL=str(model_dir))
     assert (done.returncode, done.stderr) == (141, "")
     assert json.loads(done.stdout)["row"] == 1
+
+
+PEAK = """
+import sys
+from pathlib import Path
+
+from nlptl import cli
+from nlptl.data import texts
+from nlptl.serving import predict
+
+texts.LARGE_BYTES, predict.TEXTS_AT_ONCE = 2**20, 5000
+cli.main(sys.argv[1:])
+lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(lines["VmHWM"].split()[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of memory from /proc")
+@pytest.mark.parametrize("source", ["in.csv", "-"])
+def test_memory_does_not_grow_with_the_answers(source: str, tiny_bert: Path, tmp_path: Path):
+    names = [f"label {i}" for i in range(30)]  # whose probabilities take 240 bytes a row
+    Classifier.from_pretrained(tiny_bert, labels=names).save(tmp_path / "model")
+    words = [sys.executable, "-c", PEAK, "predict", "model", "--input", source, "--output", "out.csv"]
+    peaks = []
+    for num_rows in (10_000, 110_000):
+        lines = "text\n" + "".join(f"good film {i}\n" for i in range(1, num_rows))
+        (tmp_path / "in.csv").write_text(lines)
+        done = subprocess.run(
+            [*words, "--max-length", "3"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            input=lines,
+            capture_output=True,
+            text=True,
+            timeout=1200,
+        )
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "out.csv").read_bytes().count(b"\n") == num_rows + (source == "-")
+        (tmp_path / "out.csv").unlink()
+        peaks.append(int(done.stdout) * 1024)
+    assert peaks[1] - peaks[0] < 100 * 100_000
