@@ -7,11 +7,12 @@ Usage:
     python -m tests.benchmarks --cpu                                    # every part that --only does not have to name
     python -m tests.benchmarks --cpu --only full predict --pairs 5      # some parts of it
     python -m tests.benchmarks --cpu --only frozen --num-epochs 10 --num-texts 400
+    python -m tests.benchmarks --gpu                                    # on a CUDA device, in bf16
 """
 
 import os
 
-os.environ.update(CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1")
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import argparse
 import importlib.metadata
@@ -21,31 +22,20 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import peak, predictions, starts, trainings
-from tests.benchmarks.measuring import MARK, Job, Result, System, in_process, measure, work
+from tests.benchmarks import gpu, peak, predictions, starts, trainings
+from tests.benchmarks.measuring import MARK, RATES, Comparison, Job, Result, System, in_process, measure, work
 
-SYSTEMS: dict[str, System] = {**peak.SYSTEMS, **starts.SYSTEMS, **trainings.SYSTEMS, **predictions.SYSTEMS}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One row of the table: what is compared, and how many times better than the rival is asked for.
-
-    Without a rival, `target` is the limit of what is measured. More is better where `field` is "gflops".
-    """
-
-    part: str  # as --only names it
-    what: str
-    ours: str
-    rival: str | None
-    target: float
-    field: str = "seconds"
-
+SYSTEMS: dict[str, System] = {
+    **peak.SYSTEMS,
+    **starts.SYSTEMS,
+    **trainings.SYSTEMS,
+    **predictions.SYSTEMS,
+    **gpu.SYSTEMS,
+}
 
 COMPARISONS = (
     *(
@@ -98,8 +88,27 @@ COMPARISONS = (
     Comparison("memory", "the same, above that after the imports", "ours_long", "trainer_long", 2, "above_mb"),
 )
 
-CPU_PARTS = ("full", "shapes", "encode", "predict", "start")
-"""What --cpu shows where nothing else is said."""
+BY_DEVICE = {"cpu": COMPARISONS, "gpu": gpu.COMPARISONS}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "cpu": {
+        "only": ["full", "shapes", "encode", "predict", "start"],
+        "num_texts": 512,
+        "num_steps": 6,
+        "num_predicted": 8000,
+        "pairs": 3,
+    },
+    "gpu": {
+        "only": ["gpu-full", "gpu-long", "gpu-compiled", "gpu-mfu", "gpu-encode", "gpu-predict"],
+        "num_texts": 2048,
+        "num_steps": 64,
+        "num_predicted": 2000,
+        "pairs": 1,
+    },
+}
+"""Flags that differ; those of a GPU are meant for ten minutes."""
+
+PEAKS = {"cpu": "peak", "gpu": "gpu_peak"}
 
 BEFORE = {"ours_second": "ours_frozen", "ours_start": "ours_start_cold", "trainer_start": "trainer_start_cold"}
 """By system, the one that leaves it a warm cache."""
@@ -118,10 +127,11 @@ def table(comparisons: list[Comparison], results: dict[str, list[Result]]) -> st
             cells += ["", "", f"<= {row.target:g} s", "", ""]
         else:
             rival = results[row.rival]
-            better = [(a, b) if row.field == "gflops" else (b, a) for a, b in _values(row.field, ours, rival)]
+            better = [(a, b) if row.field in RATES else (b, a) for a, b in _values(row.field, ours, rival)]
             cells += [_spread([r[row.field] for r in rival], row.field), _spread([a / b for a, b in better], "x")]
             cells += [f">= {row.target:g} x"]
-            cells += [_mean_accuracy(system) if row.field == "seconds" else "" for system in (ours, rival)]
+            has_accuracy = row.field in ("seconds", "texts_per_s")
+            cells += [_mean_accuracy(system) if has_accuracy else "" for system in (ours, rival)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -136,12 +146,13 @@ def _mean_accuracy(results: list[Result]) -> str:
 
 
 def _spread(values: list[float], field: str) -> str:
-    unit = {"seconds": "s", "peak_mb": "MB", "above_mb": "MB", "gflops": "GFLOP/s"}.get(field, field)
+    megabytes = dict.fromkeys(("peak_mb", "above_mb", "gpu_mb"), "MB")
+    unit = {"seconds": "s", "gflops": "GFLOP/s", "texts_per_s": "texts/s", **megabytes}.get(field, field)
     digits = ".3g" if unit in ("s", "x") else ".0f"
     return f"{statistics.median(values):{digits}} {unit} ({min(values):{digits}} to {max(values):{digits}})"
 
 
-def conditions(flags: argparse.Namespace, results: dict[str, list[Result]]) -> str:
+def conditions(flags: argparse.Namespace, results: dict[str, list[Result]], *, gpu_name: str | None) -> str:
     """Return what was measured, when, on what machine and with which versions."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     models = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
@@ -152,9 +163,9 @@ def conditions(flags: argparse.Namespace, results: dict[str, list[Result]]) -> s
         f"{flags.num_predicted:,} to predict",
         f"{flags.pairs} pairs",
     )
-    machine = [models[0] if models else platform.processor(), f"{os.cpu_count()} cores"]
-    if "peak" in results:
-        machine += [_spread([r["gflops"] for r in results["peak"]], "gflops") + " in matrix products"]
+    machine = [] if gpu_name is None else [gpu_name]
+    machine += [models[0] if models else platform.processor(), f"{os.cpu_count()} cores"]
+    machine += [_spread([r["gflops"] for r in results[PEAKS[flags.device]]], "gflops") + " in matrix products"]
     software = (f"Python {platform.python_version()}", *versions)
     return "; ".join([*map(", ".join, (what, machine, software)), f"{datetime.now(UTC):%Y-%m-%d}"])
 
@@ -170,17 +181,20 @@ def _is_installed(name: str) -> bool:
 def wishes(flags: argparse.Namespace, folder: str) -> dict[str, dict[str, Any]]:
     """Return what each job is to be made of."""
     reviews = {"kind": "drawn", "dataset": "sample:rotten_tomatoes", "num_test_texts": 10_000}
-    of_shapes = {
-        name: {"kind": "shaped", "shape": name, "num_texts": 32 * flags.num_steps, "folder": folder}
-        for name in ("bert", "deberta", "mpnet")
-    }
+    shape = {"kind": "shaped", "dataset": "sample:rotten_tomatoes", "num_texts": 32 * flags.num_steps, "folder": folder}
+    of_shapes = {name: {**shape, "shape": name, "num_epochs": 1} for name in ("bert", "deberta", "mpnet")}
+    bert = {**shape, "shape": "bert", "num_epochs": flags.num_epochs}
+    to_predict = {"kind": "to_predict", "num_texts": flags.num_predicted, "folder": folder}
     return {
         "none": {"kind": "nothing"},
         "short": {**reviews, "num_texts": flags.num_texts, "num_epochs": flags.num_epochs},
         "long": {"kind": "drawn", "dataset": "sample:imdb", "num_texts": 128, "num_test_texts": 100, "num_epochs": 2},
         **of_shapes,
         "encode": {"kind": "to_encode", "num_texts": flags.num_predicted},
-        "predict": {"kind": "to_predict", "num_texts": flags.num_predicted, "folder": folder},
+        "predict": to_predict,
+        "gpu_bert": bert,
+        "gpu_long": {**bert, "dataset": "sample:imdb", "max_length": 512},
+        "gpu_predict": {**to_predict, "with_onnx": False},
         "start": {"kind": "to_start", "num_texts": flags.num_predicted, "folder": folder},
     }
 
@@ -190,31 +204,49 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = list(dict.fromkeys(row.part for row in COMPARISONS))
-    parser.add_argument("--cpu", action="store_true", required=True, help="measure on this machine's CPU")
-    parser.add_argument("--only", choices=parts, nargs="+", default=list(CPU_PARTS), help="parts of the table")
-    parser.add_argument("--num-texts", type=int, default=512, help="texts to train on; ratios grow with them (512)")
+    parts = {device: list(dict.fromkeys(row.part for row in rows)) for device, rows in BY_DEVICE.items()}
+
+    def count(name: str, help: str) -> None:
+        by_device = "; with --gpu ".join(str(values[name]) for values in DEFAULTS.values())
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{help} ({by_device})")
+
+    where = parser.add_mutually_exclusive_group(required=True)
+    for device in BY_DEVICE:
+        where.add_argument(
+            f"--{device}", action="store_const", dest="device", const=device, help=f"measure on a {device.upper()}"
+        )
+    parser.add_argument("--only", choices=sum(parts.values(), []), nargs="+", help="parts of the table")
+    count("num_texts", "texts to train on; ratios grow with them")
     parser.add_argument("--num-epochs", type=int, default=2, help="epochs of a training (2)")
-    parser.add_argument("--num-steps", type=int, default=6, help="steps of the shapes with random weights (6)")
-    parser.add_argument("--num-predicted", type=int, default=8000, help="texts to predict and encode (8000)")
-    parser.add_argument("--pairs", type=int, default=3, help="how often each system is run (3)")
+    count("num_steps", "steps an epoch of the shapes with random weights, in batches of 32")
+    count("num_predicted", "texts to predict and encode")
+    count("pairs", "how often each system is run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
-    return parser.parse_args()
+    parser.set_defaults(**DEFAULTS[parser.parse_args().device])
+    flags = parser.parse_args()
+    if others := set(flags.only) - set(parts[flags.device]):
+        parser.error(f"--{flags.device} measures {', '.join(parts[flags.device])}; found --only {' '.join(others)}")
+    return flags
 
 
 def main() -> None:
     """Measure what was asked for and print the table."""
     flags = parse()
-    rows = [row for row in COMPARISONS if row.part in flags.only]
+    if flags.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    rows = [row for row in BY_DEVICE[flags.device] if row.part in flags.only]
     wanted = {name for row in rows for name in (row.ours, row.rival) if name is not None}
-    wanted |= {BEFORE[name] for name in wanted if name in BEFORE} | {"peak"}
+    wanted |= {BEFORE[name] for name in wanted if name in BEFORE} | {PEAKS[flags.device]}
     systems = {name: system for name, system in SYSTEMS.items() if name in wanted}
     with tempfile.TemporaryDirectory() as folder:
+        gpu_name = in_process("gpu", {}, Path(folder))["name"] if flags.device == "gpu" else None
+        if flags.device == "gpu" and gpu_name is None:
+            raise SystemExit("Expected a CUDA device for --gpu, found none. Pass --cpu.")
         needed = {system.job for system in systems.values()}
         made = wishes(flags, folder).items()
         jobs: dict[str, Job] = {name: in_process("job", wish, Path(folder)) for name, wish in made if name in needed}
         results = measure(systems, jobs, num_pairs=flags.pairs)
-    about = conditions(flags, results)
+    about = conditions(flags, results, gpu_name=gpu_name)
     print(f"{about}\n\n{table(rows, results)}")
     if flags.json is not None:
         flags.json.write_text(json.dumps({"conditions": about, "results": results}, indent=1))
@@ -229,6 +261,8 @@ def as_worker(role: str, path: Path) -> None:
 
         make: Callable[..., Job] = jobs.make
         found = make(**{key: value for key, value in given.items() if key != "started"})
+    elif role == "gpu":
+        found = {"name": gpu.device_name()}
     else:
         found = work(SYSTEMS[role], given)
     print(MARK + json.dumps(found))

@@ -34,7 +34,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 FAMILIES = {"bert": "bert", "mpnet": "mpnet", "deberta": "deberta-v2"}
 
 
-def drawn(*, dataset: str, num_texts: int, num_test_texts: int, num_epochs: int) -> Job:
+def drawn(*, dataset: str, num_texts: int, num_test_texts: int, num_epochs: int, max_length: int = 256) -> Job:
     """Return texts, their labels and the folder of the sample encoder."""
     import nlptl
     from nlptl.model.encoder import find_model
@@ -53,16 +53,17 @@ def drawn(*, dataset: str, num_texts: int, num_test_texts: int, num_epochs: int)
         "test_texts": parts["test"].texts,
         "test_labels": parts["test"].labels,
         "num_epochs": num_epochs,
+        "max_length": max_length,
     }
 
 
-def shaped(*, shape: str, num_texts: int, folder: str) -> Job:
-    """Return texts, and a model folder of a shape with random weights."""
+def shaped(*, shape: str, folder: str, **wish: Any) -> Job:
+    """Return texts as `drawn` does, and a model folder of a shape with random weights."""
     import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     quiet()
-    job = drawn(dataset="sample:rotten_tomatoes", num_texts=num_texts, num_test_texts=32, num_epochs=1)
+    job = drawn(num_test_texts=32, **wish)
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     config = AutoConfig.for_model(FAMILIES[shape], **{"vocab_size": len(tokenizer), **SHAPES[shape]})
     torch.manual_seed(0)
@@ -91,7 +92,7 @@ def to_encode(*, num_texts: int) -> Job:
     }
 
 
-def to_predict(*, num_texts: int, folder: str) -> Job:
+def to_predict(*, num_texts: int, folder: str, with_onnx: bool = True) -> Job:
     """Return the same texts, and a model trained on 512 of them, as a stock folder and as an ONNX file."""
     import nlptl
     from nlptl import Classifier, Examples, TrainingConfig
@@ -102,7 +103,8 @@ def to_predict(*, num_texts: int, folder: str) -> Job:
     nlptl.Trainer(model, TrainingConfig(num_epochs=1, batch_size=16, learning_rate=1e-4)).fit(few)
     trained, onnx = Path(folder) / "trained", Path(folder) / "model.onnx"
     model.save(trained)
-    export(str(trained), str(onnx))
+    if with_onnx:
+        export(str(trained), str(onnx))
     return {**job, "trained": str(trained), "onnx": str(onnx)}
 
 

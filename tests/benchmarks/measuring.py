@@ -35,6 +35,24 @@ class System(NamedTuple):
     environment: dict[str, str] = {}
 
 
+class Comparison(NamedTuple):
+    """One row of the table: what is compared, and how many times better than the rival is asked for.
+
+    Without a rival, `target` is the limit of what is measured. More is better of what is in `RATES`.
+    """
+
+    part: str
+    """As --only names it."""
+    what: str
+    ours: str
+    rival: str | None
+    target: float
+    field: str = "seconds"
+
+
+RATES = ("gflops", "texts_per_s")
+
+
 def measure(systems: dict[str, System], jobs: dict[str, Job], *, num_pairs: int) -> dict[str, list[Result]]:
     """Run every system in turn, `num_pairs` times, each time with another seed and an empty cache of features."""
     results: dict[str, list[Result]] = {name: [] for name in systems}
@@ -68,14 +86,36 @@ def work(system: System, job: Job) -> Result:
     after_imports = peak_mb()
     start = time.perf_counter()
     check = run()
+    wait_for_gpu()
     seconds, peak = time.perf_counter() - start, peak_mb()
-    return {"seconds": seconds, "peak_mb": peak, "above_mb": peak - after_imports, **check()}
+    return {"seconds": seconds, "peak_mb": peak, "above_mb": peak - after_imports, **gpu_mb(), **check()}
 
 
 def peak_mb() -> float:
     """Return the most memory that this process has had so far, in units of 1e6 bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def device() -> str:
+    """Return where models run: on the GPU, which is hidden with --cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def wait_for_gpu() -> None:
+    """Return when the GPU is done, if this process uses one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def gpu_mb() -> Result:
+    """Return the most memory that tensors have had on the GPU, in units of 1e6 bytes, if this process uses one."""
+    torch = sys.modules.get("torch")
+    is_used = torch is not None and torch.cuda.is_initialized()
+    return {"gpu_mb": torch.cuda.max_memory_allocated() / 1e6} if is_used else {}
 
 
 def share_equal(found: list[Any], expected: list[Any]) -> float:

@@ -7,45 +7,67 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from tests.benchmarks.measuring import Check, Job, System, quiet, share_equal
+from tests.benchmarks.measuring import Check, Job, System, device, quiet, share_equal
 
 BATCH_SIZE, MAX_LENGTH = 32, 256
 
 
-def predict_ours(job: Job, **settings: Any) -> Callable[[], Check]:
-    """Return what predicts with nlptl."""
+def predict_ours(
+    job: Job, *, bf16: bool = False, padding_free: bool | None = None, num_warm: int = 1
+) -> Callable[[], Check]:
+    """Return what predicts with nlptl; `num_warm` texts are predicted off the clock."""
+    import torch
+
     from nlptl import Classifier
 
     quiet()
-    model = Classifier.from_pretrained(job["trained"])
-    model.predict(job["texts"][:1])
+    model = Classifier.from_pretrained(job["trained"]).to(device())
+    model.leave_padding_out(padding_free)
+
+    def predict(texts: list[str]) -> list[str]:
+        with torch.autocast(device(), torch.bfloat16, enabled=bf16):
+            return [each.label for each in model.predict(texts)]
+
+    predict(job["texts"][:num_warm])
+
+    def run() -> Check:
+        found = predict(job["texts"])
+        return lambda: {"accuracy": share_equal(found, job["labels"])}
+
+    return run
+
+
+def predict_pipeline(job: Job, *, num_warm: int = 1, **settings: Any) -> Callable[[], Check]:
+    """Return what predicts with transformers' pipeline; `settings` are those of `make_pipeline`."""
+    pipe = make_pipeline("text-classification", job["trained"], **settings)
+    limits = {"truncation": True, "max_length": MAX_LENGTH}
+    pipe(job["texts"][:num_warm], **limits)
 
     def predict() -> Check:
-        found = [each.label for each in model.predict(job["texts"])]
+        found = [answer["label"] for answer in pipe(job["texts"], **limits)]
         return lambda: {"accuracy": share_equal(found, job["labels"])}
 
     return predict
 
 
-def predict_pipeline(job: Job, *, is_sorted: bool) -> Callable[[], Check]:
-    """Return what predicts with transformers' pipeline: a text at a time, its default, or in sorted batches of 32."""
+def make_pipeline(
+    task: str, model: str, *, batch_size: int | None = None, precision: str = "auto"
+) -> Callable[..., list[Any]]:
+    """Return transformers' pipeline: a text at a time, its default, or in batches of texts sorted by length."""
     import transformers
 
     quiet()
-    pipe = transformers.pipeline("text-classification", model=job["trained"], device="cpu")
-    settings = {"truncation": True, "max_length": MAX_LENGTH} | ({"batch_size": BATCH_SIZE} if is_sorted else {})
-    pipe(job["texts"][0], **settings)
+    pipe = transformers.pipeline(task, model=model, device=device(), dtype=precision)
+    if batch_size is None:
+        return pipe
 
-    def predict() -> Check:
-        texts = job["texts"]
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i])) if is_sorted else range(len(texts))
-        answers = pipe([texts[i] for i in order], **settings)
-        found = [""] * len(texts)
-        for i, answer in zip(order, answers, strict=True):
-            found[i] = answer["label"]
-        return lambda: {"accuracy": share_equal(found, job["labels"])}
+    def run_sorted(texts: list[str], **settings: Any) -> list[Any]:
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        answers = pipe([texts[i] for i in order], batch_size=batch_size, **settings)
+        by_place = dict(zip(order, answers, strict=True))
+        return [by_place[i] for i in range(len(texts))]
 
-    return predict
+    return run_sorted
 
 
 def predict_onnx(job: Job) -> Callable[[], Check]:
@@ -78,19 +100,48 @@ def predict_onnx(job: Job) -> Callable[[], Check]:
     return predict
 
 
-def encode_ours(job: Job) -> Callable[[], Check]:
+def encode_ours(
+    job: Job, *, bf16: bool = False, padding_free: bool | None = None, num_warm: int = 1
+) -> Callable[[], Check]:
     """Return what encodes with nlptl: the mean of the last layer's tokens."""
+    import torch
+
     from nlptl import Classifier
 
     quiet()
     model = Classifier.from_pretrained(job["model"], labels=job["names"], freeze="encoder", max_length=MAX_LENGTH)
-    model.encode(job["texts"][:1])
+    model.to(device()).leave_padding_out(padding_free)
 
-    def encode() -> Check:
-        vectors = model.encode(job["texts"])
+    def encode(texts: list[str]) -> Any:
+        with torch.autocast(device(), torch.bfloat16, enabled=bf16):
+            return model.encode(texts)
+
+    encode(job["texts"][:num_warm])
+
+    def run() -> Check:
+        vectors = encode(job["texts"])
         return lambda: {"accuracy": _accuracy(vectors, job["labels"])}
 
-    return encode
+    return run
+
+
+def encode_pipeline(job: Job, *, num_warm: int = 1, **settings: Any) -> Callable[[], Check]:
+    """Return what encodes with transformers' pipeline: the mean of a text's tokens, and of padding in a batch."""
+    import numpy as np
+
+    pipe = make_pipeline("feature-extraction", job["model"], **settings)
+    limits = {"tokenize_kwargs": {"truncation": True, "max_length": MAX_LENGTH}, "return_tensors": True}
+
+    def encode(texts: list[str]) -> Any:
+        return np.stack([tokens[0].float().mean(dim=0).numpy() for tokens in pipe(texts, **limits)])
+
+    encode(job["texts"][:num_warm])
+
+    def run() -> Check:
+        vectors = encode(job["texts"])
+        return lambda: {"accuracy": _accuracy(vectors, job["labels"])}
+
+    return run
 
 
 def encode_sentence_transformers(job: Job) -> Callable[[], Check]:
@@ -100,7 +151,7 @@ def encode_sentence_transformers(job: Job) -> Callable[[], Check]:
 
     quiet()
     body = Transformer(job["model"], max_seq_length=MAX_LENGTH)
-    model = SentenceTransformer(modules=[body, Pooling(body.get_word_embedding_dimension(), "mean")], device="cpu")
+    model = SentenceTransformer(modules=[body, Pooling(body.get_word_embedding_dimension(), "mean")], device=device())
     model.encode(job["texts"][:1], show_progress_bar=False)
 
     def encode() -> Check:
@@ -121,8 +172,8 @@ def _accuracy(vectors: Any, labels: list[str]) -> float:
 
 SYSTEMS: dict[str, System] = {
     "ours_predict": System("predict", predict_ours),
-    "pipeline_default": System("predict", partial(predict_pipeline, is_sorted=False)),
-    "pipeline_sorted": System("predict", partial(predict_pipeline, is_sorted=True)),
+    "pipeline_default": System("predict", predict_pipeline),
+    "pipeline_sorted": System("predict", partial(predict_pipeline, batch_size=BATCH_SIZE)),
     "onnx_sorted": System("predict", predict_onnx),
     "ours_encode": System("encode", encode_ours),
     "sentence_transformers": System("encode", encode_sentence_transformers),
