@@ -67,7 +67,13 @@ COMPARISONS = (
     Comparison("techniques", "padding_free=False", "ours_full32", "ours_padded", 1.03),
     Comparison("techniques", "quick_layers=False", "ours_full32", "ours_slow", 1.03),
     Comparison("techniques", "both", "ours_full32", "ours_plain", 1.03),
-    Comparison("techniques", "THP_MEM_ALLOC_ENABLE=0", "ours_full32", "ours_small_pages", 1.03),
+    Comparison("techniques", "of these, without memory that is kept", "ours_full32", "ours_without_kept_memory", 1.03),
+    Comparison("techniques", "with torch's dropout", "ours_full32", "ours_without_quick_dropout", 1.03),
+    Comparison("techniques", "all tokens in the last layer", "ours_full32", "ours_without_first_token", 1.03),
+    Comparison(
+        "techniques", "padding_free=False, deberta-v3-xsmall", "ours_full32_deberta", "ours_padded_deberta", 1.03
+    ),
+    Comparison("techniques", "padding_free=False, mpnet-base", "ours_full32_mpnet", "ours_padded_mpnet", 1.03),
     Comparison("techniques", "gradient_checkpointing=True", "ours_full32", "ours_checkpointing", 0.6),
     Comparison(
         "techniques",

@@ -6,8 +6,10 @@ Loading the model and tokenizing are on the clock, imports are not; neither side
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
+from unittest import mock
 
 from tests.benchmarks.measuring import Check, Job, System, device, quiet, share_equal
 
@@ -18,14 +20,18 @@ STOCK_HEAD_RATE, MEAN_HEAD_RATE, LAYERS_RATE, FULL_RATE = 3e-2, 5e-3, 2e-4, 1e-4
 BEST = {"train_sampling_strategy": "group_by_length", "length_column_name": "length", "logging_nan_inf_filter": False}
 """What makes Trainer quickest on a CPU; its AdamW is fused anyway, and compiling takes longer than these trainings."""
 
-LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
-"""What nlptl sets by itself, and PyTorch's guide to performance recommends."""
-
 
 def ours(
-    job: Job, *, freeze: Any, rate: float, seed_offset: int = 0, batch_size: int = BATCH_SIZE, **settings: Any
+    job: Job,
+    *,
+    freeze: Any,
+    rate: float,
+    seed_offset: int = 0,
+    batch_size: int = BATCH_SIZE,
+    patched: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Callable[[], Check]:
-    """Return what trains with nlptl; `seed_offset` gives a head of its own."""
+    """Return what trains with nlptl; `seed_offset` gives a head of its own, `patched` names what is left out."""
     import_models()
     from nlptl import Classifier, Examples, Trainer, TrainingConfig
 
@@ -37,7 +43,9 @@ def ours(
             job["model"], labels=job["names"], freeze=freeze, max_length=job["max_length"], seed=seed
         )
         trainer = Trainer(model, config, seed=seed)
-        with times_of_steps() as times:
+        with times_of_steps() as times, ExitStack() as stack:
+            for name, value in (patched or {}).items():
+                stack.enter_context(mock.patch(name, value))
             trainer.fit(Examples.from_lists(job["texts"], job["labels"]))
         return lambda: {
             "accuracy": share_equal([each.label for each in model.predict(job["test_texts"])], job["test_labels"]),
@@ -66,6 +74,12 @@ def stock(job: Job, *, num_frozen: int | None, rate: float, **arguments: Any) ->
         return run_trainer(job, model, learning_rate=rate, **arguments)
 
     return train
+
+
+def _dropout(states: Any, probability: float) -> Any:
+    import torch
+
+    return torch.nn.functional.dropout(states, probability)
 
 
 def import_models() -> None:
@@ -185,7 +199,7 @@ def _full(batch_size: int, job: str = "short", suffix: str = "") -> dict[str, Sy
             job, partial(ours, freeze="nothing", rate=FULL_RATE, batch_size=batch_size)
         ),
         f"trainer_full{batch_size}{suffix}": System(job, partial(stock, **sized)),
-        f"trainer_best{batch_size}{suffix}": System(job, partial(stock, **sized, **BEST), LARGE_PAGES),
+        f"trainer_best{batch_size}{suffix}": System(job, partial(stock, **sized, **BEST)),
     }
 
 
@@ -214,6 +228,14 @@ SYSTEMS: dict[str, System] = {
     "ours_padded": System("short", partial(WHOLE, padding_free=False)),
     "ours_slow": System("short", partial(WHOLE, quick_layers=False)),
     "ours_plain": System("short", partial(WHOLE, padding_free=False, quick_layers=False)),
-    "ours_small_pages": System("short", WHOLE, {"THP_MEM_ALLOC_ENABLE": "0"}),
+    **{
+        f"ours_without_{name}": System("short", partial(WHOLE, patched=patched))
+        for name, patched in {
+            "kept_memory": {"nlptl.model.quick._keep_freed_memory": lambda: None},
+            "quick_dropout": {f"nlptl.model.{module}.drop": _dropout for module in ("quick", "packing")},
+            "first_token": {"nlptl.model.packing.ALL_TOKENS": ("bert",)},
+        }.items()
+    },
+    **{f"ours_padded_{family}": System(family, partial(WHOLE, padding_free=False)) for family in ("deberta", "mpnet")},
     "ours_checkpointing": System("short", partial(WHOLE, gradient_checkpointing=True)),
 }
