@@ -11,6 +11,7 @@ from torch import nn
 from nlptl.errors import UntrustedFileError
 from nlptl.training.checkpoint import Checkpoint
 from nlptl.training.sharding import like, whole
+from nlptl.training.used_rows import UsedRows
 
 
 @dataclass
@@ -46,6 +47,7 @@ def capture(
     *,
     averages: Mapping[str, torch.Tensor],
     scaler: Any,
+    rows: UsedRows | None = None,
     keep: bool = True,
 ) -> Checkpoint:
     """Return the checkpoint of a training.
@@ -57,12 +59,13 @@ def capture(
         state: Where training is.
         averages: Of the parameters, if the training keeps a moving average.
         scaler: That of fp16, or None.
+        rows: What the optimizer updates in the place of a table.
         keep: Whether this process wants the optimizer's state, which takes all processes to gather where it is sharded.
     """
     scale = None if scaler is None else scaler.state_dict()
     return Checkpoint(
         trained_tensors(network, names),
-        optimizer_tensors(optimizer, names_by_id(network), keep=keep),
+        optimizer_tensors(optimizer, names_by_id(network, rows), rows=rows, keep=keep),
         {**asdict(state), "scaler": scale},
         dict(averages),
     )
@@ -115,14 +118,19 @@ def load_tensors(network: nn.Module, names: frozenset[str], tensors: Mapping[str
 
 
 def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, names: Mapping[int, str], *, keep: bool = True
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], *, rows: UsedRows | None = None, keep: bool = True
 ) -> dict[str, torch.Tensor]:
     """Return the optimizer's state as tensors `parameter name//key`; `names` maps `id(parameter)` to the name.
 
+    That of `rows` is returned as that of their table, so that nothing depends on which rows they are.
     Without `keep` nothing is returned: the process takes part in gathering what is sharded, one tensor at a time.
     """
+
+    def of_table(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return rows.spread(value) if rows is not None and parameter is rows.parameter and value.ndim else value
+
     tensors = (
-        (f"{names[id(parameter)]}//{key}", whole(value.detach()))
+        (f"{names[id(parameter)]}//{key}", whole(of_table(parameter, value.detach())))
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
         if isinstance(value, torch.Tensor)
@@ -131,7 +139,11 @@ def optimizer_tensors(
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], names: Mapping[int, str]
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, torch.Tensor],
+    names: Mapping[int, str],
+    *,
+    rows: UsedRows | None = None,
 ) -> None:
     """Put back what `optimizer_tensors` returned, through the optimizer's own loading.
 
@@ -141,7 +153,8 @@ def restore_optimizer(
     by_name: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, field = key.rpartition("//")
-        by_name.setdefault(name, {})[field] = tensor.clone()
+        is_table = rows is not None and name == names[id(rows.parameter)] and tensor.ndim > 0
+        by_name.setdefault(name, {})[field] = tensor[rows.ids.cpu()] if rows and is_table else tensor.clone()
     parameters = {names[id(p)]: p for group in optimizer.param_groups for p in group["params"]}
     wanted = list(parameters)
     if set(wanted) != by_name.keys():
@@ -158,6 +171,7 @@ def restore_optimizer(
     optimizer.load_state_dict(packed)
 
 
-def names_by_id(network: nn.Module) -> dict[int, str]:
-    """Return the name of each parameter of `network` by its id."""
-    return {id(parameter): name for name, parameter in network.named_parameters()}
+def names_by_id(network: nn.Module, rows: UsedRows | None = None) -> dict[int, str]:
+    """Return the name of each parameter of `network` by its id; that of `rows` is the name of their table."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    return names if rows is None else names | {id(rows.parameter): names[id(rows.table)]}

@@ -15,6 +15,7 @@ from nlptl.training.inputs import Inputs
 from nlptl.training.probe import memory_in_use, plan_work, run_probe, time_encoding
 from nlptl.training.regularizers import linear_weights
 from nlptl.training.stages import Stage
+from nlptl.training.used_rows import used_rows
 
 HEAD_STEP_SECONDS = 1e-3
 """What a step of the head alone takes, about."""
@@ -146,7 +147,11 @@ class Tally:
     def _memory(self, stage: Stage) -> dict[str, int]:
         network = self.model.network
         weights, trained = sum(p.nbytes for p in network.parameters()), _trained_bytes(network)
-        optimizer = trained * self._state_size() if self.stages else 0
+        rows = used_rows(self.model, self.config, self.splits[0], self.accelerator) if self.stages else None
+        updated, num_bytes = trained, 0 if rows is None else rows.parameter.nbytes
+        if rows is not None:
+            updated += num_bytes - rows.table.nbytes
+        optimizer, whole_state = (size * self._state_size() if self.stages else 0 for size in (updated, trained))
         activations = 0.0 if self.model.features_are_constant else self.activations * self._num_layers_trained()
         # By FSDP2 every process has its share; the weights are whole before and after, gradients between micro-batches.
         num_shares = self.accelerator.num_processes if self.accelerator.is_fsdp2 else 1
@@ -154,13 +159,13 @@ class Tally:
         num_gradients = (1 if self.accelerator.num_processes == 1 else 2) if self.stages else 0
         return {
             "weights": weights,
-            "gradients": trained * num_gradients,
+            "gradients": (updated if rows is not None and rows.is_sparse else trained) * num_gradients,
             "optimizer": optimizer // num_shares,
-            "copies": self._copies() // num_shares,
+            "copies": self._copies() // num_shares + num_bytes,
             "features": self._features(stage),
             "activations": int(max(activations, self._inference())),
             # The largest of its files is there twice while it is made.
-            "checkpoint": self._checkpoint() + optimizer if self.is_on_cpu else 0,
+            "checkpoint": self._checkpoint() + whole_state if self.is_on_cpu else 0,
             "the program": max(0, self.in_use - weights) + (GROWTH_BYTES if self.is_on_cpu else 0),
         }
 
