@@ -219,8 +219,8 @@ class TrainingConfig(DecisionConfig):
     arXiv:1604.06174). Layers see padding then: it takes more time, and less memory only where a micro-batch takes much
     of it, as one long text does in a large encoder."""
     quick_layers: bool = True
-    """In the steps of a training on a CPU: products of matrices and dropout by quicker ways than torch's own, and freed
-    memory kept by the process; equal up to rounding and noise."""
+    """On a CPU: products of matrices and dropout by quicker ways than torch's own, and freed memory kept by the
+    process; equal up to rounding and noise."""
     sparse_embeddings: bool = True
     """Update those rows of the word embeddings that the training texts use, and none but weight decay on the others:
     equal up to rounding, in less memory and time. The whole table is updated where most of it is used, with fp16,

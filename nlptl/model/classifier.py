@@ -118,6 +118,7 @@ class Classifier(nn.Module):
         self.parts = find_parts(cast(PreTrainedModel, network.base_model))
         self.transfer = TransferConfig()
         self.is_padding_free: bool | None = None
+        self.is_quick = True  # whether `quick_layers` may change how layers compute
         self.checkpoints_gradients = False
         self.onnx: OnnxNetwork | None = None  # what computes logits in its place
         self.freeze("nothing")

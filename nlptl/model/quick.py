@@ -27,7 +27,11 @@ def quick_layers(model: nn.Module) -> Iterator[None]:
     MKL takes a slow path on CPUs with AVX-512 that are not Intel's; oneDNN, which torch has beside it, multiplies twice
     as fast on such an AMD EPYC. On one without AVX-512, MKL is the faster one. Results agree up to rounding. Dropout
     draws other noise than torch's would be. Memory that tensors leave is kept for the next ones, from then on.
+    A model whose `is_quick` is False is left as it is.
     """
+    if not getattr(model, "is_quick", True):
+        yield
+        return
     if any(map(_is_slow, model.parameters())):
         _keep_freed_memory()
     swaps: list[tuple[nn.Module, Callable[..., torch.Tensor]]] = []

@@ -131,7 +131,7 @@ def feature_key(model: Classifier, inputs: Inputs, accelerator: Accelerator, *, 
         "mixed_precision": accelerator.mixed_precision,
         "matmul_precision": torch.get_float32_matmul_precision(),
         "device": accelerator.device.type,
-        "onednn": prefers_onednn(),
+        "onednn": model.is_quick and prefers_onednn(),
         "micro_batch_tokens": tokens_at_once(accelerator.device),
     }
     if model.reads_chunks:

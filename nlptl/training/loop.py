@@ -192,7 +192,7 @@ class Loop:
 
     def _quick_layers(self) -> AbstractContextManager[None]:
         # The layers of sharded weights have hooks of their own; a head that alone trains takes no time.
-        is_quick = self.config.quick_layers and not is_sharded(self.model) and not self.model.features_are_constant
+        is_quick = not is_sharded(self.model) and not self.model.features_are_constant
         return quick_layers(self.model) if is_quick else nullcontext()
 
     def _take_steps(

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -86,7 +86,6 @@ def run_probe(
     *,
     depth: int,
     num_passes: int,
-    is_quick: bool,
 ) -> Probe:
     """Run a micro-batch or two forward and backward, and leave no trace in the model, its gradients, or what is random.
 
@@ -99,7 +98,6 @@ def run_probe(
         accelerator: The device and the precision.
         depth: How many of the lowest layers are run once and not in every step.
         num_passes: Passes of a text through the model in one micro-batch.
-        is_quick: Whether the steps take the quicker ways of a CPU.
 
     Raises:
         ResourceError: If there is not memory enough for the longest text.
@@ -108,7 +106,7 @@ def run_probe(
     def run(rows: np.ndarray) -> Probe:
         return _run(model, inputs, rows, accelerator, depth=depth, num_passes=num_passes)
 
-    with _without_trace(model, accelerator.device), quick_layers(model) if is_quick else nullcontext():
+    with _without_trace(model, accelerator.device), quick_layers(model):
         _run_what_fits(run, work.longest[:1], inputs)  # warms up memory and threads
         first = second = _run_what_fits(run, work.longest, inputs)
         growth = max(1.0, _size(inputs, work.largest) / _size(inputs, work.longest))

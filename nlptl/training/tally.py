@@ -84,7 +84,6 @@ class Tally:
             accelerator,
             depth=depth,
             num_passes=num_passes,
-            is_quick=config.quick_layers,
         )
         self.in_use = probe.in_use
         self.activations = probe.activations / trained

@@ -221,6 +221,7 @@ class Trainer:
         self.model.onnx = None  # which holds the weights of before
         self.model.checkpoint_gradients(self.config.gradient_checkpointing)
         self.model.leave_padding_out(self.config.padding_free)
+        self.model.is_quick = self.config.quick_layers
         plan = plan_training(self.model, self.config)
         check_sharding(self.model, self.accelerator, plan.stages)
         if validation is None and self.config.early_stopping is not None:

@@ -20,7 +20,6 @@ from nlptl.model.classifier import Classifier
 from nlptl.model.parts import EMBEDDINGS
 from nlptl.training.inputs import Inputs
 from nlptl.training.optimizer import weight_decays
-from nlptl.training.sharding import is_sharded
 
 LARGEST_SHARE = 0.5
 """Of the table, the share of used rows above which copying them takes what their updates save."""
@@ -86,13 +85,12 @@ def used_rows(model: Classifier, config: TrainingConfig, inputs: Inputs, acceler
     """
     embedding = model.network.base_model.get_input_embeddings()
     table = embedding.weight
+    decays = weight_decays(model, config)[EMBEDDINGS] > 0
     changes_all = (
         config.l2_sp > 0  # pulls at every row
-        or (
-            weight_decays(model, config)[EMBEDDINGS] > 0 and config.optimizer != "adamw"
-        )  # goes into the momentum of every row
+        or (decays and config.optimizer != "adamw")  # is part of every row's gradient
         or accelerator.mixed_precision == "fp16"  # leaves steps out, without a word
-        or is_sharded(model)
+        or accelerator.is_fsdp2  # cuts the table by rows
     )
     is_plain = type(embedding) is nn.Embedding and embedding.max_norm is None and not embedding.scale_grad_by_freq
     num_users = sum(p is table for module in model.modules() for p in module._parameters.values())

@@ -144,6 +144,9 @@ def test_losses(family: str, path: str, stock_training: Callable[[str], tuple[Pa
     folder, expected = stock_training(family)
     model = Classifier.from_pretrained(folder)
     model.register_forward_pre_hook(lambda model, _: check_path(model, family, path))
+    is_sparse = []
+    embedding = model.network.base_model.get_input_embeddings()
+    embedding.register_forward_pre_hook(lambda module, _: is_sparse.append(module.sparse) if model.training else None)
     config = TrainingConfig(
         num_epochs=5,
         batch_size=BATCH_SIZE,
@@ -160,5 +163,6 @@ def test_losses(family: str, path: str, stock_training: Callable[[str], tuple[Pa
     records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [record["loss"] for record in records if "gradient_norm" in record]
     assert len(losses) == NUM_STEPS
+    assert sum(is_sparse) >= NUM_STEPS  # the rows of its table that are used train alone, in all steps
     np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-4)
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nlptl import Classifier, ConfigError, DataError, Examples, NonFiniteError, Trainer, TrainingConfig
+from nlptl.model import quick
 
 
 def weights(model):
@@ -230,3 +231,20 @@ def test_a_clue_in_the_last_word(long_text, is_seen, build_model):
     trainer = Trainer(model, TrainingConfig(num_epochs=4, batch_size=8, learning_rate=3e-3))
     trainer.fit(examples)
     assert trainer.evaluate(examples)["accuracy"].value == (1.0 if is_seen else 0.5)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_quick_layers_are_those_of_training_evaluation_and_prediction(wanted, build_model, splits, monkeypatch):
+    monkeypatch.setattr(quick, "prefers_onednn", lambda: True)
+    model, found = build_model(), set()
+
+    def look(module, args):
+        kinds = (torch.nn.Linear, torch.nn.Dropout)
+        found.update((model.training, "forward" in m.__dict__) for m in model.modules() if type(m) in kinds)
+
+    model.register_forward_pre_hook(look)
+    trainer = Trainer(model, TrainingConfig(num_epochs=1, quick_layers=wanted))
+    trainer.fit(splits["train"], validation=splits["validation"])
+    trainer.evaluate(splits["test"])
+    model.predict(["a good movie"])
+    assert found == {(True, wanted), (False, wanted)}
