@@ -153,8 +153,9 @@ def restore_optimizer(
     by_name: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, field = key.rpartition("//")
-        is_table = rows is not None and name == names[id(rows.parameter)] and tensor.ndim > 0
-        by_name.setdefault(name, {})[field] = tensor[rows.ids.cpu()] if rows and is_table else tensor.clone()
+        if rows is not None and name == names[id(rows.parameter)] and tensor.ndim:
+            tensor = tensor[rows.ids.cpu()]
+        by_name.setdefault(name, {})[field] = tensor.clone()
     parameters = {names[id(p)]: p for group in optimizer.param_groups for p in group["params"]}
     wanted = list(parameters)
     if set(wanted) != by_name.keys():

@@ -90,7 +90,8 @@ class Stepper:
             except _OutOfMemoryError as error:
                 found = str(error)
             # Here the error is gone, and with its frames the tensors that they held.
-            self.model.zero_grad()
+            self.optimizer.zero_grad()
+            self.model.zero_grad()  # with a table whose rows are updated in its place
             if isinstance(self.network, DistributedDataParallel):
                 # It waits for a backward pass that has not come, and would take the next one for it.
                 self.network._update_process_group(self.network.process_group)

@@ -147,10 +147,12 @@ class Tally:
         network = self.model.network
         weights, trained = sum(p.nbytes for p in network.parameters()), _trained_bytes(network)
         rows = used_rows(self.model, self.config, self.splits[0], self.accelerator) if self.stages else None
-        updated, num_bytes = trained, 0 if rows is None else rows.parameter.nbytes
+        copied = unused = 0
         if rows is not None:
-            updated += num_bytes - rows.table.nbytes
-        optimizer, whole_state = (size * self._state_size() if self.stages else 0 for size in (updated, trained))
+            copied = rows.parameter.nbytes
+            unused = rows.table.nbytes - copied
+        of_each = self._state_size() if self.stages else 0
+        optimizer, in_file = (trained - unused) * of_each, trained * of_each
         activations = 0.0 if self.model.features_are_constant else self.activations * self._num_layers_trained()
         # By FSDP2 every process has its share; the weights are whole before and after, gradients between micro-batches.
         num_shares = self.accelerator.num_processes if self.accelerator.is_fsdp2 else 1
@@ -158,13 +160,13 @@ class Tally:
         num_gradients = (1 if self.accelerator.num_processes == 1 else 2) if self.stages else 0
         return {
             "weights": weights,
-            "gradients": (updated if rows is not None and rows.is_sparse else trained) * num_gradients,
+            "gradients": (trained - unused if rows is None or rows.is_sparse else trained + copied) * num_gradients,
             "optimizer": optimizer // num_shares,
-            "copies": self._copies() // num_shares + num_bytes,
+            "copies": self._copies() // num_shares + copied,
             "features": self._features(stage),
             "activations": int(max(activations, self._inference())),
             # The largest of its files is there twice while it is made.
-            "checkpoint": self._checkpoint() + whole_state if self.is_on_cpu else 0,
+            "checkpoint": self._checkpoint() + in_file if self.is_on_cpu else 0,
             "the program": max(0, self.in_use - weights) + (GROWTH_BYTES if self.is_on_cpu else 0),
         }
 

@@ -187,6 +187,7 @@ class Trainer:
             DataError: If the split is empty, has no labels, or has one that is unknown to the model.
         """
         self.model.to(self.accelerator.device)
+        self.model.is_quick = self.config.quick_layers
         inputs = prepare_inputs(self.model, examples, self.run, cache=self.cache)
         task, evaluation = self.model.task, self._run(inputs)
         outputs = task.outputs(evaluation.logits)

@@ -16,20 +16,22 @@ from accelerate import Accelerator
 from torch import nn
 
 from nlptl.config import TrainingConfig
+from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
 from nlptl.model.parts import EMBEDDINGS
 from nlptl.training.inputs import Inputs
 from nlptl.training.optimizer import weight_decays
 
 LARGEST_SHARE = 0.5
-"""Of the table, the share of used rows above which copying them takes what their updates save."""
+"""Of a table, the share of used rows from which on copying them takes as long as their updates save."""
 IDS_AT_ONCE = 2**20
+"""Token ids that are looked through at once: all of them may be in a file that is larger than memory."""
 
 
 class UsedRows:
     """The rows of a table of embeddings that an optimizer updates: `parameter` [rows, width].
 
-    In each step `take_gradient` comes after the backward pass, and `put_back` after the update.
+    In each step `take_gradient` comes after the backward passes, and `put_back` after the update.
     """
 
     def __init__(self, embedding: nn.Embedding, ids: np.ndarray, *, is_sparse: bool) -> None:
@@ -41,27 +43,46 @@ class UsedRows:
         self.parameter = nn.Parameter(self.table.detach()[self.ids])
         self._places = torch.full((embedding.num_embeddings,), -1, device=device)
         self._places[self.ids] = torch.arange(len(ids), device=device)
+        self._is_checked = False
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Within it, the backward pass gives the table the kind of gradient that `take_gradient` expects."""
+        """Within it, the rows get the gradient of every backward pass, where it is sparse."""
         before, self.embedding.sparse = self.embedding.sparse, self.is_sparse
+        # At once: sparse gradients that are added up take the memory of all tokens of a step.
+        hook = self.table.register_post_accumulate_grad_hook(self._add) if self.is_sparse else None
         try:
             yield
         finally:
             self.embedding.sparse = before
             self.table.grad = None
+            if hook is not None:
+                hook.remove()
 
     def take_gradient(self) -> None:
-        """Move the gradient of the table to the rows."""
+        """Move the gradient of the whole table to the rows, where it is not sparse.
+
+        Raises:
+            ConfigError: If other rows have a gradient, in the first step.
+        """
         gradient, self.table.grad = self.table.grad, None
         if gradient is None:
-            self.parameter.grad = None
-        elif gradient.is_sparse:
-            places = self._places[gradient._indices()[0]]
-            self.parameter.grad = torch.zeros_like(self.parameter).index_add_(0, places, gradient._values())
-        else:
-            self.parameter.grad = gradient[self.ids]
+            return
+        self.parameter.grad = gradient[self.ids]
+        if not self._is_checked:  # An accelerator would be waited for in every step.
+            self._is_checked = True
+            _refuse_others(int(gradient.any(dim=1).sum()) - int(self.parameter.grad.any(dim=1).sum()))
+
+    def _add(self, table: torch.Tensor) -> None:
+        gradient, table.grad = table.grad, None
+        assert gradient is not None
+        if not gradient.is_sparse:
+            _refuse_others(len(table) - len(self.ids))
+        places = self._places[gradient._indices()[0]]
+        _refuse_others(int((places < 0).sum()))
+        if self.parameter.grad is None:
+            self.parameter.grad = torch.zeros_like(self.parameter)
+        self.parameter.grad.index_add_(0, places, gradient._values())
 
     def put_back(self, optimizer: torch.optim.Optimizer) -> None:
         """Write the rows to the table, and decay all others as `optimizer` has decayed these."""
@@ -93,16 +114,26 @@ def used_rows(model: Classifier, config: TrainingConfig, inputs: Inputs, acceler
         or accelerator.is_fsdp2  # cuts the table by rows
     )
     is_plain = type(embedding) is nn.Embedding and embedding.max_norm is None and not embedding.scale_grad_by_freq
-    num_users = sum(p is table for module in model.modules() for p in module._parameters.values())
-    if not config.sparse_embeddings or not table.requires_grad or changes_all or not is_plain or num_users > 1:
+    num_owners = sum(p is table for module in model.modules() for p in module._parameters.values())
+    if not config.sparse_embeddings or not table.requires_grad or changes_all or not is_plain or num_owners != 1:
         return None
     is_used = np.zeros(len(table), dtype=bool)
     is_used[[model.pad_id, model.network.base_model.config.pad_token_id or 0]] = True
-    for start in range(0, len(inputs.tokens.ids), IDS_AT_ONCE):  # they may be in a file that is larger than memory
+    for start in range(0, len(inputs.tokens.ids), IDS_AT_ONCE):
         is_used[inputs.tokens.ids[start : start + IDS_AT_ONCE]] = True
     ids = np.flatnonzero(is_used)
     if len(ids) > LARGEST_SHARE * len(table):
         return None
-    # FGM follows the gradient of the table, and processes exchange it; on CUDA a sum by rows has no fixed order.
-    is_sparse = accelerator.device.type == "cpu" and accelerator.num_processes == 1 and config.fgm == 0
-    return UsedRows(embedding, ids, is_sparse=is_sparse)
+    # FGM and hooks read the gradient of the table, and processes exchange it; on CUDA a sum by rows has no fixed order.
+    is_alone = accelerator.device.type == "cpu" and accelerator.num_processes == 1
+    is_hooked = bool(table._backward_hooks or table._post_accumulate_grad_hooks)
+    return UsedRows(embedding, ids, is_sparse=is_alone and config.fgm == 0 and not is_hooked)
+
+
+def _refuse_others(count: int) -> None:
+    if count:
+        raise ConfigError(
+            "Expected gradients of no other word embeddings than those of the tokens in the training split, found "
+            f"{count} more: something changes token ids, or reads the table, in the forward pass. Pass "
+            "--no-sparse-embeddings (sparse_embeddings=False in Python)."
+        )

@@ -244,6 +244,8 @@ def test_quick_layers_are_those_of_training_evaluation_and_prediction(wanted, bu
 
     model.register_forward_pre_hook(look)
     trainer = Trainer(model, TrainingConfig(num_epochs=1, quick_layers=wanted))
+    trainer.evaluate(splits["test"])
+    assert found == {(False, wanted)}
     trainer.fit(splits["train"], validation=splits["validation"])
     trainer.evaluate(splits["test"])
     model.predict(["a good movie"])

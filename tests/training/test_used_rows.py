@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from nlptl import Examples, Trainer, TrainingConfig
+from nlptl import ConfigError, Examples, Trainer, TrainingConfig
 from nlptl.training.checkpoint import latest_checkpoint
 from nlptl.training.inputs import prepare_inputs
 from nlptl.training.optimizer import build_optimizer
@@ -77,12 +77,53 @@ def test_ten_updates_in_float64_are_those_of_adamw(is_sparse):
             torch.testing.assert_close(parts.weight, whole.weight, rtol=1e-12, atol=1e-12)
 
 
-def test_a_text_with_other_rows_is_no_silent_loss():
-    rows = UsedRows(torch.nn.Embedding(9, 2), np.array([1, 2]), is_sparse=True)
-    with rows.training():
+@pytest.mark.parametrize("is_sparse", [True, False])
+def test_other_rows_are_no_silent_loss(is_sparse):
+    rows = UsedRows(torch.nn.Embedding(9, 2), np.array([1, 2]), is_sparse=is_sparse)
+
+    def step():
         rows.embedding(torch.tensor([1, 5])).sum().backward()
-        with pytest.raises(RuntimeError, match="index -1 is out of bounds"):
-            rows.take_gradient()
+        rows.take_gradient()
+
+    with rows.training(), pytest.raises(ConfigError, match=r"found 1 more: .* Pass --no-sparse-embeddings"):
+        step()
+
+
+@pytest.mark.parametrize("train", [{}, {"fgm": 0.1}])
+def test_a_network_that_reads_the_table_elsewhere_is_refused(train, build_model, splits):
+    model = build_model()
+    forward = model.forward
+    model.forward = lambda *args, **kwargs: forward(*args, **kwargs) + table_of(model).mean()
+    with pytest.raises(ConfigError, match=r"reads the table, in the forward pass. Pass --no-sparse-embeddings"):
+        Trainer(model, config(**train)).fit(splits["train"])
+    Trainer(model, config(sparse_embeddings=False, **train)).fit(splits["train"])
+
+
+def test_sparse_gradients_of_micro_batches_do_not_pile_up():
+    rows = UsedRows(torch.nn.Embedding(50, 4), np.array([0, 3, 7]), is_sparse=True)
+    with rows.training():
+        for count in (1.0, 2.0):
+            rows.embedding(torch.tensor([[3, 7, 7]])).sum().backward()
+            assert rows.table.grad is None
+            assert rows.parameter.grad[:, 0].tolist() == [0, count, 2 * count]
+
+
+def test_hooks_of_the_user_get_a_gradient_that_is_dense(build_model, splits):
+    weights = []
+    for sparse in (True, False):
+        model = build_model(seed=1)
+        table_of(model).register_hook(lambda gradient: gradient.clamp(-0.001, 0.001))
+        Trainer(model, config(sparse_embeddings=sparse), seed=3).fit(splits["train"])
+        weights.append(table_of(model).detach().clone())
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_table_that_is_computed_is_updated_by_its_own_parameters(build_model, splits):
+    model = build_model()
+    with torch.no_grad():
+        table_of(model)[0] = 0.1  # Padding is zero, which has no norm to divide by.
+    torch.nn.utils.weight_norm(model.network.base_model.get_input_embeddings(), dim=0)
+    assert rows_of(model, splits, config()) is None
 
 
 def test_state_and_gradients_are_those_of_the_rows(build_model, splits):
