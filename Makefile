@@ -1,5 +1,7 @@
 # Needs python3 (3.11 or newer), make and a package index; everything else is installed into .venv.
 PYTHON ?= python3
+# Of the tests: on two cores, each with a thread of its own, they take little more than half the time.
+WORKERS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
@@ -19,7 +21,7 @@ quickstart: $(INSTALLED)  ## Train a sentiment classifier on real reviews; the r
 	$(BIN)/python recipes/sentiment.py --output-dir runs/quickstart --overwrite
 
 test: $(INSTALLED)  ## Run all tests that need no accelerator, the slow ones included.
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not gpu"
 
 check: $(INSTALLED)  ## Lint, check the format, the types and who imports whom.
 	$(BIN)/ruff check

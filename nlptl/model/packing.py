@@ -192,7 +192,7 @@ def _hook_layers(
         if called < parts.num_layers:
             return output
         hidden = output[0] if isinstance(output, tuple) else output
-        hidden = hidden.transpose(0, 1) if first_only else whole.pad(hidden[0])
+        hidden = hidden.transpose(0, 1) if first_only else whole.pad(hidden.squeeze(0))
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     layers = parts.layers if parts.shares_layers else parts.layers[depth:]
@@ -212,7 +212,7 @@ def _of_all_tokens(module: nn.Module, args: Any) -> Any:
 def _in_rows_of_texts(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
     """Return keys or values as one long row for each text, which the layer takes for that of a first token."""
     assert _packing is not None
-    return output if _packing.all_tokens is None else _packing.whole.pad(output[0]).flatten(1)[None]
+    return output if _packing.all_tokens is None else _packing.whole.pad(output.squeeze(0)).flatten(1)[None]
 
 
 def _attend(
@@ -227,7 +227,8 @@ def _attend(
     packing = _packing
     assert packing is not None
     num_heads = query.shape[1]
-    by_token = [each[0].transpose(0, 1).flatten(1) for each in (query, key, value)]
+    # Not each[0], whose gradient is a copy among zeros.
+    by_token = [each.squeeze(0).transpose(0, 1).flatten(1) for each in (query, key, value)]
     if packing.all_tokens is not None:
         mask = None if attention_mask is None else attention_mask[:, :, :1]
         shape = (packing.whole.num_texts, -1, num_heads, query.shape[3])

@@ -32,7 +32,7 @@ def mpnet_attention(
         position_bias: What is added for each pair of tokens, the same in all texts: [texts, heads, longest, longest].
     """
     scale = module.attention_head_size**-0.5
-    by_token = (module.q(hidden)[0] * scale, module.k(hidden)[0], module.v(hidden)[0])
+    query, key, value = (f(hidden).squeeze(0) for f in (module.q, module.k, module.v))
 
     def attend(group: TextGroup, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         length = group.longest
@@ -41,7 +41,8 @@ def mpnet_attention(
             bias = bias + attention_mask[group.rows, :, :length, :length]
         return _attend(query @ key.transpose(2, 3) + bias, value, module.dropout)
 
-    return (module.o(attend_in_groups(attend, groups, *by_token, num_heads=module.num_attention_heads)[None]),)
+    attended = attend_in_groups(attend, groups, query * scale, key, value, num_heads=module.num_attention_heads)
+    return (module.o(attended[None]),)
 
 
 def deberta_attention(
@@ -65,7 +66,7 @@ def deberta_attention(
     kinds = [kind for kind in ("c2p", "p2c") if kind in module.pos_att_type]
     # In float32 whatever the weights are, as transformers has it.
     scale = 1 / float(torch.tensor(module.attention_head_size * (1.0 + len(kinds))).sqrt())
-    queries, keys, values = (f(hidden)[0] for f in (module.query_proj, module.key_proj, module.value_proj))
+    queries, keys, values = (f(hidden).squeeze(0) for f in (module.query_proj, module.key_proj, module.value_proj))
     to_keys = to_queries = None
     if relative_pos is not None and rel_embeddings is not None:
         # From the longest distance backwards to the longest forwards, counted from query to key and from key to query.

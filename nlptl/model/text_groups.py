@@ -122,13 +122,14 @@ def attend_in_groups(
     It gets and gives [texts, heads, longest, width of a head]; queries, keys and values are [tokens, width].
     """
     sizes = [group.num_tokens for group in groups]
-    num_tokens = sum(sizes)
-    assert num_tokens <= len(value) < num_tokens + ROUND
+    num_more = len(value) - sum(sizes)
+    assert 0 <= num_more < ROUND
     outputs = []
-    for group, *parts in zip(groups, *(each[:num_tokens].split(sizes) for each in (query, key, value)), strict=True):
+    by_group = (each.split([*sizes, num_more])[:-1] for each in (query, key, value))
+    for group, *parts in zip(groups, *by_group, strict=True):
         output = attend(group, *(group.pad(part).unflatten(2, (num_heads, -1)).transpose(1, 2) for part in parts))
         outputs.append(group.pack(output.transpose(1, 2).flatten(2)))
-    return torch.cat([*outputs, value.new_zeros(len(value) - num_tokens, value.shape[1])])
+    return torch.cat([*outputs, value.new_zeros(num_more, value.shape[1])])
 
 
 def _group(mask: torch.Tensor, rows: slice, *, longest: int) -> TextGroup:

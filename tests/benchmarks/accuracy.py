@@ -4,7 +4,7 @@ A pair has the seed of the new weights, of the order of examples and of dropout 
 is drawn another way. Tested by Student's t over the pairs. Needs the extra `samples` and no network.
 
 Usage:
-    python tests/benchmarks/accuracy.py                   # five seeds, two data sets: 11 minutes
+    python tests/benchmarks/accuracy.py                   # five seeds, two data sets: 11 to 18 minutes
     python tests/benchmarks/accuracy.py --num-seeds 10
 """
 
