@@ -8,7 +8,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import csv
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -102,6 +102,14 @@ def toy_rows(count: int) -> list[tuple[str, str]]:
         filler = " ".join(WORDS[(i * 7 + k) % 13] for k in range(3 + (i * 5) % 17))
         rows.append((f"{filler} {words[i % 4]} {words[(i // 3) % 4]} .", label))
     return rows
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let what a test has printed pass from a worker to the main process, which takes UTF-8 alone."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
