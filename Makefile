@@ -1,6 +1,6 @@
 # Needs python3 (3.11 or newer), make and a package index; everything else is installed into .venv.
 PYTHON ?= python3
-# Of the tests: on two cores, each with a thread of its own, they take little more than half the time.
+# Of the tests: on two cores, each with a thread of its own, they take two thirds of the time.
 WORKERS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed

@@ -109,7 +109,7 @@ for name in sys.argv[1:]:
         results.append(Classifier.from_pretrained(name, labels=["a", "b"]).predict(["good"])[0].label)
     except UserError as error:
         results.append(f"{type(error).__name__}: {error}")
-    assert time.monotonic() - start < 120
+    assert time.monotonic() - start < 20  # five retries of the Hub's client take longer
 print(json.dumps(results))
 """
 
@@ -153,7 +153,7 @@ def test_without_a_network_there_is_one_message(endpoint: str, reason: str, tmp_
     code = "from nlptl.cli import main\nmain(['predict', 'owner/tiny', '--text', 'good'])"
     start = time.monotonic()
     done = run(code, tmp_path, HF_ENDPOINT=endpoint)
-    assert time.monotonic() - start < 120
+    assert time.monotonic() - start < 60
     assert done.returncode == 6
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -166,4 +166,4 @@ def test_offline_mode_is_obeyed():
     start = time.monotonic()
     with pytest.raises(ResourceError, match=r"'no-such/model' from the Hugging Face Hub, found .* disabled.*Check"):
         find_model("no-such/model")
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 15
