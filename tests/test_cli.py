@@ -529,7 +529,7 @@ def test_failing_processes_end_soon_with_their_exit_code(failing: int, tmp_path:
         text=True,
     )
     try:
-        _, err = launcher.communicate(timeout=240)
+        _, err = launcher.communicate(timeout=90)
     except subprocess.TimeoutExpired:
         launcher.terminate()  # which it hands on to its processes
         launcher.communicate(timeout=60)

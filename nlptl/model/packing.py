@@ -270,7 +270,7 @@ def _attend_in_one_row(
 
     Padding behind the texts attends to itself, as a text that nothing reads: to cut it off would cost a copy.
     """
-    by_token = (each.squeeze(0).transpose(0, 1) for each in (query, key, value))
+    by_token = (each[0].transpose(0, 1) for each in (query, key, value))
     offsets, longest = packing.offsets, packing.longest
     reach = None if sliding_window is None else sliding_window - 1  # tokens on either side
     # What torch.nn.attention.varlen calls, which has no dropout.

@@ -364,9 +364,7 @@ def _check_same_config(folder: Path, config: Any) -> None:
         raise ConfigError(
             f"Expected a run to resume in {folder}, found a folder without config.json. Pass another --output-dir."
         )
-    changed = [k for k in sorted(before) if before[k] != now.get(k) and k != "output_dir"]
-    if new := sorted(now.keys() - before.keys()):  # in a version of nlptl after that of the run
-        logger.info("settings that the run did not have yet: %s", ", ".join(f"{k} is {now[k]!r}" for k in new))
+    changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k != "output_dir"]
     had, wanted = before.get("num_epochs"), now["num_epochs"]
     # With layers unfrozen epoch by epoch, more epochs would train layers that the checkpoints do not hold.
     if "num_epochs" in changed and isinstance(had, int) and wanted > had and not now["unfreeze_every_epochs"]:

@@ -76,7 +76,7 @@ def launch(free_port: int) -> Iterator[Callable[..., tuple[list[int], list[str],
     workers: list[subprocess.Popen[str]] = []
 
     def run(
-        words: Sequence[str], *, processes: int = 2, timeout: float = 300, leave: Sequence[int] = (), **variables: str
+        words: Sequence[str], *, processes: int = 2, timeout: float = 100, leave: Sequence[int] = (), **variables: str
     ) -> tuple[list[int], list[str], list[float]]:
         """Those in `leave` are not waited for: they are killed when the others have ended."""
         environment = {

@@ -314,7 +314,7 @@ def start(tiny_bert, feature_cache):
         process.communicate()
 
 
-def wait_for(condition, process, *, seconds=180):
+def wait_for(condition, process, *, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[0]
@@ -323,7 +323,7 @@ def wait_for(condition, process, *, seconds=180):
 
 
 def finish(process):
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=100)
     assert process.returncode == 0, said
 
 

@@ -137,7 +137,7 @@ def launch_on(machines, tiny_bert, toy_csv, free_port, feature_cache):
 
 def finish(launched):
     """Return the exit codes, and what was said."""
-    said = [launcher.communicate(timeout=300)[0] for launcher in launched]
+    said = [launcher.communicate(timeout=120)[0] for launcher in launched]
     return [launcher.returncode for launcher in launched], said
 
 

@@ -219,11 +219,11 @@ def test_killed_recipe_resumes_to_the_same_bytes(tiny_bert, toy_csv, outcome, tm
     command += ["--dataset", str(toy_csv), "--num-epochs", "40", "--eval-steps", "7", "--logging-steps", "5"]
     command += ["--selection-metric", "log_loss", "--freeze", "encoder", "--early-stopping", "9", "--output-dir"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, capture_output=True, timeout=300)
+    subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, capture_output=True, timeout=120)
     expected = outcome(tmp_path / "whole")
     wanted = max(record["step"] for record in expected["records"]) // 2
     run = subprocess.Popen([*command, str(tmp_path / "run")], env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 100
     while not any(step >= wanted for step in steps_of(tmp_path / "run")):
         assert time.monotonic() < deadline
         assert run.poll() is None
@@ -231,7 +231,7 @@ def test_killed_recipe_resumes_to_the_same_bytes(tiny_bert, toy_csv, outcome, tm
     run.send_signal(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL
     subprocess.run(
-        [*command, str(tmp_path / "run"), "--resume"], env=environment, check=True, capture_output=True, timeout=300
+        [*command, str(tmp_path / "run"), "--resume"], env=environment, check=True, capture_output=True, timeout=120
     )
     assert outcome(tmp_path / "run") == expected
 

@@ -134,7 +134,7 @@ def test_recipe_in_fresh_processes_is_byte_equal(freeze, tiny_bert, toy_csv, tmp
         [*flags, "--output-dir", str(two), "--logging-steps", "1"],
         ["--config", str(one / "config.json"), "--output-dir", str(three)],
     ):
-        subprocess.run([*command, *arguments], env=environment, check=True, capture_output=True, timeout=300)
+        subprocess.run([*command, *arguments], env=environment, check=True, capture_output=True, timeout=120)
     for file in FILES:
         assert (one / file).read_bytes() == (two / file).read_bytes() == (three / file).read_bytes(), file
     before, after = (json.loads((run / "config.json").read_text()) for run in (one, three))

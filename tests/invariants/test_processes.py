@@ -20,7 +20,7 @@ WORKER = Path(__file__).with_name("worker.py")
 REPOSITORY = Path(__file__).parents[2]
 
 
-def launch(jobs, model, output, *, timeout=400, processes=2):
+def launch(jobs, model, output, *, timeout=150, processes=2):
     """Run the worker in several processes; return their exit codes and what they said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -183,6 +183,6 @@ def test_what_stops_one_process_stops_all(found):
 
 
 def test_no_process_waits_for_one_that_is_gone(tiny_bert, tmp_path):
-    codes, said = launch("crash", tiny_bert, tmp_path, timeout=200)
+    codes, said = launch("crash", tiny_bert, tmp_path, timeout=60)
     assert 0 not in codes
     assert "RuntimeError: one process fails" in said[1]

@@ -323,7 +323,7 @@ def found(deep_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
         for rank in range(2)
     ]
     try:
-        said = [worker.communicate(timeout=400)[0] for worker in workers]
+        said = [worker.communicate(timeout=150)[0] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

@@ -220,7 +220,7 @@ def test_several_processes_do_as_one(settings, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(to_json(replace(config, output_dir=tmp_path / "two"))))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, ROOT / "recipes/text_classification.py", "--config", tmp_path / "config.json"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=400)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" of 2)\n") == 2
     one, two = (json.loads((folder / "folds.json").read_text()) for folder in (config.output_dir, tmp_path / "two"))

@@ -172,7 +172,7 @@ def test_another_process_predicts_the_same(build: Callable[..., Classifier], tmp
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     words = ["-m", "nlptl", "predict", tmp_path / "model", "--input", tmp_path / "texts.jsonl"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, *map(str, words)], env=environment, capture_output=True, timeout=300)
+    done = subprocess.run([sys.executable, *map(str, words)], env=environment, capture_output=True, timeout=100)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == len(TEXTS)

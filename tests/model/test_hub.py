@@ -94,7 +94,7 @@ def run(code: str, home: Path, *arguments: str, **environment: str) -> subproces
     paths = {"PYTHONPATH": os.pathsep.join(sys.path), "HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", "import sys\n" + code, *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, env=inherited | paths | environment, timeout=300, check=False
+        command, capture_output=True, text=True, env=inherited | paths | environment, timeout=120, check=False
     )
 
 
@@ -109,7 +109,7 @@ for name in sys.argv[1:]:
         results.append(Classifier.from_pretrained(name, labels=["a", "b"]).predict(["good"])[0].label)
     except UserError as error:
         results.append(f"{type(error).__name__}: {error}")
-    assert time.monotonic() - start < 20  # five retries of the Hub's client take longer
+    assert time.monotonic() - start < 15
 print(json.dumps(results))
 """
 
@@ -166,4 +166,4 @@ def test_offline_mode_is_obeyed():
     start = time.monotonic()
     with pytest.raises(ResourceError, match=r"'no-such/model' from the Hugging Face Hub, found .* disabled.*Check"):
         find_model("no-such/model")
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 5

@@ -180,7 +180,7 @@ def test_help_explains_every_flag(path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_help_imports_no_torch():
     words = ["-X", "importtime", str(RECIPES[0]), "--help"]
-    done = subprocess.run([sys.executable, *words], env=environment(), capture_output=True, text=True, timeout=180)
+    done = subprocess.run([sys.executable, *words], env=environment(), capture_output=True, text=True, timeout=60)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert done.returncode == 0
     assert "nlptl.config" in imported
@@ -376,7 +376,7 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def run_command(words: Sequence[object], *, timeout: float = 300) -> str:
+def run_command(words: Sequence[object], *, timeout: float = 150) -> str:
     """Run a command to its end and return what it wrote; a launcher that hangs is told to end its processes."""
     process = subprocess.Popen(
         [str(word) for word in words],

@@ -278,7 +278,7 @@ def test_a_text_that_is_no_text(model_dir: Path, capsys: pytest.CaptureFixture[s
 def run_shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable} | environment
     words = ["bash", "-o", "pipefail", "-c", command]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=300)
+    return subprocess.run(words, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=120)
 
 
 @pytest.mark.slow
@@ -333,7 +333,7 @@ def test_memory_does_not_grow_with_the_answers(source: str, tiny_bert: Path, tmp
             input=lines,
             capture_output=True,
             text=True,
-            timeout=3000,
+            timeout=1200,
         )
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "out.csv").read_bytes().count(b"\n") == num_rows + (source == "-")

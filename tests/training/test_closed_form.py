@@ -341,7 +341,7 @@ def test_real_texts_in_a_fresh_process(kind: str, tmp_path: Path):
         capture_output=True,
         text=True,
         check=True,
-        timeout=300,
+        timeout=120,
     ).stdout
     assert json.loads(output) == [splits.labels.names[i] for i in expected]
 

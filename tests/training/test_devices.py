@@ -48,7 +48,7 @@ def test_another_precision_in_one_process_is_refused():
         "from accelerate import Accelerator\nfrom nlptl.training.devices import open_accelerator\n"
         "Accelerator(mixed_precision='bf16', cpu=True)\nopen_accelerator('no')"
     )
-    run = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, timeout=300)
+    run = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, timeout=100)
     assert "ConfigError: Expected one precision in a Python process, found mixed_precision='no'" in run.stderr
 
 

@@ -56,7 +56,7 @@ def test_folder_that_another_process_trains_in_is_refused(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
     finally:
         holder.kill()
-        holder.communicate(timeout=180)
+        holder.communicate(timeout=60)
     assert Run.open(folder, CONFIG, resume=True).resume
 
 

@@ -105,20 +105,6 @@ def test_resume_goes_on_with_the_same_settings(tmp_path, caplog):
     assert (tmp_path / "moved/config.json").read_bytes() == before
 
 
-def test_resume_goes_on_with_a_run_of_a_version_that_had_fewer_settings(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    Run.open(tmp_path / "run", Config()).record_data(FACTS)
-    settings = json.loads((tmp_path / "run/config.json").read_text())
-    del settings["train"]["sparse_embeddings"]
-    (tmp_path / "run/config.json").write_text(json.dumps(settings))
-    assert Run.open(tmp_path / "run", Config(), resume=True).resume is True
-    assert caplog.messages == ["settings that the run did not have yet: sparse_embeddings is True"]
-    settings["train"]["removed"] = 1
-    (tmp_path / "run/config.json").write_text(json.dumps(settings))
-    with pytest.raises(ConfigError, match="found others: removed was 1 and is None. Resume with the settings"):
-        Run.open(tmp_path / "run", Config(), resume=True)
-
-
 def test_resume_names_every_setting_that_differs(tmp_path):
     Run.open(tmp_path / "run", Config()).record_data(FACTS)
     changed = Config(max_length=7, head=HeadConfig(dropout=0.1), train=TrainingConfig(num_epochs=3))

@@ -143,7 +143,7 @@ ALL = BOTH | {"embeddings"}
         ),
         ({"train_only": "biases"}, {"unfreeze_every_epochs": 1, "num_epochs": 4}, [HEAD, TOP, BOTH, ALL]),
     ],
-    ids=lambda value: str(value) if isinstance(value, dict) else None,  # sets have no order
+    ids=lambda value: str(value) if isinstance(value, dict) else "",  # sets have no order
 )
 def test_what_trains_in_each_epoch(
     transfer: dict, settings: dict, by_epoch: list[set[str]], trained_by_step: Callable[..., list[set[str]]]
