@@ -224,7 +224,7 @@ class TrainingConfig(DecisionConfig):
     sparse_embeddings: bool = True
     """Let the optimizer update those rows of the word embeddings that the training texts use; the others get weight
     decay alone. Equal up to rounding, in less memory. The whole table is updated where more than half of it is used, or
-    another layer has it too; with fp16, FSDP2 or l2_sp; and with weight decay by another optimizer than adamw."""
+    another layer has it too; with fp16 or l2_sp; and with weight decay by another optimizer than adamw."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass on devices that have it."""
     eval_steps: int | None = None

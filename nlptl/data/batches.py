@@ -6,7 +6,6 @@ every process knows the whole global batch without a message, and to resume is t
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -53,13 +52,6 @@ def micro_batches(
     sizes = lengths[longest_first]
     start, end = _shares(sizes, max_tokens=max_tokens, num_processes=num_processes)[process : process + 2]
     return [longest_first[first:last] for first, last in _cut(sizes, start, end, max_tokens=max_tokens)]
-
-
-def most_micro_batches(indices: np.ndarray, lengths: np.ndarray, *, max_tokens: int, num_processes: int) -> int:
-    """Return how many micro-batches of `indices` the process has that has the most."""
-    sizes = -np.sort(-lengths[indices])
-    starts = _shares(sizes, max_tokens=max_tokens, num_processes=num_processes)
-    return max(len(_cut(sizes, *ends, max_tokens=max_tokens)) for ends in pairwise(starts))
 
 
 def _cut(sizes: np.ndarray, start: int, end: int, *, max_tokens: int) -> list[tuple[int, int]]:

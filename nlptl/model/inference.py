@@ -11,7 +11,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 from tqdm import tqdm
 
-from nlptl.data.batches import micro_batches, most_micro_batches
+from nlptl.data.batches import micro_batches
 
 T = TypeVar("T")
 
@@ -37,13 +37,10 @@ def map_rows(
     device: torch.device,
     process: int = 0,
     num_processes: int = 1,
-    in_step: bool = False,
     progress: str | None = None,
     offsets: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Apply `function(rows) -> [len(rows), width]` to this process's share of the texts, given by their lengths.
-
-    With `in_step`, every process calls it equally often, as sharded weights need it, even where memory runs out.
 
     With `offsets`, it returns [len(rows), longest text, width], a row for each token; those of text i come to stand in
     the results from `offsets[i]` on.
@@ -56,20 +53,15 @@ def map_rows(
     results = torch.zeros(num_results, 0, device=device)
     counts = torch.zeros(len(lengths), dtype=torch.long, device=device)
     share = length_batches(lengths, device=device, process=process, num_processes=num_processes)
-    most = 1  # One text tells the width to a process that has none of its own.
-    if in_step:
-        most = most_micro_batches(
-            np.arange(len(lengths)), lengths, max_tokens=tokens_at_once(device), num_processes=num_processes
-        )
-    idle = [np.zeros(1, dtype=np.int64)] * (most - len(share))
-    for i, rows in enumerate(show_progress([*share, *idle], progress)):
-        found = [function(rows)] if in_step else in_halves(function, rows)
+    # A process without texts computes one, which tells it the width of the results.
+    for rows in show_progress(share or [np.zeros(1, dtype=np.int64)], progress):
+        found = in_halves(function, rows)
         if offsets is not None:
             found = _without_padding(found, lengths[rows])
         output = torch.cat(found)
         if results.shape[1] == 0:
             results = torch.zeros(num_results, output.shape[1], dtype=output.dtype, device=device)
-        if i < len(share):
+        if share:
             places = rows if offsets is None else np.concatenate([np.arange(*offsets[j : j + 2]) for j in rows])
             results[torch.from_numpy(places).to(device)] = output
             counts[torch.from_numpy(rows).to(device)] += 1

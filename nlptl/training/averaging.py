@@ -8,7 +8,6 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from nlptl.errors import UntrustedFileError
-from nlptl.training.sharding import like, whole
 
 
 class MovingAverage:
@@ -43,7 +42,7 @@ class MovingAverage:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the averages by name, on the CPU; there they are the averages themselves, not copies."""
-        return {name: whole(average).cpu().contiguous() for name, average in self._averages.items()}
+        return {name: average.cpu().contiguous() for name, average in self._averages.items()}
 
     def load(self, tensors: Mapping[str, torch.Tensor], *, num_updates: int) -> None:
         """Go on from what `tensors` returned after `num_updates` updates.
@@ -62,7 +61,7 @@ class MovingAverage:
                 "settings of the run, --ema-decay among them, or start a new run."
             )
         for name, tensor in tensors.items():
-            self._averages[name].copy_(like(tensor, self._averages[name]))
+            self._averages[name].copy_(tensor)
         self.num_updates = num_updates
 
 

@@ -14,22 +14,29 @@ from torch.distributed import DistError
 
 from nlptl.errors import ConfigError, UserError
 from nlptl.training.peers import meet, not_met, peer_timeout, undisturbed
-from nlptl.training.sharding import read_plugin
 
-KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
+KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """Ways to use processes that average gradients over them, which is what the objective counts on."""
+REFUSED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context or pipeline parallelism",
+}
+"""What `accelerate launch` sets to ask for a way to split the model over processes, and the name of that way."""
 
 
 def processes() -> PartialState:
     """Return this process's device and its place among the others, as the launcher has started them.
 
     Raises:
-        ConfigError: If the launcher has started several and Accelerate was told of one.
+        ConfigError: If the launcher has started several and Accelerate was told of one, or asks for the model to be
+            split over processes.
         PeerLostError: If not all that the launcher has started come together.
     """
-    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        # What the launcher sets by default, transformers takes for leave to load no weights on all processes but one.
-        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    for variable, name in REFUSED.items():
+        if parse_flag_from_env(variable):
+            raise _cannot_split(name)
     num_launched = int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.accelerator.current_accelerator()
     # Left to itself, Accelerate takes several processes without a device of their own for several runs of one.
@@ -81,11 +88,7 @@ def open_accelerator(mixed_precision: str) -> Accelerator:
             "steps. Take it away: --batch-size says what a step learns from, --micro-batch-tokens what fits at once."
         )
     if accelerator.distributed_type not in KINDS:
-        raise ConfigError(
-            f"Expected processes that each hold the whole model, or share it by FSDP2, found "
-            f"{accelerator.distributed_type}. Launch with torchrun, or with accelerate launch --multi_gpu."
-        )
-    read_plugin(accelerator)
+        raise _cannot_split(accelerator.distributed_type.value)
     return accelerator
 
 
@@ -116,6 +119,14 @@ def on_main(action: Callable[[], bool | None]) -> bool:
         kinds = {kind.exit_code: kind for kind in UserError.__subclasses__()}
         raise kinds.get(-result, UserError)(message)
     return bool(result)
+
+
+def _cannot_split(name: str) -> ConfigError:
+    return ConfigError(
+        f"The launcher asks for {name}, but nlptl keeps the whole model on every process. Launch with torchrun or "
+        "accelerate launch --multi_gpu. If the model does not fit, try --lora-rank 8, --freeze, "
+        "--gradient-checkpointing or --mixed-precision bf16."
+    )
 
 
 def _broadcast_text(text: str, state: PartialState) -> str:

@@ -21,7 +21,6 @@ from nlptl.model.inference import evaluating, map_rows
 from nlptl.model.quick import quick_layers
 from nlptl.training.cache import FeatureCache
 from nlptl.training.run import Run, sha256_of
-from nlptl.training.sharding import is_sharded, resharded
 from nlptl.training.token_cache import tokenize_once
 
 logger = logging.getLogger(__name__)
@@ -128,18 +127,17 @@ def logits_of(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> to
     """
     device = accelerator.device
     if inputs.features is not None:
-        with evaluating(model), resharded(model):
+        with evaluating(model):
             logits = torch.cat([model(features=part) for part in inputs.features.split(ROWS_PER_CALL)])
         check_each_once(np.arange(len(logits)), inputs)
         return logits.cpu()
-    with evaluating(model), quick_layers(model), resharded(model), accelerator.autocast():
+    with evaluating(model), quick_layers(model), accelerator.autocast():
         results, counts = map_rows(
             lambda rows: model(**inputs.batch(rows, pad_id=model.pad_id, device=device)),
             inputs.tokens.lengths,
             device=device,
             process=accelerator.process_index,
             num_processes=accelerator.num_processes,
-            in_step=is_sharded(model),
             offsets=inputs.tokens.offsets if model.task.is_per_token else None,
         )
     if results.dtype in (torch.float16, torch.bfloat16):

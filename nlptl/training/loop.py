@@ -33,7 +33,6 @@ from nlptl.training.optimizer import build_optimizer, rate_multiplier
 from nlptl.training.peers import undisturbed
 from nlptl.training.plan import describe_stage, selection_metric
 from nlptl.training.run import Run
-from nlptl.training.sharding import is_sharded
 from nlptl.training.snapshot import (
     State,
     capture,
@@ -148,11 +147,9 @@ class Loop:
         instead = {} if rows is None else {rows.table: rows.parameter}
         optimizer = build_optimizer(model, config, before_encoder=not is_last, instead=instead)
         # On one process in full precision Accelerate has nothing to add, and its wrappers take time in every step.
-        is_plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no" and not is_sharded(model)
+        is_plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no"
         if is_plain:
             network, prepared = model, optimizer
-        elif is_sharded(model):
-            network, prepared = model, accelerator.prepare_optimizer(optimizer)
         else:
             network, prepared = accelerator.prepare(model, optimizer)
             # Encoders' buffers never change; in their exchange a process would wait for one whose memory has run out.
@@ -191,9 +188,8 @@ class Loop:
                 gc.collect()
 
     def _quick_layers(self) -> AbstractContextManager[None]:
-        # The layers of sharded weights have hooks of their own; a head that alone trains takes no time.
-        is_quick = not is_sharded(self.model) and not self.model.features_are_constant
-        return quick_layers(self.model) if is_quick else nullcontext()
+        # A head that trains alone takes no time.
+        return nullcontext() if self.model.features_are_constant else quick_layers(self.model)
 
     def _take_steps(
         self,
@@ -326,12 +322,9 @@ class Loop:
             state.kept = kept
         step, steps = state.step, {step for needed in kept for step in needed}
 
-        # What is sharded is gathered by all processes.
-        gathered = self._capture(optimizer) if is_sharded(self.model) else None
-
         def save() -> None:
             self.writing.finish()  # Memory holds one checkpoint at a time.
-            files = pack(gathered or self._capture(optimizer))
+            files = pack(self._capture(optimizer))
             self.writing.start(lambda: write(files))
 
         def write(files: dict[str, bytes]) -> None:
@@ -350,7 +343,6 @@ class Loop:
             averages={} if self.average is None else self.average.tensors(),
             scaler=self.accelerator.scaler,
             rows=self.rows,
-            keep=self.accelerator.is_main_process,
         )
 
     def _resume(self) -> Checkpoint | None:

@@ -12,7 +12,6 @@ from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
 from nlptl.model.freezing import depths_below_top
 from nlptl.model.parts import HEAD
-from nlptl.training.sharding import is_sharded
 
 LINEAR_HEAD_LEARNING_RATE, DENSE_HEAD_LEARNING_RATE = 5e-3, 1e-3
 """Peak rates of a head that trains alone, where none is given."""
@@ -100,8 +99,7 @@ def build_optimizer(
             group = {"params": [], "peak_lr": rate, "lr": rate, "weight_decay": decay}
             groups.setdefault((part, is_matrix), group)["params"].append((instead or {}).get(parameter, parameter))
     if config.optimizer == "sgd":
-        # torch has no fused kernel of it for shares of a tensor.
-        return torch.optim.SGD(list(groups.values()), lr=rates[HEAD], momentum=0.9, fused=not is_sharded(model))
+        return torch.optim.SGD(list(groups.values()), lr=rates[HEAD], momentum=0.9, fused=True)
     rule = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return rule(list(groups.values()), lr=rates[HEAD], fused=True)
 

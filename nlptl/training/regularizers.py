@@ -15,7 +15,6 @@ from torch import nn
 from nlptl.config import TrainingConfig
 from nlptl.errors import ConfigError
 from nlptl.training.averaging import restored
-from nlptl.training.sharding import like
 
 
 @contextmanager
@@ -40,7 +39,7 @@ def mixed_weights(
         with torch.no_grad():
             for name, weight in weights.items():
                 is_own = torch.rand(weight.shape[1], generator=generator, dtype=torch.float64) >= probability
-                slopes[name] = like(is_own.to(weight.dtype) / (1 - probability), weight)
+                slopes[name] = (is_own.to(weight.dtype) / (1 - probability)).to(weight.device)
                 weight.copy_(pretrained[name] + slopes[name] * (weight - pretrained[name]))
         yield
         for name, weight in weights.items():

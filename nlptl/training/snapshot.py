@@ -10,7 +10,6 @@ from torch import nn
 
 from nlptl.errors import UntrustedFileError
 from nlptl.training.checkpoint import Checkpoint
-from nlptl.training.sharding import like, whole
 from nlptl.training.used_rows import UsedRows
 
 
@@ -48,7 +47,6 @@ def capture(
     averages: Mapping[str, torch.Tensor],
     scaler: Any,
     rows: UsedRows | None = None,
-    keep: bool = True,
 ) -> Checkpoint:
     """Return the checkpoint of a training.
 
@@ -60,12 +58,11 @@ def capture(
         averages: Of the parameters, if the training keeps a moving average.
         scaler: That of fp16, or None.
         rows: What the optimizer updates in the place of a table.
-        keep: Whether this process wants the optimizer's state, which takes all processes to gather where it is sharded.
     """
     scale = None if scaler is None else scaler.state_dict()
     return Checkpoint(
         trained_tensors(network, names),
-        optimizer_tensors(optimizer, names_by_id(network, rows), rows=rows, keep=keep),
+        optimizer_tensors(optimizer, names_by_id(network, rows), rows=rows),
         {**asdict(state), "scaler": scale},
         dict(averages),
     )
@@ -94,7 +91,7 @@ def restore_weights(checkpoint: Checkpoint, network: nn.Module, names: frozenset
 
 def trained_tensors(network: nn.Module, names: frozenset[str]) -> dict[str, torch.Tensor]:
     """Return the parameters called `names` on the CPU; there they are those of the network, not copies."""
-    return {n: whole(p.detach()).cpu().contiguous() for n, p in network.named_parameters() if n in names}
+    return {n: p.detach().cpu().contiguous() for n, p in network.named_parameters() if n in names}
 
 
 def load_tensors(network: nn.Module, names: frozenset[str], tensors: Mapping[str, torch.Tensor]) -> None:
@@ -114,28 +111,27 @@ def load_tensors(network: nn.Module, names: frozenset[str], tensors: Mapping[str
         )
     with torch.no_grad():
         for name, tensor in tensors.items():
-            trained[name].copy_(like(tensor, trained[name]))
+            trained[name].copy_(tensor)
 
 
 def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, names: Mapping[int, str], *, rows: UsedRows | None = None, keep: bool = True
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], *, rows: UsedRows | None = None
 ) -> dict[str, torch.Tensor]:
     """Return the optimizer's state as tensors `parameter name//key`; `names` maps `id(parameter)` to the name.
 
     That of `rows` is returned as that of their table, so that nothing depends on which rows they are.
-    Without `keep` nothing is returned: the process takes part in gathering what is sharded, one tensor at a time.
     """
 
     def of_table(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return rows.spread(value) if rows is not None and parameter is rows.parameter and value.ndim else value
 
     tensors = (
-        (f"{names[id(parameter)]}//{key}", whole(of_table(parameter, value.detach())))
+        (f"{names[id(parameter)]}//{key}", of_table(parameter, value.detach()))
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
         if isinstance(value, torch.Tensor)
     )
-    return {name: tensor.cpu().contiguous() for name, tensor in tensors if keep}
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors}
 
 
 def restore_optimizer(
@@ -156,8 +152,7 @@ def restore_optimizer(
         if rows is not None and name == names[id(rows.parameter)] and tensor.ndim:
             tensor = tensor[rows.ids.cpu()]
         by_name.setdefault(name, {})[field] = tensor.clone()
-    parameters = {names[id(p)]: p for group in optimizer.param_groups for p in group["params"]}
-    wanted = list(parameters)
+    wanted = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
     if set(wanted) != by_name.keys():
         raise UntrustedFileError(
             f"Expected the optimizer's state of {len(wanted)} tensors in the checkpoint, found that of {len(by_name)}; "
@@ -165,10 +160,7 @@ def restore_optimizer(
             "them, or start a new run."
         )
     packed = optimizer.state_dict()
-    packed["state"] = {
-        i: {k: tensor if tensor.ndim == 0 else like(tensor, parameters[name]) for k, tensor in by_name[name].items()}
-        for i, name in enumerate(wanted)
-    }
+    packed["state"] = {i: by_name[name] for i, name in enumerate(wanted)}
     optimizer.load_state_dict(packed)
 
 

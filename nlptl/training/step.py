@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nlptl.config import TrainingConfig
-from nlptl.data.batches import micro_batches, most_micro_batches
+from nlptl.data.batches import micro_batches
 from nlptl.data.order import stream_key
 from nlptl.errors import NonFiniteError, ResourceError
 from nlptl.model.classifier import Classifier
@@ -23,7 +23,6 @@ from nlptl.tasks.task import Objective
 from nlptl.training.inputs import Inputs
 from nlptl.training.objective import share_of_mean
 from nlptl.training.regularizers import add_l2_sp, linear_weights, mixed_weights, perturbed, symmetric_divergence
-from nlptl.training.sharding import is_sharded, whole
 from nlptl.training.used_rows import UsedRows
 
 logger = logging.getLogger(__name__)
@@ -102,7 +101,7 @@ class Stepper:
         if self.rows is not None:
             self.rows.take_gradient()
         limit = config.max_grad_norm if config.max_grad_norm > 0 else float("inf")
-        norm = float(whole(accelerator.clip_grad_norm_(self._trained(), limit)))
+        norm = float(accelerator.clip_grad_norm_(self._trained(), limit))
         # With fp16 the loss scale is lowered and the step left out when a gradient overflows: that is no divergence
         # until there is no scale left to lower.
         can_overflow = accelerator.scaler is not None and accelerator.scaler.get_scale() >= 1
@@ -143,14 +142,8 @@ class Stepper:
         share = micro_batches(
             indices, inputs.tokens.lengths, max_tokens=max_tokens, process=process, num_processes=num_processes
         )
-        # A process without a share takes part with a loss of zero, since the others wait for its gradient; if weights
-        # are sharded, they wait for it in every pass.
-        most = 1
-        if is_sharded(self.model) and not self.takes_features:
-            most = most_micro_batches(
-                indices, inputs.tokens.lengths, max_tokens=max_tokens, num_processes=num_processes
-            )
-        parts = [*share, *[indices[:1]] * (most - len(share))]
+        # A process without a share takes part with a loss of zero, since the others wait for its gradient.
+        parts = share or [indices[:1]]
         micro_batch = partial(self._batch, inputs)
         if self.takes_features:
             # The head takes all at once, so that its noise is the same whether features are computed here or before.
@@ -166,14 +159,12 @@ class Stepper:
                 with nullcontext() if is_last else accelerator.no_sync(self.network):
                     losses = self._losses(micro_batch(rows), inputs, rows)
                     loss = share_of_mean(losses, global_weight=global_weight, num_processes=num_processes)
-                    loss = loss if i < len(share) else loss * 0
+                    loss = loss if share else loss * 0
                     total = total + loss.detach()
                     if not is_last:
                         accelerator.backward(loss)
             except (RuntimeError, MemoryError) as error:
                 failure = _out_of_memory(error)
-                if is_sharded(self.model):  # The others wait for this process to gather weights with them.
-                    raise _cannot_exchange("weights", num_processes, failure) from error
                 break
         # Before the gradients are exchanged, in the backward pass of the last micro-batch, all have to know whether all
         # have come so far: one that waits for a gradient that does not come would wait forever.
@@ -183,8 +174,8 @@ class Stepper:
         except (RuntimeError, MemoryError) as error:
             failure = _out_of_memory(error)
         if failure:
-            if num_processes > 1 or is_sharded(self.model):
-                raise _cannot_exchange("gradients", num_processes, failure)
+            if num_processes > 1:
+                raise _cannot_exchange(num_processes, failure)
             raise _OutOfMemoryError(failure)
         return float(mean), all_signals
 
@@ -283,8 +274,8 @@ def _out_of_memory(error: Exception) -> str:
     return str(error).partition("\n")[0] or "too little memory"
 
 
-def _cannot_exchange(what: str, num_processes: int, failure: str) -> ResourceError:
+def _cannot_exchange(num_processes: int, failure: str) -> ResourceError:
     return ResourceError(
-        f"Expected memory for the {what} that {num_processes} processes exchange, found: {failure}. "
+        f"Expected memory for the gradients that {num_processes} processes exchange, found: {failure}. "
         "Lower --micro-batch-tokens or --max-length, then go on with --resume."
     )

@@ -154,15 +154,13 @@ class Tally:
         of_each = self._state_size() if self.stages else 0
         optimizer, in_file = (trained - unused) * of_each, trained * of_each
         activations = 0.0 if self.model.features_are_constant else self.activations * self._num_layers_trained()
-        # By FSDP2 every process has its share; the weights are whole before and after, gradients between micro-batches.
-        num_shares = self.accelerator.num_processes if self.accelerator.is_fsdp2 else 1
         # DistributedDataParallel sends gradients from copies.
         num_gradients = (1 if self.accelerator.num_processes == 1 else 2) if self.stages else 0
         return {
             "weights": weights,
             "gradients": (trained - unused if rows is None or rows.is_sparse else trained + copied) * num_gradients,
-            "optimizer": optimizer // num_shares,
-            "copies": self._copies() // num_shares + copied,
+            "optimizer": optimizer,
+            "copies": self._copies() + copied,
             "features": self._features(stage),
             "activations": int(max(activations, self._inference())),
             # The largest of its files is there twice while it is made.

@@ -29,7 +29,6 @@ from nlptl.training.loop import Loop
 from nlptl.training.peers import together
 from nlptl.training.plan import Plan, plan_training, training_table
 from nlptl.training.run import Run
-from nlptl.training.sharding import check_sharding, sharded
 from nlptl.training.tracking import OutsideTracker, check_tracker
 
 logger = logging.getLogger(__name__)
@@ -123,20 +122,19 @@ class Trainer:
                 self.outside.start(first_step=0)
             self._fit_head(inputs, sha256)
         else:
-            with sharded(self.model, self.accelerator) as model:
-                loop = Loop(
-                    model,
-                    self.config,
-                    self.accelerator,
-                    self.run,
-                    stages=plan.stages,
-                    seed=self.seed,
-                    max_tokens=estimate.max_tokens,
-                    cache=self.cache,
-                    encoder_sha256=sha256,
-                    outside=self.outside,
-                )
-                loop.train(inputs, held_out)
+            loop = Loop(
+                self.model,
+                self.config,
+                self.accelerator,
+                self.run,
+                stages=plan.stages,
+                seed=self.seed,
+                max_tokens=estimate.max_tokens,
+                cache=self.cache,
+                encoder_sha256=sha256,
+                outside=self.outside,
+            )
+            loop.train(inputs, held_out)
         evaluation = None
         if held_out is not None:
             evaluation = self._run(held_out)
@@ -224,7 +222,6 @@ class Trainer:
         self.model.leave_padding_out(self.config.padding_free)
         self.model.is_quick = self.config.quick_layers
         plan = plan_training(self.model, self.config)
-        check_sharding(self.model, self.accelerator, plan.stages)
         if validation is None and self.config.early_stopping is not None:
             raise ConfigError(
                 "Expected a validation split for early_stopping, found none. Pass validation= to fit, or leave "

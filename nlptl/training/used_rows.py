@@ -111,7 +111,6 @@ def used_rows(model: Classifier, config: TrainingConfig, inputs: Inputs, acceler
         config.l2_sp > 0  # pulls at every row
         or (decays and config.optimizer != "adamw")  # is part of every row's gradient
         or accelerator.mixed_precision == "fp16"  # leaves steps out, without a word
-        or accelerator.is_fsdp2  # cuts the table by rows
     )
     is_plain = type(embedding) is nn.Embedding and embedding.max_norm is None and not embedding.scale_grad_by_freq
     num_owners = sum(p is table for module in model.modules() for p in module._parameters.values())

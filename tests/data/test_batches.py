@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from nlptl.data.batches import collate, global_batches, micro_batches, most_micro_batches
+from nlptl.data.batches import collate, global_batches, micro_batches
 from nlptl.data.order import order
 from nlptl.data.tokens import Tokens
 
@@ -119,17 +119,6 @@ def test_micro_batches_are_of_similar_length():
 
 def test_share_is_empty_with_fewer_examples_than_processes():
     assert micro_batches(np.array([4]), LENGTHS, max_tokens=100, process=1, num_processes=2) == []
-
-
-@pytest.mark.parametrize(("count", "num_processes"), [(0, 2), (1, 3), (7, 2), (31, 3), (64, 1)])
-def test_most_micro_batches_is_the_largest_number_of_a_process(count, num_processes):
-    lengths = np.random.default_rng(count).integers(3, 40, size=64)
-    batch = np.arange(count)
-    counts = [
-        len(micro_batches(batch, lengths, max_tokens=50, process=process, num_processes=num_processes))
-        for process in range(num_processes)
-    ]
-    assert most_micro_batches(batch, lengths, max_tokens=50, num_processes=num_processes) == max(counts)
 
 
 def test_collation_pads_on_the_right():

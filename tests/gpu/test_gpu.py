@@ -150,13 +150,12 @@ def test_memory_that_runs_out_makes_micro_batches_smaller(reviews, caplog):
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("file", ["one_machine.yaml", "fsdp2.yaml"])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_all_devices_there_are_learn_what_one_does(file, precision, tiny_bert, toy_csv, tmp_path):
+def test_all_devices_there_are_learn_what_one_does(precision, tiny_bert, toy_csv, tmp_path):
     settings = ["--freeze", "nothing", "--dropout", 0, "--num-epochs", 4, "--batch-size", 24, "--learning-rate", 3e-3]
     data = ["--model", tiny_bert, "--dataset", toy_csv, "--mixed-precision", precision]
     recipe = [ROOT / "recipes/sentiment.py", *data, *settings]
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", ROOT / "recipes/launch" / file]
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", ROOT / "recipes/launch/one_machine.yaml"]
     launcher += ["--num_processes", torch.cuda.device_count()]
     for words, folder in (([], "alone"), (launcher, "all")):
         command = [sys.executable, *words, *recipe, "--output-dir", tmp_path / folder]

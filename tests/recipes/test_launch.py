@@ -44,7 +44,7 @@ exit "$code"
 
 def test_page_tells_of_every_file():
     files = sorted(path.name for path in FOLDER.iterdir() if path.name != "README.md")
-    assert len(CONFIGS) >= 2
+    assert len(CONFIGS) >= 1
     assert len(SCRIPTS) >= 2
     assert files == sorted(path.name for path in (*CONFIGS, *SCRIPTS))
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -54,9 +54,7 @@ def test_page_tells_of_every_file():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_accelerate_reads_the_file(path):
     config = load_config_from_file(str(path))
-    kinds = {"one_machine.yaml": DistributedType.MULTI_GPU, "fsdp2.yaml": DistributedType.FSDP}
-    assert config.distributed_type == kinds[path.name]
-    assert config.fsdp_config.get("fsdp_version") == (2 if path.name == "fsdp2.yaml" else None)
+    assert config.distributed_type == DistributedType.MULTI_GPU
     # What learning depends on is a flag of the recipe; processes are counted by who starts them.
     assert (config.mixed_precision, config.num_processes) == ("no", -1)
 

@@ -404,7 +404,6 @@ def free_port() -> int:
 LAUNCHERS = {
     "torchrun": lambda: ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2],
     "accelerate": lambda: launch_by("one_machine.yaml"),
-    "FSDP2": lambda: launch_by("fsdp2.yaml"),
 }
 
 

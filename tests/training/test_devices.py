@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nlptl import ConfigError, NonFiniteError
-from nlptl.training.devices import on_main, open_accelerator, processes
+from nlptl.training.devices import REFUSED, on_main, open_accelerator, processes
 
 
 def test_one_process_on_its_own():
@@ -33,6 +33,23 @@ def test_accumulation_of_the_launcher_is_refused(monkeypatch):
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     with pytest.raises(ConfigError, match="Expected no gradient accumulation from the launcher, found 4 steps"):
         open_accelerator("no")
+
+
+@pytest.mark.parametrize("variable", REFUSED)
+def test_a_launcher_that_would_split_the_model_is_refused(variable, monkeypatch):
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(ConfigError, match=f"asks for {REFUSED[variable]}, but .* whole model .* with torchrun"):
+        open_accelerator("no")
+
+
+@pytest.mark.nightly
+def test_fsdp_is_refused_as_accelerate_launch_asks_for_it(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("from nlptl.training.devices import open_accelerator\nopen_accelerator('no')\n")
+    options = ["--use_fsdp", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--dynamo_backend", "no", str(script)]
+    run = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=300)
+    assert "ConfigError: The launcher asks for FSDP, but nlptl keeps the whole model" in run.stderr
 
 
 def test_processes_that_accelerate_does_not_see_are_refused(monkeypatch):
