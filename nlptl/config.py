@@ -221,10 +221,6 @@ class TrainingConfig(DecisionConfig):
     quick_layers: bool = True
     """On a CPU: products of matrices and dropout by quicker ways than torch's own, and freed memory kept by the
     process; equal up to rounding and noise."""
-    sparse_embeddings: bool = True
-    """Let the optimizer update those rows of the word embeddings that the training texts use; the others get weight
-    decay alone. Equal up to rounding, in less memory. The whole table is updated where more than half of it is used, or
-    another layer has it too; with fp16 or l2_sp; and with weight decay by another optimizer than adamw."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass on devices that have it."""
     eval_steps: int | None = None

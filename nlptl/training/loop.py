@@ -45,7 +45,6 @@ from nlptl.training.snapshot import (
 from nlptl.training.stages import Stage
 from nlptl.training.step import Stepper
 from nlptl.training.tracking import OutsideTracker, Tracker
-from nlptl.training.used_rows import UsedRows, used_rows
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +76,6 @@ class Loop:
         self.average = None if config.ema_decay is None else MovingAverage(self.weights, config.ema_decay)
         self.state = State()
         self.best: dict[str, torch.Tensor] = {}
-        self.rows: UsedRows | None = None
         self.writing = Background()
         self.interruption = Interruption()
 
@@ -143,9 +141,7 @@ class Loop:
             every = config.eval_steps or steps_per_epoch
             held_out = once(held_out, num_passes=stage.num_epochs * steps_per_epoch // every)
         is_last = stage is self.stages[-1]
-        self.rows = rows = used_rows(model, config, inputs, accelerator)
-        instead = {} if rows is None else {rows.table: rows.parameter}
-        optimizer = build_optimizer(model, config, before_encoder=not is_last, instead=instead)
+        optimizer = build_optimizer(model, config, before_encoder=not is_last)
         # On one process in full precision Accelerate has nothing to add, and its wrappers take time in every step.
         is_plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no"
         if is_plain:
@@ -159,7 +155,7 @@ class Loop:
             self.state.evaluations_since_best = 0  # What the stage before did not learn is not counted here.
         try:
             if checkpoint is not None and self.state.step > first_step:
-                restore_optimizer(optimizer, checkpoint.optimizer, names_by_id(model.network, rows), rows=rows)
+                restore_optimizer(optimizer, checkpoint.optimizer, names_by_id(model.network))
             stepper = Stepper(
                 model,
                 network,
@@ -171,10 +167,8 @@ class Loop:
                 model.features_are_constant,
                 self.pretrained,
                 model.task.objective(config, inputs.targets, inputs.tokens, binary_loss=model.head.binary_loss),
-                rows,
             )
-            sparse = nullcontext() if rows is None else rows.training()
-            with self.interruption.while_stepping() as signals, self._quick_layers(), sparse:
+            with self.interruption.while_stepping() as signals, self._quick_layers():
                 self._take_steps(
                     stepper, optimizer, stage, inputs, held_out, tracker, signals, steps_per_epoch=steps_per_epoch
                 )
@@ -342,7 +336,6 @@ class Loop:
             self.state,
             averages={} if self.average is None else self.average.tensors(),
             scaler=self.accelerator.scaler,
-            rows=self.rows,
         )
 
     def _resume(self) -> Checkpoint | None:

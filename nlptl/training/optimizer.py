@@ -1,11 +1,9 @@
 """Which parameters are updated, by which rule, at which rate."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from nlptl.config import TrainingConfig
 from nlptl.errors import ConfigError
@@ -78,16 +76,12 @@ def weight_decays(model: Classifier, config: TrainingConfig) -> dict[str, float]
 
 
 def build_optimizer(
-    model: Classifier,
-    config: TrainingConfig,
-    *,
-    before_encoder: bool = False,
-    instead: Mapping[nn.Parameter, nn.Parameter] | None = None,
+    model: Classifier, config: TrainingConfig, *, before_encoder: bool = False
 ) -> torch.optim.Optimizer:
     """Return the optimizer over the parameters that train, by group, with and without weight decay.
 
     Vectors (biases, the scales of norms) get no weight decay. Each group keeps its peak rate as `peak_lr`, that of
-    `learning_rates`. `instead` has what is updated in the place of some parameters.
+    `learning_rates`.
     """
     rates, decays = learning_rates(model, config, before_encoder=before_encoder), weight_decays(model, config)
     names = model.groups
@@ -97,7 +91,7 @@ def build_optimizer(
             part, is_matrix = names[name], parameter.ndim > 1
             rate, decay = rates[part], decays[part] if is_matrix else 0.0
             group = {"params": [], "peak_lr": rate, "lr": rate, "weight_decay": decay}
-            groups.setdefault((part, is_matrix), group)["params"].append((instead or {}).get(parameter, parameter))
+            groups.setdefault((part, is_matrix), group)["params"].append(parameter)
     if config.optimizer == "sgd":
         return torch.optim.SGD(list(groups.values()), lr=rates[HEAD], momentum=0.9, fused=True)
     rule = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam

@@ -10,7 +10,6 @@ from torch import nn
 
 from nlptl.errors import UntrustedFileError
 from nlptl.training.checkpoint import Checkpoint
-from nlptl.training.used_rows import UsedRows
 
 
 @dataclass
@@ -46,7 +45,6 @@ def capture(
     *,
     averages: Mapping[str, torch.Tensor],
     scaler: Any,
-    rows: UsedRows | None = None,
 ) -> Checkpoint:
     """Return the checkpoint of a training.
 
@@ -57,12 +55,11 @@ def capture(
         state: Where training is.
         averages: Of the parameters, if the training keeps a moving average.
         scaler: That of fp16, or None.
-        rows: What the optimizer updates in the place of a table.
     """
     scale = None if scaler is None else scaler.state_dict()
     return Checkpoint(
         trained_tensors(network, names),
-        optimizer_tensors(optimizer, names_by_id(network, rows), rows=rows),
+        optimizer_tensors(optimizer, names_by_id(network)),
         {**asdict(state), "scaler": scale},
         dict(averages),
     )
@@ -114,32 +111,18 @@ def load_tensors(network: nn.Module, names: frozenset[str], tensors: Mapping[str
             trained[name].copy_(tensor)
 
 
-def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, names: Mapping[int, str], *, rows: UsedRows | None = None
-) -> dict[str, torch.Tensor]:
-    """Return the optimizer's state as tensors `parameter name//key`; `names` maps `id(parameter)` to the name.
-
-    That of `rows` is returned as that of their table, so that nothing depends on which rows they are.
-    """
-
-    def of_table(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return rows.spread(value) if rows is not None and parameter is rows.parameter and value.ndim else value
-
-    tensors = (
-        (f"{names[id(parameter)]}//{key}", of_table(parameter, value.detach()))
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
+    """Return the optimizer's state as tensors `parameter name//key`; `names` maps `id(parameter)` to the name."""
+    return {
+        f"{names[id(parameter)]}//{key}": value.detach().cpu().contiguous()
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
         if isinstance(value, torch.Tensor)
-    )
-    return {name: tensor.cpu().contiguous() for name, tensor in tensors}
+    }
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer,
-    tensors: Mapping[str, torch.Tensor],
-    names: Mapping[int, str],
-    *,
-    rows: UsedRows | None = None,
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], names: Mapping[int, str]
 ) -> None:
     """Put back what `optimizer_tensors` returned, through the optimizer's own loading.
 
@@ -149,8 +132,6 @@ def restore_optimizer(
     by_name: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, field = key.rpartition("//")
-        if rows is not None and name == names[id(rows.parameter)] and tensor.ndim:
-            tensor = tensor[rows.ids.cpu()]
         by_name.setdefault(name, {})[field] = tensor.clone()
     wanted = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
     if set(wanted) != by_name.keys():
@@ -164,7 +145,6 @@ def restore_optimizer(
     optimizer.load_state_dict(packed)
 
 
-def names_by_id(network: nn.Module, rows: UsedRows | None = None) -> dict[int, str]:
-    """Return the name of each parameter of `network` by its id; that of `rows` is the name of their table."""
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
-    return names if rows is None else names | {id(rows.parameter): names[id(rows.table)]}
+def names_by_id(network: nn.Module) -> dict[int, str]:
+    """Return the name of each parameter of `network` by its id."""
+    return {id(parameter): name for name, parameter in network.named_parameters()}

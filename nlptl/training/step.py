@@ -23,7 +23,6 @@ from nlptl.tasks.task import Objective
 from nlptl.training.inputs import Inputs
 from nlptl.training.objective import share_of_mean
 from nlptl.training.regularizers import add_l2_sp, linear_weights, mixed_weights, perturbed, symmetric_divergence
-from nlptl.training.used_rows import UsedRows
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +49,7 @@ class Stepper:
 
     `network` is `model` as Accelerate has prepared it; `max_tokens` is halved when memory runs out; `takes_features`
     says that the head alone trains, and reads what never changes; `pretrained` holds the weights that the encoder
-    started with, by name, where a regularizer wants them; `objective` is that of the task; `rows` are updated in the
-    place of their table.
+    started with, by name, where a regularizer wants them; `objective` is that of the task.
     """
 
     model: Classifier
@@ -64,7 +62,6 @@ class Stepper:
     takes_features: bool
     pretrained: dict[str, torch.Tensor]
     objective: Objective
-    rows: UsedRows | None = None
 
     def take(self, inputs: Inputs, indices: np.ndarray, *, step: int, signals: list[int]) -> Step:
         """Take one optimizer step on the global batch `indices`.
@@ -90,7 +87,6 @@ class Stepper:
                 found = str(error)
             # Here the error is gone, and with its frames the tensors that they held.
             self.optimizer.zero_grad()
-            self.model.zero_grad()  # with a table whose rows are updated in its place
             if isinstance(self.network, DistributedDataParallel):
                 # It waits for a backward pass that has not come, and would take the next one for it.
                 self.network._update_process_group(self.network.process_group)
@@ -98,8 +94,6 @@ class Stepper:
         if config.l2_sp > 0:
             scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
             add_l2_sp(self._own_weights(), self.pretrained, config.l2_sp, scale=scale)
-        if self.rows is not None:
-            self.rows.take_gradient()
         limit = config.max_grad_norm if config.max_grad_norm > 0 else float("inf")
         norm = float(accelerator.clip_grad_norm_(self._trained(), limit))
         # With fp16 the loss scale is lowered and the step left out when a gradient overflows: that is no divergence
@@ -113,8 +107,6 @@ class Stepper:
                 f"{examples.source}. The step was not taken. Lower --learning-rate, or use --mixed-precision no."
             )
         self.optimizer.step()
-        if self.rows is not None:
-            self.rows.put_back(self.optimizer)
         self.optimizer.zero_grad()
         return Step(loss, norm, all_signals)
 

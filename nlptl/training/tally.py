@@ -15,7 +15,6 @@ from nlptl.training.inputs import Inputs
 from nlptl.training.probe import memory_in_use, plan_work, run_probe, time_encoding
 from nlptl.training.regularizers import linear_weights
 from nlptl.training.stages import Stage
-from nlptl.training.used_rows import used_rows
 
 HEAD_STEP_SECONDS = 1e-3
 """What a step of the head alone takes, about."""
@@ -146,25 +145,19 @@ class Tally:
     def _memory(self, stage: Stage) -> dict[str, int]:
         network = self.model.network
         weights, trained = sum(p.nbytes for p in network.parameters()), _trained_bytes(network)
-        rows = used_rows(self.model, self.config, self.splits[0], self.accelerator) if self.stages else None
-        copied = unused = 0
-        if rows is not None:
-            copied = rows.parameter.nbytes
-            unused = rows.table.nbytes - copied
-        of_each = self._state_size() if self.stages else 0
-        optimizer, in_file = (trained - unused) * of_each, trained * of_each
+        optimizer = trained * self._state_size() if self.stages else 0
         activations = 0.0 if self.model.features_are_constant else self.activations * self._num_layers_trained()
         # DistributedDataParallel sends gradients from copies.
         num_gradients = (1 if self.accelerator.num_processes == 1 else 2) if self.stages else 0
         return {
             "weights": weights,
-            "gradients": (trained - unused if rows is None or rows.is_sparse else trained + copied) * num_gradients,
+            "gradients": trained * num_gradients,
             "optimizer": optimizer,
-            "copies": self._copies() + copied,
+            "copies": self._copies(),
             "features": self._features(stage),
             "activations": int(max(activations, self._inference())),
             # The largest of its files is there twice while it is made.
-            "checkpoint": self._checkpoint() + in_file if self.is_on_cpu else 0,
+            "checkpoint": self._checkpoint() + optimizer if self.is_on_cpu else 0,
             "the program": max(0, self.in_use - weights) + (GROWTH_BYTES if self.is_on_cpu else 0),
         }
 

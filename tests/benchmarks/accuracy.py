@@ -21,7 +21,7 @@ from nlptl import Classifier, Trainer, TrainingConfig
 # name: texts to train on, texts to test on, tokens of a text, epochs
 DATA = {"sample:rotten_tomatoes": (1000, 1000, 128, 2), "sample:bbc_news": (400, 1000, 64, 2)}
 
-WAYS = {"quick": {}, "plain": {"padding_free": False, "quick_layers": False, "sparse_embeddings": False}}
+WAYS = {"quick": {}, "plain": {"padding_free": False, "quick_layers": False}}
 
 
 def accuracies(name: str, seed: int) -> dict[str, float]:

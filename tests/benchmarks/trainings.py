@@ -227,8 +227,7 @@ SYSTEMS: dict[str, System] = {
     },
     "ours_padded": System("short", partial(WHOLE, padding_free=False)),
     "ours_slow": System("short", partial(WHOLE, quick_layers=False)),
-    "ours_plain": System("short", partial(WHOLE, padding_free=False, quick_layers=False, sparse_embeddings=False)),
-    "ours_dense": System("short", partial(WHOLE, sparse_embeddings=False)),
+    "ours_plain": System("short", partial(WHOLE, padding_free=False, quick_layers=False)),
     **{
         f"ours_without_{name}": System("short", partial(WHOLE, patched=patched))
         for name, patched in {

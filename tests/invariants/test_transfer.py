@@ -233,8 +233,7 @@ def watch(deep_folder: Callable[[str], Path]) -> Callable[..., tuple[list[Weight
         ]
         try:
             config = TrainingConfig(
-                sparse_embeddings=False,  # so that the network has the gradients and weights that the optimizer sees
-                **{**SGD, "batch_size": 24, "num_epochs": num_steps, "max_grad_norm": 0, **settings},
+                **{**SGD, "batch_size": 24, "num_epochs": num_steps, "max_grad_norm": 0, **settings}
             )
             Trainer(model, config).fit(toy_examples())
         finally:

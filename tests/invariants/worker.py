@@ -104,7 +104,6 @@ def gradients(folder: Path, output: Path, suffix: str) -> None:
                 max_grad_norm=0,
                 micro_batch_tokens=30,
                 logging_steps=1,
-                sparse_embeddings=False,  # so that the network has the gradients that the optimizer sees
                 **settings,
             )
             name = f"gradients-{kind}-{count}"

@@ -18,7 +18,6 @@ from nlptl.training.encoding import is_encoded
 from nlptl.training.estimate import Estimate, check_disk
 from nlptl.training.inputs import encoder_sha256, prepare_inputs
 from nlptl.training.probe import plan_work
-from nlptl.training.used_rows import used_rows
 
 Usage = namedtuple("Usage", "total used free")
 SETTINGS = {
@@ -95,21 +94,15 @@ def test_sizes_are_those_of_the_training(transfer, train, build_model, splits, t
     estimate = trainer.estimate(splits["train"], validation=splits["validation"])
     trained = sum(p.nbytes for p in model.network.parameters() if p.requires_grad)
     assert estimate.memory["weights"] == sum(p.nbytes for p in model.network.parameters())
-    rows = used_rows(model, settings, prepare_inputs(model, splits["train"], None), trainer.accelerator)
-    copied = 0 if rows is None else rows.parameter.nbytes
-    unused = 0 if rows is None else rows.table.nbytes - copied
-    assert (rows is None) == bool(transfer)
-    # FGM reads the gradient of the whole table, of which the rows get a copy.
-    assert estimate.memory["gradients"] == trained + (copied if settings.fgm > 0 else -unused)
-    assert estimate.memory["optimizer"] == (trained - unused) * (1 if settings.optimizer == "sgd" else 2)
+    assert estimate.memory["gradients"] == trained
+    assert estimate.memory["optimizer"] == trained * (1 if settings.optimizer == "sgd" else 2)
     assert estimate.num_steps == 6 * 4
 
     trainer.fit(splits["train"], validation=splits["validation"])
     sizes = {p: p.stat().st_size for p in (tmp_path / "run").rglob("*.safetensors")}
     of_states = [size for path, size in sizes.items() if path.name == "optimizer.safetensors"]
     assert len(of_states) in (2, 3)
-    whole = estimate.memory["optimizer"] + 2 * unused
-    assert max(of_states) == pytest.approx(whole, rel=0.1, abs=8000)  # names and steps
+    assert max(of_states) == pytest.approx(estimate.memory["optimizer"], rel=0.1, abs=8000)  # names and steps
     one_checkpoint = sum(size for path, size in sizes.items() if path.parent.name == "step-000024")
     assert sum(sizes.values()) < estimate.disk < sum(sizes.values()) + 2 * one_checkpoint + 6e6
 
