@@ -194,14 +194,8 @@ class TrainingConfig(DecisionConfig):
     class_weights: ClassWeights = None
     """Weight of each class in the mean loss of a batch, in the order of the labels. balanced: as if every class had
     equally many examples in the training split. None: every example counts the same."""
-    mixout: float = 0.0
-    """Probability with which a weight of the encoder is its pretrained value in a step (Lee et al. 2020)."""
-    l2_sp: float = 0.0
-    """Strength of the pull of the encoder towards its pretrained weights (L2-SP, Li et al. 2018)."""
     r_drop: float = 0.0
     """Weight of the divergence between two passes with different dropout (R-Drop, Liang et al. 2021)."""
-    fgm: float = 0.0
-    """Size of the adversarial step on the word embeddings (FGM, Miyato et al. 2017)."""
     ema_decay: float | None = None
     """Decay of the moving average of the weights that is evaluated and kept, such as 0.99. None: no average."""
     wise_ft: float | None = None
@@ -276,10 +270,7 @@ _TRAINING_RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("focal_gamma", "0 or more", lambda x: math.isfinite(x) and x >= 0),
     ("logit_adjustment", "0 or more", lambda x: math.isfinite(x) and x >= 0),
     ("class_weights", "'balanced' or numbers from 1e-6 to 1e6, one for each class", _are_class_weights),
-    ("mixout", "at least 0 and below 1", lambda x: 0 <= x < 1),
-    ("l2_sp", "0 or more", lambda x: math.isfinite(x) and x >= 0),
     ("r_drop", "0 or more", lambda x: math.isfinite(x) and x >= 0),
-    ("fgm", "0 or more", lambda x: math.isfinite(x) and x >= 0),
     ("ema_decay", "above 0 and below 1, or unset", lambda x: x is None or 0 < x < 1),
     ("wise_ft", "from 0 to 1, or unset", lambda x: x is None or 0 <= x <= 1),
     ("cache_size", "above 0", lambda x: x > 0),

@@ -248,8 +248,8 @@ def _train_encoder(kind: BaselineRow, config: ClassificationConfig, splits: Spli
     epochs = "1 epoch" if config.train.num_epochs == 1 else f"{config.train.num_epochs} epochs"
     logger.info("training %s: %s examples, %s", NAMES[kind], f"{len(splits.train):,}", epochs)
     train = replace(config.train, track=None)
-    if kind == "random":  # which has no pretrained weights to be pulled towards
-        train = replace(train, mixout=0.0, l2_sp=0.0, wise_ft=None)
+    if kind == "random":  # It has no pretrained weights to average with.
+        train = replace(train, wise_ft=None)
     start = time.monotonic()
     with _quiet():
         model = classifier_of(config, splits)

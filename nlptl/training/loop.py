@@ -165,7 +165,6 @@ class Loop:
                 self.seed,
                 self.max_tokens,
                 model.features_are_constant,
-                self.pretrained,
                 model.task.objective(config, inputs.targets, inputs.tokens, binary_loss=model.head.binary_loss),
             )
             with self.interruption.while_stepping() as signals, self._quick_layers():
@@ -382,8 +381,7 @@ class Loop:
             logger.info("kept the mean of the encoder, %.3g, and the pretrained one", self.config.wise_ft)
 
     def _pretrained(self) -> dict[str, torch.Tensor]:
-        """Return copies of the encoder's weights that will train, where a regularizer wants them."""
-        config = self.config
-        if config.mixout == 0 and config.l2_sp == 0 and config.wise_ft is None:
+        """Return copies of the encoder's pretrained weights that will train, which `wise_ft` wants at the end."""
+        if self.config.wise_ft is None:
             return {}
         return {name: p.detach().clone() for name, p in self.weights.items() if name in self.model.pretrained_names}

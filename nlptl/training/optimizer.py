@@ -67,12 +67,11 @@ def learning_rates(model: Classifier, config: TrainingConfig, *, before_encoder:
 
 
 def weight_decays(model: Classifier, config: TrainingConfig) -> dict[str, float]:
-    """Return the weight decay of each group of `model`, for its matrices; the encoder has none beside L2-SP."""
+    """Return the weight decay of each group of `model`, for its matrices."""
     default = 0.01 if config.optimizer == "adamw" else 0.0
     decay = default if config.weight_decay is None else config.weight_decay
     head_decay = decay if config.head_weight_decay is None else config.head_weight_decay
-    encoder_decay = 0.0 if config.l2_sp > 0 and config.weight_decay is None else decay
-    return dict.fromkeys(model.parts.group_names, encoder_decay) | {HEAD: head_decay}
+    return dict.fromkeys(model.parts.group_names, decay) | {HEAD: head_decay}
 
 
 def build_optimizer(

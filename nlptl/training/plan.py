@@ -18,7 +18,7 @@ from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
 from nlptl.tasks.tokens import TokenLabels
 from nlptl.training.optimizer import check_rates, learning_rates, weight_decays
-from nlptl.training.regularizers import check_regularizers, has_active_dropout, linear_weights
+from nlptl.training.regularizers import check_regularizers, has_active_dropout
 from nlptl.training.stages import Stage, plan_stages
 
 logger = logging.getLogger(__name__)
@@ -251,8 +251,6 @@ def _check_regularizers(model: Classifier, config: TrainingConfig) -> None:
         check_regularizers(
             config,
             trains_encoder=bool(own),
-            trains_linear=bool(own & linear_weights(network).keys()),
-            trains_word_embeddings=network.base_model.get_input_embeddings().weight.requires_grad,
             has_dropout=has_active_dropout(network),
             has_adapters=model.has_adapters,
         )

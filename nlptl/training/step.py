@@ -1,7 +1,7 @@
 """One optimizer step: the gradient of a global batch, in any split, and the update."""
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from nlptl.model.inference import in_halves, is_out_of_memory
 from nlptl.tasks.task import Objective
 from nlptl.training.inputs import Inputs
 from nlptl.training.objective import share_of_mean
-from nlptl.training.regularizers import add_l2_sp, linear_weights, mixed_weights, perturbed, symmetric_divergence
+from nlptl.training.regularizers import symmetric_divergence
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,7 @@ class Stepper:
     """What every step of a stage needs.
 
     `network` is `model` as Accelerate has prepared it; `max_tokens` is halved when memory runs out; `takes_features`
-    says that the head alone trains, and reads what never changes; `pretrained` holds the weights that the encoder
-    started with, by name, where a regularizer wants them; `objective` is that of the task.
+    says that the head alone trains, and reads what never changes; `objective` is that of the task.
     """
 
     model: Classifier
@@ -60,7 +59,6 @@ class Stepper:
     seed: int
     max_tokens: int
     takes_features: bool
-    pretrained: dict[str, torch.Tensor]
     objective: Objective
 
     def take(self, inputs: Inputs, indices: np.ndarray, *, step: int, signals: list[int]) -> Step:
@@ -81,7 +79,7 @@ class Stepper:
         accelerator, config = self.accelerator, self.config
         while True:
             try:
-                loss, all_signals = self._gradient(inputs, indices, step, signals)
+                loss, all_signals = self._backward(inputs, indices, step, signals)
                 break
             except _OutOfMemoryError as error:
                 found = str(error)
@@ -91,9 +89,6 @@ class Stepper:
                 # It waits for a backward pass that has not come, and would take the next one for it.
                 self.network._update_process_group(self.network.process_group)
             self._halve_micro_batches(int(inputs.tokens.lengths[indices].max()), found=found)
-        if config.l2_sp > 0:
-            scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
-            add_l2_sp(self._own_weights(), self.pretrained, config.l2_sp, scale=scale)
         limit = config.max_grad_norm if config.max_grad_norm > 0 else float("inf")
         norm = float(accelerator.clip_grad_norm_(self._trained(), limit))
         # With fp16 the loss scale is lowered and the step left out when a gradient overflows: that is no divergence
@@ -110,23 +105,10 @@ class Stepper:
         self.optimizer.zero_grad()
         return Step(loss, norm, all_signals)
 
-    def _gradient(self, inputs: Inputs, indices: np.ndarray, step: int, signals: list[int]) -> tuple[float, list[int]]:
-        """Compute the gradient of the global batch; return its loss, and the signals that all processes have got."""
-        with self._mixed(step):
-            loss, all_signals = self._backward(inputs, indices, "noise", step, signals)
-            table = self.model.network.base_model.get_input_embeddings().weight
-            if self.config.fgm > 0 and table.requires_grad:
-                with perturbed(table, self.config.fgm):
-                    other, all_signals = self._backward(inputs, indices, "fgm", step, signals)
-                    loss = (loss + other) / 2
-        return loss, all_signals
+    def _backward(self, inputs: Inputs, indices: np.ndarray, step: int, signals: list[int]) -> tuple[float, list[int]]:
+        """Compute the gradient of the mean loss of the global batch; return the loss, and the signals of all processes.
 
-    def _backward(
-        self, inputs: Inputs, indices: np.ndarray, stream: str, step: int, signals: list[int]
-    ) -> tuple[float, list[int]]:
-        """Add the gradient of the mean loss of the global batch to what is there; return the loss and all signals.
-
-        `stream` names the noise of dropout, which is drawn for each step, micro-batch and process.
+        The noise of dropout is drawn for each step, micro-batch and process.
         """
         accelerator = self.accelerator
         process, num_processes = accelerator.process_index, accelerator.num_processes
@@ -147,7 +129,7 @@ class Stepper:
         for i, rows in enumerate(parts):
             is_last = i == len(parts) - 1
             try:
-                _seed_noise(stream_key(stream, self.seed, step, i, process), accelerator.device)
+                _seed_noise(stream_key("noise", self.seed, step, i, process), accelerator.device)
                 with nullcontext() if is_last else accelerator.no_sync(self.network):
                     losses = self._losses(micro_batch(rows), inputs, rows)
                     loss = share_of_mean(losses, global_weight=global_weight, num_processes=num_processes)
@@ -239,17 +221,6 @@ class Stepper:
     @property
     def _num_passes(self) -> int:
         return 2 if self.config.r_drop > 0 else 1
-
-    def _mixed(self, step: int) -> AbstractContextManager[None]:
-        if self.config.mixout == 0:
-            return nullcontext()
-        weights = {name: p for name, p in linear_weights(self.model.network).items() if name in self.pretrained}
-        return mixed_weights(weights, self.pretrained, self.config.mixout, key=stream_key("mixout", self.seed, step))
-
-    def _own_weights(self) -> dict[str, nn.Parameter]:
-        """Return the weights of the encoder that train now and came pretrained, by name."""
-        named = self.model.network.named_parameters()
-        return {name: p for name, p in named if p.requires_grad and name in self.pretrained}
 
 
 def _seed_noise(key: int, device: torch.device) -> None:

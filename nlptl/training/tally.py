@@ -13,7 +13,6 @@ from nlptl.training.cache import FeatureCache
 from nlptl.training.encoding import LARGE_BYTES, is_encoded
 from nlptl.training.inputs import Inputs
 from nlptl.training.probe import memory_in_use, plan_work, run_probe, time_encoding
-from nlptl.training.regularizers import linear_weights
 from nlptl.training.stages import Stage
 
 HEAD_STEP_SECONDS = 1e-3
@@ -86,7 +85,7 @@ class Tally:
         )
         self.in_use = probe.in_use
         self.activations = probe.activations / trained
-        self.tokens_per_step = work.tokens_per_step * num_passes * (2 if config.fgm > 0 else 1)
+        self.tokens_per_step = work.tokens_per_step * num_passes
         self.forward = probe.forward / num_passes / max(1, num_layers - depth)
         self.backward = probe.backward / num_passes / trained
         self.encoding = probe.below / depth if depth else self.forward
@@ -165,13 +164,9 @@ class Tally:
         """Return the bytes of the weights that are there beside those of the model."""
         config, network = self.config, self.model.network
         copies = self.trained if config.ema_decay is not None else 0
-        if config.mixout > 0 or config.l2_sp > 0 or config.wise_ft is not None:
+        if config.wise_ft is not None:
             named = network.named_parameters()
             copies += sum(p.nbytes for name, p in named if p.requires_grad and name in self.model.pretrained_names)
-        if config.mixout > 0:
-            copies += sum(p.nbytes for p in linear_weights(network).values())
-        if config.fgm > 0:
-            copies += network.base_model.get_input_embeddings().weight.nbytes
         if self.is_on_cpu and len(self.splits) > 1 and self.stages:
             copies += self.trained  # the best ones so far
         return copies

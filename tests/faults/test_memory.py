@@ -87,14 +87,6 @@ def test_with_dropout_from_the_first_step_on_they_are_the_same_bytes(fit, run_ou
     assert all(torch.equal(found[name], weight) for name, weight in small.items())
 
 
-def test_adversarial_steps_and_mixed_weights_are_begun_anew(fit, run_out):
-    settings = {"fgm": 1.0, "mixout": 0.3, "optimizer": "sgd"}
-    small = fit(**settings, micro_batch_tokens=32)
-    calls = run_out("forward", 5)
-    assert_close(fit(**settings), small)
-    assert len(calls) > 5
-
-
 @pytest.mark.parametrize(
     "error",
     [

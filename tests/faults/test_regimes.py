@@ -33,20 +33,14 @@ REGIMES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "dora": ({"lora_rank": 2, "dora": True, "freeze": 1}, {}),
     "gradual lora": ({"lora_rank": 2}, {"unfreeze_every_epochs": 1}),
     "new layers": ({"reinit_layers": 1}, {}),
-    "mixout": ({}, {"mixout": 0.5}),
-    "l2_sp": ({}, {"l2_sp": 0.1}),
     "r_drop": ({}, {"r_drop": 1.0}),
-    "fgm": ({}, {"fgm": 1.0}),
     "ema": ({}, {"ema_decay": 0.9}),
     "wise_ft": ({}, {"wise_ft": 0.5}),
     "all regularizers": (
         {"reinit_layers": 1},
         {
             "unfreeze_every_epochs": 1,
-            "mixout": 0.2,
-            "l2_sp": 0.1,
             "r_drop": 0.5,
-            "fgm": 0.5,
             "ema_decay": 0.9,
             "wise_ft": 0.5,
             "layer_decay": 0.9,
@@ -60,7 +54,7 @@ REGIMES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mix above frozen layers": ({"freeze": 1, "pooling": "mean", "layers": 2}, {}),
 }
 """Settings of the model and of the training; dropout is 0.1. Four epochs of gradual unfreezing end with the
-embeddings, which fgm needs."""
+embeddings."""
 
 FITTED = {kind: {**HEAD_ALONE, "head": kind} for kind in ("logistic", "knn", "centroid")}
 

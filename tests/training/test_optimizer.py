@@ -66,11 +66,7 @@ def test_default_rate_where_few_parameters_train(settings, build_model):
 
 def test_decays_of_encoder_and_head(build_model):
     model = build_model()
-    for settings, encoder, head in (
-        ({"head_weight_decay": 0.3}, 0.01, 0.3),
-        ({"l2_sp": 0.1}, 0.0, 0.01),
-        ({"l2_sp": 0.1, "weight_decay": 0.2}, 0.2, 0.2),
-    ):
+    for settings, encoder, head in (({"head_weight_decay": 0.3}, 0.01, 0.3), ({"weight_decay": 0.2}, 0.2, 0.2)):
         decays = weight_decays(model, TrainingConfig(**settings))
         assert (decays["layer 1"], decays["head"]) == (encoder, head)
 
