@@ -37,7 +37,6 @@ class Ordinal(SingleLabel):
     """One label for each text; `names` are in their order, from the lowest to the highest."""
 
     kind: ClassVar[TaskKind] = "ordinal"
-    metrics: ClassVar[tuple[str, ...]] = ("quadratic_kappa", "mae", "accuracy", "macro_f1", "log_loss")
     baseline_name: ClassVar[str] = "median baseline"
     settings: ClassVar[tuple[str, ...]] = ("sampling",)
     calibrations: ClassVar[tuple[str, ...]] = ("temperature",)

@@ -58,7 +58,6 @@ class SingleLabel(Task):
 
     kind: ClassVar[TaskKind] = "single_label"
     problem_type: ClassVar[str | None] = "single_label_classification"
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "weighted_f1", "matthews", "log_loss")
     baseline_name: ClassVar[str] = "majority baseline"
     settings: ClassVar[tuple[str, ...]] = (
         *("label_smoothing", "class_weights", "r_drop", "loss", "logit_adjustment", "sampling"),
