@@ -115,22 +115,15 @@ class DecisionConfig:
     """Give no label to texts whose label has too low a probability, so that this share of the labels given on
     validation is right, such as 0.95. None: every text gets a label."""
     coverage: float | None = None
-    """Predict a set of labels too, which holds the true one with this probability, such as 0.9 (split conformal
-    prediction). It holds in earnest for data on which nothing was chosen: see nlptl calibrate. None: no sets."""
-    conformal_score: Literal["lac", "aps"] | None = None
-    """With coverage: lac gives the smallest sets (Sadinle et al. 2019), aps larger ones where a text is difficult
-    (Romano et al. 2020). None: lac."""
+    """Also predict a set of labels that contains the true one with this probability, such as 0.9 (split conformal
+    prediction, Sadinle et al. 2019). The guarantee is exact only on data that was not used for model selection: see
+    nlptl calibrate. None: no sets."""
     out_of_scope: float | None = None
     """Label texts out_of_scope that are unlike those of training by their energy (Liu et al. 2020), so that this share
     of validation stays, such as 0.95. None: no text is."""
 
     def __post_init__(self) -> None:
         _refuse_outside(self, _DECISION_RANGES)
-        if self.conformal_score is not None and self.coverage is None:
-            raise ConfigError(
-                f"Expected --coverage with --conformal-score {self.conformal_score}, found none. Pass --coverage 0.9, "
-                "or leave it out."
-            )
 
 
 _DECISION_RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (

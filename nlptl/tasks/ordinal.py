@@ -40,7 +40,7 @@ class Ordinal(SingleLabel):
     baseline_name: ClassVar[str] = "median baseline"
     settings: ClassVar[tuple[str, ...]] = ("sampling",)
     calibrations: ClassVar[tuple[str, ...]] = ("temperature",)
-    choices: ClassVar[tuple[str, ...]] = ("target_accuracy", "coverage", "conformal_score")
+    choices: ClassVar[tuple[str, ...]] = ("target_accuracy", "coverage")
     threshold_metrics: ClassVar[tuple[str, ...]] = ()
 
     @classmethod

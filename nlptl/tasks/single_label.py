@@ -64,7 +64,7 @@ class SingleLabel(Task):
     )
     calibrations: ClassVar[tuple[str, ...]] = ("temperature", "vector")
     choices: ClassVar[tuple[str, ...]] = (
-        *("threshold_metric", "target_accuracy", "coverage", "conformal_score", "out_of_scope"),
+        *("threshold_metric", "target_accuracy", "coverage", "out_of_scope"),
     )
     threshold_metrics: ClassVar[tuple[str, ...]] = ("f1", "accuracy", "macro_f1", "matthews")
 
@@ -144,9 +144,7 @@ class SingleLabel(Task):
             )
             decisions = replace(decisions, abstention=abstention)
         if config.coverage is not None:
-            score = config.conformal_score or "lac"
-            sets = fit_prediction_sets(targets, outputs, coverage=config.coverage, score=score)
-            decisions = replace(decisions, sets=sets)
+            decisions = replace(decisions, sets=fit_prediction_sets(targets, outputs, coverage=config.coverage))
         return replace(self, decisions=decisions)
 
     def abstaining(self, below: float) -> Self:
