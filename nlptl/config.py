@@ -46,7 +46,7 @@ SelectionMetric = Literal[
     "span_recall",
     "token_accuracy",
 ]
-TextsShown = Literal["whole", "masked", "none"]
+TextsShown = Literal["whole", "none"]
 BaselineRow = Literal["majority", "words", "random", "frozen", "fine-tuned"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 CalibrationChoice = Literal["auto", "none", "temperature", "vector"]
@@ -348,8 +348,7 @@ class JudgingConfig:
     """Write analysis.json (errors, slices, calibration on test), report.html and the model card, model/README.md, from
     what test has shown."""
     texts_shown: TextsShown = "whole"
-    """What the files of a run hold of the texts: whole; masked, with <email>, <number> and <link> in place of these; or
-    none, their rows alone."""
+    """Whether the files of a run and the log quote the texts: whole texts and words, or none, only their rows."""
     with_baselines: bool = False
     """Train what the run is compared with after it, on the same splits: TF-IDF with a linear model, the same encoder
     with random weights, frozen, fine-tuned; see nlptl baselines --help."""
@@ -374,8 +373,8 @@ class JudgingConfig:
             )
         if self.explain and self.texts_shown == "none":
             raise ConfigError(
-                "Expected texts whose words may be shown, found --explain with --texts-shown none. Leave --explain "
-                "out, or pass --texts-shown masked."
+                "Expected texts whose words may be shown, found --explain with --texts-shown none. Leave one of them "
+                "out."
             )
 
 

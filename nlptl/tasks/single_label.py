@@ -63,9 +63,7 @@ class SingleLabel(Task):
         *("label_smoothing", "class_weights", "r_drop", "loss", "logit_adjustment", "sampling"),
     )
     calibrations: ClassVar[tuple[str, ...]] = ("temperature", "vector")
-    choices: ClassVar[tuple[str, ...]] = (
-        *("threshold_metric", "target_accuracy", "coverage", "out_of_scope"),
-    )
+    choices: ClassVar[tuple[str, ...]] = (*("threshold_metric", "target_accuracy", "coverage", "out_of_scope"),)
     threshold_metrics: ClassVar[tuple[str, ...]] = ("f1", "accuracy", "macro_f1", "matthews")
 
     def __post_init__(self) -> None:
