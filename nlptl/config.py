@@ -46,7 +46,7 @@ SelectionMetric = Literal[
     "span_recall",
     "token_accuracy",
 ]
-TextsShown = Literal["whole", "masked", "none"]
+TextsShown = Literal["whole", "none"]
 BaselineRow = Literal["majority", "words", "random", "frozen", "fine-tuned"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 CalibrationChoice = Literal["auto", "none", "temperature", "vector"]
@@ -115,22 +115,15 @@ class DecisionConfig:
     """Give no label to texts whose label has too low a probability, so that this share of the labels given on
     validation is right, such as 0.95. None: every text gets a label."""
     coverage: float | None = None
-    """Predict a set of labels too, which holds the true one with this probability, such as 0.9 (split conformal
-    prediction). It holds in earnest for data on which nothing was chosen: see nlptl calibrate. None: no sets."""
-    conformal_score: Literal["lac", "aps"] | None = None
-    """With coverage: lac gives the smallest sets (Sadinle et al. 2019), aps larger ones where a text is difficult
-    (Romano et al. 2020). None: lac."""
+    """Also predict a set of labels that contains the true one with this probability, such as 0.9 (split conformal
+    prediction, Sadinle et al. 2019). The guarantee is exact only on data that was not used for model selection: see
+    nlptl calibrate. None: no sets."""
     out_of_scope: float | None = None
     """Label texts out_of_scope that are unlike those of training by their energy (Liu et al. 2020), so that this share
     of validation stays, such as 0.95. None: no text is."""
 
     def __post_init__(self) -> None:
         _refuse_outside(self, _DECISION_RANGES)
-        if self.conformal_score is not None and self.coverage is None:
-            raise ConfigError(
-                f"Expected --coverage with --conformal-score {self.conformal_score}, found none. Pass --coverage 0.9, "
-                "or leave it out."
-            )
 
 
 _DECISION_RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
@@ -342,8 +335,7 @@ class JudgingConfig:
     """Write analysis.json (errors, slices, calibration on test), report.html and the model card, model/README.md, from
     what test has shown."""
     texts_shown: TextsShown = "whole"
-    """What the files of a run hold of the texts: whole; masked, with <email>, <number> and <link> in place of these; or
-    none, their rows alone."""
+    """Whether the files of a run and the log quote the texts: whole texts and words, or none, only their rows."""
     with_baselines: bool = False
     """Train what the run is compared with after it, on the same splits: TF-IDF with a linear model, the same encoder
     with random weights, frozen, fine-tuned; see nlptl baselines --help."""
@@ -368,8 +360,8 @@ class JudgingConfig:
             )
         if self.explain and self.texts_shown == "none":
             raise ConfigError(
-                "Expected texts whose words may be shown, found --explain with --texts-shown none. Leave --explain "
-                "out, or pass --texts-shown masked."
+                "Expected texts whose words may be shown, found --explain with --texts-shown none. Leave one of them "
+                "out."
             )
 
 

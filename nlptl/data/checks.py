@@ -79,7 +79,7 @@ def find_problems(
         near_duplicates: Look for texts that are nearly the same too, which takes most of the time; not for pairs, of
             which many share a text.
         task: What the labels are.
-        texts_shown: What findings quote of texts: single words, such that are not masked, or none.
+        texts_shown: Whether findings quote single words of the texts ("whole") or not ("none").
     """
     train = splits["train"]
     keys = {name: _digests(examples) for name, examples in splits.items()}

@@ -11,7 +11,6 @@ import numpy as np
 from nlptl.config import TextsShown
 from nlptl.data.columns import describe_rows
 from nlptl.data.findings import Finding, finding
-from nlptl.data.masking import mask_text
 from nlptl.data.scripts import WORD
 from nlptl.data.sources import Examples
 
@@ -35,7 +34,7 @@ def find_leaking_words(train: Examples, *, texts_shown: TextsShown = "whole") ->
 
     Args:
         train: The texts and their labels.
-        texts_shown: Whether the words are quoted; "masked": such as are not part of what is masked.
+        texts_shown: Whether the words are quoted ("whole") or not ("none").
     """
     texts = range(0, len(train), max(1, len(train) // SAMPLE_SIZE))
     sample = [(_words(train.texts[i]), train.labels[i]) for i in texts]
@@ -99,7 +98,7 @@ def _label_words(
         own = [i for i in found.get(name, ()) if train.labels[i] == label]
         others = len(found.get(name, ())) - len(own)
         if len(own) >= MIN_TEXTS and others <= MAX_OTHERS * len(found[name]):
-            word = _quoted(name, found[name], train, texts_shown)
+            word = "a word" if texts_shown == "none" else repr(name)
             shown.append(f"{word} in {len(own):,} texts of {label!r} and {others:,} of others")
             meant += own
     return _finding("label_word", "names of classes in their texts", train, shown, meant)
@@ -117,15 +116,10 @@ def _leaking_words(
             continue
         (label,) = labels
         if len(places) * math.log(shares[label]) + math.log(vocabulary) < math.log(MAX_CHANCE):
-            shown.append(f"{_quoted(word, places, train, texts_shown)} in {len(places):,} texts, all {label!r}")
+            quoted = "a word" if texts_shown == "none" else repr(word)
+            shown.append(f"{quoted} in {len(places):,} texts, all {label!r}")
             meant += places
     return _finding("leaking_word", "words that occur in one class alone", train, shown, meant)
-
-
-def _quoted(word: str, places: list[int], train: Examples, texts_shown: TextsShown) -> str:
-    """Return a word in quotes, or what may be said in its place."""
-    is_masked = texts_shown == "masked" and any(word not in _words(mask_text(train.texts[i])) for i in places)
-    return "a word" if texts_shown == "none" or (is_masked and " " not in word) else repr(word)
 
 
 def _finding(kind: str, what: str, train: Examples, shown: list[str], places: list[int]) -> list[Finding]:

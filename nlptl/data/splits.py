@@ -135,8 +135,7 @@ def load_splits(
         strict: Stop at whatever the checks find, not only at what cannot be trained on.
         near_duplicates: Look for texts that are nearly the same: a second or less for 5,000 texts.
         slice_columns: Further columns, by which what is said of test is sliced.
-        texts_shown: What findings quote of texts: single words ("whole"), such as have no part in an e-mail address, a
-            number or a link ("masked"), or "none".
+        texts_shown: Whether findings quote single words of the texts ("whole") or not ("none").
 
     Raises:
         ConfigError: If there is no such sample, if `max_examples` is too small, or if what is asked of the columns

@@ -4,12 +4,14 @@ The semantics are those of scikit-learn with zero_division=0; the tests hold eve
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
+from scipy import sparse
 
+from nlptl.config import SelectionMetric, TaskKind
 from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation.uncertainty import (
     WeightedScores,
@@ -17,10 +19,33 @@ from nlptl.evaluation.uncertainty import (
     percentile_interval,
     resample_counts,
     resample_means,
+    resample_weights,
 )
 
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae", "hamming_loss"})
 """Scores of which less is better; of all others more is."""
+
+METRICS: dict[TaskKind, tuple[SelectionMetric, ...]] = {
+    "single_label": ("accuracy", "macro_f1", "weighted_f1", "matthews", "log_loss"),
+    "ordinal": ("quadratic_kappa", "mae", "accuracy", "macro_f1", "log_loss"),
+    "multi_label": (
+        *("average_precision", "micro_f1", "macro_f1", "samples_f1", "subset_accuracy", "hamming_loss", "log_loss"),
+    ),
+    "regression": ("spearman", "pearson", "rmse", "mae", "r2"),
+    "tokens": ("span_f1", "span_precision", "span_recall", "macro_f1", "token_accuracy"),
+}
+"""The scores of each kind of task that can choose a model. The first one does by default, and heads every report."""
+
+
+class Bootstrap(TypedDict, total=False):
+    """Options of bootstrap intervals, which all scoring functions take."""
+
+    resamples: int
+    """Number of resamples of the rows, 2000 by default."""
+    confidence: float
+    """Share of the resampled scores inside an interval, 0.95 by default."""
+    seed: int
+    """Seed of the resampling, 0 by default."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +76,18 @@ class Scores(dict[str, Score]):
             for name, row in self.per_class.items()
         }
         return scores
+
+
+def main_metric(kind: TaskKind, scores: Container[str], *, chosen_by: str | None = None) -> str:
+    """Return the score that heads a report: the one that chose the model, or the first of its kind that is there.
+
+    Args:
+        kind: Kind of task.
+        scores: Names of the scores that were computed.
+        chosen_by: The selection metric; None: the default of the kind.
+    """
+    first, *others = METRICS[kind]
+    return next((name for name in (chosen_by, first, *others) if name is not None and name in scores), first)
 
 
 def count_classes(
@@ -137,23 +174,19 @@ def score_predictions(
     *,
     names: Sequence[str],
     predictions: np.ndarray | None = None,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    **options: Unpack[Bootstrap],
 ) -> Scores:
-    """Score probabilities, and what is predicted by them, against labels.
+    """Score probabilities, and the labels predicted from them, against true labels.
 
-    All intervals are percentile bootstrap intervals over the rows. Where no mistake was made, or no hit, every resample
-    has the same score and the interval has no width: read it together with `n`.
+    All intervals are percentile bootstrap intervals over the rows. Without any mistake, or any hit, every resample has
+    the same score and the interval has no width: read it together with `n`.
 
     Args:
         labels: True ids in range(classes), integers, shape [rows].
         probabilities: Floats, each row of sum 1, shape [rows, classes].
         names: Label names in the order of their ids.
-        predictions: Predicted ids, integers [rows]. None: the most probable class, the first one where several are.
-        resamples: Number of bootstrap resamples.
-        confidence: Share of the resampled scores inside the interval.
-        seed: Seed of the resampling.
+        predictions: Predicted ids, integers [rows]. None: the most probable class, the first one of equals.
+        options: See `Bootstrap`.
 
     Returns:
         accuracy, macro_f1, weighted_f1, precision, recall (both macro), matthews and log_loss. `per_class` has
@@ -164,13 +197,14 @@ def score_predictions(
         DataError: If labels and probabilities do not fit each other or `names`, or are not ids and probabilities.
         ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
     """
-    check_settings(names, resamples)
+    resamples, confidence, seed = bootstrap_options(names, options)
     check_labels(labels, names)
     check_probabilities(probabilities, num_rows=len(labels), num_classes=len(names))
     labels = labels.astype(np.int64)
     predictions = probabilities.argmax(axis=1) if predictions is None else predictions
     losses = log_loss(labels, probabilities)
 
+    # The counts of the classes are drawn at once, which is faster than `bootstrap_scores` on a large test set.
     counts = count_classes(labels, predictions, num_classes=len(names))
     resampled = resample_counts(labels, predictions, num_classes=len(names), resamples=resamples, seed=seed)
     values = {**from_counts(*counts), "log_loss": losses.mean()}
@@ -182,7 +216,7 @@ def score_predictions(
 def weighted_scores(
     labels: np.ndarray, predictions: np.ndarray, losses: np.ndarray, *, num_classes: int
 ) -> WeightedScores:
-    """Return what scores rows that count several times, or not at all, as in resamples.
+    """Return a function that scores weighted rows, such as those of a bootstrap resample.
 
     Args:
         labels: True ids in range(num_classes), shape [rows].
@@ -196,10 +230,71 @@ def weighted_scores(
     indicator = class_indicator(labels, predictions, num_classes).astype(np.float64)
 
     def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
-        counts = np.split(weights @ indicator, 3, axis=1)
+        counts = split_counts(weights @ indicator)
         return {**from_counts(*counts), "log_loss": weights @ losses / weights.sum(axis=1)}
 
     return scores
+
+
+def bootstrap_scores(
+    weighted: WeightedScores,
+    num_rows: int,
+    *,
+    counts: np.ndarray | sparse.csr_array | None = None,
+    names: Sequence[str] = (),
+    **options: Unpack[Bootstrap],
+) -> Scores:
+    """Return scores with percentile bootstrap intervals over the rows.
+
+    Args:
+        weighted: The scores, from how often each row counts.
+        num_rows: Number of rows of the test set.
+        counts: What each row adds to true positives, support and predictions of the classes, [rows, 3 * classes]. None:
+            no scores per class.
+        names: Names of the classes.
+        options: See `Bootstrap`.
+
+    Raises:
+        ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
+    """
+    resamples, confidence, seed = bootstrap_options(names, options)
+    values = point_values(weighted, num_rows)
+    chunks, class_counts = [], []
+    for weights in resample_weights(num_rows, resamples=resamples, seed=seed):
+        chunks.append(weighted(weights))
+        class_counts += [] if counts is None else [weights @ counts]
+    drawn = {metric: np.concatenate([chunk[metric] for chunk in chunks]) for metric in values}
+    scores = with_intervals(values, drawn, n=num_rows, confidence=confidence)
+    if counts is None:
+        return Scores(scores)
+    total, resampled = split_counts(np.asarray(counts.sum(axis=0))), split_counts(np.concatenate(class_counts))
+    return Scores(scores, per_class=score_classes(total, resampled, names, confidence))
+
+
+def point_values(weighted: WeightedScores, num_rows: int) -> dict[str, float]:
+    """Return the scores of a test set in which each row counts once."""
+    return {metric: float(value[0]) for metric, value in weighted(np.ones((1, num_rows))).items()}
+
+
+def split_counts(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return true positives, support and predictions, each [..., classes], from counts [..., 3 * classes]."""
+    true_positives, support, predicted = np.split(counts, 3, axis=-1)
+    return true_positives, support, predicted
+
+
+def bootstrap_options(names: Sequence[str], options: Bootstrap) -> tuple[int, float, int]:
+    """Return resamples, confidence and seed; refuse repeated label names, and less than one resample."""
+    repeated = sorted({name for name in names if list(names).count(name) > 1}) if len(set(names)) < len(names) else []
+    if repeated:
+        raise ConfigError(
+            f"Expected different label names, found {repeated} more than once. Rename or merge these classes."
+        )
+    resamples = options.get("resamples", 2000)
+    if resamples < 1:
+        raise ConfigError(
+            f"Expected 1 resample or more, found {resamples}. Pass resamples=2000, the default, for 95 % intervals."
+        )
+    return resamples, options.get("confidence", 0.95), options.get("seed", 0)
 
 
 def with_intervals(
@@ -224,39 +319,30 @@ def with_intervals(
 
 
 def majority_scores(
-    labels: np.ndarray,
-    *,
-    train_counts: np.ndarray,
-    names: Sequence[str],
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    labels: np.ndarray, *, train_counts: np.ndarray, names: Sequence[str], **options: Unpack[Bootstrap]
 ) -> Scores:
     """Score the baseline that has read the labels of train and no text.
 
-    It predicts the most frequent class of train, the first one where several are, and gives each class its share of
-    train as probability. A class that train lacks counts as half an example, so that its log loss is no artefact of
-    clipping.
+    It predicts the most frequent class of train, the first one of equals, and gives each class its share of train as
+    probability. A class that train lacks counts as half an example, so that its log loss is not a result of clipping.
 
     Args:
         labels: True ids in range(classes), integers, shape [rows].
         train_counts: Number of train examples of each class, integers, shape [classes].
         names: Label names in the order of their ids.
-        resamples: Number of bootstrap resamples.
-        confidence: Share of the resampled scores inside the interval.
-        seed: Seed of the resampling.
+        options: See `Bootstrap`.
 
     Raises:
-        DataError: If `train_counts` does not hold one count for each name, or `labels` no ids of `names`.
+        DataError: If `train_counts` does not hold one count for each name, or `labels` are not ids of `names`.
         ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
     """
     shares = shares_of_train(train_counts, names)
     probabilities = np.broadcast_to(shares, (len(labels), len(names)))  # a view: one row in memory
-    return score_predictions(labels, probabilities, names=names, resamples=resamples, confidence=confidence, seed=seed)
+    return score_predictions(labels, probabilities, names=names, **options)
 
 
 def shares_of_train(train_counts: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Return the share of each class in train, of one that train lacks as if it had half an example: [classes].
+    """Return the share of each class in train, [classes]; a class that train lacks counts as half an example.
 
     Raises:
         DataError: If `train_counts` does not hold one count for each name.
@@ -289,19 +375,6 @@ def score_classes(
         for i, name in enumerate(names):
             per_class[name][metric] = Score(float(defined[i]), float(low[i]), float(high[i]), int(support[i]))
     return per_class
-
-
-def check_settings(names: Sequence[str], resamples: int) -> None:
-    """Refuse label names that repeat, and less than one resample."""
-    repeated = sorted({name for name in names if list(names).count(name) > 1}) if len(set(names)) < len(names) else []
-    if repeated:
-        raise ConfigError(
-            f"Expected different label names, found {repeated} more than once. Rename or merge these classes."
-        )
-    if resamples < 1:
-        raise ConfigError(
-            f"Expected 1 resample or more, found {resamples}. Pass resamples=2000, the default, for 95 % intervals."
-        )
 
 
 def check_labels(labels: np.ndarray, names: Sequence[str]) -> None:

@@ -3,37 +3,28 @@
 The semantics are those of scikit-learn with zero_division=0; the tests hold every score against it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Unpack
 
 import numpy as np
 from scipy import sparse
 
 from nlptl.errors import DataError
 from nlptl.evaluation.metrics import (
+    Bootstrap,
     Scores,
-    check_settings,
+    bootstrap_scores,
     class_scores,
     from_counts,
+    point_values,
     ratio,
-    score_classes,
-    with_intervals,
+    split_counts,
 )
-from nlptl.evaluation.uncertainty import WeightedScores, resample_sums
-
-Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
+from nlptl.evaluation.uncertainty import WeightedScores
 
 
 def point_scores(targets: np.ndarray, probabilities: np.ndarray, *, thresholds: np.ndarray) -> dict[str, float]:
-    """Return scores without intervals: what choosing a model during training needs.
-
-    Args:
-        targets: Whether each row has each label, bool or integers 0 and 1, shape [rows, labels].
-        probabilities: Floats from 0 to 1, same shape.
-        thresholds: A label is predicted where its probability is this or more, shape [labels].
-
-    Returns:
-        The scores of `score_label_sets`, and average_precision over all cells, which needs no threshold: 0 where no row
-        has a label.
+    """Return the scores of `score_label_sets` without intervals: what choosing a model during training needs.
 
     Raises:
         DataError: If targets, probabilities and thresholds do not fit each other.
@@ -41,13 +32,7 @@ def point_scores(targets: np.ndarray, probabilities: np.ndarray, *, thresholds: 
     _check(targets, probabilities)
     _check_thresholds(thresholds, num_labels=targets.shape[1])
     targets = targets.astype(bool)
-    predicted = probabilities >= thresholds
-    counts = _split(np.hstack(_cells(targets, predicted)).sum(axis=0))
-    scores = _from_sums(counts, _row_scores(targets, predicted, probabilities).sum(axis=0), len(targets))
-    return {
-        **{metric: float(value) for metric, value in scores.items()},
-        "average_precision": _average_precision(targets, probabilities),
-    }
+    return point_values(weighted_scores(targets, probabilities >= thresholds, probabilities), len(targets))
 
 
 def score_label_sets(
@@ -56,9 +41,7 @@ def score_label_sets(
     *,
     thresholds: np.ndarray,
     names: Sequence[str],
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    **options: Unpack[Bootstrap],
 ) -> Scores:
     """Score probabilities against sets of labels; a label is predicted where its probability reaches its threshold.
 
@@ -69,13 +52,12 @@ def score_label_sets(
         probabilities: Floats from 0 to 1, same shape.
         thresholds: Floats, shape [labels].
         names: Label names in the order of their ids.
-        resamples: Number of bootstrap resamples.
-        confidence: Share of the resampled scores inside the interval.
-        seed: Seed of the resampling.
+        options: See `Bootstrap`.
 
     Returns:
-        micro_f1, macro_f1 (the mean over all labels), micro_precision, micro_recall, samples_f1 (the mean over rows; 0
-        for a row with neither true nor predicted labels), subset_accuracy, hamming_loss and log_loss (the mean binary
+        average_precision over all cells (micro; 0 where no row has a label), which needs no threshold, micro_f1,
+        macro_f1 (the mean over all labels), micro_precision, micro_recall, samples_f1 (the mean over rows; 0 for a row
+        with neither true nor predicted labels), subset_accuracy, hamming_loss and log_loss (the mean binary
         cross-entropy over all cells). `per_class` has precision, recall and f1 of every label, n being the rows that
         have it: NaN where there are none. Resamples without such a row are left out of its intervals.
 
@@ -85,50 +67,49 @@ def score_label_sets(
     """
     _check(targets, probabilities, names)
     _check_thresholds(thresholds, num_labels=len(names))
-    return _score(
-        targets.astype(bool),
-        probabilities >= thresholds,
-        probabilities,
-        names=names,
-        resamples=resamples,
-        confidence=confidence,
-        seed=seed,
-    )
+    return _score(targets.astype(bool), probabilities >= thresholds, probabilities, names, options)
 
 
 def weighted_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> WeightedScores:
-    """Return what gives the scores of `score_label_sets` for rows that count several times, or not at all.
+    """Return a function that gives the scores of `score_label_sets` for weighted rows.
 
     Args:
         targets: Whether each row has each label, bool, shape [rows, labels].
         predicted: Whether it is predicted, bool, same shape.
         probabilities: Floats from 0 to 1, same shape.
     """
-    of_rows, cells = _row_scores(targets, predicted, probabilities), _sparse_cells(targets, predicted)
-    return lambda weights: _from_sums(_split(weights @ cells), weights @ of_rows, weights.sum(axis=1))
+    of_rows, indicator = _row_scores(targets, predicted, probabilities), _indicator(targets, predicted)
+    average_precision = _average_precision(targets, probabilities)
+
+    def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
+        counts = split_counts(weights @ indicator)
+        micro = class_scores(*(count.sum(axis=-1) for count in counts))
+        means = weights @ of_rows / weights.sum(axis=1, keepdims=True)
+        return {
+            "average_precision": average_precision(weights),
+            "micro_f1": micro["f1"],
+            "macro_f1": class_scores(*counts)["f1"].mean(axis=-1),
+            "micro_precision": micro["precision"],
+            "micro_recall": micro["recall"],
+            **dict(zip(("samples_f1", "subset_accuracy", "hamming_loss", "log_loss"), means.T, strict=True)),
+        }
+
+    return scores
 
 
 def frequent_label_scores(
-    targets: np.ndarray,
-    *,
-    train_shares: np.ndarray,
-    names: Sequence[str],
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    targets: np.ndarray, *, train_shares: np.ndarray, names: Sequence[str], **options: Unpack[Bootstrap]
 ) -> Scores:
     """Score the baseline that has read the labels of train and no text.
 
-    It predicts the most frequent label of train, the first one where several are, for every row, and gives each label
-    its share of the rows of train as probability. The log loss of a label with a share of 0 or 1 is one of clipping.
+    It predicts the most frequent label of train, the first one of equals, for every row, and gives each label its share
+    of the rows of train as probability. The log loss of a label with a share of 0 or 1 is a result of clipping.
 
     Args:
         targets: Whether each row has each label, bool or integers 0 and 1, shape [rows, labels].
         train_shares: The share of the rows of train that have each label, floats, shape [labels].
         names: Label names in the order of their ids.
-        resamples: Number of bootstrap resamples.
-        confidence: Share of the resampled scores inside the interval.
-        seed: Seed of the resampling.
+        options: See `Bootstrap`.
 
     Raises:
         DataError: If `train_shares` does not hold one share for each name, or `targets` does not fit `names`.
@@ -143,15 +124,7 @@ def frequent_label_scores(
     probabilities = np.broadcast_to(train_shares, (len(targets), len(names)))  # a view: one row in memory
     _check(targets, probabilities, names)
     predicted = np.broadcast_to(np.arange(len(names)) == train_shares.argmax(), probabilities.shape)
-    return _score(
-        targets.astype(bool),
-        predicted,
-        probabilities,
-        names=names,
-        resamples=resamples,
-        confidence=confidence,
-        seed=seed,
-    )
+    return _score(targets.astype(bool), predicted, probabilities, names, options)
 
 
 def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray, *, metric: str = "f1") -> np.ndarray:
@@ -178,70 +151,44 @@ def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray, *, metric: s
 
 
 def _score(
-    targets: np.ndarray,
-    predicted: np.ndarray,
-    probabilities: np.ndarray,
-    *,
-    names: Sequence[str],
-    resamples: int,
-    confidence: float,
-    seed: int,
+    targets: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, names: Sequence[str], options: Bootstrap
 ) -> Scores:
-    check_settings(names, resamples)
-    num_rows = len(targets)
-    of_rows = _row_scores(targets, predicted, probabilities)
-    cells = _sparse_cells(targets, predicted)
-    sums, row_sums = resample_sums([cells, of_rows], resamples=resamples, seed=seed)
-    counts, drawn_counts = _split(np.asarray(cells.sum(axis=0))), _split(sums)
-    values = _from_sums(counts, of_rows.sum(axis=0), num_rows)
-    drawn = _from_sums(drawn_counts, row_sums, num_rows)
-    scores = with_intervals(values, drawn, n=num_rows, confidence=confidence)
-    return Scores(scores, per_class=score_classes(counts, drawn_counts, names, confidence))
+    weighted, counts = weighted_scores(targets, predicted, probabilities), _indicator(targets, predicted)
+    return bootstrap_scores(weighted, len(targets), counts=counts, names=names, **options)
 
 
-def _cells(targets: np.ndarray, predicted: np.ndarray) -> Counts:
-    """Return which cells add to true positives, support and predicted, each bool [rows, labels]."""
-    return targets & predicted, targets, predicted
+def _indicator(targets: np.ndarray, predicted: np.ndarray) -> sparse.csr_array:
+    """Return what each row adds to true positives, support and predictions: float64 [rows, 3 * labels]."""
+    parts = (targets & predicted, targets, predicted)
+    return sparse.hstack([sparse.csr_array(part, dtype=np.float64) for part in parts], format="csr")
 
 
-def _sparse_cells(targets: np.ndarray, predicted: np.ndarray) -> sparse.csr_array:
-    """Return `_cells` side by side, float64 [rows, 3 * labels]."""
-    return sparse.hstack(
-        [sparse.csr_array(part, dtype=np.float64) for part in _cells(targets, predicted)], format="csr"
-    )
+def _average_precision(targets: np.ndarray, probabilities: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the average precision over all cells (micro) as a function of weights [resamples, rows].
 
-
-def _split(sums: np.ndarray) -> Counts:
-    true_positives, support, predicted = np.split(sums, 3, axis=-1)
-    return true_positives, support, predicted
-
-
-def _from_sums(counts: Counts, row_sums: np.ndarray, num_rows: int | np.ndarray) -> dict[str, np.ndarray]:
-    """Return the scores, each [...], from counts [..., labels] and the sums of `_row_scores` [..., 4]."""
-    micro = class_scores(*(count.sum(axis=-1) for count in counts))
-    return {
-        "micro_f1": micro["f1"],
-        "macro_f1": class_scores(*counts)["f1"].mean(axis=-1),
-        "micro_precision": micro["precision"],
-        "micro_recall": micro["recall"],
-        "samples_f1": row_sums[..., 0] / num_rows,
-        "subset_accuracy": row_sums[..., 1] / num_rows,
-        "hamming_loss": row_sums[..., 2] / num_rows,
-        "log_loss": row_sums[..., 3] / num_rows,
-    }
-
-
-def _average_precision(targets: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the average precision over all cells (micro): precisions at each probability, weighted by recall gained.
-
-    `targets` is bool, both have shape [rows, labels]. Without a true label it is 0.
+    It is the mean of the precisions at each threshold, weighted by the recall gained there, so that only thresholds
+    count that are the probability of a true label. `targets` is bool, both arrays have shape [rows, labels].
     """
-    ascending = np.argsort(probabilities, axis=None, kind="stable")
-    sorted_targets, sorted_probabilities = targets.ravel()[ascending[::-1]], probabilities.ravel()[ascending[::-1]]
-    last = np.append(np.flatnonzero(np.diff(sorted_probabilities)), len(ascending) - 1)  # of each probability
-    true_positives = np.cumsum(sorted_targets)[last]
-    gained = np.diff(true_positives, prepend=0)
-    return float(ratio(np.sum(gained * true_positives / (last + 1)), true_positives[-1]))
+    order = np.argsort(-probabilities, axis=None, kind="stable")
+    rows, hits = order // targets.shape[1], targets.ravel()[order]
+    values = probabilities.ravel()[order]
+    level = np.cumsum(np.diff(values, prepend=values[0]) != 0)  # cells with equal probabilities share a level
+    has_hits = np.bincount(level, weights=hits) > 0
+    threshold: np.ndarray = (np.cumsum(has_hits) - has_hits)[level]  # the first one that the cell reaches
+    shape = (len(targets), int(has_hits.sum()))
+
+    def counts(chosen: np.ndarray) -> sparse.csr_array:
+        cells = (np.ones(int(chosen.sum())), (rows[chosen], threshold[chosen]))
+        return sparse.csr_array(cells, shape=shape)  # adds up cells of one row at one threshold
+
+    of_true, of_all = counts(hits), counts(threshold < shape[1])
+
+    def scores(weights: np.ndarray) -> np.ndarray:
+        gained = weights @ of_true
+        true_positives, predicted = gained.cumsum(axis=1), (weights @ of_all).cumsum(axis=1)
+        return ratio((gained * ratio(true_positives, predicted)).sum(axis=1), gained.sum(axis=1))
+
+    return scores
 
 
 def _row_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

@@ -4,23 +4,25 @@ The semantics are those of scikit-learn with zero_division=0; the tests hold eve
 """
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 from scipy.special import log_expit
 
 from nlptl.evaluation.metrics import (
+    Bootstrap,
     Scores,
+    bootstrap_scores,
     check_labels,
     check_probabilities,
-    check_settings,
     from_counts,
     log_loss,
+    point_values,
     ratio,
-    score_classes,
     shares_of_train,
-    with_intervals,
+    split_counts,
 )
-from nlptl.evaluation.uncertainty import WeightedScores, class_indicator, resample_sums
+from nlptl.evaluation.uncertainty import WeightedScores, class_indicator
 
 
 def median_class(probabilities: np.ndarray) -> np.ndarray:
@@ -53,21 +55,11 @@ def scale_rank_odds(log_probabilities: np.ndarray, temperature: float) -> np.nda
 
 def point_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """Return the scores of `score_ranks` without intervals: what choosing a model during training needs."""
-    labels = labels.astype(np.int64)
-    predictions = median_class(probabilities)
-    counts = class_indicator(labels, predictions, probabilities.shape[1]).sum(axis=0)
-    scores = _from_sums(np.asarray(counts), _row_scores(labels, predictions, probabilities).sum(axis=0))
-    return {metric: float(value) for metric, value in scores.items()}
+    return point_values(_weighted(labels, probabilities), len(labels))
 
 
 def score_ranks(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    *,
-    names: Sequence[str],
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    labels: np.ndarray, probabilities: np.ndarray, *, names: Sequence[str], **options: Unpack[Bootstrap]
 ) -> Scores:
     """Score probabilities against labels whose ids are ranks; the prediction is the median class.
 
@@ -77,15 +69,12 @@ def score_ranks(
         labels: True ids in range(classes), integers, shape [rows].
         probabilities: Floats, each row of sum 1, shape [rows, classes].
         names: Label names in the order of their ids, lowest rank first.
-        resamples: Number of bootstrap resamples.
-        confidence: Share of the resampled scores inside the interval.
-        seed: Seed of the resampling.
+        options: See `Bootstrap`.
 
     Returns:
         quadratic_kappa (0 where it is undefined: labels and predictions are all of one class), mae in ranks, accuracy,
-        macro_f1 over the classes that occur in the labels or the predictions, and log_loss. `per_class` has precision,
-        recall and f1 of every class, n being its count in `labels`: NaN where that is 0. Resamples without the class
-        are left out of its intervals.
+        macro_f1 over the classes that occur in the labels or the predictions, and log_loss. `per_class` is that of
+        `nlptl.evaluation.metrics.score_predictions`.
 
     Raises:
         DataError: If labels and probabilities do not fit each other or `names`, or are not ids and probabilities.
@@ -94,83 +83,56 @@ def score_ranks(
     Source:
         Cohen 1968, Weighted kappa, doi:10.1037/h0026256, with squared distances as weights.
     """
-    check_settings(names, resamples)
     check_labels(labels, names)
     check_probabilities(probabilities, num_rows=len(labels), num_classes=len(names))
-    labels = labels.astype(np.int64)
-    predictions = median_class(probabilities)
-    indicator = class_indicator(labels, predictions, len(names))
-    of_rows = _row_scores(labels, predictions, probabilities)
-
-    counts = np.asarray(indicator.sum(axis=0))
-    drawn_counts, drawn_rows = resample_sums([indicator, of_rows], resamples=resamples, seed=seed)
-    values, drawn = _from_sums(counts, of_rows.sum(axis=0)), _from_sums(drawn_counts, drawn_rows)
-    scores = with_intervals(values, drawn, n=len(labels), confidence=confidence)
-    return Scores(scores, per_class=score_classes(_split(counts), _split(drawn_counts), names, confidence))
+    counts = class_indicator(labels.astype(np.int64), median_class(probabilities), len(names))
+    return bootstrap_scores(_weighted(labels, probabilities), len(labels), counts=counts, names=names, **options)
 
 
 def weighted_scores(
     labels: np.ndarray, predictions: np.ndarray, losses: np.ndarray, *, num_classes: int
 ) -> WeightedScores:
-    """Return what gives the scores of `score_ranks` for rows that count several times, or not at all.
+    """Return a function that gives the scores of `score_ranks` for weighted rows.
 
     The arguments are those of `nlptl.evaluation.metrics.weighted_scores`; ids are ranks.
     """
     indicator = class_indicator(labels, predictions, num_classes).astype(np.float64)
     distances = np.abs(labels - predictions)
     of_rows = np.stack([distances**2, distances, losses], axis=1)
-    return lambda weights: _from_sums(weights @ indicator, weights @ of_rows)
+
+    def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
+        true_positives, support, predicted = split_counts(weights @ indicator)
+        squares, distances, losses = (weights @ of_rows).T
+        num_rows = support.sum(axis=-1)
+        by_count = from_counts(true_positives, support, predicted)
+        return {
+            "quadratic_kappa": _quadratic_kappa(squares, support, predicted),
+            "mae": distances / num_rows,
+            "accuracy": by_count["accuracy"],
+            "macro_f1": by_count["macro_f1"],
+            "log_loss": losses / num_rows,
+        }
+
+    return scores
 
 
 def median_class_scores(
-    labels: np.ndarray,
-    *,
-    train_counts: np.ndarray,
-    names: Sequence[str],
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    labels: np.ndarray, *, train_counts: np.ndarray, names: Sequence[str], **options: Unpack[Bootstrap]
 ) -> Scores:
     """Score the baseline that has read the labels of train and no text.
 
-    It gives each class its share of train as probability, and so predicts the median class of train. A class that train
-    lacks counts as half an example, so that its log loss is no artefact of clipping.
-
-    Args:
-        labels: True ids in range(classes), integers, shape [rows].
-        train_counts: Number of train examples of each class, integers, shape [classes].
-        names: Label names in the order of their ids, lowest rank first.
-        resamples: Number of bootstrap resamples.
-        confidence: Share of the resampled scores inside the interval.
-        seed: Seed of the resampling.
-
-    Raises:
-        DataError: If `train_counts` does not hold one count for each name, or `labels` no ids of `names`.
-        ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
+    It gives each class its share of train as probability, and so predicts the median class of train. Arguments and
+    errors are those of `nlptl.evaluation.metrics.majority_scores`; ids are ranks.
     """
     shares = shares_of_train(train_counts, names)
     probabilities = np.broadcast_to(shares, (len(labels), len(names)))  # a view: one row in memory
-    return score_ranks(labels, probabilities, names=names, resamples=resamples, confidence=confidence, seed=seed)
+    return score_ranks(labels, probabilities, names=names, **options)
 
 
-def _row_scores(labels: np.ndarray, predictions: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return the squared and the absolute distance in ranks and the log loss of each row: float64 [rows, 3]."""
-    distances = np.abs(labels - predictions)
-    return np.stack([distances**2, distances, log_loss(labels, probabilities)], axis=1)
-
-
-def _from_sums(counts: np.ndarray, row_sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the scores, each [...], from counts [..., 3 * classes] and the sums of `_row_scores` [..., 3]."""
-    true_positives, support, predicted = _split(counts)
-    num_rows = support.sum(axis=-1)
-    by_count = from_counts(true_positives, support, predicted)
-    return {
-        "quadratic_kappa": _quadratic_kappa(row_sums[..., 0], support, predicted),
-        "mae": row_sums[..., 1] / num_rows,
-        "accuracy": by_count["accuracy"],
-        "macro_f1": by_count["macro_f1"],
-        "log_loss": row_sums[..., 2] / num_rows,
-    }
+def _weighted(labels: np.ndarray, probabilities: np.ndarray) -> WeightedScores:
+    labels = labels.astype(np.int64)
+    losses = log_loss(labels, probabilities)
+    return weighted_scores(labels, median_class(probabilities), losses, num_classes=probabilities.shape[1])
 
 
 def _quadratic_kappa(squares: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -184,8 +146,3 @@ def _quadratic_kappa(squares: np.ndarray, support: np.ndarray, predicted: np.nda
     means = 2 * (support @ ranks) * (predicted @ ranks) / num_rows
     expected = support @ ranks**2 + predicted @ ranks**2 - means
     return np.where(expected > 0, 1 - ratio(squares, expected), 0.0)
-
-
-def _split(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    true_positives, support, predicted = np.split(counts, 3, axis=-1)
-    return true_positives, support, predicted

@@ -1,79 +1,54 @@
 """Scores of predicted numbers, one or several for each text, each with the interval that its test set can support."""
 
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 import numpy as np
-import scipy
 
 from nlptl.errors import DataError
-from nlptl.evaluation.metrics import Score, Scores, check_settings, ratio, with_intervals
-from nlptl.evaluation.uncertainty import WeightedScores, resample_weights
-
-METRICS = ("pearson", "spearman", "rmse", "mae", "r2")
+from nlptl.evaluation.metrics import METRICS, Bootstrap, Scores, bootstrap_scores, point_values, ratio
+from nlptl.evaluation.uncertainty import WeightedScores
 
 
 def point_scores(targets: np.ndarray, values: np.ndarray) -> dict[str, float]:
     """Return the scores of `score_values` without intervals: what choosing a model during training needs."""
-    _check(targets, values)
-    means = _score_columns(targets.T.astype(np.float64), values.T.astype(np.float64)).mean(axis=1)
-    return dict(zip(METRICS, means.tolist(), strict=True))
+    return point_values(weighted_scores(targets, values), len(targets))
 
 
 def score_values(
-    targets: np.ndarray,
-    values: np.ndarray,
-    *,
-    names: Sequence[str],
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    targets: np.ndarray, values: np.ndarray, *, names: Sequence[str], **options: Unpack[Bootstrap]
 ) -> Scores:
     """Score predicted numbers against true ones.
 
     A correlation is undefined where the targets or the values are constant; here it is 0, not NaN, in resamples as
-    well: constant values say nothing of an order. r2 of constant targets is that of scikit-learn: 1 if all errors are
-    0, otherwise 0. All intervals are percentile bootstrap intervals over the rows.
+    well: constant values say nothing about an order. r2 of constant targets is that of scikit-learn: 1 if all errors
+    are 0, otherwise 0. All intervals are percentile bootstrap intervals over the rows.
 
     Args:
         targets: True numbers, floats, shape [rows, outputs].
         values: Predicted numbers, floats, same shape.
         names: Names of the outputs.
-        resamples: Number of bootstrap resamples.
-        confidence: Share of the resampled scores inside the interval.
-        seed: Seed of the resampling.
+        options: See `Bootstrap`.
 
     Returns:
-        pearson, spearman (Pearson of the ranks, equal numbers sharing the mean of theirs), rmse, mae and r2, each the
+        spearman (Pearson of the ranks, equal numbers sharing the mean of theirs), pearson, rmse, mae and r2, each the
         mean over the outputs. `per_class` has them for each output by its name, if there are several.
 
     Raises:
         DataError: If targets, values and names do not fit each other, or a number is not finite.
         ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
     """
-    check_settings(names, resamples)
     _check(targets, values, names)
-    columns = targets.T.astype(np.float64), values.T.astype(np.float64)  # each [outputs, rows]
-    scores = _score_columns(*columns)  # [metrics, outputs]
-    by_column = [_weighted_column(*column) for column in zip(*columns, strict=True)]
-    drawn = np.concatenate(  # [metrics, outputs, resamples]
-        [
-            np.stack([of_column(weights) for of_column in by_column], axis=1)
-            for weights in resample_weights(len(targets), resamples=resamples, seed=seed)
-        ],
-        axis=2,
-    )
-
-    def named(of_scores: np.ndarray, of_drawn: np.ndarray) -> dict[str, Score]:
-        values_of = dict(zip(METRICS, of_scores, strict=True))
-        drawn_of = dict(zip(METRICS, of_drawn, strict=True))
-        return with_intervals(values_of, drawn_of, n=len(targets), confidence=confidence)
-
-    by_output = {name: named(scores[:, i], drawn[:, i]) for i, name in enumerate(names)} if len(names) > 1 else None
-    return Scores(named(scores.mean(axis=1), drawn.mean(axis=1)), per_class=by_output)
+    scores = bootstrap_scores(weighted_scores(targets, values), len(targets), names=names, **options)
+    if len(names) == 1:
+        return scores
+    columns = {name: weighted_scores(targets[:, [i]], values[:, [i]]) for i, name in enumerate(names)}
+    by_output = {name: bootstrap_scores(column, len(targets), **options) for name, column in columns.items()}
+    return Scores(scores, per_class=by_output)
 
 
 def weighted_scores(targets: np.ndarray, values: np.ndarray) -> WeightedScores:
-    """Return what gives the scores of `score_values`, the mean over the outputs, for rows that count several times.
+    """Return a function that gives the scores of `score_values`, the mean over the outputs, for weighted rows.
 
     Args:
         targets: True numbers, floats, shape [rows, outputs].
@@ -83,24 +58,18 @@ def weighted_scores(targets: np.ndarray, values: np.ndarray) -> WeightedScores:
         DataError: If targets and values do not fit each other, or a number is not finite.
     """
     _check(targets, values)
-    columns = targets.T.astype(np.float64), values.T.astype(np.float64)
-    by_column = [_weighted_column(*column) for column in zip(*columns, strict=True)]
+    columns = zip(targets.T.astype(np.float64), values.T.astype(np.float64), strict=True)
+    by_column = [_weighted_column(*column) for column in columns]
 
     def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
         means = np.mean([of_column(weights) for of_column in by_column], axis=0)
-        return dict(zip(METRICS, means, strict=True))
+        return dict(zip(METRICS["regression"], means, strict=True))
 
     return scores
 
 
 def mean_scores(
-    targets: np.ndarray,
-    *,
-    train_mean: np.ndarray,
-    names: Sequence[str],
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    targets: np.ndarray, *, train_mean: np.ndarray, names: Sequence[str], **options: Unpack[Bootstrap]
 ) -> Scores:
     """Score the baseline that has read no text and predicts the mean of train for every row.
 
@@ -108,9 +77,7 @@ def mean_scores(
         targets: True numbers, floats, shape [rows, outputs].
         train_mean: The mean of each output over the rows of train, floats, shape [outputs].
         names: Names of the outputs.
-        resamples: Number of bootstrap resamples.
-        confidence: Share of the resampled scores inside the interval.
-        seed: Seed of the resampling.
+        options: See `Bootstrap`.
 
     Raises:
         DataError: If `train_mean` does not hold one number for each name, or `targets` does not fit `names`.
@@ -123,29 +90,11 @@ def mean_scores(
             f"{train_mean.dtype} of shape {list(train_mean.shape)}. Pass train_targets.mean(axis=0)."
         )
     values = np.broadcast_to(train_mean, (len(targets), len(names)))  # a view: one row in memory
-    return score_values(targets, values, names=names, resamples=resamples, confidence=confidence, seed=seed)
-
-
-def _score_columns(targets: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the scores of METRICS over the last axis: [metrics, ...] from two arrays [..., rows]."""
-    errors = values - targets
-    ranks = (scipy.stats.rankdata(numbers, axis=-1) for numbers in (targets, values))
-    squares = _squares(errors)
-    total = _squares(_centred(targets))
-    without_spread = np.where(squares == 0, 1.0, 0.0)
-    return np.stack(
-        [
-            _correlations(targets, values),
-            _correlations(*ranks),
-            np.sqrt(squares / errors.shape[-1]),
-            np.abs(errors).mean(axis=-1),
-            np.where(total == 0, without_spread, 1 - ratio(squares, total)),
-        ]
-    )
+    return score_values(targets, values, names=names, **options)
 
 
 def _weighted_column(targets: np.ndarray, values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what gives the scores of METRICS of one output, [metrics, resamples], from weights [resamples, rows].
+    """Return a function that gives the scores of one output, [metrics, resamples], from weights [resamples, rows].
 
     The rows are sorted once, here: in a resample the rank of a number is how many are smaller, plus half of one and of
     how often the number itself is there.
@@ -169,8 +118,8 @@ def _weighted_column(targets: np.ndarray, values: np.ndarray) -> Callable[[np.nd
         covariance = sums[4] - sums[0] * sums[1] / num_rows
         return np.stack(
             [
-                ratio(covariance, np.sqrt(np.maximum(total, 0) * np.maximum(y_total, 0))).clip(-1, 1),
                 ratio(_dots(weighted, of_y), np.sqrt(x_spread) * np.sqrt(y_spread)).clip(-1, 1),
+                ratio(covariance, np.sqrt(np.maximum(total, 0) * np.maximum(y_total, 0))).clip(-1, 1),
                 np.sqrt(sums[5] / num_rows),
                 sums[6] / num_rows,
                 np.where(total == 0, np.where(sums[5] == 0, 1.0, 0.0), 1 - ratio(sums[5], total)),
@@ -194,24 +143,6 @@ def _weighted_ranks(numbers: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         return centred
 
     return ranks
-
-
-def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return Pearson's correlation over the last axis, 0 where one side is constant."""
-    a, b = _centred(a), _centred(b)
-    correlations: np.ndarray = ratio(_dots(a, b), np.sqrt(_squares(a)) * np.sqrt(_squares(b))).clip(-1, 1)
-    return correlations
-
-
-def _centred(numbers: np.ndarray) -> np.ndarray:
-    """Subtract the mean over the last axis; constant numbers become 0 exactly, which rounding would miss."""
-    centred: np.ndarray = numbers - numbers.mean(axis=-1, keepdims=True)
-    centred[np.ptp(numbers, axis=-1) == 0] = 0
-    return centred
-
-
-def _squares(numbers: np.ndarray) -> np.ndarray:
-    return _dots(numbers, numbers)
 
 
 def _dots(a: np.ndarray, b: np.ndarray) -> np.ndarray:

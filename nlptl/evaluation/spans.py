@@ -5,13 +5,22 @@ tests hold every score against it.
 """
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 from scipy import sparse
 
 from nlptl.errors import DataError
-from nlptl.evaluation.metrics import Scores, check_settings, class_scores, ratio, score_classes, with_intervals
-from nlptl.evaluation.uncertainty import WeightedScores, resample_sums
+from nlptl.evaluation.metrics import (
+    Bootstrap,
+    Scores,
+    bootstrap_scores,
+    class_scores,
+    point_values,
+    ratio,
+    split_counts,
+)
+from nlptl.evaluation.uncertainty import WeightedScores
 
 Span = tuple[str, int, int]
 
@@ -42,19 +51,11 @@ def find_spans(tags: Sequence[str]) -> list[Span]:
 
 def point_scores(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
     """Return the scores of `score_spans` without intervals: what choosing a model during training needs."""
-    _check_tags(true, predicted)
-    _, counts, words = _count_sentences(true, predicted)
-    scores = _from_counts(np.asarray(counts.sum(axis=0)), words.sum(axis=0))
-    return {metric: float(value) for metric, value in scores.items()}
+    return point_values(weighted_scores(true, predicted), len(true))
 
 
 def score_spans(
-    true: Sequence[Sequence[str]],
-    predicted: Sequence[Sequence[str]],
-    *,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], **options: Unpack[Bootstrap]
 ) -> Scores:
     """Score the tags of words; a predicted span is correct if type, first word and last word are.
 
@@ -63,9 +64,7 @@ def score_spans(
     Args:
         true: The tags of each sentence, one for each word.
         predicted: The predicted tags, as many in each sentence.
-        resamples: Number of bootstrap resamples.
-        confidence: Share of the resampled scores inside the interval.
-        seed: Seed of the resampling.
+        options: See `Bootstrap`.
 
     Returns:
         span_f1, span_precision and span_recall over all spans, macro_f1 over the types that occur in the true or the
@@ -77,27 +76,20 @@ def score_spans(
         DataError: If there is no sentence, the numbers of sentences or words differ, or a tag is not IOB2.
         ConfigError: If `resamples` or `confidence` is out of range.
     """
-    check_settings([], resamples)
     _check_tags(true, predicted)
     types, counts, words = _count_sentences(true, predicted)
-    sums, word_sums = resample_sums([counts, words], resamples=resamples, seed=seed)
-    total = np.asarray(counts.sum(axis=0))
-    values, drawn = _from_counts(total, words.sum(axis=0)), _from_counts(sums, word_sums)
-    scores = with_intervals(values, drawn, n=len(true), confidence=confidence)
-    per_class = score_classes(_by_type(total), _by_type(sums), types, confidence)
-    return Scores(scores, per_class=per_class)
+    return bootstrap_scores(_weighted(counts, words), len(true), counts=counts, names=types, **options)
 
 
 def weighted_scores(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> WeightedScores:
-    """Return what gives the scores of `score_spans` for sentences that count several times, or not at all.
+    """Return a function that gives the scores of `score_spans` for weighted sentences.
 
     Raises:
         DataError: If there is no sentence, the numbers of sentences or words differ, or a tag is not IOB2.
     """
     _check_tags(true, predicted)
     _, counts, words = _count_sentences(true, predicted)
-    counts, words = counts.astype(np.float64), words.astype(np.float64)
-    return lambda weights: _from_counts(weights @ counts, weights @ words)
+    return _weighted(counts, words)
 
 
 def _split_tag(tag: str) -> tuple[str, str]:
@@ -118,8 +110,8 @@ def _count_sentences(
 ) -> tuple[list[str], sparse.csr_array, np.ndarray]:
     """Return the types, their counts in each sentence, and the right and all words of each sentence.
 
-    The counts are sparse, int64 [sentences, true positives of each type + support + predicted], the words of shape
-    [sentences, 2].
+    The counts are sparse, [sentences, true positives of each type + support + predicted], the words of shape
+    [sentences, 2]; both are float64.
     """
     spans = [(set(find_spans(t)), set(find_spans(p))) for t, p in zip(true, predicted, strict=True)]
     types = sorted({span[0] for pair in spans for span in pair[0] | pair[1]})
@@ -129,31 +121,31 @@ def _count_sentences(
         for part, found in enumerate((of_true & of_predicted, of_true, of_predicted)):
             rows += [row] * len(found)
             columns += [part * len(types) + column_of[span[0]] for span in found]
-    ones = np.ones(len(rows), dtype=np.int64)
+    ones = np.ones(len(rows))
     counts = sparse.csr_array((ones, (rows, columns)), shape=(len(spans), 3 * len(types)))  # repeats are added up
     words = np.array(
-        [(sum(a == b for a, b in zip(t, p, strict=True)), len(t)) for t, p in zip(true, predicted, strict=True)]
+        [(sum(a == b for a, b in zip(t, p, strict=True)), len(t)) for t, p in zip(true, predicted, strict=True)],
+        dtype=np.float64,
     )
     return types, counts, words
 
 
-def _from_counts(counts: np.ndarray, words: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the scores, each [...], from counts [..., 3 * types] and right and all words [..., 2]."""
-    by_type = _by_type(counts)
-    micro = class_scores(*(count.sum(axis=-1) for count in by_type))
-    num_occurring = np.count_nonzero(by_type[1] + by_type[2], axis=-1)
-    return {
-        "span_f1": micro["f1"],
-        "span_precision": micro["precision"],
-        "span_recall": micro["recall"],
-        "macro_f1": ratio(class_scores(*by_type)["f1"].sum(axis=-1), num_occurring),
-        "token_accuracy": ratio(words[..., 0], words[..., 1]),
-    }
+def _weighted(counts: sparse.csr_array, words: np.ndarray) -> WeightedScores:
+    """Return the scores as a function of weights, from what `_count_sentences` counts."""
 
+    def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
+        by_type, (correct, all_words) = split_counts(weights @ counts), (weights @ words).T
+        micro = class_scores(*(count.sum(axis=-1) for count in by_type))
+        num_occurring = np.count_nonzero(by_type[1] + by_type[2], axis=-1)
+        return {
+            "span_f1": micro["f1"],
+            "span_precision": micro["precision"],
+            "span_recall": micro["recall"],
+            "macro_f1": ratio(class_scores(*by_type)["f1"].sum(axis=-1), num_occurring),
+            "token_accuracy": ratio(correct, all_words),
+        }
 
-def _by_type(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    true_positives, support, predicted = np.split(counts, 3, axis=-1)
-    return true_positives, support, predicted
+    return scores
 
 
 def _check_tags(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> None:

@@ -1,7 +1,6 @@
 """What a model gets wrong on test, and where it is worse than elsewhere: analysis.json of a run."""
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +10,6 @@ import numpy as np
 
 from nlptl.config import JudgingConfig
 from nlptl.data.languages import can_tell_languages, languages_of
-from nlptl.data.masking import mask_text, show_text
 from nlptl.data.sources import Examples
 from nlptl.data.targets import numbers as numbers_of
 from nlptl.data.tokens import TEXTS_PER_CALL, overlap_of_chunks
@@ -35,11 +33,11 @@ MOST_TEXTS = 50_000
 """Texts by which slices are tested; of more, as many are drawn."""
 
 MOST_LOGGED = 10
+MOST_LETTERS = 1000
+"""Characters of a text that analysis.json quotes."""
 
 CHOSEN = ("calibration", "decisions", "thresholds")
 """What nlptl.json holds of what was chosen after training, and `nlptl calibrate` changes."""
-
-_PLACEHOLDER = re.compile("<(?:email|number|link)>")
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +53,8 @@ def analyse(model: Classifier, evaluation: Evaluation, config: JudgingConfig, *,
     """
     examples, task = evaluation.examples, model.task
     outputs = task.outputs(evaluation.logits)
-    outcomes = outcomes_of(
-        task,
-        examples.labels,
-        evaluation.targets,
-        outputs,
-        examples.texts,
-        show=lambda text: show_text(text, config.texts_shown),
-    )
+    is_shown = config.texts_shown == "whole"
+    outcomes = outcomes_of(task, examples.labels, evaluation.targets, outputs, examples.texts, texts_shown=is_shown)
     return {
         "split": examples.split,
         "task": task.kind,
@@ -76,7 +68,7 @@ def analyse(model: Classifier, evaluation: Evaluation, config: JudgingConfig, *,
         "errors": _errors(examples, outcomes, config),
         "slices": _slices(model, examples, outcomes, config, seed=seed),
         "probes": probe(model, examples, seed=seed) if config.probes else None,
-        "attributions": explain(model, examples, outcomes, config.explain, texts_shown=config.texts_shown) or None,
+        "attributions": explain(model, examples, outcomes, config.explain) or None,
     }
 
 
@@ -118,6 +110,10 @@ def readable_text(examples: Examples, index: int) -> str:
     return f"{text} || {examples.pairs[index]}" if len(examples.pairs) else text
 
 
+def _beginning(text: str) -> str:
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}\u2026"
+
+
 def _errors(examples: Examples, outcomes: Outcomes, config: JudgingConfig) -> dict[str, Any]:
     wrong = np.flatnonzero(outcomes.is_wrong)
     sure = wrong[np.isfinite(outcomes.confidences[wrong])]
@@ -126,7 +122,7 @@ def _errors(examples: Examples, outcomes: Outcomes, config: JudgingConfig) -> di
         return [
             {
                 "row": int(examples.rows[i]),
-                "text": show_text(readable_text(examples, i), config.texts_shown),
+                "text": _beginning(readable_text(examples, i)) if config.texts_shown == "whole" else None,
                 "label": outcomes.labels[i],
                 "predicted": outcomes.predicted[i],
                 "probability": plain_number(outcomes.confidences[i]),
@@ -169,11 +165,9 @@ def _cut(
 ) -> list[Slice]:
     """Return the slices of examples, of which those at `kept` have these outcomes."""
     texts = [readable_text(examples, i) for i in range(len(examples))]
-    if config.texts_shown == "masked":
-        texts = [_PLACEHOLDER.sub(" ", mask_text(text)) for text in texts]  # which are no words of the texts
     slices = []
     for name, values in examples.columns.items():
-        slices += cut_by_value(name, list(map(mask_text, values)) if config.texts_shown == "masked" else values)
+        slices += cut_by_value(name, values)
     slices += cut_by_number("length", np.array([float(len(text.split())) for text in texts]), unit=" words")
     slices += cut_by_label("truncated", [("yes",) if cut else () for cut in is_cut(model, examples)])
     if can_tell_languages():

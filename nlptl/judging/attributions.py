@@ -10,15 +10,13 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from importlib.util import find_spec
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from nlptl.config import ClassificationConfig, TextsShown
+from nlptl.config import ClassificationConfig
 from nlptl.data.batches import collate
-from nlptl.data.masking import find_private
 from nlptl.data.sources import Examples
 from nlptl.data.tokens import HEAD_SHARE, overlap_of_chunks
 from nlptl.errors import ConfigError
@@ -74,9 +72,7 @@ def check_explain(config: ClassificationConfig) -> None:
         )
 
 
-def explain(
-    model: Classifier, examples: Examples, outcomes: Outcomes, count: int, *, texts_shown: TextsShown
-) -> list[dict[str, Any]]:
+def explain(model: Classifier, examples: Examples, outcomes: Outcomes, count: int) -> list[dict[str, Any]]:
     """Return what the words of `count` texts add: of the most confident mistakes, and of two fifths right ones.
 
     Each has the "row", its "label" and what was "predicted", the "target", the label or score that is explained, and
@@ -86,7 +82,7 @@ def explain(
     for i in _chosen(outcomes, count):
         target = int(outcomes.decisive[i])
         text, pair = examples.texts[i], examples.pairs[i] if len(examples.pairs) else None
-        attribution = attribute(model, text, pair, target=target, masked=texts_shown == "masked")
+        attribution = attribute(model, text, pair, target=target)
         found.append(
             {
                 "row": int(examples.rows[i]),
@@ -114,9 +110,7 @@ def _chosen(outcomes: Outcomes, count: int) -> list[int]:
     return [*wrong[: count - num_right], *right[:num_right]]
 
 
-def attribute(
-    model: Classifier, text: str, pair: str | None = None, *, target: int, masked: bool = False
-) -> Attribution:
+def attribute(model: Classifier, text: str, pair: str | None = None, *, target: int) -> Attribution:
     """Return what each word of a text adds to what is predicted.
 
     Words are what stands between blanks; those that are not read, beyond max_length, are left out.
@@ -126,7 +120,6 @@ def attribute(
         text: The text.
         pair: The second text, where pairs are read.
         target: The label, or the score, that is explained, by its place in `model.task.names`.
-        masked: Put <email>, <link> and <number> in place of such words.
     """
     from captum.attr import LayerIntegratedGradients
 
@@ -170,7 +163,7 @@ def attribute(
         model.train(was_training)
     if missed > TOLERANCE * max(abs(change), 0.1):
         logger.warning("of a change of %.3f, the parts of the words miss %.3f after %d steps", change, missed, steps)
-    return Attribution(_by_word(texts, tokens, found, masked=masked), change)
+    return Attribution(_by_word(texts, tokens, found), change)
 
 
 def log_odds(model: Classifier, logits: torch.Tensor, target: int) -> torch.Tensor:
@@ -214,10 +207,8 @@ def read_tokens(model: Classifier, texts: Sequence[str]) -> list[_Token]:
     return [*first[: places[0]], *kept, *first[places[-1] + 1 :]]
 
 
-def _by_word(
-    texts: Sequence[str], tokens: Sequence[_Token], parts: np.ndarray, *, masked: bool
-) -> list[tuple[str, float]]:
-    """Add up what the tokens of each word add; of a word that is masked, its mask stands for it and its neighbours."""
+def _by_word(texts: Sequence[str], tokens: Sequence[_Token], parts: np.ndarray) -> list[tuple[str, float]]:
+    """Add up the parts of the tokens of each word."""
     found: list[tuple[str, float]] = []
     for number, text in enumerate(texts):
         spans = [match.span() for match in re.finditer(r"\S+", text)]
@@ -228,17 +219,6 @@ def _by_word(
                 # Some tokenizers count the blank before a word to its first token, none the one after it.
                 word = bisect_right(starts, token.end - 1) - 1
                 sums[word] = sums.get(word, 0.0) + part
-        private = find_private(text) if masked else []
-        named = [(_shown(text, *spans[word], private), sums[word]) for word in sorted(sums)]
-        if number:
-            found.append((BETWEEN, 0.0))
-        for (name, is_mask), group in groupby(named, key=lambda each: each[0]):
-            values = [value for _, value in group]
-            found += [(name, sum(values))] if is_mask else [(name, value) for value in values]
+        found += [(BETWEEN, 0.0)] if number else []
+        found += [(text[slice(*spans[word])], sums[word]) for word in sorted(sums)]
     return found
-
-
-def _shown(text: str, start: int, end: int, private: Sequence[tuple[int, int, str]]) -> tuple[str, bool]:
-    """Return a word, or the mask that stands for all or a part of it, and whether it is one."""
-    mask = next((part[2] for part in private if part[0] < end and part[1] > start), None)
-    return (text[start:end], False) if mask is None else (mask, True)

@@ -339,8 +339,7 @@ def _constant(task: Task, targets: np.ndarray) -> tuple[Task, np.ndarray]:
 def _judge(rows: Sequence[Row], splits: Splits, config: ClassificationConfig) -> Baselines:
     """Log the table and whether transfer has helped, and return it all."""
     task = rows[0].task
-    wanted = (selection_metric(task, config.train), *task.metrics)
-    shown = list(dict.fromkeys(name for name in wanted if name in rows[0].scores))[:2]
+    shown = list(dict.fromkeys((selection_metric(task, config.train), *task.metrics)))[:2]
     metric = shown[0]
     logger.info("\n%s\n", baselines_table(rows, shown))
     gain, warning = None, None

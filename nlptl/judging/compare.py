@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nlptl.data.writers import check_output, write_json
 from nlptl.errors import ConfigError
 from nlptl.evaluation.comparison import (
@@ -20,9 +18,9 @@ from nlptl.evaluation.comparison import (
     smallest_accuracy_difference,
     smallest_difference,
 )
-from nlptl.evaluation.metrics import LOWER_IS_BETTER
+from nlptl.evaluation.metrics import LOWER_IS_BETTER, main_metric
 from nlptl.evaluation.report import align_table, markdown_table
-from nlptl.judging.predictions import MAIN_METRICS, weighted_scores
+from nlptl.judging.predictions import weighted_scores
 from nlptl.judging.runs import FinishedRun, differing_settings, read_runs
 
 logger = logging.getLogger(__name__)
@@ -39,8 +37,7 @@ class CompareConfig:
     runs: tuple[Path, ...]
     """Folders of runs, such as runs/*; what is no finished run is left out."""
     metric: str | None = None
-    """Score that is tested. None: the --selection-metric that all runs have; else accuracy of single labels,
-    quadratic_kappa of ordinal ones, micro_f1 of several labels, spearman of scores, span_f1 of tags."""
+    """Score to test. None: the --selection-metric that all runs share, else the default one of the task."""
     metrics: tuple[str, ...] = ()
     """Other scores in the table, such as macro_f1."""
     resamples: int = 2000
@@ -112,22 +109,16 @@ def compare(config: CompareConfig) -> list[Comparison]:
 
 
 def _metric(runs: Sequence[FinishedRun], config: CompareConfig) -> str:
-    metric = config.metric or _chosen_by(runs) or MAIN_METRICS[runs[0].kind]
     known = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+    chosen_by = {run.settings.get("selection_metric") for run in runs}
+    shared = chosen_by.pop() if len(chosen_by) == 1 else None
+    metric = config.metric or main_metric(runs[0].kind, known, chosen_by=shared)
     unknown = [name for name in (metric, *config.metrics) if name not in known]
     if unknown:
         raise ConfigError(
             f"Expected scores of these runs ({', '.join(known)}), found {', '.join(unknown)}. Pass those."
         )
     return metric
-
-
-def _chosen_by(runs: Sequence[FinishedRun]) -> str | None:
-    """Return the score that all runs were told to choose their model by, if predictions.csv gives it."""
-    wanted = {run.settings.get("selection_metric") for run in runs}
-    table = runs[0].predictions
-    known = weighted_scores(table)(np.ones((1, len(table))))
-    return next((str(name) for name in wanted if len(wanted) == 1 and name in known), None)
 
 
 def _test_pairs(runs: Sequence[FinishedRun], metric: str, config: CompareConfig) -> list[Comparison]:

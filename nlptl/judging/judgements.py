@@ -210,10 +210,7 @@ def errors(run: RunFiles) -> Section | None:
                 parts.append(Quotes(f"{caption}: {len(quotes) - MOST_QUOTES} more", quotes[MOST_QUOTES:], is_long=True))
     if not parts:
         return None
-    shown = run.analysis.get("texts_shown")
-    if shown == "masked":
-        parts.insert(0, Words("E-mail addresses, numbers and links in the texts are masked."))
-    elif shown == "none":
+    if run.analysis.get("texts_shown") == "none":
         parts.insert(0, Words("Texts are not shown; the rows are those of the data set."))
     return Section("Errors", parts)
 

@@ -4,7 +4,7 @@ The one place in which the judging of kinds of tasks differs.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ def outcomes_of(
     outputs: np.ndarray,
     texts: Sequence[str],
     *,
-    show: Callable[[str], str | None],
+    texts_shown: bool,
 ) -> Outcomes:
     """Return what became of examples.
 
@@ -63,7 +63,7 @@ def outcomes_of(
         targets: The same as the task has it.
         outputs: What the task makes of the logits: probabilities or scores.
         texts: The texts.
-        show: What may be shown of a part of a text; None: nothing.
+        texts_shown: Whether parts of the texts may be quoted.
     """
     if isinstance(task, SingleLabel):
         return _of_label(task, labels, targets, outputs)
@@ -71,7 +71,7 @@ def outcomes_of(
         return _of_label_set(task, labels, targets, outputs, texts)
     if task.kind == "regression":
         return _of_numbers(task, targets, outputs)
-    return _of_tags(task, labels, targets, outputs, texts, show)
+    return _of_tags(task, labels, targets, outputs, texts, texts_shown)
 
 
 def plain_number(value: float) -> float | None:
@@ -151,7 +151,7 @@ def _of_tags(
     targets: np.ndarray,
     outputs: np.ndarray,
     texts: Sequence[str],
-    show: Callable[[str], str | None],
+    texts_shown: bool,
 ) -> Outcomes:
     true = [tags.split(" ") for tags in labels]
     predicted = [tags.split(" ") for tags in task.columns(outputs, texts, texts, name="predicted")["predicted"]]
@@ -173,8 +173,8 @@ def _of_tags(
     words = [text.split(" ") for text in texts]
     return Outcomes(
         RowScores("span_f1", parts, wholes),
-        [_spans(tags, each, show) for tags, each in zip(true, words, strict=True)],
-        [_spans(tags, each, show) for tags, each in zip(predicted, words, strict=True)],
+        [_spans(tags, each, texts_shown) for tags, each in zip(true, words, strict=True)],
+        [_spans(tags, each, texts_shown) for tags, each in zip(predicted, words, strict=True)],
         np.array([wrong.any() for wrong in wrong_words]),
         np.array(losses),
         np.where(np.array(sure) < 0, np.nan, sure),
@@ -195,11 +195,10 @@ def _numbers(row: np.ndarray, names: Sequence[str]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in zip(names, row, strict=True))
 
 
-def _spans(tags: Sequence[str], words: Sequence[str], show: Callable[[str], str | None]) -> str:
-    """Return the spans of a text with their words, or where these may not be shown with the numbers of the words."""
+def _spans(tags: Sequence[str], words: Sequence[str], texts_shown: bool) -> str:
+    """Return the spans of a text with their words, or with the numbers of the words if these may not be shown."""
     found = []
     for name, first, end in find_spans(tags):
-        text = show(" ".join(words[first:end]))
         place = f"word {first + 1}" if end == first + 1 else f"words {first + 1} to {end}"
-        found.append(f"{name}: {place if text is None else text}")
+        found.append(f"{name}: {' '.join(words[first:end]) if texts_shown else place}")
     return "; ".join(found) or NONE

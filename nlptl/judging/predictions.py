@@ -4,7 +4,7 @@ import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -12,17 +12,8 @@ from nlptl.config import TaskKind
 from nlptl.data.targets import label_sets, numbers
 from nlptl.errors import UntrustedFileError
 from nlptl.evaluation import metrics, multi_label, ordinal, regression, spans
-from nlptl.evaluation.metrics import Score, with_intervals
-from nlptl.evaluation.uncertainty import WeightedScores, resample_weights
-
-MAIN_METRICS: dict[TaskKind, str] = {
-    "single_label": "accuracy",
-    "ordinal": "quadratic_kappa",
-    "multi_label": "micro_f1",
-    "regression": "spearman",
-    "tokens": "span_f1",
-}
-"""The score that says most of each kind of task."""
+from nlptl.evaluation.metrics import Bootstrap, Score, bootstrap_scores
+from nlptl.evaluation.uncertainty import WeightedScores
 
 _PROBABILITY, _PREDICTED = "probability_", "predicted"
 _LONGEST_CELL = 2**31 - 1
@@ -100,14 +91,9 @@ def weighted_scores(*tables: Predictions) -> WeightedScores:
     return _BY_KIND[tables[0].kind](tables, _names_of_all(tables))
 
 
-def score_tables(*tables: Predictions, resamples: int = 2000, confidence: float = 0.95) -> dict[str, Score]:
+def score_tables(*tables: Predictions, **options: Unpack[Bootstrap]) -> dict[str, Score]:
     """Return the scores of the rows of all tables together, with percentile bootstrap intervals over the rows."""
-    num_rows = sum(map(len, tables))
-    scorer = weighted_scores(*tables)
-    values = {name: value[0] for name, value in scorer(np.ones((1, num_rows))).items()}
-    chunks = [scorer(weights) for weights in resample_weights(num_rows, resamples=resamples, seed=0)]
-    drawn = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in values}
-    return with_intervals(values, drawn, n=num_rows, confidence=confidence)
+    return bootstrap_scores(weighted_scores(*tables), sum(map(len, tables)), **options)
 
 
 def _names_of_all(tables: Sequence[Predictions]) -> tuple[str, ...]:

@@ -13,10 +13,10 @@ import scipy
 
 from nlptl.config import ClassificationConfig, RepeatsConfig
 from nlptl.errors import ConfigError, UntrustedFileError
-from nlptl.evaluation.metrics import Score, Scores
+from nlptl.evaluation.metrics import Score, Scores, main_metric
 from nlptl.evaluation.report import align_table
 from nlptl.json_files import read_object
-from nlptl.judging.predictions import MAIN_METRICS, Predictions, read_predictions, score_tables
+from nlptl.judging.predictions import Predictions, read_predictions, score_tables
 from nlptl.training.devices import on_main
 from nlptl.training.run import Run
 
@@ -98,7 +98,8 @@ def repeat_training(config: ClassificationConfig, train: Callable[[Classificatio
     summary = _summarize(kind, repeats)
     pooled = _pool(tables)
     run.write_json(f"{kind}s.json", _to_json(kind, repeats, summary, pooled))
-    _log(kind, repeats, summary, pooled, metric=MAIN_METRICS[config.task])
+    metric = main_metric(config.task, summary, chosen_by=config.train.selection_metric)
+    _log(kind, repeats, summary, pooled, metric=metric)
     return Scores({name: Score(each.mean, each.low, each.high, each.n) for name, each in summary.items()})
 
 

@@ -7,21 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nlptl.config import ClassificationConfig, flat, to_json
+from nlptl.config import ClassificationConfig, TaskKind, flat, to_json
 from nlptl.errors import ConfigError, UntrustedFileError
+from nlptl.evaluation.metrics import METRICS, main_metric
 from nlptl.json_files import read_object
 from nlptl.printable import printable
 
 SPLITS = ("train", "validation", "test")
-
-HEADLINES = {
-    "single_label": "accuracy",
-    "ordinal": "quadratic_kappa",
-    "multi_label": "average_precision",
-    "regression": "spearman",
-    "tokens": "span_f1",
-}
-"""The score of each kind of task that matters most, unless another one chose the model."""
 
 LONGEST = 2000
 """Characters of a string that are read; a report shows no more."""
@@ -54,9 +46,10 @@ class RunFiles:
     """Of model/nlptl.json."""
 
     @property
-    def task(self) -> str:
+    def task(self) -> TaskKind:
         """The kind of task."""
-        return str(self.manifest.get("task") or self.settings.get("task") or "single_label")
+        kind: TaskKind = self.manifest.get("task") or self.settings.get("task") or "single_label"
+        return kind
 
     @property
     def split(self) -> str:
@@ -70,9 +63,9 @@ class RunFiles:
 
     @property
     def metric(self) -> str:
-        """The score that matters most, of those there are with an interval."""
+        """The score that heads the report: the one that chose the model, if it was computed on this split."""
         scores = self.scores[self.split] if self.scores else self.repeats[0]["summary"]
-        return self.chosen_by if self.chosen_by in scores else next(key for key in scores if key != "per_class")
+        return main_metric(self.task, scores, chosen_by=self.chosen_by)
 
     @property
     def is_calibrated_anew(self) -> bool:
@@ -83,7 +76,7 @@ class RunFiles:
     @property
     def chosen_by(self) -> str:
         """The score on validation by which the model was chosen."""
-        return str(self.settings.get("selection_metric") or HEADLINES[self.task])
+        return str(self.settings.get("selection_metric") or METRICS[self.task][0])
 
     @property
     def baseline(self) -> tuple[str, dict[str, Any]] | None:

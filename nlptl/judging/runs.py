@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nlptl.config import ClassificationConfig, TaskKind, flat, to_json
 from nlptl.errors import ConfigError, UntrustedFileError
+from nlptl.evaluation.metrics import METRICS, main_metric, point_values
 from nlptl.json_files import read_object
-from nlptl.judging.predictions import MAIN_METRICS, Predictions, read_predictions, weighted_scores
+from nlptl.judging.predictions import Predictions, read_predictions, weighted_scores
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +87,7 @@ def _flaw(folder: Path) -> str | None:
 def _read_run(folder: Path, name: str) -> FinishedRun:
     settings, manifest = flat(read_object(folder / "config.json")), read_object(folder / "manifest.json")
     kind = settings.get("task", manifest.get("task"))
-    if kind not in MAIN_METRICS:
+    if kind not in METRICS:
         raise UntrustedFileError(
             f"Expected the kind of task in {folder / 'manifest.json'}, found {kind!r}. Restore the file from a copy."
         )
@@ -98,19 +97,20 @@ def _read_run(folder: Path, name: str) -> FinishedRun:
         for metric, score in read_object(folder / "scores.json")["test"].items()
         if isinstance(score, dict) and "value" in score
     }
-    _check_scores(folder, MAIN_METRICS[kind], scores, predictions)
+    _check_scores(folder, scores, predictions)
     sha256 = read_object(folder / "data_report.json").get("test_sha256")
     return FinishedRun(name, folder, kind, settings, scores, read_object(folder / "costs.json"), sha256, predictions)
 
 
-def _check_scores(folder: Path, metric: str, scores: Mapping[str, Any], predictions: Predictions) -> None:
-    """Refuse predictions that do not give the score that is beside them."""
-    value = float(weighted_scores(predictions)(np.ones((1, len(predictions))))[metric][0])
+def _check_scores(folder: Path, scores: Mapping[str, Any], predictions: Predictions) -> None:
+    """Refuse predictions that do not give the scores in scores.json."""
+    values = point_values(weighted_scores(predictions), len(predictions))
+    metric = main_metric(predictions.kind, scores)
     written = scores.get(metric, {}).get("value")
-    if written is None or abs(written - value) > _TOLERANCE:
+    if written is None or abs(written - values[metric]) > _TOLERANCE:
         raise UntrustedFileError(
             f"Expected scores.json and predictions.csv of one run in {folder}, found {metric} {written} in the one and "
-            f"{value:.6g} by the other. Restore them from a copy, or train again."
+            f"{values[metric]:.6g} from the other. Restore them from a copy, or train again."
         )
 
 

@@ -38,18 +38,13 @@ def check_decisions(config: DecisionConfig, task: Task, head: HeadConfig) -> Non
             f"Expected two labels for a threshold, found {len(task.names)}, of which the most probable one is "
             "predicted. Leave --threshold-metric out."
         )
-    if config.conformal_score == "aps" and len(task.names) == 2:
-        raise ConfigError(
-            "Expected three labels or more for --conformal-score aps, by which the less probable of two is in all sets "
-            "or none, found two. Pass lac, or leave it out."
-        )
     if config.out_of_scope is not None:
         _check_scope(task, head)
 
 
 def given_decisions(config: DecisionConfig) -> list[str]:
     """Return the flags of all that is asked for besides a calibration."""
-    names = ("threshold_metric", "target_accuracy", "coverage", "conformal_score", "out_of_scope")
+    names = ("threshold_metric", "target_accuracy", "coverage", "out_of_scope")
     return [f"--{name.replace('_', '-')}" for name in names if getattr(config, name) is not None]
 
 

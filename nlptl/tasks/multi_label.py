@@ -37,9 +37,6 @@ class MultiLabel(Task):
 
     kind: ClassVar[TaskKind] = "multi_label"
     problem_type: ClassVar[str | None] = "multi_label_classification"
-    metrics: ClassVar[tuple[str, ...]] = (
-        *("average_precision", "micro_f1", "macro_f1", "samples_f1", "subset_accuracy", "hamming_loss", "log_loss"),
-    )
     baseline_name: ClassVar[str] = "most frequent label"
     settings: ClassVar[tuple[str, ...]] = ("class_weights", "loss")
     choices: ClassVar[tuple[str, ...]] = ("threshold_metric",)

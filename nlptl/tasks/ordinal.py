@@ -37,11 +37,10 @@ class Ordinal(SingleLabel):
     """One label for each text; `names` are in their order, from the lowest to the highest."""
 
     kind: ClassVar[TaskKind] = "ordinal"
-    metrics: ClassVar[tuple[str, ...]] = ("quadratic_kappa", "mae", "accuracy", "macro_f1", "log_loss")
     baseline_name: ClassVar[str] = "median baseline"
     settings: ClassVar[tuple[str, ...]] = ("sampling",)
     calibrations: ClassVar[tuple[str, ...]] = ("temperature",)
-    choices: ClassVar[tuple[str, ...]] = ("target_accuracy", "coverage", "conformal_score")
+    choices: ClassVar[tuple[str, ...]] = ("target_accuracy", "coverage")
     threshold_metrics: ClassVar[tuple[str, ...]] = ()
 
     @classmethod

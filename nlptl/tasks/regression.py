@@ -43,7 +43,6 @@ class Regression(Task):
 
     kind: ClassVar[TaskKind] = "regression"
     problem_type: ClassVar[str | None] = "regression"
-    metrics: ClassVar[tuple[str, ...]] = ("spearman", "pearson", "rmse", "mae", "r2")
     baseline_name: ClassVar[str] = "mean baseline"
 
     def __post_init__(self) -> None:

@@ -58,15 +58,12 @@ class SingleLabel(Task):
 
     kind: ClassVar[TaskKind] = "single_label"
     problem_type: ClassVar[str | None] = "single_label_classification"
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "weighted_f1", "matthews", "log_loss")
     baseline_name: ClassVar[str] = "majority baseline"
     settings: ClassVar[tuple[str, ...]] = (
         *("label_smoothing", "class_weights", "r_drop", "loss", "logit_adjustment", "sampling"),
     )
     calibrations: ClassVar[tuple[str, ...]] = ("temperature", "vector")
-    choices: ClassVar[tuple[str, ...]] = (
-        *("threshold_metric", "target_accuracy", "coverage", "conformal_score", "out_of_scope"),
-    )
+    choices: ClassVar[tuple[str, ...]] = (*("threshold_metric", "target_accuracy", "coverage", "out_of_scope"),)
     threshold_metrics: ClassVar[tuple[str, ...]] = ("f1", "accuracy", "macro_f1", "matthews")
 
     def __post_init__(self) -> None:
@@ -145,9 +142,7 @@ class SingleLabel(Task):
             )
             decisions = replace(decisions, abstention=abstention)
         if config.coverage is not None:
-            score = config.conformal_score or "lac"
-            sets = fit_prediction_sets(targets, outputs, coverage=config.coverage, score=score)
-            decisions = replace(decisions, sets=sets)
+            decisions = replace(decisions, sets=fit_prediction_sets(targets, outputs, coverage=config.coverage))
         return replace(self, decisions=decisions)
 
     def abstaining(self, below: float) -> Self:

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 
-from nlptl.config import BinaryLoss, DecisionConfig, TaskKind, TrainingConfig, from_json
+from nlptl.config import BinaryLoss, DecisionConfig, SelectionMetric, TaskKind, TrainingConfig, from_json
 from nlptl.data.sources import Examples
 from nlptl.data.tokens import Tokens
 from nlptl.evaluation.calibration import Calibration, calibration_figures, describe_calibration
-from nlptl.evaluation.metrics import Scores
+from nlptl.evaluation.metrics import METRICS, Scores
 from nlptl.labels import Labels
 
 
@@ -37,8 +37,6 @@ class Task(ABC):
     kind: ClassVar[TaskKind]
     problem_type: ClassVar[str | None]
     """What transformers calls it, whose pipelines go by it."""
-    metrics: ClassVar[tuple[str, ...]]
-    """Scores by which the best model can be chosen; the first one is, unless another is asked for."""
     baseline_name: ClassVar[str]
     settings: ClassVar[tuple[str, ...]] = ()
     """Settings of the loss in `TrainingConfig` that apply."""
@@ -62,6 +60,11 @@ class Task(ABC):
     def labels(self) -> Labels:
         """The names as labels."""
         return Labels(self.names)
+
+    @property
+    def metrics(self) -> tuple[SelectionMetric, ...]:
+        """Scores that can choose the best model; the first one does by default."""
+        return METRICS[self.kind]
 
     @property
     def is_per_token(self) -> bool:

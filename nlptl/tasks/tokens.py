@@ -54,9 +54,6 @@ class TokenLabels(Task):
 
     kind: ClassVar[TaskKind] = "tokens"
     problem_type: ClassVar[str | None] = None
-    metrics: ClassVar[tuple[str, ...]] = (
-        *("span_f1", "span_precision", "span_recall", "macro_f1", "token_accuracy", "log_loss"),
-    )
     baseline_name: ClassVar[str] = "no spans"
     settings: ClassVar[tuple[str, ...]] = ("class_weights", "label_smoothing")
     calibrations: ClassVar[tuple[str, ...]] = ("temperature",)

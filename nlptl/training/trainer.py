@@ -301,9 +301,9 @@ class Trainer:
 
 
 def _not_better(task: Task, scores: Scores, baseline: Scores | None) -> str | None:
-    """Say so, if the score that matters most is not better than that of the baseline."""
-    name = next(metric for metric in task.metrics if metric in scores)
-    if baseline is None or name not in baseline:
+    """Return a warning if the main score is not better than that of the baseline, else None."""
+    name = task.metrics[0]
+    if baseline is None:
         return None
     gain = scores[name].value - baseline[name].value
     if (-gain if name in LOWER_IS_BETTER else gain) > 0:

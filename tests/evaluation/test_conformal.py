@@ -7,7 +7,7 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from nlptl.errors import ConfigError, DataError
-from nlptl.evaluation.conformal import PredictionSets, fit_prediction_sets, label_scores
+from nlptl.evaluation.conformal import PredictionSets, fit_prediction_sets
 
 
 class Given(ClassifierMixin, BaseEstimator):
@@ -47,41 +47,31 @@ def test_sets_are_those_of_mapie(coverage, num_rows):
     assert 0 < sets.of(new).mean() < 1
 
 
-@pytest.mark.parametrize("score", ["lac", "aps"])
-def test_quantile_is_the_score_of_its_rank(score):
+def test_quantile_is_the_score_of_its_rank():
     targets, probabilities = draw(200, seed=2)
-    scores = sorted(label_scores(probabilities, score)[np.arange(200), targets])
-    sets = fit_prediction_sets(targets, probabilities, coverage=0.9, score=score)
+    scores = sorted(1 - probabilities[np.arange(200), targets])
+    sets = fit_prediction_sets(targets, probabilities, coverage=0.9)
     assert sets.quantile == scores[int(np.ceil(201 * 0.9)) - 1]
     assert sets.n == 200
     # However little is asked for, it is the smallest score, not all labels.
-    assert fit_prediction_sets(targets, probabilities, coverage=1e-13, score=score).quantile == scores[0] < 1
+    assert fit_prediction_sets(targets, probabilities, coverage=1e-13).quantile == scores[0] < 1
     # 0.9 * 10 is 9 exactly: the largest of nine scores.
-    sets = fit_prediction_sets(targets[:9], probabilities[:9], coverage=0.9, score=score)
-    assert sets.quantile == max(label_scores(probabilities[:9], score)[np.arange(9), targets[:9]])
+    sets = fit_prediction_sets(targets[:9], probabilities[:9], coverage=0.9)
+    assert sets.quantile == max(1 - probabilities[np.arange(9), targets[:9]])
 
 
-def test_adaptive_scores_are_sums_down_to_the_label():
-    probabilities = np.array([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2]])
-    np.testing.assert_allclose(label_scores(probabilities, "aps"), [[1.0, 0.5, 0.8], [0.4, 0.8, 1.0]])
-    np.testing.assert_allclose(label_scores(probabilities, "lac"), 1 - probabilities)
-    sets = PredictionSets("aps", 0.9, 0.85, 100)
-    assert sets.of(probabilities).tolist() == [[False, True, True], [True, True, False]]
-
-
-@pytest.mark.parametrize("score", ["lac", "aps"])
-def test_too_few_rows_give_all_labels(score):
+def test_too_few_rows_give_all_labels():
     targets, probabilities = draw(8, seed=3)
-    assert fit_prediction_sets(targets, probabilities, coverage=0.9, score=score).of(probabilities).all()
+    assert fit_prediction_sets(targets, probabilities, coverage=0.9).of(probabilities).all()
 
 
-@pytest.mark.parametrize(("score", "coverage"), [("lac", 0.9), ("aps", 0.9), ("lac", 0.7)])
-def test_coverage_is_as_stated(score, coverage):
+@pytest.mark.parametrize("coverage", [0.9, 0.7])
+def test_coverage_is_as_stated(coverage):
     """Over 400 draws of 150 rows and 200 new ones; ties apart, it lies between coverage and coverage + 1 / 151."""
     held, total = 0, 0
     for seed in range(400):
         targets, probabilities = draw(350, seed=seed)
-        sets = fit_prediction_sets(targets[:150], probabilities[:150], coverage=coverage, score=score)
+        sets = fit_prediction_sets(targets[:150], probabilities[:150], coverage=coverage)
         held += int(sets.of(probabilities[150:])[np.arange(200), targets[150:]].sum())
         total += 200
     # Rows that share a quantile hang together; their number is not that of independent ones, hence the factor.

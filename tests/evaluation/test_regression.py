@@ -12,7 +12,7 @@ from nlptl.evaluation import uncertainty
 from nlptl.evaluation.metrics import Score
 from nlptl.evaluation.regression import mean_scores, point_scores, score_values
 
-METRICS = ["pearson", "spearman", "rmse", "mae", "r2"]
+METRICS = ["spearman", "pearson", "rmse", "mae", "r2"]
 
 
 def numbers_of(rows, outputs, *, noise=0.5, seed=0, offset=0.0):
@@ -29,8 +29,8 @@ def by_reference(targets, values):
     raw = {"multioutput": "raw_values"}
     return np.array(
         [
-            [0 if c else stats.pearsonr(*pair)[0] for c, pair in zip(constant, columns, strict=True)],
             [0 if c else stats.spearmanr(*pair)[0] for c, pair in zip(constant, columns, strict=True)],
+            [0 if c else stats.pearsonr(*pair)[0] for c, pair in zip(constant, columns, strict=True)],
             sklearn.metrics.root_mean_squared_error(targets, values, **raw),
             sklearn.metrics.mean_absolute_error(targets, values, **raw),
             sklearn.metrics.r2_score(targets, values, **raw),

@@ -117,16 +117,6 @@ def test_log_odds_are_those_of_the_probability():
     assert log_odds(Three, logits, 2).item() == pytest.approx(torch.logit(shares[0, 2]).item(), abs=1e-6)
 
 
-def test_masked_words(tiny_bert):
-    model = linear_model(tiny_bert)
-    text = "good film mail ann@x.com or 555 12 34 see http://a.b/c ."
-    shown, masked = (attribute(model, text, target=1, masked=each).words for each in (False, True))
-    assert [word for word, _ in shown] == text.split()
-    assert [word for word, _ in masked] == ["good", "film", "mail", "<email>", "or", "<number>", "see", "<link>", "."]
-    assert sum(part for _, part in shown) == pytest.approx(sum(part for _, part in masked))
-    assert masked[5][1] == pytest.approx(sum(part for _, part in shown[5:8]))
-
-
 def test_which_texts_are_explained(tiny_bert):
     model = Classifier.from_pretrained(tiny_bert, labels=LABELS)
     texts = [text for text, _ in toy_rows(6)]
@@ -135,7 +125,7 @@ def test_which_texts_are_explained(tiny_bert):
     outputs = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3], [0.99, 0.01], [0.2, 0.8]])
     task = model.task
     outcomes = outcomes_of(task, labels, task.targets(examples), outputs, texts, show=lambda text: text)
-    found = explain(model, examples, outcomes, 5, texts_shown="whole")
+    found = explain(model, examples, outcomes, 5)
     assert [(each["row"], each["label"], each["predicted"]) for each in found] == [
         (2, "positive", "negative"),
         (7, "negative", "positive"),
@@ -145,8 +135,8 @@ def test_which_texts_are_explained(tiny_bert):
     ]
     assert found[0]["target"] == "negative"
     assert [word for word, _ in found[0]["tokens"]] == texts[0].split()
-    assert explain(model, examples, outcomes, 0, texts_shown="whole") == []
-    assert len(explain(model, examples, outcomes, 50, texts_shown="whole")) == 6
+    assert explain(model, examples, outcomes, 0) == []
+    assert len(explain(model, examples, outcomes, 50)) == 6
 
 
 @pytest.mark.parametrize(

@@ -170,19 +170,18 @@ def test_abstention_in_what_is_said():
         task.abstaining(1.5)
 
 
-@pytest.mark.parametrize("score", [None, "lac", "aps"])
-def test_sets_of_labels_in_what_is_said(score):
+def test_sets_of_labels_in_what_is_said():
     targets, logits = drawn(400, 3)
-    task = SingleLabel(("a", "b", "c")).tuned(targets, logits, DecisionConfig(coverage=0.8, conformal_score=score))
+    task = SingleLabel(("a", "b", "c")).tuned(targets, logits, DecisionConfig(coverage=0.8))
     sets = task.decisions.sets
-    assert (sets.score, sets.coverage, sets.n) == (score or "lac", 0.8, 400)
+    assert (sets.score, sets.coverage, sets.n) == ("lac", 0.8, 400)
     answers = task.answers(logits, ["x"] * 400, ["x"] * 400)
     held = [task.names[i] in answer.label_set for i, answer in zip(targets, answers, strict=True)]
     assert np.mean(held) == pytest.approx(0.8, abs=0.01)
     assert task.answer_columns(logits, [], [])["label_set"] == [list(answer.label_set) for answer in answers]
     assert "label_set" not in task.columns(task.outputs(logits), [], [], name="label")
     assert saved(task) == task
-    ranks = Ordinal(("1", "2", "3")).tuned(targets, logits, DecisionConfig(coverage=0.8, conformal_score=score))
+    ranks = Ordinal(("1", "2", "3")).tuned(targets, logits, DecisionConfig(coverage=0.8))
     assert ranks.decisions.sets.n == 400
     assert saved(ranks) == ranks
 
@@ -294,12 +293,11 @@ TASKS = {
         ("score", {"calibration": "temperature"}, {}, "task regression"),
         ("score", {"coverage": 0.9}, {}, "apply to the task regression, found --coverage. Leave them out"),
         ("tags", {"target_accuracy": 0.9, "out_of_scope": 0.9}, {}, "found --target-accuracy, --out-of-scope"),
-        ("multi", {"coverage": 0.9, "conformal_score": "aps"}, {}, "found --coverage, --conformal-score"),
+        ("multi", {"coverage": 0.9}, {}, "found --coverage. Leave them out"),
         ("ordinal", {"threshold_metric": "f1"}, {}, "task ordinal, found --threshold-metric"),
         ("ordinal", {"out_of_scope": 0.9}, {}, "task ordinal, found --out-of-scope"),
         ("multi", {"threshold_metric": "macro_f1"}, {}, r"multi_label \(f1, accuracy, matthews\), found macro_f1"),
         ("three", {"threshold_metric": "f1"}, {}, "Expected two labels for a threshold, found 3"),
-        ("two", {"coverage": 0.9, "conformal_score": "aps"}, {}, "three labels or more for --conformal-score aps"),
         ("scope", {"out_of_scope": 0.9}, {}, "Expected no label 'out_of_scope' with --out-of-scope"),
         ("two", {"out_of_scope": 0.9}, {"binary_loss": "sigmoid"}, "by their energy, found one logit and a zero"),
         ("two", {"out_of_scope": 0.9}, {"head": "logistic"}, "found one logit and a zero"),
@@ -323,8 +321,6 @@ def test_settings_out_of_range(config):
         config(target_accuracy=1.0, coverage=0.0, out_of_scope=float("nan"), calibration="platt", threshold_metric="r2")
     for name in ("target_accuracy", "coverage", "out_of_scope", "calibration", "threshold_metric"):
         assert f"{name} must be " in str(refused.value)
-    with pytest.raises(ConfigError, match="Expected --coverage with --conformal-score aps, found none"):
-        config(conformal_score="aps")
 
 
 def test_without_held_out_data_nothing_can_be_asked_for():
