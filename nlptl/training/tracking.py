@@ -5,18 +5,17 @@ import json
 import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
-from tqdm import tqdm
 
 from nlptl.config import TrackerName, flat, to_json
 from nlptl.data.writers import write_text
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError, one_line
+from nlptl.progress import progress_bar
 from nlptl.training.devices import on_main
 from nlptl.training.run import Run
 
@@ -44,14 +43,7 @@ class Tracker:
         self.started = time.monotonic()
         if self.path is not None:
             write_text(self.path, "".join(_records(self.path, first_step)))
-        self.bar = tqdm(
-            total=num_steps,
-            initial=first_step,
-            desc="training",
-            unit="step",
-            disable=not (is_main_process and sys.stderr.isatty()),
-            leave=False,
-        )
+        self.bar = progress_bar(name="training", total=num_steps, initial=first_step, unit="step")
 
     def advance(self, *, loss: float) -> None:
         """Move the bar by one step."""
