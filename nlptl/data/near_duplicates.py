@@ -8,20 +8,18 @@ datasketch does the same in 6 kB a text, which is 6 GB for a million; this takes
 """
 
 import logging
-import os
 import re
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from nlptl.data.findings import Finding, finding
 from nlptl.data.order import stream_key
 from nlptl.data.scripts import WORD
 from nlptl.data.sources import Examples
+from nlptl.progress import progress_bar
 
 MIN_SIMILARITY = 0.8
 MAX_TEXTS = 1_000_000
@@ -134,8 +132,7 @@ def _hash(texts: _Union) -> tuple[np.ndarray, np.ndarray]:
     draws = np.random.default_rng(stream_key("near duplicates")).integers(2**32, size=(2, HASHES), dtype=np.uint32)
     factors, summands = draws[0] | np.uint32(1), draws[1]
     known: dict[str, int] = _Checksums()
-    is_silent = not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0"
-    with tqdm(total=len(texts), desc="near duplicates", unit=" texts", disable=is_silent, leave=False) as bar:
+    with progress_bar(name="near duplicates", total=len(texts), unit=" texts") as bar:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             part = slice(start, min(start + TEXTS_AT_ONCE, len(texts)))
             if len(known) > MOST_WORDS_KNOWN:

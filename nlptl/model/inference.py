@@ -1,7 +1,6 @@
 """Runs a model over many texts: sorted by length, in batches by tokens, results in the order of the texts."""
 
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -9,9 +8,9 @@ import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
-from tqdm import tqdm
 
 from nlptl.data.batches import micro_batches
+from nlptl.progress import progress_bar
 
 T = TypeVar("T")
 
@@ -54,7 +53,7 @@ def map_rows(
     counts = torch.zeros(len(lengths), dtype=torch.long, device=device)
     share = length_batches(lengths, device=device, process=process, num_processes=num_processes)
     # A process without texts computes one, which tells it the width of the results.
-    for rows in show_progress(share or [np.zeros(1, dtype=np.int64)], progress):
+    for rows in progress_bar(share or [np.zeros(1, dtype=np.int64)], name=progress):
         found = in_halves(function, rows)
         if offsets is not None:
             found = _without_padding(found, lengths[rows])
@@ -109,10 +108,3 @@ def length_batches(
 def tokens_at_once(device: torch.device) -> int:
     """Return how many tokens a batch without gradients has at most, padding included."""
     return CPU_TOKENS if device.type == "cpu" else ACCELERATOR_TOKENS
-
-
-def show_progress(batches: list[np.ndarray], name: str | None) -> Iterable[np.ndarray]:
-    """Return `batches` under a progress bar, if it has a name and there is somebody to see it."""
-    is_silent = name is None or not sys.stderr.isatty()
-    bar: Iterable[np.ndarray] = tqdm(batches, desc=name, disable=is_silent, leave=False)
-    return bar

@@ -14,8 +14,9 @@ from accelerate import Accelerator
 from nlptl.data.batches import collate
 from nlptl.model.boundary import hidden_states_after
 from nlptl.model.classifier import Classifier
-from nlptl.model.inference import evaluating, in_halves, length_batches, show_progress
+from nlptl.model.inference import evaluating, in_halves, length_batches
 from nlptl.model.quick import quick_layers
+from nlptl.progress import progress_bar
 from nlptl.training.inputs import HiddenStates, Inputs
 from nlptl.training.mapped import map_new_file
 
@@ -79,7 +80,7 @@ def _fill(states: HiddenStates, model: Classifier, inputs: Inputs, accelerator: 
     batches = length_batches(
         inputs.tokens.lengths, device=device, process=state.local_process_index, num_processes=num_local
     )
-    name = f"layers 1 to {states.depth}, {inputs.examples.split}" if accelerator.is_main_process else None
+    name = f"layers 1 to {states.depth}, {inputs.examples.split}"
     encoder = model.network.base_model
 
     def fill(indices: np.ndarray) -> None:
@@ -90,7 +91,7 @@ def _fill(states: HiddenStates, model: Classifier, inputs: Inputs, accelerator: 
             states.rows[start:end] = text[: end - start]
 
     with evaluating(model), quick_layers(model), accelerator.autocast():
-        for indices in show_progress(batches, name):
+        for indices in progress_bar(batches, name=name):
             in_halves(fill, indices)
     accelerator.wait_for_everyone()
 

@@ -7,7 +7,6 @@ is in the cache, and however many processes have filled it.
 
 import json
 import logging
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from tqdm import tqdm
 
 from nlptl.data.batches import collate, micro_batches
 from nlptl.data.texts import cache_folder
@@ -24,6 +22,7 @@ from nlptl.data.tokens import Tokens
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating, in_halves, tokens_at_once
 from nlptl.model.quick import prefers_onednn, quick_layers
+from nlptl.progress import progress_bar
 from nlptl.training.cache import FeatureCache
 from nlptl.training.devices import on_main
 from nlptl.training.inputs import Inputs, check_each_once
@@ -221,11 +220,10 @@ def _log_source(inputs: Inputs, rows: list[np.ndarray], is_cached: list[bool], c
 
 
 def _bar(inputs: Inputs, parts: Parts, is_cached: list[bool], accelerator: Accelerator) -> Any:
-    """Return the progress bar of this process's micro-batches, shown on the main process where there is a terminal."""
+    """Return a progress bar for the micro-batches of this process."""
     missing = [part for part, is_there in zip(parts, is_cached, strict=True) if not is_there]
     total = sum(len(part[accelerator.process_index :: accelerator.num_processes]) for part in missing)
-    is_silent = not (total and accelerator.is_main_process and sys.stderr.isatty())
-    return tqdm(total=total, desc=f"encoding {inputs.examples.split}", disable=is_silent, leave=False)
+    return progress_bar(name=f"encoding {inputs.examples.split}", total=total)
 
 
 def _encode(

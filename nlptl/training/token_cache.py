@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 from array import array
 from collections.abc import Iterator
 
@@ -11,12 +10,12 @@ import tokenizers
 import torch
 import transformers
 from accelerate.utils import reduce
-from tqdm import tqdm
 
 from nlptl.data.sources import Examples
 from nlptl.data.texts import concatenate
 from nlptl.data.tokens import TEXTS_PER_CALL, Tokens, tokenize_in_batches
 from nlptl.model.classifier import Classifier
+from nlptl.progress import progress_bar
 from nlptl.training.cache import FeatureCache
 from nlptl.training.devices import processes
 from nlptl.training.run import sha256_of
@@ -107,9 +106,8 @@ def _write(cache: FeatureCache, key: str, model: Classifier, examples: Examples)
 
     def ids() -> Iterator[np.ndarray]:
         batches = tokenize_in_batches(examples.texts, model.tokenizer, **model.reading)
-        num_batches, is_silent = -(-len(examples) // TEXTS_PER_CALL), not sys.stderr.isatty()
-        name = f"tokenizing {examples.split}"
-        for i, batch in enumerate(tqdm(batches, desc=name, total=num_batches, disable=is_silent, leave=False)):
+        num_batches = -(-len(examples) // TEXTS_PER_CALL)
+        for i, batch in enumerate(progress_bar(batches, name=f"tokenizing {examples.split}", total=num_batches)):
             lengths.extend(batch.lengths)
             num_cut[:] += (batch.num_cut_texts, batch.num_cut_tokens)
             yield batch.ids

@@ -1,29 +1,26 @@
-"""What a run reports while it goes on: lines for people, records for programs."""
+"""Progress of a run: a bar and lines for people, records for programs, and outside trackers."""
 
 import importlib.util
 import json
 import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, TrackioTracker, WandBTracker
-from tqdm import tqdm
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
-from nlptl.config import TrackerName, to_json
+from nlptl.config import TrackerName, flat, to_json
 from nlptl.data.writers import write_text
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError, one_line
+from nlptl.progress import progress_bar
 from nlptl.training.devices import on_main
 from nlptl.training.run import Run
 
-TRACKED = "tracked.json"
-"""File in the folder of a run that says under which name a tracker knows it, to go on with it."""
 PROJECT = "nlptl"
-"""Where trackers put runs, unless their own settings name another project or experiment."""
+"""Project or experiment of the runs, unless the settings of the tracker name another."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +43,7 @@ class Tracker:
         self.started = time.monotonic()
         if self.path is not None:
             write_text(self.path, "".join(_records(self.path, first_step)))
-        self.bar = tqdm(
-            total=num_steps,
-            initial=first_step,
-            desc="training",
-            unit="step",
-            disable=not (is_main_process and sys.stderr.isatty()),
-            leave=False,
-        )
+        self.bar = progress_bar(name="training", total=num_steps, initial=first_step, unit="step")
 
     def advance(self, *, loss: float) -> None:
         """Move the bar by one step."""
@@ -104,16 +94,16 @@ def check_tracker(name: TrackerName) -> None:
 
 
 class OutsideTracker:
-    """A run of tensorboard, wandb, mlflow or trackio, through Accelerate; the main process alone has one.
+    """A run of tensorboard, wandb, mlflow or trackio through Accelerate, on the main process.
 
-    It is a copy for the eye: once training has begun, nothing that fails in it stops the training.
+    Tracker failures never stop training; metrics.jsonl is the record.
     """
 
     def __init__(self, name: TrackerName, run: Run | None) -> None:
-        """Prepare to track a run; nothing is started.
+        """Prepare to track `run`; nothing is started.
 
         Raises:
-            ConfigError: If there is none.
+            ConfigError: If there is no run.
         """
         if run is None:
             raise ConfigError(
@@ -124,7 +114,7 @@ class OutsideTracker:
         self._tracker: GeneralTracker | None = None
 
     def start(self, *, first_step: int) -> None:
-        """Begin a run, or where a training is resumed go on with it after `first_step`; every process has to call this.
+        """Begin a run of the tracker; every process has to call this.
 
         Raises:
             ResourceError: If the tracker cannot be started.
@@ -132,45 +122,37 @@ class OutsideTracker:
         self.step = first_step
 
         def start() -> None:
+            settings = flat(to_json(self.run.config))
+            plain = {k: v if isinstance(v, bool | int | float | str) else json.dumps(v) for k, v in settings.items()}
             try:
-                tracker = self._open(first_step)
+                tracker = self._open()
                 tracker.start()
-                if not first_step:
-                    _store(tracker, _settings(to_json(self.run.config)))
-                known_as = _known_as(tracker)
+                tracker.store_init_configuration(plain)
             except Exception as error:  # Each tracker has errors of its own.
                 raise ResourceError(
                     f"Expected to start {self.name}, found: {one_line(error)} Log in or set it up as its "
                     "documentation says, or leave --track out."
                 ) from error
-            if known_as is not None:
-                write_text(self.run.path / TRACKED, json.dumps({self.name: known_as}) + "\n")
             self._tracker = tracker
 
         on_main(start)
 
-    def _open(self, first_step: int) -> GeneralTracker:
-        folder, known_as = self.run.path, None
-        if first_step and (folder / TRACKED).is_file():
-            known_as = json.loads((folder / TRACKED).read_text(encoding="utf-8")).get(self.name)
+    def _open(self) -> GeneralTracker:
+        folder, kind = self.run.path, LOGGER_TYPE_TO_CLASS[self.name]
         if self.name == "tensorboard":
-            # Of what an interrupted run has written, its readers forget what is trained again.
-            return TensorBoardTracker(self.name, folder, purge_step=first_step + 1 if self.run.resume else None)
-        if self.name == "mlflow":
-            return MLflowTracker(PROJECT, run_id=known_as, run_name=folder.name)
-        resume = "never" if known_as is None else "allow"
-        if self.name == "trackio":
-            return TrackioTracker(PROJECT, name=known_as, resume=resume)
-        project = os.environ.get("WANDB_PROJECT", PROJECT)
-        return WandBTracker(project, name=folder.name, id=known_as, dir=str(folder), resume=resume)
+            # Its readers drop the values of an interrupted run after the step from which training goes on.
+            return kind(self.name, folder, purge_step=self.step + 1 if self.run.resume else None)
+        if self.name == "wandb":
+            return kind(os.environ.get("WANDB_PROJECT", PROJECT), name=folder.name, dir=str(folder))
+        return kind(PROJECT, **({"run_name": folder.name} if self.name == "mlflow" else {}))
 
     def log(self, values: Mapping[str, float], *, step: int | None = None) -> None:
-        """Pass on what is finite of `values`; without a `step`, at that of the last values."""
+        """Pass on the finite ones of `values`, at `step` or that of the last values."""
         self.step = self.step if step is None else step
         self._attempt("log", {key: value for key, value in values.items() if math.isfinite(value)}, step=self.step)
 
     def finish(self) -> None:
-        """End the run, if it was started."""
+        """End the run of the tracker, if it was started."""
         self._attempt("finish")
         self._tracker = None
 
@@ -180,47 +162,17 @@ class OutsideTracker:
         try:
             getattr(self._tracker, method)(*arguments, **settings)
         except Exception as error:
-            logger.warning("%s takes no more numbers, metrics.jsonl does: %s", self.name, one_line(error))
+            logger.warning("%s failed and gets no more values; metrics.jsonl has all: %s", self.name, one_line(error))
             self._tracker = None
 
 
-def _store(tracker: GeneralTracker, settings: dict[str, Any]) -> None:
-    if not isinstance(tracker, TensorBoardTracker):
-        tracker.store_init_configuration(settings)
-        return
-    from torch.utils.tensorboard.summary import hparams
-
-    for summary in hparams(settings, {}):  # Accelerate, and torch's add_hparams, put them into a run of their own.
-        tracker.writer.file_writer.add_summary(summary)
-
-
-def _known_as(tracker: GeneralTracker) -> str | None:
-    """Return what a tracker has to be told to go on with its run."""
-    if isinstance(tracker, MLflowTracker):
-        return str(tracker.active_run.info.run_id)
-    if isinstance(tracker, WandBTracker):
-        return str(tracker.run.id)
-    return str(tracker.run.name) if isinstance(tracker, TrackioTracker) else None
-
-
 def _named(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the values of a record by the names that trackers group by."""
+    """Return the values of a record under the names by which trackers group them."""
     named = {key: value for key, value in values.items() if key != "step"}
     if "epoch" not in named:
         return {f"train/{key}": value for key, value in named.items()}
     named["train/mean_loss"] = named.pop("loss")
     return {key.replace("validation_", "validation/", 1): value for key, value in named.items()}
-
-
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings on one level, as numbers and strings, which all trackers take."""
-    settings: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            settings |= _settings(value)
-        else:
-            settings[key] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
-    return settings
 
 
 def _records(path: Path, last_step: int) -> list[str]:
