@@ -3,27 +3,25 @@
 import dataclasses
 import difflib
 import json
-import math
-import numbers
-import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from nlptl.errors import ConfigError
+from nlptl.values import Count, NotNegative, Positive, Range, Share, Unfit, check_fields, describe, fit, options
 
-Freeze = Literal["nothing", "embeddings", "encoder"] | int
+Freeze = Literal["nothing", "embeddings", "encoder"] | Count
 TrainOnly = Literal["norms", "biases", "head"]
 HeadKind = Literal["dense", "logistic", "knn", "centroid"]
 Pooling = Literal["auto", "native", "cls", "mean", "max", "attention"]
-HeadLayers = Literal["last", "mix"] | int
+HeadLayers = Literal["last", "mix"] | Count
 Activation = Literal["relu", "gelu", "tanh"]
 BinaryLoss = Literal["softmax", "sigmoid"]
 LongText = Literal["head", "tail", "head-tail", "chunks"]
 ChunkPooling = Literal["mean", "max", "attention"]
-ClassWeights = Literal["balanced"] | tuple[float, ...] | None
+ClassWeights = Literal["balanced"] | Annotated[tuple[Annotated[float, Range(1e-6, 1e6)], ...], Range(at_least=1)] | None
 SelectionMetric = Literal[
     "accuracy",
     "macro_f1",
@@ -56,46 +54,6 @@ TaskKind = Literal["single_label", "ordinal", "multi_label", "regression", "toke
 T = TypeVar("T")
 
 
-def is_count(value: object) -> bool:
-    """Return whether `value` is a whole number from 1 on, of Python or numpy."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
-
-
-def _are_class_weights(value: object) -> bool:
-    is_list = isinstance(value, tuple) and len(value) > 0
-    return value in (None, "balanced") or (is_list and all(1e-6 <= x <= 1e6 for x in cast(Any, value)))
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    """Return the values that a type of literals allows; empty: it is another type."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    literals = [option for option in options if typing.get_origin(option) is Literal]
-    if not literals or len(literals) + (types.NoneType in options) < len(options):
-        return ()
-    values = [value for option in literals for value in typing.get_args(option)]
-    return (*values, *([None] if types.NoneType in options else []))
-
-
-def _is_share(value: float | None) -> bool:
-    return value is None or 0 < value < 1
-
-
-def _refuse_outside(config: Any, ranges: tuple[tuple[str, str, Callable[[Any], bool]], ...]) -> None:
-    """Refuse the values of a configuration that its fields do not allow, all of them in one message."""
-    problems = [
-        f"{name} must be {wanted}, found {getattr(config, name)!r}"
-        for name, wanted, is_good in ranges
-        if not is_good(getattr(config, name))
-    ]
-    problems += [
-        f"{name} must be {_describe(hint)}, found {getattr(config, name)!r}"
-        for name, hint in typing.get_type_hints(type(config)).items()
-        if (choices := _choices(hint)) and getattr(config, name) not in choices
-    ]
-    if problems:
-        raise ConfigError("Expected settings within their ranges: " + "; ".join(problems) + ".")
-
-
 @dataclass(frozen=True, kw_only=True)
 class DecisionConfig:
     """What is chosen on held-out data once a model is trained, saved in nlptl.json, and used by predict.
@@ -111,26 +69,19 @@ class DecisionConfig:
     threshold_metric: ThresholdMetric | None = None
     """Choose on validation the probability from which on a label is predicted, so that this is highest: for each label
     of multi_label, or for the second one of two labels. None: f1 for multi_label, no threshold for two labels."""
-    target_accuracy: float | None = None
+    target_accuracy: Share | None = None
     """Give no label to texts whose label has too low a probability, so that this share of the labels given on
     validation is right, such as 0.95. None: every text gets a label."""
-    coverage: float | None = None
+    coverage: Share | None = None
     """Also predict a set of labels that contains the true one with this probability, such as 0.9 (split conformal
     prediction, Sadinle et al. 2019). The guarantee is exact only on data that was not used for model selection: see
     nlptl calibrate. None: no sets."""
-    out_of_scope: float | None = None
+    out_of_scope: Share | None = None
     """Label texts out_of_scope that are unlike those of training by their energy (Liu et al. 2020), so that this share
     of validation stays, such as 0.95. None: no text is."""
 
     def __post_init__(self) -> None:
-        _refuse_outside(self, _DECISION_RANGES)
-
-
-_DECISION_RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    ("target_accuracy", "between 0 and 1, or unset", _is_share),
-    ("coverage", "between 0 and 1, or unset", _is_share),
-    ("out_of_scope", "between 0 and 1, or unset", _is_share),
-)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,60 +92,60 @@ class TrainingConfig(DecisionConfig):
         ConfigError: If a value is out of its range; all such values are named in one message.
     """
 
-    num_epochs: int = 10
+    num_epochs: Count = 10
     """Passes over the training split."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Examples per optimizer step, over all devices."""
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """Peak learning rate. None: 5e-5 where the encoder trains, 5e-4 where only norms, biases or low-rank updates of it
     do; where the head alone trains, 5e-3 for a linear head and 1e-3 for a dense one. In a stage of the head alone
     before the encoder's, the head has head_learning_rate or this default."""
-    head_learning_rate: float | None = None
+    head_learning_rate: Positive | None = None
     """Peak learning rate of the head, where the encoder trains too. None: the same as learning_rate."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """Update rule; sgd has momentum 0.9."""
-    weight_decay: float | None = None
+    weight_decay: NotNegative | None = None
     """Weight decay, never on biases and norms. None: 0.01 for adamw, 0 for adam and sgd."""
-    head_weight_decay: float | None = None
+    head_weight_decay: NotNegative | None = None
     """Weight decay of the head. None: the same as weight_decay."""
-    layer_decay: float = 1.0
+    layer_decay: Annotated[float, Range(above=0, at_most=1)] = 1.0
     """Learning rate of each layer as a share of that of the layer above; the top layer has learning_rate, the
     embeddings come below the lowest layer."""
-    warm_head_epochs: int = 0
+    warm_head_epochs: Annotated[int, Range(at_least=0)] = 0
     """First epochs in which the head alone trains, before all that is not frozen does (LP-FT)."""
-    unfreeze_every_epochs: int | None = None
+    unfreeze_every_epochs: Count | None = None
     """Gradual unfreezing: start with the head alone, and let one more layer train, from the top, each time after this
     many epochs. None: everything that is not frozen trains from the start."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Course of the learning rate after warmup: down to zero in a line or a half cosine, or constant."""
-    warmup_ratio: float = 0.06
+    warmup_ratio: Annotated[float, Range(0, 1)] = 0.06
     """Share of all steps in which the learning rate rises from zero."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: NotNegative = 1.0
     """Gradients with a larger norm are scaled down to it; 0: never."""
     loss: Literal["cross_entropy", "focal", "asymmetric"] = "cross_entropy"
     """focal: examples that the model is sure of count less (Lin et al. 2017). asymmetric, for multi_label: labels that
     a text does not have count less, and not at all once they are improbable (Ridnik et al. 2021)."""
-    focal_gamma: float = 2.0
+    focal_gamma: NotNegative = 2.0
     """How much less examples count that the focal loss is sure of; 0 is the cross-entropy."""
-    logit_adjustment: float = 0.0
+    logit_adjustment: NotNegative = 0.0
     """Adds this times the logarithm of each label's share of train to its logit in training, so that what is learned
     serves rare labels too (Menon et al. 2021), such as 1."""
     sampling: Literal["natural", "balanced"] = "natural"
     """balanced: in an epoch every class has as many places; those of rare ones come several times, and of frequent ones
     a part."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range(at_least=0, below=1)] = 0.0
     """Share of the target probability that is spread evenly over all classes."""
     class_weights: ClassWeights = None
     """Weight of each class in the mean loss of a batch, in the order of the labels. balanced: as if every class had
     equally many examples in the training split. None: every example counts the same."""
-    r_drop: float = 0.0
+    r_drop: NotNegative = 0.0
     """Weight of the divergence between two passes with different dropout (R-Drop, Liang et al. 2021)."""
-    ema_decay: float | None = None
+    ema_decay: Share | None = None
     """Decay of the moving average of the weights that is evaluated and kept, such as 0.99. None: no average."""
-    wise_ft: float | None = None
+    wise_ft: Annotated[float, Range(0, 1)] | None = None
     """Share of the fine-tuned encoder in its mean with the pretrained one, taken at the end (WiSE-FT, Wortsman et al.
     2022), such as 0.5. None: no mean."""
-    micro_batch_tokens: int | None = None
+    micro_batch_tokens: Count | None = None
     """Tokens, padding included, that one device forwards at once; bounds memory, never changes the gradient
     but for dropout, whose noise is drawn for each micro-batch. Halved when memory runs out.
     None: 2048 on a CPU where layers see no padding, else 512; 16384 on an accelerator; at least one example."""
@@ -210,19 +161,19 @@ class TrainingConfig(DecisionConfig):
     process; equal up to rounding and noise."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass on devices that have it."""
-    eval_steps: int | None = None
+    eval_steps: Count | None = None
     """Steps between evaluations on validation. None: once per epoch."""
-    save_steps: int | None = None
+    save_steps: Count | None = None
     """Steps between checkpoints; an evaluation that is the best so far has one too. None: one at every evaluation."""
-    keep_last: int = 2
+    keep_last: Annotated[int, Range(at_least=2)] = 2
     """Newest checkpoints that are kept, at least 2; the best one stays beside them."""
-    early_stopping: int | None = None
+    early_stopping: Count | None = None
     """Stop after this many evaluations in a row without a better score on validation. None: never."""
     selection_metric: SelectionMetric | None = None
     """Validation score that chooses the best model, one of those of the task; ties keep the earlier one. None: accuracy
     of single labels, quadratic_kappa of ordinal ones, average_precision of several labels, spearman of scores, span_f1
     of tags."""
-    logging_steps: int = 50
+    logging_steps: Count = 50
     """Steps between two lines of metrics.jsonl."""
     track: TrackerName | None = None
     """Where the numbers of metrics.jsonl and the final scores go too, each an extra of nlptl of the same name.
@@ -232,48 +183,18 @@ class TrainingConfig(DecisionConfig):
     cache: bool = True
     """Compute what is frozen once: what the head reads, kept on disk for later runs, where the head alone trains; the
     hidden states above the lowest frozen layers, kept for this run, where that saves time."""
-    cache_size: float = 20.0
+    cache_size: Positive = 20.0
     """Gigabytes that the cache on disk may have; what was not used for longest goes first."""
     cache_dtype: Literal["float32", "float16"] = "float32"
     """Precision of cached hidden states; float16 takes half the space and rounds them to 11 bits."""
 
     def __post_init__(self) -> None:
-        _refuse_outside(self, _TRAINING_RANGES + _DECISION_RANGES)
         super().__post_init__()
         if self.padding_free and self.gradient_checkpointing:
             raise ConfigError(
                 "Expected --padding-free or --gradient-checkpointing, whose layers see padding, found both. Pass one "
                 "of the two; --padding-free None is as if it were left out."
             )
-
-
-_TRAINING_RANGES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    ("num_epochs", "a whole number from 1 on", is_count),
-    ("batch_size", "a whole number from 1 on", is_count),
-    ("learning_rate", "above 0, or unset", lambda x: x is None or (math.isfinite(x) and x > 0)),
-    ("head_learning_rate", "above 0, or unset", lambda x: x is None or (math.isfinite(x) and x > 0)),
-    ("weight_decay", "0 or more, or unset", lambda x: x is None or (math.isfinite(x) and x >= 0)),
-    ("head_weight_decay", "0 or more, or unset", lambda x: x is None or (math.isfinite(x) and x >= 0)),
-    ("layer_decay", "above 0 and at most 1", lambda x: 0 < x <= 1),
-    ("warm_head_epochs", "a whole number from 0 on", lambda x: x == 0 or is_count(x)),
-    ("unfreeze_every_epochs", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
-    ("warmup_ratio", "from 0 to 1", lambda x: 0 <= x <= 1),
-    ("max_grad_norm", "0 or more", lambda x: math.isfinite(x) and x >= 0),
-    ("label_smoothing", "at least 0 and below 1", lambda x: 0 <= x < 1),
-    ("focal_gamma", "0 or more", lambda x: math.isfinite(x) and x >= 0),
-    ("logit_adjustment", "0 or more", lambda x: math.isfinite(x) and x >= 0),
-    ("class_weights", "'balanced' or numbers from 1e-6 to 1e6, one for each class", _are_class_weights),
-    ("r_drop", "0 or more", lambda x: math.isfinite(x) and x >= 0),
-    ("ema_decay", "above 0 and below 1, or unset", lambda x: x is None or 0 < x < 1),
-    ("wise_ft", "from 0 to 1, or unset", lambda x: x is None or 0 <= x <= 1),
-    ("cache_size", "above 0", lambda x: x > 0),
-    ("micro_batch_tokens", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
-    ("eval_steps", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
-    ("save_steps", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
-    ("keep_last", "a whole number from 2 on", lambda x: is_count(x) and x >= 2),
-    ("early_stopping", "a whole number from 1 on, or unset", lambda x: x is None or is_count(x)),
-    ("logging_steps", "a whole number from 1 on", is_count),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,18 +207,21 @@ class TransferConfig:
     train_only: TrainOnly | None = None
     """What trains of all that is not frozen: norms, biases (BitFit, Ben Zaken et al. 2022) or nothing but the head; the
     head always trains. None: everything."""
-    reinit_layers: int = 0
+    reinit_layers: Annotated[int, Range(at_least=0)] = 0
     """Top layers that start from new weights, the pooler with them (Zhang et al. 2021)."""
-    lora_rank: int | None = None
+    lora_rank: Count | None = None
     """Rank of low-rank updates (LoRA, Hu et al. 2022) that train in place of the encoder's weights. None: no LoRA."""
-    lora_alpha: float = 16.0
+    lora_alpha: Positive = 16.0
     """Scale of the low-rank updates, in units of their rank."""
     lora_targets: tuple[str, ...] = ("auto",)
     """Linear layers that get low-rank updates, by the last parts of their names. auto: all in the encoder's layers."""
-    lora_dropout: float = 0.0
+    lora_dropout: Annotated[float, Range(at_least=0, below=1)] = 0.0
     """Probability of the dropout before the low-rank updates."""
     dora: bool = False
     """Train the magnitudes of the adapted weights apart from their directions (DoRA, Liu et al. 2024)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,18 +237,21 @@ class HeadConfig:
     """How the pooled chunks of a text become one, with long_text chunks. attention: weighted by a learned query."""
     layers: HeadLayers = "last"
     """Layers whose hidden states are pooled: the last one, the last k side by side, or a learned mix of all."""
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[Count, ...] = ()
     """Units of the dense layers in the head, from the encoder to the labels. Empty: a linear head."""
     activation: Activation | None = None
     """Activation of the dense layers. None: relu."""
-    dropout: float | None = None
+    dropout: Annotated[float, Range(at_least=0, below=1)] | None = None
     """Probability of every dropout, in the encoder too. None: as in the checkpoint."""
     binary_loss: BinaryLoss = "softmax"
     """Loss of a head with two labels. sigmoid: one logit and the binary cross-entropy."""
-    neighbors: int | None = None
+    neighbors: Count | None = None
     """Neighbors that vote in a knn head. None: 5."""
-    inverse_regularization: float | None = None
+    inverse_regularization: Positive | None = None
     """C of a logistic head: the larger, the closer it fits the training split. None: 1."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,15 +271,14 @@ class JudgingConfig:
     worse than elsewhere. Columns of numbers are cut into ranges."""
     probes: bool = False
     """Score up to 500 texts of test again with typos, in other case, with negations, emoji and blanks put in."""
-    explain: int = 0
+    explain: Annotated[int, Range(at_least=0)] = 0
     """Texts of test, wrong and right ones, of which is said which words speak for what is predicted (integrated
     gradients; extra explain)."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         wanted = {"slice_columns": self.slice_columns, "probes": self.probes, "explain": self.explain}
         unused = [name for name, value in wanted.items() if value]
-        if self.explain != 0 and not is_count(self.explain):
-            raise ConfigError(f"Expected explain to be a whole number from 0 on, found {self.explain!r}.")
         if unused and not self.report:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
             raise ConfigError(
@@ -372,13 +298,14 @@ class RepeatsConfig:
     seeds: tuple[int, ...] = ()
     """Train once with each of these seeds, on the same splits, in the folders seed-0/ and so on of output_dir: mean and
     standard deviation of each score. Empty: once, with --seed."""
-    folds: int | None = None
+    folds: Annotated[int, Range(at_least=2)] | None = None
     """Cross-validation: cut all texts but those of a given test split into so many folds, by label and group, and for
     each train on the others and test on it, in the folders fold-1/ and so on of output_dir. None: no folds."""
-    fold: int | None = None
+    fold: Count | None = None
     """Of the folds this one alone, from 1 on. None: all of them."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.seeds and self.folds is not None:
             raise ConfigError("Expected --seeds or --folds, found both. Pass one of the two.")
         if self.seeds and (len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds)):
@@ -386,9 +313,7 @@ class RepeatsConfig:
                 f"Expected two or more different seeds, found {', '.join(map(str, self.seeds))}. Pass for instance "
                 "--seeds 0 1 2 3 4, or one as --seed."
             )
-        if self.folds is not None and not (is_count(self.folds) and self.folds >= 2):
-            raise ConfigError(f"Expected two or more folds, found {self.folds!r}. Pass for instance --folds 5.")
-        if self.fold is not None and not (self.folds is not None and is_count(self.fold) and self.fold <= self.folds):
+        if self.fold is not None and not (self.folds is not None and self.fold <= self.folds):
             raise ConfigError(
                 f"Expected a fold from 1 to the number of folds, found --fold {self.fold} of --folds {self.folds}. "
                 "Pass both, or leave out --fold."
@@ -416,6 +341,9 @@ class Columns:
     """Column that says what each text belongs to, such as its author or thread: a split that is carved out takes all
     texts of a group or none. None: each text is on its own."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 BY_NAME = Columns()
 """Columns that are found by their names."""
@@ -440,20 +368,20 @@ class ClassificationConfig(Columns):
     deduplicate: bool = False
     """Drop from train the texts that are also in validation or test, and those that stand in it before with the same
     label."""
-    max_examples: int | None = None
+    max_examples: Annotated[int, Range(at_least=2)] | None = None
     """Keep at most this many examples of each split, for a first try."""
     strict: bool = False
     """Stop before training at whatever the checks of the data find, not only at what cannot be trained on."""
     near_duplicates: bool = True
     """Look for texts that are nearly the same before training: a second or less for 5,000 texts."""
-    max_length: int | None = None
+    max_length: Count | None = None
     """Tokens of a text that are read. None: 256, or fewer if the encoder takes fewer."""
     long_text: LongText = "head"
     """What is read of a text that has more tokens: its beginning, its end, a quarter from the beginning and the rest
     from the end (Sun et al. 2019), or all of it, in chunks of max_length tokens (Pappagari et al. 2019)."""
-    chunk_overlap: int | None = None
+    chunk_overlap: Annotated[int, Range(at_least=0)] | None = None
     """Tokens that a chunk has in common with the one before. None: a quarter of max_length."""
-    max_chunks: int | None = None
+    max_chunks: Count | None = None
     """Chunks of a text that are read; what lies beyond them is cut off. None: 16."""
     output_dir: Path = Path("runs/classification")
     """Folder of the run: model, scores, predictions, checkpoints."""
@@ -537,8 +465,6 @@ def _plain(value: Any) -> Any:
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return int(value)  # numpy's whole numbers, such as a search over settings passes, are not JSON.
     return str(value) if isinstance(value, Path) else value
 
 
@@ -555,35 +481,10 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
 
 
 def _parse(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        for option in sorted(arguments, key=lambda option: option is not type(value)):
-            try:
-                return _parse(option, value, where)
-            except ConfigError:
-                continue
-    elif origin is Literal:
-        if any(value == choice and type(value) is type(choice) for choice in arguments):
-            return value
-    elif origin is tuple:
-        if isinstance(value, list):
-            return tuple(_parse(arguments[0], item, where) for item in value)
-    elif dataclasses.is_dataclass(hint):
-        return from_json(cast(type, hint), value, source=where)
-    elif hint is Path and isinstance(value, str) and "\0" not in value:
-        return Path(value)
-    elif hint is float and type(value) in (int, float):
-        return float(value)
-    elif isinstance(hint, type) and type(value) is hint:
-        return value
-    elif hint is types.NoneType and value is None:
-        return None
-    raise ConfigError(f"Expected {_describe(hint)} for {where}, found {value!r}.")
-
-
-def _describe(hint: Any) -> str:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(_describe(option) for option in typing.get_args(hint))
-    if typing.get_origin(hint) is Literal:
-        return " or ".join(repr(choice) for choice in typing.get_args(hint))
-    return "null" if hint is types.NoneType else getattr(hint, "__name__", str(hint))
+    nested = [option for option in options(hint) if isinstance(option, type) and dataclasses.is_dataclass(option)]
+    if nested and value is not None:
+        return from_json(cast(type, nested[0]), value, source=where)
+    try:
+        return fit(hint, value)
+    except Unfit:
+        raise ConfigError(f"Expected {describe(hint, none='null')} for {where}, found {value!r}.") from None

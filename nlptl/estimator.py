@@ -20,7 +20,7 @@ from nlptl.config import (
     Pooling,
     TrainingConfig,
 )
-from nlptl.data.columns import check_texts
+from nlptl.data.given import as_texts
 from nlptl.data.sources import Examples
 from nlptl.errors import DataError
 from nlptl.model.classifier import Classifier
@@ -120,7 +120,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         targets = column_or_1d(labels)
         # As strings, since elsewhere -1 means unlabelled, but to scikit-learn it is a class.
         is_whole = np.issubdtype(targets.dtype, np.integer)
-        train = Examples.from_lists(_texts(texts), (targets.astype(str) if is_whole else targets).tolist())
+        train = Examples.from_lists(as_texts(texts), (targets.astype(str) if is_whole else targets).tolist())
         classes, first = np.unique(targets, return_index=True)
         if len(classes) < 2:
             raise DataError(f"Expected labels of two or more classes, found {classes.tolist()}. Pass more examples.")
@@ -170,7 +170,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             NotFittedError: Before `fit`.
         """
         check_is_fitted(self)
-        probabilities: np.ndarray = self.classifier_.predict_probabilities(_texts(texts)).numpy()
+        probabilities: np.ndarray = self.classifier_.predict_probabilities(texts).numpy()
         return probabilities
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
@@ -183,13 +183,3 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         best = self.predict_proba(texts).argmax(axis=1)
         classes: np.ndarray = self.classes_[best]
         return classes
-
-
-def _texts(texts: Sequence[str]) -> list[str]:
-    """Return the texts as a list; a table, which would be taken for the list of its columns, is refused."""
-    dimensions = 0 if isinstance(texts, str) else np.ndim(np.asarray(texts, dtype=object))
-    if dimensions != 1:
-        found = "a single string" if isinstance(texts, str) else f"something of {dimensions} dimensions"
-        raise DataError(f"Expected a list of texts, found {found}. Pass [text] for one text, one column of a table.")
-    values = list(texts)
-    return check_texts(values, range(1, len(values) + 1), where="the texts")

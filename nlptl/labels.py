@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nlptl.errors import DataError
+from nlptl.values import check_fields
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class Labels:
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if len(set(self.names)) != len(self.names) or len(self.names) < 2:
             raise DataError(
                 f"Expected two or more different label names, found {list(self.names)}. "

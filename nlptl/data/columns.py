@@ -2,7 +2,6 @@
 
 import difflib
 import logging
-import math
 import shlex
 import sys
 from array import array
@@ -13,6 +12,7 @@ import numpy as np
 
 from nlptl.config import TaskKind
 from nlptl.errors import DataError
+from nlptl.values import is_missing
 
 TEXT_COLUMNS = ("text", "sentence", "content", "document")
 WORD_COLUMNS = ("tokens", "words")
@@ -184,7 +184,7 @@ def column_values(values: Iterable[object], *, class_names: Sequence[str] | None
 
 
 def check_texts(values: Iterable[object], rows: Sequence[int], *, where: str) -> list[str]:
-    """Return `values` as texts.
+    """Return `values` as texts; what is missing (null, NaN) is an empty text.
 
     Raises:
         DataError: If a value is not a string, or holds a character that no text file can hold.
@@ -192,9 +192,11 @@ def check_texts(values: Iterable[object], rows: Sequence[int], *, where: str) ->
     texts = []
     for value, row in zip(values, rows, strict=True):
         if not isinstance(value, str):
-            found = "no text (null)" if value is None else f"{shorten(value)}, a {_kind(value)}"
+            if is_missing(value):
+                texts.append("")
+                continue
             raise DataError(
-                f"Expected a string as text in {where}, found {found} (row {row}). "
+                f"Expected a string as text in {where}, found {shorten(value)}, a {_kind(value)} (row {row}). "
                 "Write texts as strings, or pass the column that holds the texts as --text-column."
             )
         texts.append(str(value))
@@ -365,12 +367,13 @@ def _number_names(
 
 def _check_characters(texts: Iterable[str], rows: Sequence[int], where: str) -> None:
     for text, row in zip(texts, rows, strict=True):
-        if "\0" in text or not (text.isascii() or _is_encodable(text)):
+        if "\0" in text or not (text.isascii() or is_encodable(text)):
             what = "a NUL character" if "\0" in text else "half of a surrogate pair"
             raise DataError(f"Expected text in {where}, found {what} in {shorten(text)} (row {row}). Delete it there.")
 
 
-def _is_encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
+    """Tell whether UTF-8 can hold a text: it has no half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -386,9 +389,7 @@ def _identity(value: object) -> object:
 
 
 def _is_missing(value: object) -> bool:
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return not value.strip() if isinstance(value, str) else is_missing(value)
 
 
 def _kind(value: object) -> str:

@@ -26,6 +26,7 @@ from nlptl.data.columns import (
     join_texts,
     text_parts,
 )
+from nlptl.data.given import as_list
 from nlptl.data.table import ROWS_AT_ONCE, Batch, Table
 from nlptl.data.tables import open_table
 from nlptl.data.targets import check_tags, target_collector, words_as_texts
@@ -78,23 +79,25 @@ class Examples:
         texts: Iterable[Any],
         labels: Iterable[object],
         *,
-        pairs: Iterable[str] = (),
+        pairs: Iterable[Any] = (),
         task: TaskKind = "single_label",
         split: str = "train",
     ) -> "Examples":
         """Build examples from a list of texts and a list of as many labels; rows are counted from 1.
 
         Args:
-            texts: Strings; with the task "tokens" lists of words.
+            texts: Strings, a missing value being an empty one; with the task "tokens" lists of words. This and the
+                others: a list, an array or one column of a table.
             labels: Names, numbers, lists of names or of tags, as the task has them.
             pairs: The second texts, where examples are pairs.
             task: What the labels are.
             split: Name of the split that the examples belong to.
 
         Raises:
+            ConfigError: If something is no list, or there is no such task.
             DataError: If the lists differ in length, or hold something that is no text or no label.
         """
-        texts, labels, pairs = list(texts), list(labels), list(pairs)
+        texts, labels, pairs = as_list(texts, "texts"), as_list(labels, "labels"), as_list(pairs, "second texts")
         if len(texts) != len(labels) or len(pairs) not in (0, len(texts)):
             others = f" and {len(pairs)} second texts" if pairs else ""
             raise DataError(f"Expected one label per text, found {len(texts)} texts and {len(labels)} labels{others}.")

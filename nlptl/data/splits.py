@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from nlptl.data.tables import SUFFIXES, split_suffix
 from nlptl.data.targets import label_sets, strata
 from nlptl.errors import ConfigError, DataError
 from nlptl.labels import Labels
+from nlptl.values import Count, Range, checked
 
 NAMES = ("train", "validation", "test")
 CARVED_PERCENT = 10
@@ -86,6 +88,7 @@ class Splits:
         yield "\n}\n"
 
 
+@checked
 def load_splits(
     dataset: str | Path,
     *,
@@ -96,12 +99,12 @@ def load_splits(
     label_columns: Sequence[str] = (),
     label_separator: str | None = None,
     group_column: str | None = None,
-    max_examples: int | None = None,
+    max_examples: Annotated[int, Range(at_least=2)] | None = None,
     drop_empty: bool = False,
     deduplicate: bool = False,
     seed: int = 0,
-    folds: int | None = None,
-    fold: int | None = None,
+    folds: Annotated[int, Range(at_least=2)] | None = None,
+    fold: Count | None = None,
     strict: bool = False,
     near_duplicates: bool = True,
     slice_columns: Sequence[str] = (),
@@ -143,8 +146,6 @@ def load_splits(
         DataError: If the data cannot be read or trained on; with `strict`, if the checks find anything.
         ResourceError: If the Hub or the sample's package is out of reach.
     """
-    if max_examples is not None and max_examples < 2:
-        raise ConfigError(f"Expected 2 or more as max_examples, found {max_examples}. Raise or unset --max-examples.")
     columns = Columns(
         text_column=text_column,
         pair_column=pair_column,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -42,6 +42,7 @@ from nlptl.training.assembly import classifier_of, splits_of
 from nlptl.training.costs import count_parameters
 from nlptl.training.plan import check_metric, selection_metric
 from nlptl.training.trainer import Trainer
+from nlptl.values import Count, Positive, Range
 
 ROWS: tuple[BaselineRow, ...] = ("majority", "words", "random", "frozen", "fine-tuned")
 NAMES = {"random": "random weights, fine-tuned", "frozen": "frozen encoder", "fine-tuned": "fine-tuned"}
@@ -81,21 +82,21 @@ class BaselinesConfig(Columns):
     """Leave out the texts of all splits that are empty or blank."""
     deduplicate: bool = False
     """Drop from train the texts that are also in validation or test, and copies."""
-    max_examples: int | None = None
+    max_examples: Annotated[int, Range(at_least=2)] | None = None
     """Keep at most this many examples of each split, for a first try."""
-    max_length: int | None = None
+    max_length: Count | None = None
     """Tokens of a text that the encoder reads. None: 256, or fewer if the encoder takes fewer."""
-    num_epochs: int = 3
+    num_epochs: Count = 3
     """Epochs in which the encoder trains, with pretrained and with random weights."""
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """Peak learning rate where the encoder trains. None: 5e-5."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Examples per optimizer step."""
     class_weights: ClassWeights = None
     """Weights of the classes in the loss of each row: balanced, or one number for each class. None: none."""
     selection_metric: SelectionMetric | None = None
     """Score that is compared, and that chooses on validation. None: that of the task, such as accuracy."""
-    micro_batch_tokens: int | None = None
+    micro_batch_tokens: Count | None = None
     """Tokens that the device forwards at once. None: by the device."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass on devices that have it."""
@@ -107,6 +108,7 @@ class BaselinesConfig(Columns):
     """JSON file for the table; one that is there is replaced. None: the table alone."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.rows:
             raise ConfigError(
                 f"Expected one row or more of {', '.join(ROWS)}, found none. Name them, or leave --rows out."

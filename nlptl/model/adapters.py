@@ -5,7 +5,6 @@ then named `...query.base_layer.weight`, and all that trains inside the encoder 
 """
 
 import copy
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,11 +50,10 @@ def add_lora(
         seed: Seeds the updates.
 
     Raises:
-        ConfigError: If peft is not installed, a number is out of its range, or a target is not a linear layer in
+        ConfigError: If peft is not installed, or a target is not a linear layer in
             `layers` that the forward pass calls.
     """
     peft = _import_peft()
-    _check_numbers(rank, alpha, dropout)
     if has_adapters(network):
         raise ConfigError("Expected a network without adapters, found one with LoRA. Load the model again.")
     prefix = f"{network.base_model_prefix}."
@@ -125,17 +123,6 @@ def _import_peft() -> Any:
             "Install it with pip install 'nlptl[lora]', or leave --lora-rank out."
         ) from error
     return peft
-
-
-def _check_numbers(rank: int, alpha: float, dropout: float) -> None:
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ConfigError(f"Expected a LoRA rank of 1 or more, found {rank!r}. Pass for instance --lora-rank 8.")
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise ConfigError(f"Expected a LoRA scale above 0, found {alpha}. Pass for instance --lora-alpha 16.")
-    if not 0 <= dropout < 1:
-        raise ConfigError(
-            f"Expected a LoRA dropout of at least 0 and below 1, found {dropout}. Pass for instance --lora-dropout 0.1."
-        )
 
 
 def _find_targets(network: PreTrainedModel, layers: Sequence[nn.Module], targets: tuple[str, ...]) -> list[str]:

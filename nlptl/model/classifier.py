@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from nlptl.config import (
     TransferConfig,
 )
 from nlptl.data.batches import collate
+from nlptl.data.given import as_texts
 from nlptl.data.tokens import MAX_CHUNKS, Tokens, tokenize, tokenize_pairs, tokenize_words
 from nlptl.errors import ConfigError
 from nlptl.labels import Labels
@@ -50,6 +51,7 @@ from nlptl.model.quick import quick_layers
 from nlptl.tasks.regression import Regression
 from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
+from nlptl.values import Count, Range, checked
 
 MAX_LENGTH = 256
 """Tokens of a text that are read where nothing else is said."""
@@ -124,6 +126,7 @@ class Classifier(nn.Module):
         self.freeze("nothing")
 
     @classmethod
+    @checked
     def from_pretrained(
         cls,
         name: str | Path,
@@ -151,8 +154,8 @@ class Classifier(nn.Module):
         inverse_regularization: float | None = None,
         max_length: int | None = None,
         long_text: LongText | None = None,
-        chunk_overlap: int | None = None,
-        max_chunks: int | None = None,
+        chunk_overlap: Annotated[int, Range(at_least=0)] | None = None,
+        max_chunks: Count | None = None,
         seed: int = 0,
     ) -> "Classifier":
         """Load an encoder and put a new head on it; or, without `labels` or `task`, a classifier that nlptl has saved.
@@ -225,10 +228,6 @@ class Classifier(nn.Module):
         is_frozen = freeze == "encoder" or train_only == "head"
         if labels is not None and task is not None:
             raise ConfigError("Expected labels or a task, found both. Pass one of the two.")
-        if task is not None and not isinstance(task, Task):
-            raise ConfigError(
-                f"Expected a task such as make_task(splits) or MultiLabel(('joy', 'love')), found {task!r}. Pass one."
-            )
         if labels is None and task is None:
             loaded = load_saved(str(name), wanted)
             if pairs and not loaded.reads_pairs:
@@ -541,7 +540,7 @@ class Classifier(nn.Module):
             ConfigError: If `texts` is a single string, something in it is not one, or there are no second texts where
                 pairs are read.
         """
-        _check_texts(texts, pairs, reads_pairs=self.reads_pairs)
+        texts, pairs = self._given(texts, pairs)
         if len(texts) == 0:
             return torch.zeros(0, len(self.task.names))
         tokens = self.tokenize(texts, pairs)
@@ -554,7 +553,7 @@ class Classifier(nn.Module):
         Raises:
             ConfigError: As `predict_logits` does, or if the head reads every token by itself.
         """
-        _check_texts(texts, pairs, reads_pairs=self.reads_pairs)
+        texts, pairs = self._given(texts, pairs)
         if self.task.is_per_token:
             raise ConfigError(
                 "Expected a task with one vector for each text, found tags of words. Load the model for another task."
@@ -615,9 +614,20 @@ class Classifier(nn.Module):
         Raises:
             ConfigError: As `predict_outputs` does.
         """
-        _check_texts(texts, pairs, reads_pairs=self.reads_pairs)
+        texts, pairs = self._given(texts, pairs)
         read = self.task.readable(texts)
         return list(self.task.answers(self.predict_logits(read, pairs), read, texts))
+
+    def _given(self, texts: object, pairs: object) -> tuple[list[str], list[str]]:
+        """Return the texts and the second texts that were passed as lists of strings."""
+        first, second = as_texts(texts), as_texts(pairs, "second texts")
+        if len(second) != (len(first) if self.reads_pairs else 0):
+            wanted = f"{len(first)} second texts, one for each text" if self.reads_pairs else "single texts"
+            way_out = "Pass them as pairs=" if self.reads_pairs else "Leave pairs= out"
+            raise ConfigError(
+                f"Expected {wanted}, as the model was trained, found {len(second)} second texts. {way_out}."
+            )
+        return first, second
 
     @torch.no_grad()
     def rescale(self, task: Regression) -> None:
@@ -737,18 +747,3 @@ def _check_long_text(long_text: LongText, task: Task, *, reads_pairs: bool) -> N
     if long_text != "head" and (task.is_per_token or (reads_pairs and long_text != "tail")):
         what, known = ("pairs", "'head' or 'tail'") if reads_pairs else ("words with tags", "'head'")
         raise ConfigError(f"Expected long_text {known} for {what}, found {long_text!r}. Leave --long-text out.")
-
-
-def _check_texts(texts: Sequence[str], pairs: Sequence[str], *, reads_pairs: bool) -> None:
-    for given in (texts, pairs):
-        if isinstance(given, str):
-            raise ConfigError(
-                f"Expected a list of texts, found the string {given[:40]!r}. Pass [text] for a single one."
-            )
-        for i, text in enumerate(given):
-            if not isinstance(text, str):
-                raise ConfigError(f"Expected texts, found {text!r} at position {i}. Leave it out, or pass ''.")
-    if len(pairs) != (len(texts) if reads_pairs else 0):
-        wanted = f"{len(texts)} second texts, one for each text" if reads_pairs else "single texts"
-        way_out = "Pass them as pairs=" if reads_pairs else "Leave pairs= out"
-        raise ConfigError(f"Expected {wanted}, as the model was trained, found {len(pairs)} second texts. {way_out}.")

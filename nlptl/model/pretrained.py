@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlptl.config import HeadConfig, LongText
+from nlptl.data.given import as_list
 from nlptl.errors import ConfigError
 from nlptl.labels import Labels
 from nlptl.model.build import auto_class, build_network
@@ -16,6 +17,7 @@ from nlptl.model.head_checks import check_head
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.native import check_other_family
 from nlptl.tasks.task import Task
+from nlptl.values import show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +114,9 @@ def label_names(names: Labels | Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(names, Labels):
         return names.names
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    given = as_list(names, "labels")
+    if not all(isinstance(name, str) for name in given):
         raise ConfigError(
-            f"Expected labels as a list of names, found {names!r}. Pass for instance ['negative', 'positive']."
+            f"Expected labels as a list of names, found {show(names)}. Pass for instance ['negative', 'positive']."
         )
-    return Labels(tuple(names)).names
+    return Labels(tuple(map(str, given))).names

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateConfig(Columns, DecisionConfig):
+class CalibrateConfig(DecisionConfig, Columns):
     """Fit what a model folder makes of its logits to labelled data; the weights stay as they are.
 
     Probabilities, thresholds, abstention, sets of labels and the scope are fitted to this data; what is not asked for

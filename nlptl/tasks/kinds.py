@@ -12,10 +12,12 @@ from nlptl.tasks.regression import Regression
 from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
 from nlptl.tasks.tokens import TokenLabels
+from nlptl.values import checked
 
 KINDS: dict[str, type[Task]] = {cls.kind: cls for cls in (SingleLabel, Ordinal, MultiLabel, Regression, TokenLabels)}
 
 
+@checked
 def make_task(splits: Splits, *, label_order: tuple[str, ...] = ()) -> Task:
     """Return the task that a data set poses: its kind, its labels, and what is known of its scores from train.
 

@@ -43,6 +43,7 @@ class MultiLabel(Task):
     threshold_metrics: ClassVar[tuple[str, ...]] = ("f1", "accuracy", "matthews")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         Labels(self.names)
         is_sound = len(self.thresholds) in (0, len(self.names)) and all(0 <= each <= 1 for each in self.thresholds)
         if not is_sound:

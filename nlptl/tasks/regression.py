@@ -46,6 +46,7 @@ class Regression(Task):
     baseline_name: ClassVar[str] = "mean baseline"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.names or len(set(self.names)) != len(self.names):
             raise DataError(
                 f"Expected the name of a score or different ones of several, found {list(self.names)}. Pass for "

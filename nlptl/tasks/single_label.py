@@ -67,6 +67,7 @@ class SingleLabel(Task):
     threshold_metrics: ClassVar[tuple[str, ...]] = ("f1", "accuracy", "macro_f1", "matthews")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         Labels(self.names)  # which refuses fewer than two, and two that are the same
 
     @classmethod

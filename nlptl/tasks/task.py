@@ -14,6 +14,7 @@ from nlptl.data.tokens import Tokens
 from nlptl.evaluation.calibration import Calibration, calibration_figures, describe_calibration
 from nlptl.evaluation.metrics import METRICS, Scores
 from nlptl.labels import Labels
+from nlptl.values import check_fields
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class Task(ABC):
     """Other settings of `DecisionConfig` that apply."""
     threshold_metrics: ClassVar[tuple[str, ...]] = ()
     """Values of `DecisionConfig.threshold_metric` that apply."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @classmethod
     @abstractmethod

@@ -59,6 +59,7 @@ class TokenLabels(Task):
     calibrations: ClassVar[tuple[str, ...]] = ("temperature",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         Labels(self.names)
         if self.names[0] != "O" or any(name[:2] not in ("B-", "I-") for name in self.names[1:]):
             raise ConfigError(

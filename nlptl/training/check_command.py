@@ -57,6 +57,7 @@ class CheckConfig(Columns):
     """JSON file for the findings; one that is there is replaced. None: the list alone."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         found = [f"--max-length {self.max_length}"] * (self.max_length is not None)
         found += ["--label-errors"] * self.label_errors
         if self.seed != 0 and not (self.label_errors and 0 <= self.seed < 2**32):

@@ -30,6 +30,7 @@ from nlptl.training.peers import together
 from nlptl.training.plan import Plan, plan_training, training_table
 from nlptl.training.run import Run
 from nlptl.training.tracking import OutsideTracker, check_tracker
+from nlptl.values import checked
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Trainer:
     The gradient of a step depends on its `batch_size` examples alone, not on micro-batches, padding or processes.
     """
 
+    @checked
     def __init__(
         self,
         model: Classifier,
@@ -86,6 +88,7 @@ class Trainer:
         self.train_targets: np.ndarray | None = None
         self.evaluations: dict[str, Evaluation] = {}  # by split: what was made of it when it was scored last
 
+    @checked
     @together()
     def fit(self, train: Examples, *, validation: Examples | None = None) -> None:
         """Train, and keep the weights with the best score on `validation`; without it, the last ones.
@@ -153,6 +156,7 @@ class Trainer:
         if evaluation is not None:
             self._score(evaluation)
 
+    @checked
     @together()
     def estimate(self, train: Examples, *, validation: Examples | None = None) -> Estimate:
         """Say what `fit` would train, at which rates, and what that takes; nothing is trained or written.
@@ -175,6 +179,7 @@ class Trainer:
         estimate.log()
         return estimate
 
+    @checked
     @together()
     def evaluate(self, examples: Examples) -> Scores:
         """Score the model on `examples`, each exactly once, with 95 % intervals, and log the table.

@@ -1,0 +1,50 @@
+"""Texts and labels as Python code passes them: lists, arrays and columns, and nothing that only looks like a list."""
+
+from typing import Any
+
+from nlptl.data.columns import is_encodable
+from nlptl.errors import ConfigError
+from nlptl.values import columns_of, is_list, is_missing, show
+
+
+def as_list(values: object, what: str) -> list[Any]:
+    """Return a list, an array, a column of a table, or any other iterable in an order, as a list.
+
+    Args:
+        values: What was passed.
+        what: What its items are, in the plural.
+
+    Raises:
+        ConfigError: If it is a single string, a table (whose items would be the names of its columns), or no list.
+    """
+    columns = columns_of(values)
+    if columns:
+        name = next((name for name in (what.removesuffix("s"), "train", "text") if name in columns), columns[0])
+        column = f"data[{name!r}]" + "['text']" * (name == "train")
+        raise ConfigError(f"Expected a list of {what}, found {show(values)}. Pass one column of it: {column}.")
+    if isinstance(values, str | bytes):
+        raise ConfigError(f"Expected a list of {what}, found the string {values[:40]!r}. Pass [text] for a single one.")
+    if not is_list(values):
+        raise ConfigError(f"Expected a list of {what}, found {show(values)}. Pass them in a list, in their order.")
+    for name in ("to_pylist", "to_list", "tolist"):  # of pyarrow, polars and pandas, numpy
+        if hasattr(values, name):
+            return list(getattr(values, name)())
+    return list(values)  # type: ignore[call-overload]
+
+
+def as_texts(values: object, what: str = "texts") -> list[str]:
+    """Return what `as_list` does as strings; a missing value (None, NaN, pandas' NA) is an empty text.
+
+    Raises:
+        ConfigError: As `as_list` does, or if an item is no string.
+    """
+    texts = as_list(values, what)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str) and not is_missing(text):
+            columns = columns_of(text) or []
+            instead = f"[row[{columns[0]!r}] for row in ...]" if columns else "strings alone"
+            raise ConfigError(f"Expected {what}, found {show(text)} at position {i}. Pass {instead}.")
+        if isinstance(text, str) and not (text.isascii() or is_encodable(text)):
+            found = f"half of a surrogate pair in {show(text)} at position {i}"
+            raise ConfigError(f"Expected {what} that UTF-8 can hold, found {found}. Decode it in another way.")
+    return [str(text) if isinstance(text, str) else "" for text in texts]

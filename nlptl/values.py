@@ -1,0 +1,262 @@
+"""One check of values against type annotations: for settings, for JSON, and for the arguments of public functions."""
+
+import dataclasses
+import functools
+import inspect
+import math
+import numbers
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+
+from nlptl.errors import ConfigError
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an annotated setting may have, as in `Annotated[float, Range(above=0)]`; all are finite."""
+
+    at_least: float = -math.inf
+    at_most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __contains__(self, number: float) -> bool:
+        return self.at_least <= number <= self.at_most and self.above < number < self.below
+
+    def __str__(self) -> str:
+        if math.isfinite(self.at_least) and math.isfinite(self.at_most):
+            return f"from {self.at_least:g} to {self.at_most:g}"
+        bounds = {"of at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
+        return " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
+
+
+FINITE = Range()
+Count = Annotated[int, Range(at_least=1)]
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(at_least=0)]
+Share = Annotated[float, Range(above=0, below=1)]
+
+
+class Unfit(Exception):
+    """A value that its annotation does not allow."""
+
+
+def check_fields(config: Any) -> None:
+    """Check the fields of a frozen dataclass against their annotations; lists become tuples, strings paths.
+
+    Raises:
+        ConfigError: If a value has another type or is out of range; all such values are named in one message.
+    """
+    hints = _field_hints(type(config))
+    values = _fitted(hints, {name: getattr(config, name) for name in hints}, "Expected settings within their ranges")
+    for name, value in values.items():
+        object.__setattr__(config, name, value)
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a public function: arguments that do not fit its annotations raise ConfigError, all in one message."""
+    signature = inspect.signature(function)
+    called = function.__qualname__.removesuffix(".__init__")
+
+    @functools.wraps(function)
+    def check_and_call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            hint = _OF_LISTS if any(map(is_list, args)) else "Its docstring lists them."
+            raise ConfigError(f"Expected the arguments of {called}(): {error}. {hint}") from None
+        hints = {name: hint for name, hint in _argument_hints(function).items() if name in bound.arguments}
+        bound.arguments |= _fitted(hints, bound.arguments, f"Expected other values for {called}()")
+        return function(*bound.args, **bound.kwargs)
+
+    return check_and_call
+
+
+def fit(hint: Any, value: Any) -> Any:
+    """Return `value` as the annotation `hint` has it: lists as tuples, strings as paths, whole numbers as floats.
+
+    Raises:
+        Unfit: If it is of another type, out of range, or no finite number.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _fit_range(fit(arguments[0], value), arguments[1:])
+    if origin in (typing.Union, types.UnionType):
+        return _fit_one(arguments, value)
+    if origin is Literal:
+        return _fit_one([_Choice(choice) for choice in arguments], value)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(fit(arguments[0], item) for item in value)
+    if isinstance(hint, _Choice) and isinstance(value, type(hint.value)) and value == hint.value:
+        return hint.value
+    if isinstance(origin, type) and issubclass(origin, Iterable) and origin is not tuple and is_list(value):
+        return [fit(arguments[0], item) for item in value] if isinstance(value, list) else value
+    if hint in _SCALARS:
+        return _fit_scalar(hint, value)
+    if hint is Any or (isinstance(hint, type) and isinstance(value, hint)):
+        return value
+    raise Unfit
+
+
+def describe(hint: Any, *, none: str = "None") -> str:
+    """Return the values that an annotation allows, in words; `none` is what no value is called."""
+    words = [_describe_one(option, none) for option in options(hint)]
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def show(value: object) -> str:
+    """Return a value as Python writes it, in 80 characters at most; of a table its kind and its columns."""
+    if (columns := columns_of(value)) is not None:
+        named = f" with {', '.join(map(repr, columns[:10]))}" if columns else ""
+        return f"a {type(value).__name__}{named}"
+    shown = " ".join(repr(value).split())
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def columns_of(value: object) -> list[str] | None:
+    """Return the names of the columns, keys or splits of a table in memory, such as a DataFrame; None: it is none."""
+    if isinstance(value, Mapping):
+        return list(map(str, value))
+    columns = getattr(value, "column_names", None)  # a Dataset, a pyarrow.Table
+    if columns is None and getattr(value, "ndim", 2) == 2:
+        columns = getattr(value, "columns", None)  # a DataFrame
+    return None if columns is None or callable(columns) else list(map(str, columns))
+
+
+def is_list(value: object) -> bool:
+    """Tell whether a value is a list, an array, a column or the like: no string, no table, and in an order."""
+    if isinstance(value, str | bytes | Set) or columns_of(value) is not None:
+        return False
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0
+
+
+def is_missing(value: object) -> bool:
+    """Tell whether a value stands for none: None, NaN, or pandas' NA and NaT."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in _MISSING
+
+
+def way_out(hint: Any, value: object) -> str:
+    """Return what to pass in place of a value that is no data set or `Examples`; "" where none is wanted."""
+    if Path not in options(hint) and getattr(hint, "__name__", "") not in ("Examples", "Splits"):
+        return ""
+    if all(hasattr(value, name) for name in ("train", "validation", "test")):
+        return "Pass one of the splits, such as splits.train."
+    columns = columns_of(value)
+    if columns is None:
+        return "" if isinstance(value, str) or not is_list(value) else _OF_LISTS
+    if "train" in columns:
+        return "Take a split first, as in data['train'], then Examples.from_lists(split['text'], split['label'])."
+    text = next((name for name in columns if name.lower() in ("text", "sentence")), "text")
+    label = next((name for name in columns if name.lower() in ("label", "labels")), "label")
+    return (
+        f"Build examples from its columns, Examples.from_lists(data[{text!r}], data[{label!r}]), for Trainer.fit and "
+        "Trainer.evaluate; load_splits reads files, such as data.to_csv('data.csv', index=False) writes."
+    )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """One value of a Literal."""
+
+    value: Any
+
+
+_SCALARS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    Path: "a path",
+    types.NoneType: "None",
+}
+_OF_LISTS = "Build examples of lists first: Examples.from_lists(texts, labels)."
+_MISSING = ("NAType", "NaTType")
+_PLURALS = {"a string": "strings", "a number": "numbers", "a whole number": "whole numbers"}
+
+
+def _fitted(hints: Mapping[str, Any], values: Mapping[str, Any], expected: str) -> dict[str, Any]:
+    found, problems, ways_out = {}, [], []
+    for name, hint in hints.items():
+        try:
+            found[name] = fit(hint, values[name])
+        except Unfit:
+            problems.append(f"{name} must be {describe(hint)}, found {show(values[name])}")
+            ways_out.append(way_out(hint, values[name]))
+    if problems:
+        raise ConfigError(" ".join([f"{expected}: {'; '.join(problems)}.", *filter(None, dict.fromkeys(ways_out))]))
+    return found
+
+
+@functools.cache
+def _field_hints(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+@functools.cache
+def _argument_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(function, include_extras=True)
+    return {name: hint for name, hint in hints.items() if name != "return"}
+
+
+def options(hint: Any) -> list[Any]:
+    """Return the members of a union, and the values of literals in it."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [option for each in typing.get_args(hint) for option in options(each)]
+    return [_Choice(value) for value in typing.get_args(hint)] if typing.get_origin(hint) is Literal else [hint]
+
+
+def _fit_one(options: Iterable[Any], value: Any) -> Any:
+    for option in options:
+        try:
+            return fit(option, value)
+        except Unfit:
+            continue
+    raise Unfit
+
+
+def _fit_range(value: Any, ranges: Iterable[Any]) -> Any:
+    """Refuse a number out of range; of a tuple, the range is that of its length."""
+    number = len(value) if isinstance(value, tuple) else value
+    if not all(number in each for each in ranges if isinstance(each, Range)):
+        raise Unfit
+    return value
+
+
+def _fit_scalar(hint: Any, value: Any) -> Any:
+    if hint is Path and isinstance(value, str) and "\0" not in value:
+        return Path(value)
+    is_bool = isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
+    if hint is bool and is_bool:
+        return bool(value)
+    if hint is int and isinstance(value, numbers.Integral) and not is_bool:
+        return int(value)
+    if hint is float and isinstance(value, numbers.Real) and not is_bool and float(value) in FINITE:
+        return float(value)
+    if hint is str and isinstance(value, str):
+        return str(value)
+    if hint in (Path, types.NoneType) and isinstance(value, hint):
+        return value
+    raise Unfit
+
+
+def _describe_one(hint: Any, none: str) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(hint, _Choice):
+        return repr(hint.value)
+    if hint is types.NoneType:
+        return none
+    if origin is Annotated:
+        ranges = [] if typing.get_origin(arguments[0]) is tuple else [f" {each}" for each in arguments[1:]]
+        return _describe_one(arguments[0], none) + "".join(ranges)
+    if origin is not None:
+        each = describe(arguments[0], none=none)
+        word = next((word for word in _PLURALS if each.startswith(word)), "")
+        return f"a list of {_PLURALS[word]}{each[len(word) :]}" if word else "a list"
+    return _SCALARS.get(hint) or getattr(hint, "__name__", str(hint))
