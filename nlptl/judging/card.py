@@ -2,8 +2,7 @@
 
 from nlptl.data.writers import write_text
 from nlptl.judging import judgements, scores, sections
-from nlptl.judging.document import Part, Section, Table, Words, count, name, names, percent, plain
-from nlptl.judging.glossary import TASKS, words
+from nlptl.judging.document import Part, Section, Table, Words, count, metric_name, name, names, percent, plain
 from nlptl.judging.markdown import to_markdown
 from nlptl.judging.run_files import SPLITS, RunFiles, differing, hub_id, public_name
 
@@ -63,7 +62,7 @@ def _metadata(run: RunFiles) -> str:
             dataset_name=data,
             dataset_split=run.split,
             metric_type=HUB_METRICS.get(metric, metric),
-            metric_name=words(metric),
+            metric_name=metric_name(metric),
             metric_value=round(score["value"], 4),
         )
         for metric, score in known.items()
@@ -88,7 +87,7 @@ def _title(run: RunFiles) -> str:
 
 def _what_it_is(run: RunFiles) -> list[Part]:
     labels, trained = run.manifest.get("labels") or [], sections.what_trained(run.manifest)
-    parts: list[Part] = [Words(f"A text classifier: {trained}. It gives {TASKS.get(run.task, run.task)}.")]
+    parts: list[Part] = [Words(f"A text classifier: {trained}. It gives {sections.TASKS.get(run.task, run.task)}.")]
     if labels:
         kind = "Outputs" if run.task == "regression" else "Labels"
         parts.append(Words(f"{kind}: {names(labels, most=MOST_LABELS)}."))
