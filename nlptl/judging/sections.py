@@ -29,6 +29,7 @@ from nlptl.judging.document import (
     seconds,
 )
 from nlptl.judging.run_files import SPLITS, RunFiles, differing, public_name
+from nlptl.model.readme import usage, usage_notes
 
 TASKS = {
     "single_label": "one label for each text",
@@ -275,27 +276,20 @@ def versions(run: RunFiles) -> Section | None:
 
 
 def use(run: RunFiles) -> Section:
-    """Return how the model is used: the command, Python, and a pipeline."""
+    """Return how to use the model: the command, Python, and a pipeline."""
     return Section("How to use the model", how_to_use(run, str(run.folder / "model")))
 
 
 def how_to_use(run: RunFiles, folder: str) -> list[Part]:
-    """Return the code that uses the model in `folder`."""
-    reads_pairs = run.settings.get("pair_column") is not None
-    flags = "--input pairs.csv --pair-column COLUMN" if reads_pairs else '--text "..."'
-    quoted = json.dumps(folder, ensure_ascii=False)
-    one = '{"text": "...", "text_pair": "..."}' if reads_pairs else '"..."'
-    asked = '["..."], ["..."]' if reads_pairs else '["..."]'
-    kind = "token-classification" if run.task == "tokens" else "text-classification"
-    limit = "" if run.task == "tokens" else f", truncation=True, max_length={run.manifest.get('max_length', 256)}"
-    known = "" if run.manifest.get("pooling") == "native" else "import nlptl  # makes this head known to transformers\n"
-    python = f"from nlptl import Classifier\n\nmodel = Classifier.from_pretrained({quoted})\nmodel.predict({asked})"
-    pipeline = f'{known}from transformers import pipeline\n\npredict = pipeline("{kind}", {quoted}{limit})\n'
-    return [
-        Code("On the command line", f"nlptl predict {shlex.quote(folder)} {flags}"),
-        Code("In Python", python),
-        Code("As a pipeline of transformers", f"{pipeline}predict({one})"),
-    ]
+    """Return what to know about using the model in `folder`, and the code."""
+    card = {
+        "task": run.task,
+        "pairs": run.settings.get("pair_column") is not None,
+        "max_length": run.manifest.get("max_length", 256),
+        "head": {"pooling": run.manifest.get("pooling")},
+    }
+    notes = usage_notes(run.model) if "task" in run.model else []
+    return [*(Words(note) for note in notes), *(Code(*each) for each in usage(card | run.model, folder))]
 
 
 def pairs(values: Mapping[str, Any]) -> list[list[str]]:
