@@ -176,6 +176,7 @@ class Loop:
                 model.task.objective(config, inputs.targets, inputs.tokens, binary_loss=model.head.binary_loss),
                 rows,
             )
+            model.train()
             sparse = nullcontext() if rows is None else rows.training()
             with self.interruption.while_stepping() as signals, self._quick_layers(), sparse:
                 self._take_steps(
@@ -191,9 +192,8 @@ class Loop:
                 gc.collect()
 
     def _quick_layers(self) -> AbstractContextManager[None]:
-        # The layers of sharded weights have hooks of their own; a head that alone trains takes no time.
-        is_quick = not is_sharded(self.model) and not self.model.features_are_constant
-        return quick_layers(self.model) if is_quick else nullcontext()
+        # A pass of the model has quick layers, but a layer that is computed once more is so after the pass.
+        return quick_layers(self.model) if self.model.checkpoints_gradients else nullcontext()
 
     def _take_steps(
         self,
@@ -210,7 +210,6 @@ class Loop:
         config, state = self.config, self.state
         first_step, num_steps = stage.first_epoch * steps_per_epoch, stage.num_epochs * steps_per_epoch
         last_step = first_step + num_steps
-        self.model.train()
         for step, indices in global_batches(
             len(inputs),
             config.batch_size,
@@ -219,6 +218,8 @@ class Loop:
             num_steps=last_step,
             classes=inputs.targets if config.sampling == "balanced" else None,
         ):
+            if not self.model.training:  # an evaluation leaves it in eval mode
+                self.model.train()
             multiplier = rate_multiplier(
                 step - first_step, num_steps=num_steps, warmup_ratio=config.warmup_ratio, schedule=config.schedule
             )
