@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from nlptl.config import HeadConfig, LongText, from_json, to_json
-from nlptl.data.tokens import overlap_of_chunks
+from nlptl.data.tokens import call_tokenizer, overlap_of_chunks
 from nlptl.data.writers import write_text
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.model.headed_config import HeadedConfig
@@ -227,4 +227,5 @@ def _without_path(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _canary(tokenizer: PreTrainedTokenizerBase) -> str:
-    return hashlib.sha256(json.dumps([tokenizer(text)["input_ids"] for text in CANARY]).encode()).hexdigest()
+    ids = [call_tokenizer(tokenizer, text)["input_ids"] for text in CANARY]
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
