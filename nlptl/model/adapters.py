@@ -134,7 +134,7 @@ def _check_numbers(rank: int, alpha: float, dropout: float) -> None:
         raise ConfigError(f"Expected a LoRA scale above 0, found {alpha}. Pass for instance --lora-alpha 16.")
     if not 0 <= dropout < 1:
         raise ConfigError(
-            f"Expected a LoRA dropout of at least 0 and below 1, found {dropout}. Pass for instance --lora-dropout 0.1."
+            f"Expected a LoRA dropout of at least 0 and below 1, found {dropout}. Pass for instance lora_dropout 0.1."
         )
 
 
@@ -156,7 +156,7 @@ def _find_targets(network: PreTrainedModel, layers: Sequence[nn.Module], targets
         parts = (name for layer in layers for name, module in layer.named_modules() if module in called)
         found = f"{unknown[0]!r}, which {_why_not(network, unknown[0], inside)}" if unknown else "no name"
         raise ConfigError(
-            f"Expected 'auto', or the last parts of names of linear layers for --lora-targets, found {found}. "
+            f"Expected 'auto', or the last parts of names of linear layers for lora_targets, found {found}. "
             f"Pass auto alone, or some of: {', '.join(dict.fromkeys(parts))}."
         )
     return [name for name in choices if name in selected]

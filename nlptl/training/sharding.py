@@ -81,7 +81,7 @@ def check_sharding(model: Classifier, accelerator: Accelerator, stages: Sequence
     if model.checkpoints_gradients:
         raise ConfigError(
             "Expected layers that keep what their gradient needs under FSDP2, found gradient_checkpointing. Leave "
-            "--gradient-checkpointing out; --micro-batch-tokens bounds memory too."
+            "gradient_checkpointing out; --micro-batch-tokens bounds memory too."
         )
     layers = {type(layer).__name__ for layer in model.parts.layers}
     named = set(accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap or layers)

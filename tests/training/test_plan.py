@@ -236,9 +236,8 @@ LOGISTIC = {"freeze": "encoder", "head": "logistic"}
             {"fgm": 1.0, "num_epochs": 2, "unfreeze_every_epochs": 1},  # which ends before the embeddings' turn
             "word embeddings that train for --fgm",
         ),
-        ({}, {"cache": False, "cache_dtype": "float16"}, "a cache for --cache-dtype, found --no-cache"),
+        ({}, {"cache": False, "cache_dtype": "float16"}, "a cache for cache_dtype, found --no-cache"),
         ({}, {"cache": False, "cache_size": 1.0}, "a cache for --cache-size, found --no-cache"),
-        ({}, {"keep_adapter": True}, "low-rank updates for --keep-adapter, found none. Pass --lora-rank 8 as well"),
         (
             LOGISTIC,
             {"learning_rate": 0.1},
@@ -283,7 +282,7 @@ def test_settings_that_contradict_each_other_are_refused(
         ({"train_only": "biases"}, {"l2_sp": 0.1, "wise_ft": 0.5}),
         ({"reinit_layers": 1}, {"l2_sp": 0.1}),
         (FROZEN, {"r_drop": 1.0, "ema_decay": 0.9, "learning_rate": 0.1, "head_weight_decay": 0.1}),
-        ({"lora_rank": 2, "lora_dropout": 0.1}, {"ema_decay": 0.9, "keep_adapter": True, "layer_decay": 0.9}),
+        ({"lora_rank": 2, "lora_dropout": 0.1}, {"ema_decay": 0.9, "layer_decay": 0.9}),
         (LOGISTIC, {"cache": False, "logging_steps": 5, "class_weights": "balanced"}),
     ],
     ids=str,
