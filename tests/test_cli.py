@@ -88,15 +88,6 @@ def test_without_flags_the_defaults_hold():
         ("--overwrite False", {"overwrite": False}),
         ("--overwrite --model true", {"overwrite": True, "model": "true"}),
         ("--no_cache", {"train": TrainingConfig(num_epochs=3, cache=False)}),
-        ("--padding-free", {"train": TrainingConfig(num_epochs=3, padding_free=True)}),
-        (
-            "--padding_free=true --overwrite",
-            {"train": TrainingConfig(num_epochs=3, padding_free=True), "overwrite": True},
-        ),
-        ("--no-padding-free", {"train": TrainingConfig(num_epochs=3, padding_free=False)}),
-        ("--padding-free false", {"train": TrainingConfig(num_epochs=3, padding_free=False)}),
-        ("--no-padding-free --padding-free None", {"train": TrainingConfig(num_epochs=3)}),
-        ("--padding-free=none", {"train": TrainingConfig(num_epochs=3)}),
     ],
 )
 def test_values(flags: str, expected: dict[str, object]):

@@ -151,7 +151,7 @@ def _find_targets(network: PreTrainedModel, layers: Sequence[nn.Module], targets
         parts = (name for layer in layers for name, module in layer.named_modules() if module in called)
         found = f"{unknown[0]!r}, which {_why_not(network, unknown[0], inside)}" if unknown else "no name"
         raise ConfigError(
-            f"Expected 'auto', or the last parts of names of linear layers for --lora-targets, found {found}. "
+            f"Expected 'auto', or the last parts of names of linear layers for lora_targets, found {found}. "
             f"Pass auto alone, or some of: {', '.join(dict.fromkeys(parts))}."
         )
     return [name for name in choices if name in selected]

@@ -422,7 +422,7 @@ class Classifier(nn.Module):
             family = self.network.base_model.config.model_type
             raise ConfigError(
                 f"Expected an encoder whose layers can be computed anew, found {family}. Leave "
-                "--gradient-checkpointing out; --micro-batch-tokens bounds memory too."
+                "gradient_checkpointing out; --micro-batch-tokens bounds memory too."
             )
         for layer in layers:
             layer.gradient_checkpointing = wanted
@@ -439,7 +439,7 @@ class Classifier(nn.Module):
             family, layers = self.network.base_model.config.model_type, self.head.layers
             found = family if layers == "last" else f"a head over layers={layers!r}"
             raise ConfigError(
-                f"Expected an encoder and a head that can do without padding for --padding-free, found {found}. Leave "
+                f"Expected an encoder and a head that can do without padding for padding_free, found {found}. Leave "
                 "it out: texts are padded then."
             )
         self.is_padding_free = wanted

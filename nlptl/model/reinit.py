@@ -33,12 +33,12 @@ def reinit_layers(
     if layers is None:
         raise ConfigError(
             f"Expected layers with weights of their own to start {count} of them anew, found an encoder whose layers "
-            "share their weights. Leave --reinit-layers out."
+            "share their weights. Leave reinit_layers out."
         )
     if not 1 <= count <= len(layers):
         raise ConfigError(
-            f"Expected --reinit-layers from 1 to {len(layers)}, the layers of the encoder, found {count}. Pass a "
-            "number in this range, or leave --reinit-layers out."
+            f"Expected reinit_layers from 1 to {len(layers)}, the layers of the encoder, found {count}. Pass a "
+            "number in this range, or leave reinit_layers out."
         )
     encoder = cast(PreTrainedModel, network.base_model)  # its rules, not those of our own heads
     with seeded(stream_key("reinit", seed)):

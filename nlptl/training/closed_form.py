@@ -84,7 +84,7 @@ def _fit_logistic(
         regression.fit(features, labels)
     if regression.n_iter_.max() >= MAX_ITERATIONS:
         logger.warning(
-            "logistic head: stopped after %d iterations before it converged; lower --inverse-regularization",
+            "logistic head: stopped after %d iterations before it converged; lower inverse_regularization",
             MAX_ITERATIONS,
         )
     weight, bias = regression.coef_, regression.intercept_

@@ -113,7 +113,7 @@ def token_budget(inputs: Inputs, wanted: int | None, device: torch.device, *, pa
         raise ConfigError(
             f"Expected micro_batch_tokens to hold the longest example, {length} tokens ({inputs.examples.split}, "
             f"row {inputs.examples.rows[longest]}), found {wanted}. Raise --micro-batch-tokens to {length} or "
-            f"more, lower --max-length to {wanted} (or --max-chunks, where texts are read in chunks), or leave "
+            f"more, lower --max-length to {wanted} (or max_chunks, where texts are read in chunks), or leave "
             "--micro-batch-tokens unset."
         )
     return wanted

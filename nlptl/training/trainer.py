@@ -154,7 +154,7 @@ class Trainer:
             self._tell_choices(evaluation, untuned)
         if self.run is not None:
             self.run.write_model(self.model)
-            if self.config.keep_adapter:
+            if self.model.has_adapters:
                 self.run.write_adapter(self.model)
             seconds = time.monotonic() - started
             counts = count_parameters(self.model.network)

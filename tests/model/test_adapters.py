@@ -180,7 +180,7 @@ def test_targets_that_cannot_be_adapted(targets: tuple[str, ...], reason: str, t
     network = load(tiny_bert)
     network.bert.encoder.layer[1].spare = nn.Linear(4, 4)
     choices = "attention.self.query, attention.self.key, attention.self.value, attention.output.dense"
-    with pytest.raises(ConfigError, match=rf"for --lora-targets, {reason}\. Pass auto alone, or some of: {choices}"):
+    with pytest.raises(ConfigError, match=rf"for lora_targets, {reason}\. Pass auto alone, or some of: {choices}"):
         add(network, layers_of(network)[1:], targets=targets)
     assert not has_adapters(network)
     assert all(parameter.requires_grad for parameter in network.parameters())

@@ -183,7 +183,7 @@ def test_what_needs_padding_has_it_and_is_refused_where_it_shall_not(
     model = Classifier.from_pretrained(family_folder(family), labels=LABELS, **settings)
     assert not model.leaves_padding_out
     trainer = Trainer(model, TrainingConfig(num_epochs=1, padding_free=True))
-    with pytest.raises(ConfigError, match=f"do without padding for --padding-free, found {found}. Leave it out"):
+    with pytest.raises(ConfigError, match=f"do without padding for padding_free, found {found}. Leave it out"):
         trainer.fit(REVIEWS)
 
 
