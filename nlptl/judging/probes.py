@@ -143,7 +143,7 @@ def probe_table(rows: list[dict[str, Any]], *, metric: str) -> str:
 def _judge(model: Classifier, examples: Examples, texts: list[str], pairs: list[str]) -> Outcomes:
     outputs = model.predict_outputs(texts, pairs)
     targets = model.task.targets(examples)
-    return outcomes_of(model.task, examples.labels, targets, outputs, texts, show=lambda _: None)
+    return outcomes_of(model.task, examples.labels, targets, outputs, texts, texts_shown=False)
 
 
 def _compare(each: Probe, before: Outcomes, after: Outcomes, changed: np.ndarray, *, seed: int) -> dict[str, Any]:
