@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from nlptl.errors import ConfigError
+from nlptl.formats import CONFIG_FORMAT, check_format, current_settings
 from nlptl.values import Count, NotNegative, Positive, Range, Share, Unfit, check_fields, describe, fit, options
 
 Freeze = Literal["nothing", "embeddings", "encoder"] | Count
@@ -478,10 +479,11 @@ def from_json(cls: type[T], values: dict[str, Any], *, source: str = "the config
 
 
 def load_config(cls: type[T], path: Path) -> T:
-    """Read a dataclass from a JSON file, such as the `config.json` of a run.
+    """Read a dataclass from a JSON file, such as the `config.json` of a run, also one of an earlier version.
 
     Raises:
-        ConfigError: If the file is missing, is not JSON, says one thing twice, or does not fit the dataclass.
+        ConfigError: If the file is missing, is not JSON, says one thing twice, or does not fit the dataclass; if it has
+            a setting that was deleted, or a newer version wrote it.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
@@ -489,6 +491,9 @@ def load_config(cls: type[T], path: Path) -> T:
         raise ConfigError(f"Expected a configuration file, cannot read {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"Expected JSON in {path}, found something else: {error}.") from error
+    if isinstance(values, dict):
+        check_format(values.get("format", 1), CONFIG_FORMAT, path)
+        values = current_settings(values, path)
     return from_json(cls, values, source=str(path))
 
 
