@@ -35,7 +35,7 @@ HUGGING_FACE_SPELLINGS = {
     "fp16": "--mixed-precision fp16",
     "gradient-accumulation-steps": _WHOLE_BATCH,
     "label-column-name": "--label-column",
-    "label-smoothing-factor": "label_smoothing",
+    "label-smoothing-factor": "label_smoothing (in Python or a --config file)",
     "lr": "--learning-rate",
     "lr-scheduler-type": "--schedule",
     "max-seq-length": "--max-length",
@@ -105,7 +105,8 @@ def _did_you_mean(name: str, hints: dict[str, Any], not_flags: Collection[str]) 
     if setting in not_flags:
         return f"{setting} is a setting of Python and of --config files, not a flag."
     spelling = HUGGING_FACE_SPELLINGS.get(name, "")
-    if spelling.split(" ")[0][2:] in hints:
+    ours = spelling.split(" ")[0]
+    if ours in not_flags or ours.removeprefix("--") in hints:
         return f"Did you mean {spelling}?"
     near = nearest(name, hints)
     return f"Did you mean --{near}?" if near else "--help-all lists the options."

@@ -24,6 +24,7 @@ DELETED: dict[str, tuple[Any, ...]] = {
     "fgm": (0.0,),
     "sparse_embeddings": (True, False),  # the same updates either way
     "conformal_score": (None, "lac"),
+    "keep_adapter": (True, False),  # adapters are always kept
 }
 """Settings that no longer exist, each with the values that may be dropped: those that switched nothing on."""
 

@@ -5,6 +5,7 @@ Usage:
     python recipes/lora.py --lora-rank 16 --lora-alpha 32
     python recipes/lora.py --freeze 4                                    # in the top layers only; the others run once
     python recipes/lora.py --num-epochs 5 --learning-rate 1e-3
+    python recipes/lora.py --model bert-base-uncased --dataset reviews.csv --text-column review --label-column stars
 """
 
 from dataclasses import dataclass
