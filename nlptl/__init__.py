@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nlptl.training.run import Run
     from nlptl.training.trainer import Trainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Classifier",

@@ -163,15 +163,21 @@ def parse(
         ConfigError: If a flag is unknown, or the dataclass or the file refuses a value.
         SystemExit: With code 0 after `--help`; with code 2 if a value cannot be read as the type of its field.
     """
-    import tyro  # `nlptl --help` does without
-
-    hints = _fields(cls)
+    not_flags: frozenset[str] = getattr(cls, "not_flags", frozenset())
+    hints = {name: hint for name, hint in _fields(cls).items() if name.replace("-", "_") not in not_flags}
     has_config = all(_has_default(field) for field in dataclasses.fields(cast(Any, cls)))
-    tokens = check_flags(list(sys.argv[1:] if argv is None else argv), hints | ({"config": Path} if has_config else {}))
+    known = hints | ({"config": Path} if has_config else {})
+    tokens = check_flags(list(sys.argv[1:] if argv is None else argv), known, not_flags)
+    prog = prog or Path(sys.argv[0]).name
+    if wanted := {"-h", "--help", "--help-all"} & set(tokens):
+        from nlptl.help import help_text
+
+        print(help_text(cls, prog=prog, description=description or "", is_full="--help-all" in wanted))
+        raise SystemExit(0)
     path = (_take_config(tokens) or _config_of_run(cls, tokens)) if has_config else None
-    notes = "--config FILE reads settings from the config.json of a run; other flags override them.\n" * has_config
-    notes += "--debug shows the traceback of an error."
     defaults: dict[str, Any] = {} if path is None else {"default": load_config(cls, path)}
+    import tyro  # takes a while, and help does without
+
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -179,7 +185,6 @@ def parse(
                 cls,
                 args=tokens,
                 prog=prog,
-                description=f"{(description or '').strip()}\n\n{notes}".strip(),
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs),
                 **defaults,
             )

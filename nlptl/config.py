@@ -7,9 +7,10 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from nlptl.errors import ConfigError
+from nlptl.formats import CONFIG_FORMAT, check_format, current_settings
 from nlptl.values import Count, NotNegative, Positive, Range, Share, Unfit, check_fields, describe, fit, options
 
 Freeze = Literal["nothing", "embeddings", "encoder"] | Count
@@ -178,8 +179,6 @@ class TrainingConfig(DecisionConfig):
     track: TrackerName | None = None
     """Where the numbers of metrics.jsonl and the final scores go too, each an extra of nlptl of the same name.
     tensorboard writes into the folder of the run; the others go by their own settings and log-ins. None: nowhere."""
-    keep_adapter: bool = False
-    """With LoRA: save the low-rank updates as a peft adapter too, in the folder adapter/ of the run."""
     cache: bool = True
     """Compute what is frozen once: what the head reads, kept on disk for later runs, where the head alone trains; the
     hidden states above the lowest frozen layers, kept for this run, where that saves time."""
@@ -192,8 +191,8 @@ class TrainingConfig(DecisionConfig):
         super().__post_init__()
         if self.padding_free and self.gradient_checkpointing:
             raise ConfigError(
-                "Expected --padding-free or --gradient-checkpointing, whose layers see padding, found both. Pass one "
-                "of the two; --padding-free None is as if it were left out."
+                "Expected padding_free or gradient_checkpointing, whose layers see padding, found both. Pass one "
+                "of the two; padding_free None is as if it were left out."
             )
 
 
@@ -210,7 +209,8 @@ class TransferConfig:
     reinit_layers: Annotated[int, Range(at_least=0)] = 0
     """Top layers that start from new weights, the pooler with them (Zhang et al. 2021)."""
     lora_rank: Count | None = None
-    """Rank of low-rank updates (LoRA, Hu et al. 2022) that train in place of the encoder's weights. None: no LoRA."""
+    """Rank of the low-rank updates (LoRA, Hu et al. 2022) that train in place of the encoder's weights; they are merged
+    into model/, and saved for peft in adapter/. None: no LoRA."""
     lora_alpha: Positive = 16.0
     """Scale of the low-rank updates, in units of their rank."""
     lora_targets: tuple[str, ...] = ("auto",)
@@ -280,7 +280,7 @@ class JudgingConfig:
         wanted = {"slice_columns": self.slice_columns, "probes": self.probes, "explain": self.explain}
         unused = [name for name, value in wanted.items() if value]
         if unused and not self.report:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+            flags = ", ".join(map(flag, unused))
             raise ConfigError(
                 f"Expected a report that can say what is found, found --no-report with {flags}. Drop one."
             )
@@ -315,8 +315,8 @@ class RepeatsConfig:
             )
         if self.fold is not None and not (self.folds is not None and self.fold <= self.folds):
             raise ConfigError(
-                f"Expected a fold from 1 to the number of folds, found --fold {self.fold} of --folds {self.folds}. "
-                "Pass both, or leave out --fold."
+                f"Expected a fold from 1 to the number of folds, found fold {self.fold} of --folds {self.folds}. "
+                "Pass both, or leave out fold."
             )
 
 
@@ -352,6 +352,34 @@ BY_NAME = Columns()
 @dataclass(frozen=True, kw_only=True)
 class ClassificationConfig(Columns):
     """Settings of a training from a data set to scores."""
+
+    not_flags: ClassVar[frozenset[str]] = frozenset(
+        [
+            "cache_dtype",
+            "chunk_overlap",
+            "chunk_pooling",
+            "dora",
+            "focal_gamma",
+            "fold",
+            "gradient_checkpointing",
+            "head_weight_decay",
+            "inverse_regularization",
+            "label_smoothing",
+            "logit_adjustment",
+            "lora_dropout",
+            "lora_targets",
+            "max_chunks",
+            "max_grad_norm",
+            "padding_free",
+            "quick_layers",
+            "reinit_layers",
+            "report",
+            "sampling",
+            "strict",
+            "with_baselines",
+        ]
+    )
+    """Settings of Python and `--config` files that are not flags: few people need them."""
 
     task: TaskKind = "single_label"
     """What the data says of each text: one label; one out of ordered ones (ordinal); any number of labels
@@ -404,6 +432,11 @@ class ClassificationConfig(Columns):
     repeats: RepeatsConfig = RepeatsConfig()
 
 
+def flag(name: str) -> str:
+    """Return how a message names a setting: `--max-length`, or `max_chunks` where it is not a flag of recipes."""
+    return name if name in ClassificationConfig.not_flags else f"--{name.replace('_', '-')}"
+
+
 def columns_of(config: Columns) -> Columns:
     """Return the part of a configuration that says which columns are read."""
     return Columns(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Columns)})
@@ -446,10 +479,11 @@ def from_json(cls: type[T], values: dict[str, Any], *, source: str = "the config
 
 
 def load_config(cls: type[T], path: Path) -> T:
-    """Read a dataclass from a JSON file, such as the `config.json` of a run.
+    """Read a dataclass from a JSON file, such as the `config.json` of a run, also one of an earlier version.
 
     Raises:
-        ConfigError: If the file is missing, is not JSON, says one thing twice, or does not fit the dataclass.
+        ConfigError: If the file is missing, is not JSON, says one thing twice, or does not fit the dataclass; if it has
+            a setting that was deleted, or a newer version wrote it.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
@@ -457,6 +491,9 @@ def load_config(cls: type[T], path: Path) -> T:
         raise ConfigError(f"Expected a configuration file, cannot read {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"Expected JSON in {path}, found something else: {error}.") from error
+    if isinstance(values, dict):
+        check_format(values.get("format", 1), CONFIG_FORMAT, path)
+        values = current_settings(values, path)
     return from_json(cls, values, source=str(path))
 
 

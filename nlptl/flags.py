@@ -2,10 +2,25 @@
 
 import difflib
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from nlptl.errors import ConfigError
+
+COMMON = {
+    "data": ("dataset", "text-column", "label-column", "pair-column", "max-examples"),
+    "model": ("model", "freeze", "head", "pooling", "hidden", "max-length", "long-text", "lora-rank"),
+    "training": (
+        "num-epochs",
+        "batch-size",
+        "learning-rate",
+        "early-stopping",
+        "selection-metric",
+        "class-weights",
+    ),
+    "run": ("output-dir", "resume", "overwrite", "dry-run", "seed", "seeds"),
+}
+"""The flags of a recipe that most people need, by what they are about: those of its `--help`."""
 
 _ONE_DEVICE = "--micro-batch-tokens bounds what one device forwards at once"
 _WHOLE_BATCH = f"--batch-size (examples per step over all devices; {_ONE_DEVICE})"
@@ -20,7 +35,7 @@ HUGGING_FACE_SPELLINGS = {
     "fp16": "--mixed-precision fp16",
     "gradient-accumulation-steps": _WHOLE_BATCH,
     "label-column-name": "--label-column",
-    "label-smoothing-factor": "--label-smoothing",
+    "label-smoothing-factor": "label_smoothing (in Python or a --config file)",
     "lr": "--learning-rate",
     "lr-scheduler-type": "--schedule",
     "max-seq-length": "--max-length",
@@ -44,23 +59,20 @@ HUGGING_FACE_SPELLINGS = {
 """What Hugging Face's scripts call it, and what it is called here: the flag, then what there is to know about it."""
 
 
-def check_flags(tokens: list[str], hints: dict[str, Any]) -> list[str]:
+def check_flags(tokens: list[str], hints: dict[str, Any], not_flags: Collection[str] = ()) -> list[str]:
     """Refuse unknown flags; rewrite `--flag true` and `--flag=false` of booleans to what tyro reads.
-
-    Of booleans that may be None too, it reads no `--flag` and `--no-flag` by themselves: these are `--flag=True` and
-    `--flag=False`.
 
     Args:
         tokens: The words of a command line.
         hints: The type of each flag, by its name without the leading dashes.
+        not_flags: Names of settings that are no flags.
 
     Raises:
         ConfigError: If a flag is unknown, with the one that was probably meant, or if one that takes several values
-            stands there twice.
+            is given twice.
     """
-    three_valued = [f"--{name}" for name, hint in hints.items() if hint == bool | None]
-    switches = [f"--{name}" for name, hint in hints.items() if hint is bool] + three_valued
-    known = {"help", *hints, *(f"no-{switch[2:]}" for switch in switches)}
+    switches = [f"--{name}" for name, hint in hints.items() if hint is bool]
+    known = {"help", "help-all", *hints, *(f"no-{switch[2:]}" for switch in switches)}
     checked: list[str] = []
     given: set[str] = set()
     for token in tokens:
@@ -68,7 +80,7 @@ def check_flags(tokens: list[str], hints: dict[str, Any]) -> list[str]:
         name = flag[2:].replace("_", "-")
         if flag.startswith("--") and name and " " not in flag:
             if name not in known:
-                raise ConfigError(f"Unknown option {flag}. {_did_you_mean(name, hints)}")
+                raise ConfigError(f"Unknown option {flag}. {_did_you_mean(name, hints, not_flags)}")
             if name in given and typing.get_origin(hints.get(name)) is tuple:  # of single values the last one counts
                 raise ConfigError(
                     f"Expected --{name} once, found it twice. Several values follow one flag: --{name} A B."
@@ -83,21 +95,21 @@ def check_flags(tokens: list[str], hints: dict[str, Any]) -> list[str]:
                 continue
         if checked and checked[-1] in switches and token.lower() in ("true", "false"):
             checked[-1] = checked[-1] if token.lower() == "true" else f"--no-{checked[-1][2:]}"
-        elif checked and checked[-1] in three_valued and token.lower() == "none":
-            checked[-1] += "=None"
         else:
             checked.append(token)
-    values = {flag: f"{flag}=True" for flag in three_valued}
-    values |= {f"--no-{flag[2:]}": f"{flag}=False" for flag in three_valued}
-    return [values.get(token, token) for token in checked]
+    return checked
 
 
-def _did_you_mean(name: str, hints: dict[str, Any]) -> str:
+def _did_you_mean(name: str, hints: dict[str, Any], not_flags: Collection[str]) -> str:
+    setting = name.removeprefix("no-").replace("-", "_")
+    if setting in not_flags:
+        return f"{setting} is a setting of Python and of --config files, not a flag."
     spelling = HUGGING_FACE_SPELLINGS.get(name, "")
-    if spelling.split(" ")[0][2:] in hints:
+    ours = spelling.split(" ")[0]
+    if ours in not_flags or ours.removeprefix("--") in hints:
         return f"Did you mean {spelling}?"
     near = nearest(name, hints)
-    return f"Did you mean --{near}?" if near else "--help lists the options."
+    return f"Did you mean --{near}?" if near else "--help-all lists the options."
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

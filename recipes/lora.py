@@ -2,10 +2,10 @@
 
 Usage:
     python recipes/lora.py
-    python recipes/lora.py --lora-rank 16 --lora-alpha 32 --dora
-    python recipes/lora.py --lora-targets query value                    # in place of all linear layers of the encoder
+    python recipes/lora.py --lora-rank 16 --lora-alpha 32
     python recipes/lora.py --freeze 4                                    # in the top layers only; the others run once
-    python recipes/lora.py --keep-adapter                                # a peft adapter beside the merged model
+    python recipes/lora.py --num-epochs 5 --learning-rate 1e-3
+    python recipes/lora.py --model bert-base-uncased --dataset reviews.csv --text-column review --label-column stars
 """
 
 from dataclasses import dataclass

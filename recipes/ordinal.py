@@ -6,7 +6,7 @@ Usage:
     python recipes/ordinal.py --dataset reviews.csv --label-column stars              # numbers are in order
     python recipes/ordinal.py --dataset reviews.csv --label-column rating --label-order bad fair good
     python recipes/ordinal.py --dataset reviews.csv --label-column stars --freeze encoder --num-epochs 20
-    python recipes/ordinal.py --dataset reviews.csv --label-column stars --sampling balanced
+    python recipes/ordinal.py --dataset reviews.csv --label-column stars --class-weights balanced
     python recipes/ordinal.py --dataset reviews.csv --label-column stars --selection-metric mae
 """
 

@@ -151,7 +151,7 @@ def test_all_bad_values_are_named_at_once():
 
 
 def test_padding_free_and_layers_that_see_padding_are_refused():
-    with pytest.raises(ConfigError, match="Expected --padding-free or --gradient-checkpointing, .* found both"):
+    with pytest.raises(ConfigError, match="Expected padding_free or gradient_checkpointing, .* found both"):
         TrainingConfig(padding_free=True, gradient_checkpointing=True)
     assert TrainingConfig(gradient_checkpointing=True).padding_free is None
 

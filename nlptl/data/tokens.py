@@ -1,18 +1,20 @@
 """Texts as token ids, stored flat, with an account of what `max_length` cut off."""
 
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Encoding
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from nlptl.config import LongText
 
 TEXTS_PER_CALL = 1000
+_one_call_at_a_time = threading.Lock()
 HEAD_SHARE = 0.25
 """Of what is read of a long text by "head-tail", the share from its beginning: Sun et al. (2019, arXiv:1905.05583,
 section 5.3.1) take 128 of 510 tokens."""
@@ -111,12 +113,13 @@ def tokenize_in_batches(
 ) -> Iterator[Batch]:
     """Yield what `tokenize` puts together, some texts at a time."""
     num_special = tokenizer.num_special_tokens_to_add()
-    tokenizer.truncation_side = "left" if long_text == "tail" else "right"
     overlap = overlap_of_chunks(tokenizer, max_length, chunk_overlap) if long_text == "chunks" else 0
     num_kept = (max_chunks or MAX_CHUNKS) if long_text == "chunks" else 1
     for start in range(0, len(texts), TEXTS_PER_CALL):
-        encodings = tokenizer(
+        encodings = call_tokenizer(
+            tokenizer,
             list(texts[start : start + TEXTS_PER_CALL]),
+            long_text=long_text,
             truncation=True,
             max_length=max_length,
             stride=overlap,
@@ -136,6 +139,18 @@ def tokenize_in_batches(
             len(cut),
             sum(len(rest.ids) - num_special - overlap for chunks in cut for rest in chunks),
         )
+
+
+def call_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, *texts: Sequence[str], long_text: LongText = "head", **settings: Any
+) -> BatchEncoding:
+    """Return `tokenizer(*texts, **settings)`; longer texts lose their beginning with long_text "tail", else their end.
+
+    One call at a time, since the tokenizer stores the settings of a call before it reads the texts.
+    """
+    with _one_call_at_a_time:
+        tokenizer.truncation_side = "left" if long_text == "tail" else "right"
+        return tokenizer(*texts, **settings)
 
 
 def overlap_of_chunks(tokenizer: PreTrainedTokenizerBase, max_length: int, chunk_overlap: int | None) -> int:
@@ -169,7 +184,6 @@ def tokenize_pairs(
 
     `with_types` says whether the encoder tells the two texts apart by types of tokens.
     """
-    tokenizer.truncation_side = "left" if long_text == "tail" else "right"
     ids: list[list[int]] = []
     types: list[list[int]] = []
     num_cut = num_lost = 0
@@ -177,10 +191,12 @@ def tokenize_pairs(
     for start in range(0, len(texts), TEXTS_PER_CALL):
         batch = slice(start, start + TEXTS_PER_CALL)
         given = (list(texts[batch]), list(pairs[batch]))
-        whole = tokenizer(*given, return_attention_mask=False, return_token_type_ids=has_types)
+        settings = {"return_attention_mask": False, "return_token_type_ids": has_types}
+        encode = partial(call_tokenizer, tokenizer, *given, long_text=long_text, **settings)
+        whole = encode()
         is_long = [len(each) > max_length for each in whole["input_ids"]]
         if any(is_long):
-            kept = tokenizer(*given, truncation="longest_first", max_length=max_length, return_token_type_ids=has_types)
+            kept = encode(truncation="longest_first", max_length=max_length)
             num_cut += sum(is_long)
             num_lost += sum(map(len, whole["input_ids"])) - sum(map(len, kept["input_ids"]))
             whole = kept
@@ -198,11 +214,10 @@ def tokenize_pairs(
 def tokenize_words(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Tokens:
     """Tokenize texts of words with a blank between two, and say of each token which word it is the first one of."""
     ids, words, num_cut, num_lost = [], [], 0, 0
-    tokenizer.truncation_side = "right"
     num_special = tokenizer.num_special_tokens_to_add()
     for start in range(0, len(texts), TEXTS_PER_CALL):
         part = list(texts[start : start + TEXTS_PER_CALL])
-        encodings = tokenizer(part, truncation=True, max_length=max_length).encodings
+        encodings = call_tokenizer(tokenizer, part, truncation=True, max_length=max_length).encodings
         for text, encoding in zip(part, encodings or (), strict=True):
             ids.append(encoding.ids)
             words.append(_first_tokens(text, encoding))

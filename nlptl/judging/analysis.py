@@ -12,7 +12,7 @@ from nlptl.config import JudgingConfig
 from nlptl.data.languages import can_tell_languages, languages_of
 from nlptl.data.sources import Examples
 from nlptl.data.targets import numbers as numbers_of
-from nlptl.data.tokens import TEXTS_PER_CALL, overlap_of_chunks
+from nlptl.data.tokens import TEXTS_PER_CALL, call_tokenizer, overlap_of_chunks
 from nlptl.evaluation.cuts import cut_by_label, cut_by_number, cut_by_value, cut_by_word
 from nlptl.evaluation.report import align_table
 from nlptl.evaluation.slices import RowScores, Slice, SliceScore, distinct, score_slices
@@ -203,8 +203,13 @@ def is_cut(model: Classifier, examples: Examples) -> np.ndarray:
     for start in range(0, len(examples), TEXTS_PER_CALL):
         part = slice(start, start + TEXTS_PER_CALL)
         given = [list(examples.texts[part]), *([list(examples.pairs[part])] if len(examples.pairs) else [])]
-        found = tokenizer(
-            *given, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+        found = call_tokenizer(
+            tokenizer,
+            *given,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
         )
         lengths += map(len, found["input_ids"])
     return np.array(lengths) > room

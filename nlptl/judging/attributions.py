@@ -18,7 +18,7 @@ import torch
 from nlptl.config import ClassificationConfig
 from nlptl.data.batches import collate
 from nlptl.data.sources import Examples
-from nlptl.data.tokens import HEAD_SHARE, overlap_of_chunks
+from nlptl.data.tokens import HEAD_SHARE, call_tokenizer, overlap_of_chunks
 from nlptl.errors import ConfigError
 from nlptl.judging.outcomes import Outcomes
 from nlptl.model.classifier import Classifier
@@ -139,9 +139,8 @@ def attribute(model: Classifier, text: str, pair: str | None = None, *, target: 
         logits = model(ids, **dict(zip(others, values, strict=True)))
         return log_odds(model, logits, target)
 
-    was_training = model.training
-    model.eval()
-    try:
+    with model.lock:  # the gradients come by hooks on its embeddings
+        model.eval()
         gradients = LayerIntegratedGradients(explained, model.network.base_model.get_input_embeddings())
         with torch.no_grad():
             change = float(explained(ids, *others.values()) - explained(baseline, *others.values()))
@@ -159,8 +158,6 @@ def attribute(model: Classifier, text: str, pair: str | None = None, *, target: 
             if missed <= TOLERANCE * max(abs(change), 0.1) or steps >= MOST_STEPS:
                 break
             steps *= 4
-    finally:
-        model.train(was_training)
     if missed > TOLERANCE * max(abs(change), 0.1):
         logger.warning("of a change of %.3f, the parts of the words miss %.3f after %d steps", change, missed, steps)
     return Attribution(_by_word(texts, tokens, found), change)
@@ -176,11 +173,12 @@ def log_odds(model: Classifier, logits: torch.Tensor, target: int) -> torch.Tens
 
 def read_tokens(model: Classifier, texts: Sequence[str]) -> list[_Token]:
     """Return the tokens that the model reads of a text, or of two as a pair, as `model.tokenize` gives them."""
-    tokenizer, is_long = model.tokenizer, model.long_text
-    tokenizer.truncation_side = "left" if is_long == "tail" else "right"
+    tokenizer, long_text = model.tokenizer, model.long_text
     overlap = overlap_of_chunks(tokenizer, model.max_length, model.chunk_overlap) if model.reads_chunks else 0
-    encoding = tokenizer(
+    encoding = call_tokenizer(
+        tokenizer,
         *([text] for text in texts),
+        long_text=long_text,
         truncation="longest_first" if len(texts) > 1 else True,
         max_length=model.max_length,
         stride=overlap,
@@ -197,7 +195,7 @@ def read_tokens(model: Classifier, texts: Sequence[str]) -> list[_Token]:
     ]
     if model.reads_chunks:
         return [token for piece in tokens[: model.max_chunks] for token in piece]
-    if is_long != "head-tail" or len(tokens) == 1:
+    if long_text != "head-tail" or len(tokens) == 1:
         return tokens[0]
     first = tokens[0]
     places = [i for i, token in enumerate(first) if token.text is not None]

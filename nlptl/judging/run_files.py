@@ -10,6 +10,7 @@ from typing import Any
 from nlptl.config import ClassificationConfig, TaskKind, flat, to_json
 from nlptl.errors import ConfigError, UntrustedFileError
 from nlptl.evaluation.metrics import METRICS, main_metric
+from nlptl.formats import translated
 from nlptl.json_files import read_object
 from nlptl.printable import printable
 
@@ -103,7 +104,7 @@ def read_run(folder: Path) -> RunFiles:
         )
     return RunFiles(
         folder=folder,
-        settings=flat(_object(folder / "config.json")),
+        settings=translated(flat(_object(folder / "config.json"))),
         manifest=_object(folder / "manifest.json"),
         data=_object(folder / "data_report.json"),
         scores=scores,

@@ -9,6 +9,7 @@ from typing import Any
 from nlptl.config import ClassificationConfig, TaskKind, flat, to_json
 from nlptl.errors import ConfigError, UntrustedFileError
 from nlptl.evaluation.metrics import METRICS, main_metric, point_values
+from nlptl.formats import translated
 from nlptl.json_files import read_object
 from nlptl.judging.predictions import Predictions, read_predictions, weighted_scores
 
@@ -85,7 +86,8 @@ def _flaw(folder: Path) -> str | None:
 
 
 def _read_run(folder: Path, name: str) -> FinishedRun:
-    settings, manifest = flat(read_object(folder / "config.json")), read_object(folder / "manifest.json")
+    settings = translated(flat(read_object(folder / "config.json")))
+    manifest = read_object(folder / "manifest.json")
     kind = settings.get("task", manifest.get("task"))
     if kind not in METRICS:
         raise UntrustedFileError(

@@ -39,7 +39,7 @@ def adapt_encoder(
     if not parts.shares_layers and num_free < count <= parts.num_layers:
         raise ConfigError(
             f"Expected new weights for layers that train, found reinit_layers={count} and {num_free} layers above the "
-            "frozen ones. Lower --reinit-layers or --freeze."
+            "frozen ones. Lower reinit_layers or --freeze."
         )
     reinit_layers(network, None if parts.shares_layers else parts.layers, parts.pooler, count=count, seed=seed)
     groups, new = parts.group_parameters(network, head_names), {POOLER, *parts.layer_names[-count:]}

@@ -6,7 +6,7 @@ then named `...query.base_layer.weight`, and all that trains inside the encoder 
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from nlptl.errors import ConfigError
 from nlptl.model.folder import new_folder
 from nlptl.model.heads import HeadedClassifier
 from nlptl.model.inference import evaluating
+from nlptl.model.seeding import seeded
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -58,13 +59,12 @@ def add_lora(
         raise ConfigError("Expected a network without adapters, found one with LoRA. Load the model again.")
     prefix = f"{network.base_model_prefix}."
     trained = [p for name, p in network.named_parameters() if p.requires_grad and not name.startswith(prefix)]
-    with evaluating(network):  # At its end, the new modules get the mode of the network.
+    with evaluating(network):
         names = _find_targets(network, layers, targets)
         config = peft.LoraConfig(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, use_dora=dora, target_modules=_pattern(names)
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_key("lora", seed))
+        with seeded(stream_key("lora", seed)):
             peft.inject_adapter_in_model(config, network)
     for parameter in trained:
         parameter.requires_grad = True
@@ -89,7 +89,14 @@ def merged_state_dict(network: nn.Module) -> dict[str, torch.Tensor]:
     return state
 
 
-def save_adapter(network: PreTrainedModel, folder: Path, *, base: str, head_names: frozenset[str]) -> None:
+def save_adapter(
+    network: PreTrainedModel,
+    folder: Path,
+    *,
+    base: str,
+    head_names: frozenset[str],
+    instead: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Write the updates as a stock peft adapter, which `PeftModel.from_pretrained(model, folder)` puts on `model`.
 
     With the architecture's own head, `model` is `AutoModelForSequenceClassification.from_pretrained(base,
@@ -101,12 +108,13 @@ def save_adapter(network: PreTrainedModel, folder: Path, *, base: str, head_name
         folder: Appears whole or not at all; an adapter that is there already is replaced.
         base: Name of the pretrained model, noted in the adapter; `owner/name@revision` pins a Hub id.
         head_names: Parameters that were trained in full.
+        instead: Values to write for some of them in place of their own, by name.
 
     Raises:
         ConfigError: If `folder` holds something else than an adapter.
         ResourceError: If the disk is full or cannot be written.
     """
-    config, tensors = _stock_adapter(network, head_names)
+    config, tensors = _stock_adapter(network, head_names, instead or {})
     config.base_model_name_or_path, config.revision = _split_revision(base)
     with new_folder(folder.absolute(), what="adapter", mark=CONFIG) as staging:
         config.save_pretrained(staging)
@@ -143,7 +151,7 @@ def _find_targets(network: PreTrainedModel, layers: Sequence[nn.Module], targets
         parts = (name for layer in layers for name, module in layer.named_modules() if module in called)
         found = f"{unknown[0]!r}, which {_why_not(network, unknown[0], inside)}" if unknown else "no name"
         raise ConfigError(
-            f"Expected 'auto', or the last parts of names of linear layers for --lora-targets, found {found}. "
+            f"Expected 'auto', or the last parts of names of linear layers for lora_targets, found {found}. "
             f"Pass auto alone, or some of: {', '.join(dict.fromkeys(parts))}."
         )
     return [name for name in choices if name in selected]
@@ -192,7 +200,9 @@ def _adapted_layers(network: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in network.named_modules() if hasattr(module, "lora_A")}
 
 
-def _stock_adapter(network: PreTrainedModel, head_names: frozenset[str]) -> tuple[Any, dict[str, torch.Tensor]]:
+def _stock_adapter(
+    network: PreTrainedModel, head_names: frozenset[str], instead: Mapping[str, torch.Tensor]
+) -> tuple[Any, dict[str, torch.Tensor]]:
     peft = _import_peft()
     brings_head = not isinstance(network, HeadedClassifier)
     # Inside a HeadedClassifier the names of AutoModel have a prefix.
@@ -204,7 +214,7 @@ def _stock_adapter(network: PreTrainedModel, head_names: frozenset[str]) -> tupl
     config.inference_mode = True
     config.task_type = peft.TaskType.FEATURE_EXTRACTION
     if brings_head:
-        tensors |= {name: network.get_parameter(name).detach() for name in head_names}
+        tensors |= {name: instead.get(name, network.get_parameter(name)).detach() for name in head_names}
         config.modules_to_save = _head_modules(network, head_names)
         config.task_type = peft.TaskType.SEQ_CLS
     return config, tensors

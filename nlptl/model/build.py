@@ -21,6 +21,7 @@ from nlptl.model.encoder import load_weights, set_dropout
 from nlptl.model.head_checks import check_layers
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.heads import HeadedClassifier
+from nlptl.model.seeding import seeded
 from nlptl.tasks.task import Task
 
 
@@ -46,8 +47,7 @@ def build_network(
         UntrustedFileError: If the weights are damaged or incomplete.
     """
     check_layers(head, _encoder_config(config).num_hidden_layers)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_key("init", seed))
+    with seeded(stream_key("init", seed)):
         new: list[str] = []
         encoder, pooler_is_new = _load_encoder(folder, config, head)
         _name_labels(config := encoder.config, task)

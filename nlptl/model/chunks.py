@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from nlptl.config import HeadConfig, LongText
+from nlptl.config import HeadConfig, LongText, flag
 from nlptl.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ def check_reading(
     given = {name: value for name, value in values.items() if value is not None}
     if given:
         found = ", ".join(f"{name}={value!r}" for name, value in given.items())
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        flags = ", ".join(map(flag, given))
         raise ConfigError(
             f"Expected {', '.join(given)} only with long_text 'chunks', found {found} with {long_text!r}. Pass "
             f"--long-text chunks (long_text= in Python), or leave {flags} out."
@@ -44,8 +44,8 @@ def check_overlap(chunk_overlap: int | None, *, max_length: int, most: int) -> N
     if chunk_overlap is not None and chunk_overlap > most:
         raise ConfigError(
             f"Expected chunk_overlap from 0 to {most}, for a chunk of {max_length} tokens, special ones included, "
-            f"to go beyond the one before, found {chunk_overlap}. Lower --chunk-overlap, raise "
-            "--max-length (chunk_overlap=, max_length= in Python), or leave --chunk-overlap out for a quarter."
+            f"to go beyond the one before, found {chunk_overlap}. Lower chunk_overlap, raise "
+            "--max-length (chunk_overlap=, max_length= in Python), or leave chunk_overlap out for a quarter."
         )
 
 

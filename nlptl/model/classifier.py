@@ -1,7 +1,7 @@
 """Classifier = encoder + head + labels + tokenizer."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,10 +41,10 @@ from nlptl.model.encoder import max_positions, quiet_transformers
 from nlptl.model.folder import Card, forget_paths, new_folder, write_card
 from nlptl.model.freezing import check_transfer
 from nlptl.model.headed_config import HeadedConfig
-from nlptl.model.inference import evaluating, map_rows
+from nlptl.model.inference import ModelLock, evaluating, map_rows
 from nlptl.model.native import native_features, native_logits
 from nlptl.model.onnx_runtime import FILES, Engine, OnnxNetwork, write_onnx
-from nlptl.model.packing import can_pack, one_at_a_time, without_padding
+from nlptl.model.packing import can_pack, without_padding
 from nlptl.model.parts import find_parts
 from nlptl.model.pretrained import dense_widths, label_names, load_encoder, load_saved
 from nlptl.model.quick import quick_layers
@@ -62,6 +62,9 @@ class Classifier(nn.Module):
 
     `network` is the transformers model that is trained and saved; `head` says what its head reads, and its shape;
     `transfer` what of the encoder trains; `reads_pairs` whether it reads two texts at once.
+
+    It is in eval mode, except while it is trained. Several threads may predict with it at once: they take turns, batch
+    by batch, and wait while it is trained.
     """
 
     network: Any  # a PreTrainedModel; its parts differ by family, which no type says
@@ -82,6 +85,7 @@ class Classifier(nn.Module):
         new_names: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
+        self.lock = ModelLock()  # a pass through the network changes its modules for a while, and so does training
         self.network = network
         self.tokenizer = tokenizer
         self.task = task
@@ -124,6 +128,7 @@ class Classifier(nn.Module):
         self.checkpoints_gradients = False
         self.onnx: OnnxNetwork | None = None  # what computes logits in its place
         self.freeze("nothing")
+        self.eval()
 
     @classmethod
     @checked
@@ -399,9 +404,10 @@ class Classifier(nn.Module):
 
     def train(self, mode: bool = True) -> "Classifier":
         """Set train or eval mode; frozen parts are in eval mode either way."""
-        super().train(mode)
-        if mode:
-            freezing.eval_frozen_parts(self.network)
+        with self.lock:
+            super().train(mode)
+            if mode:
+                freezing.eval_frozen_parts(self.network)
         return self
 
     def checkpoint_gradients(self, wanted: bool) -> None:
@@ -416,7 +422,7 @@ class Classifier(nn.Module):
             family = self.network.base_model.config.model_type
             raise ConfigError(
                 f"Expected an encoder whose layers can be computed anew, found {family}. Leave "
-                "--gradient-checkpointing out; --micro-batch-tokens bounds memory too."
+                "gradient_checkpointing out; --micro-batch-tokens bounds memory too."
             )
         for layer in layers:
             layer.gradient_checkpointing = wanted
@@ -433,7 +439,7 @@ class Classifier(nn.Module):
             family, layers = self.network.base_model.config.model_type, self.head.layers
             found = family if layers == "last" else f"a head over layers={layers!r}"
             raise ConfigError(
-                f"Expected an encoder and a head that can do without padding for --padding-free, found {found}. Leave "
+                f"Expected an encoder and a head that can do without padding for padding_free, found {found}. Leave "
                 "it out: texts are padded then."
             )
         self.is_padding_free = wanted
@@ -456,38 +462,43 @@ class Classifier(nn.Module):
             assert attention_mask is not None
             return self.onnx(input_ids=input_ids, attention_mask=attention_mask, **token_types).to(self.device)
         if features is None:
-            with (
-                nullcontext() if hidden is None else starting_from(self.parts, depth, hidden),
-                self._without_padding(depth),
-            ):
+            with self._running(depth, hidden):
                 outputs = self.network(input_ids=input_ids, attention_mask=attention_mask, **token_types)
             logits: torch.Tensor = outputs.logits
-        elif self.head.pooling == "native":
-            logits = native_logits(self.network, features)
         else:
-            logits = self.network.head(features)
+            with self.lock:
+                is_native = self.head.pooling == "native"
+                logits = native_logits(self.network, features) if is_native else self.network.head(features)
         return logits
 
     def features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **token_types: torch.Tensor
     ) -> torch.Tensor:
         """Return what the head reads of token ids [batch, tokens]: shape [batch, width]."""
-        with self._without_padding():
+        with self._running():
             if self.head.pooling == "native":
                 return native_features(self.network, input_ids, attention_mask, **token_types)
             features: torch.Tensor = self.network.features(input_ids, attention_mask, **token_types)
             return features
 
     @contextmanager
-    def _without_padding(self, depth: int = 0) -> Iterator[None]:
-        """Within it, the layers of the encoder above the lowest `depth` see no padding, where that is possible."""
-        with one_at_a_time:
-            if not self.leaves_padding_out or depth == self.parts.num_layers:
-                yield
-                return
-            first_only = self._reads_first_token
-            with without_padding(self.network.base_model, self.parts, depth=depth, first_only=first_only):
-                yield
+    def _running(self, depth: int = 0, hidden: torch.Tensor | None = None) -> Iterator[None]:
+        """Prepare the modules for one pass of this thread: quick layers, and no padding, where that is possible.
+
+        With `hidden`, the pass starts from these states above the lowest `depth` layers.
+        """
+        with self.lock, ExitStack() as stack:
+            if not (self.training and self.checkpoints_gradients):  # a layer computes once more after the pass
+                stack.enter_context(quick_layers(self))
+            if hidden is not None:
+                stack.enter_context(starting_from(self.parts, depth, hidden))
+            if self.leaves_padding_out and depth < self.parts.num_layers:
+                stack.enter_context(
+                    without_padding(
+                        self.network.base_model, self.parts, depth=depth, first_only=self._reads_first_token
+                    )
+                )
+            yield
 
     @property
     def leaves_padding_out(self) -> bool:
@@ -501,7 +512,8 @@ class Classifier(nn.Module):
     @property
     def _can_leave_padding_out(self) -> bool:
         # A head that reads several layers asks the encoder for all of them, padded.
-        return self.head.layers == "last" and can_pack(self.network.base_model, self.parts)
+        with self.lock:
+            return self.head.layers == "last" and can_pack(self.network.base_model, self.parts)
 
     @property
     def _reads_first_token(self) -> bool:
@@ -573,7 +585,7 @@ class Classifier(nn.Module):
         offsets: np.ndarray | None = None,
     ) -> torch.Tensor:
         """Return what `function` gives for batches of texts, in the order of the texts."""
-        with evaluating(self), quick_layers(self):
+        with evaluating(self):
             results, _ = map_rows(
                 lambda rows: function(**collate(tokens, rows, pad_id=self.pad_id, device=self.device)),
                 tokens.lengths,
@@ -632,37 +644,32 @@ class Classifier(nn.Module):
     @torch.no_grad()
     def rescale(self, task: Regression) -> None:
         """Put another scale of the scores than the one of now around the last layer, so that the scores stay."""
+        for name, values in self._rescaled(task).items():
+            self.network.get_parameter(name).copy_(values)
+        self.task = task
+
+    @torch.no_grad()
+    def _rescaled(self, task: Regression) -> dict[str, torch.Tensor]:
+        """Return the weight and the bias of the last layer, by name, that give the same scores on the scale of `task`.
+
+        With Regression(names), the logits are the scores, as those of a saved model are.
+        """
         assert isinstance(self.task, Regression)
-        layer = self._last_layer()
+        prefix, named = self.network.base_model_prefix + ".", self.network.named_modules()
+        linears = [(name, m) for name, m in named if isinstance(m, nn.Linear) and not name.startswith(prefix)]
+        name, layer = linears[-1]
         (mean, scale), (new_mean, new_scale) = (
             (torch.from_numpy(each) for each in scaled.scaling()) for scaled in (self.task, task)
         )
         weight, bias = layer.weight.cpu().double(), layer.bias.cpu().double()
-        layer.weight.copy_(weight * (scale / new_scale)[:, None])
-        layer.bias.copy_((bias * scale + mean - new_mean) / new_scale)
-        self.task = task
+        return {
+            f"{name}.weight": (weight * (scale / new_scale)[:, None]).to(layer.weight),
+            f"{name}.bias": ((bias * scale + mean - new_mean) / new_scale).to(layer.bias),
+        }
 
-    @contextmanager
-    def _in_units_of_the_scores(self) -> Iterator[None]:
-        """Within it, the logits of a regression are its scores, as those of a saved model are."""
-        if not isinstance(self.task, Regression):
-            yield
-            return
-        task, layer = self.task, self._last_layer()
-        before = [parameter.detach().clone() for parameter in (layer.weight, layer.bias)]
-        self.rescale(Regression(task.names))
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                layer.weight.copy_(before[0])
-                layer.bias.copy_(before[1])
-            self.task = task
-
-    def _last_layer(self) -> nn.Linear:
-        prefix = self.network.base_model_prefix + "."
-        named = self.network.named_modules()
-        return [m for name, m in named if isinstance(m, nn.Linear) and not name.startswith(prefix)][-1]
+    def _saved_head(self) -> dict[str, torch.Tensor]:
+        """Return parameters of the head that are saved with other values than they have, by name."""
+        return self._rescaled(Regression(self.task.names)) if isinstance(self.task, Regression) else {}
 
     @property
     def pad_id(self) -> int:
@@ -688,9 +695,9 @@ class Classifier(nn.Module):
             max_chunks=self.max_chunks,
             source=self.source,
         )
-        with new_folder(Path(directory).absolute()) as folder, quiet_transformers(), self._in_units_of_the_scores():
-            weights = merged_state_dict(self.network) if self.has_adapters else None
-            self.network.save_pretrained(folder, state_dict=weights)
+        with new_folder(Path(directory).absolute()) as folder, quiet_transformers():
+            weights = merged_state_dict(self.network) if self.has_adapters else self.network.state_dict()
+            self.network.save_pretrained(folder, state_dict=weights | self._saved_head())
             forget_paths(folder)
             self.tokenizer.save_pretrained(folder)
             write_card(folder, card, self.tokenizer)
@@ -713,7 +720,7 @@ class Classifier(nn.Module):
         tokens = self.tokenize(["one two", "three"], ["four", "five"] * self.reads_pairs)
         batch = collate(tokens, np.arange(2), pad_id=self.pad_id, device=torch.device("cpu"))
         device = self.device
-        with evaluating(self):
+        with self.lock, evaluating(self):
             try:
                 write_onnx(self.network.cpu(), Path(path), batch=batch, int8=int8)
             finally:
@@ -738,8 +745,8 @@ class Classifier(nn.Module):
         """
         if not self.has_adapters:
             raise ConfigError("Expected low-rank updates to save, found none. Pass lora_rank=8 to from_pretrained.")
-        with self._in_units_of_the_scores():
-            save_adapter(self.network, Path(directory).absolute(), base=self.source, head_names=self.head_names)
+        folder, head = Path(directory).absolute(), self._saved_head()
+        save_adapter(self.network, folder, base=self.source, head_names=self.head_names, instead=head)
 
 
 def _check_long_text(long_text: LongText, task: Task, *, reads_pairs: bool) -> None:

@@ -27,6 +27,7 @@ from transformers.utils import logging
 
 from nlptl.data.samples import sample_model
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError, one_line
+from nlptl.model.seeding import one_at_a_time
 
 FAMILIES = (
     "bert",
@@ -219,15 +220,16 @@ def load_weights(
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers' own progress bars and load reports off the console; what matters is checked and raised."""
-    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bars:
-            logging.enable_progress_bar()
+    with one_at_a_time:  # these settings are those of the process
+        verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if had_bars:
+                logging.enable_progress_bar()
 
 
 def max_positions(encoder: nn.Module) -> int:

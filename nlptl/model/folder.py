@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from nlptl.config import HeadConfig, LongText, from_json, to_json
-from nlptl.data.tokens import overlap_of_chunks
+from nlptl.data.tokens import call_tokenizer, overlap_of_chunks
 from nlptl.data.writers import write_text
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
+from nlptl.formats import CARD_FORMAT, check_format, current_settings
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.readme import pipeline_of, readme, usage, usage_notes
 from nlptl.tasks.kinds import saved_task
@@ -50,7 +51,7 @@ def write_card(folder: Path, card: Card, tokenizer: PreTrainedTokenizerBase) -> 
     if Path(card.source).expanduser().exists():  # where it stands on this machine is nothing for others
         card = replace(card, source=Path(card.source).absolute().name)
     values: dict[str, Any] = {
-        "format": 1,
+        "format": CARD_FORMAT,
         "task": card.task.kind,
         "labels": list(card.task.names),
         **card.task.card(),
@@ -82,17 +83,34 @@ def rewrite_card(folder: Path, task: Task) -> None:
     """Put what `task` has chosen into the nlptl.json of a folder, whole or not at all; all else stays.
 
     Raises:
+        ConfigError: If a setting in it was deleted, or a newer version wrote it.
         UntrustedFileError: If it is damaged.
         ResourceError: If it cannot be written.
     """
+    values = {"format": CARD_FORMAT, **_settings(folder), **task.card()}
+    write_text(folder / CARD, json.dumps(values, indent=2) + "\n")
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Read the settings in nlptl.json under their current names.
+
+    Raises:
+        ConfigError: If one of them was deleted, or a newer version wrote them.
+        UntrustedFileError: If the file is damaged.
+    """
     path = folder / CARD
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UntrustedFileError(
-            f"Expected the settings of a saved classifier, cannot read {path}: {error!r}. Copy the folder again."
-        ) from error
-    write_text(path, json.dumps(values | task.card(), indent=2) + "\n")
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    check_format(values.get("format", 1), CARD_FORMAT, path)
+    return current_settings(values, path)
+
+
+def _damaged(path: Path, error: Exception) -> UntrustedFileError:
+    return UntrustedFileError(
+        f"Expected the settings of a saved classifier, cannot read {path}: {error!r}. Copy the folder again."
+    )
 
 
 def _readme(values: Mapping[str, Any]) -> str:
@@ -113,11 +131,11 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
     """Read nlptl.json and check it against the configuration and the tokenizer of the same folder.
 
     Raises:
+        ConfigError: If a setting in it was deleted, or a newer version wrote it.
         UntrustedFileError: If it is damaged or contradicts them.
     """
-    path = folder / CARD
+    values = _settings(folder)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         card = Card(
             task=saved_task(values.get("task", "single_label"), tuple(values["labels"]), values),
             reads_pairs=bool(values.get("pairs", False)),
@@ -139,9 +157,7 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
         if chunk_length != (card.max_length if card.long_text == "chunks" else None):
             raise ValueError(f"config.json has chunk_length {chunk_length!r}")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise UntrustedFileError(
-            f"Expected the settings of a saved classifier, cannot read {path}: {error!r}. Copy the folder again."
-        ) from error
+        raise _damaged(folder / CARD, error) from error
     if canary != _canary(tokenizer):
         raise UntrustedFileError(
             f"Expected the tokenizer that the classifier in {folder} was trained with, found other token ids "
@@ -208,4 +224,5 @@ def _without_path(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _canary(tokenizer: PreTrainedTokenizerBase) -> str:
-    return hashlib.sha256(json.dumps([tokenizer(text)["input_ids"] for text in CANARY]).encode()).hexdigest()
+    ids = [call_tokenizer(tokenizer, text)["input_ids"] for text in CANARY]
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from nlptl.config import Freeze, TrainOnly, TransferConfig
+from nlptl.config import Freeze, TrainOnly, TransferConfig, flag
 from nlptl.errors import ConfigError
 from nlptl.model.parts import EMBEDDINGS, HEAD, EncoderParts
 
@@ -27,7 +27,7 @@ def check_transfer(config: TransferConfig) -> None:
         )
     if config.lora_rank is None:
         names = ("lora_alpha", "lora_targets", "lora_dropout", "dora")
-        given = [f"--{n.replace('_', '-')}" for n in names if getattr(config, n) != getattr(defaults, n)]
+        given = [flag(n) for n in names if getattr(config, n) != getattr(defaults, n)]
         if given:
             flags = ", ".join(given)
             raise ConfigError(f"Expected {flags} only with --lora-rank, found none. Pass --lora-rank 8 as well.")
@@ -37,7 +37,7 @@ def check_transfer(config: TransferConfig) -> None:
             "well, or a number of layers (freeze= in Python), or leave --lora-rank out."
         )
     elif train_only is not None or config.reinit_layers:
-        other = "--reinit-layers" if train_only is None else "--train-only"
+        other = "reinit_layers" if train_only is None else "--train-only"
         raise ConfigError(
             f"Expected --lora-rank or {other}, found both; low-rank updates leave pretrained weights as they are. "
             "Leave one of the two out."
@@ -45,7 +45,7 @@ def check_transfer(config: TransferConfig) -> None:
     if config.reinit_layers and (what == "encoder" or train_only is not None):
         other = "--freeze encoder" if what == "encoder" else f"--train-only {train_only}"
         raise ConfigError(
-            f"Expected new weights for layers that train, found --reinit-layers {config.reinit_layers} with {other}. "
+            f"Expected new weights for layers that train, found reinit_layers {config.reinit_layers} with {other}. "
             "Leave one of the two out, or pass --freeze nothing."
         )
 

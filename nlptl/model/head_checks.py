@@ -102,7 +102,7 @@ def _check_fitted(head: HeadConfig, *, encoder_is_frozen: bool) -> None:
         found = "chunk_pooling 'attention'" if head.chunk_pooling == "attention" else found
         raise ConfigError(
             f"Expected features without weights to be learned below a {head.head} head, found {found}. "
-            "Pass --pooling mean, cls or max, as --layers last or a number, and as --chunk-pooling mean or max "
+            "Pass --pooling mean, cls or max, as --layers last or a number, and as chunk_pooling mean or max "
             "(pooling=, layers=, chunk_pooling= in Python)."
         )
     unused = {"hidden": head.hidden, "activation": head.activation, "dropout": head.dropout}

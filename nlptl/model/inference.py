@@ -1,5 +1,6 @@
 """Runs a model over many texts: sorted by length, in batches by tokens, results in the order of the texts."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -17,16 +18,28 @@ T = TypeVar("T")
 CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 65536
 
 
+class ModelLock:
+    """A reentrant lock. Copies and pickles of an object that holds one get a lock of their own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type["ModelLock"], tuple[()]]:
+        return ModelLock, ()
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put `model` in eval mode without gradients, and restore its mode afterwards."""
-    was_training = model.training
+    """Put `model` in eval mode and compute no gradients. It stays in eval mode: other threads may be predicting."""
     model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
+    with torch.no_grad():
+        yield
 
 
 def map_rows(

@@ -13,9 +13,9 @@ all, since flash attention takes texts in one row; what that does not take is pa
 """
 
 import functools
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -49,11 +49,6 @@ ALL_TOKENS = ("modernbert", *OWN)
 come of one product, after a norm, or scores of distances."""
 
 
-one_at_a_time = threading.RLock()
-"""Held by the thread whose pass may be packed, from before it is asked whether it can be: a pass of another one would
-find an encoder that is changed, and read places that are not its own."""
-
-
 @dataclass
 class _Packing:
     """Where the tokens of a batch stand, all texts together and in groups; and what is known of it in a pass."""
@@ -75,7 +70,7 @@ class _Packing:
 def without_padding(
     encoder: PreTrainedModel, parts: EncoderParts, *, depth: int = 0, first_only: bool = False
 ) -> Iterator[None]:
-    """Within it, every pass of the encoder is `packed`."""
+    """Within it, every pass of the encoder is `packed`. The caller sees to it that one thread at a time does this."""
     forward = encoder.forward
 
     @functools.wraps(forward)
@@ -86,15 +81,15 @@ def without_padding(
         with packed(encoder, parts, packing, depth=depth, first_only=first_only):
             return forward(*args, attention_mask=attention_mask, **kwargs)
 
-    with one_at_a_time, ExitStack() as undo:
+    with ExitStack() as undo:
         own = encoder.__dict__.get("forward")
         undo.callback(delattr if own is None else setattr, encoder, "forward", *([] if own is None else [own]))
         encoder.forward = without
         yield
 
 
-_packing: _Packing | None = None
-"""What attention needs to know, while a packed pass goes on: no family hands it on."""
+_packing: ContextVar[_Packing | None] = ContextVar("packing", default=None)
+"""The packing of the pass that this thread runs: no family passes it on to its attention."""
 
 
 def can_pack(encoder: PreTrainedModel, parts: EncoderParts) -> bool:
@@ -126,7 +121,6 @@ def packed(
         depth: Layers that are not run, since what they give is known.
         first_only: Whether nothing but the first token of the last layer is read.
     """
-    global _packing
     family, kind = encoder.config.model_type, encoder.config._attn_implementation
     with ExitStack() as undo:
         for hook in _hook_layers(
@@ -139,11 +133,8 @@ def packed(
                 module.forward = partial(_attend_by_distance, module)
         undo.callback(setattr, encoder.config, "_attn_implementation", kind)
         encoder.config._attn_implementation = kind if family in OWN else PACKED
-        before, _packing = _packing, packing
-        try:
-            yield
-        finally:
-            _packing = before
+        undo.callback(_packing.reset, _packing.set(packing))
+        yield
 
 
 def _find_places(attention_mask: torch.Tensor | None) -> _Packing | None:
@@ -204,15 +195,21 @@ def _hook_layers(
     return hooks + [module.register_forward_hook(_in_rows_of_texts) for module in linears]
 
 
+def _current() -> _Packing:
+    packing = _packing.get()
+    assert packing is not None
+    return packing
+
+
 def _of_all_tokens(module: nn.Module, args: Any) -> Any:
-    assert _packing is not None
-    return args if _packing.all_tokens is None else (_packing.all_tokens, *args[1:])
+    all_tokens = _current().all_tokens
+    return args if all_tokens is None else (all_tokens, *args[1:])
 
 
 def _in_rows_of_texts(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
     """Return keys or values as one long row for each text, which the layer takes for that of a first token."""
-    assert _packing is not None
-    return output if _packing.all_tokens is None else _packing.whole.pad(output.squeeze(0)).flatten(1)[None]
+    packing = _current()
+    return output if packing.all_tokens is None else packing.whole.pad(output.squeeze(0)).flatten(1)[None]
 
 
 def _attend(
@@ -224,8 +221,7 @@ def _attend(
     **settings: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each text. Queries, keys and values are [1, heads, tokens, width of a head]."""
-    packing = _packing
-    assert packing is not None
+    packing = _current()
     num_heads = query.shape[1]
     # Not each[0], whose gradient is a copy among zeros.
     by_token = [each.squeeze(0).transpose(0, 1).flatten(1) for each in (query, key, value)]
@@ -293,12 +289,12 @@ def _attend_in_one_row(
 def _attend_by_distance(
     module: nn.Module, hidden: torch.Tensor, attention_mask: torch.Tensor | None, *args: Any, **kwargs: Any
 ) -> Any:
-    assert _packing is not None
+    groups = _current().groups
     if type(module).__name__ == OWN["mpnet"]:
-        return mpnet_attention(module, _packing.groups, hidden, attention_mask, *args)
+        return mpnet_attention(module, groups, hidden, attention_mask, *args)
     assert attention_mask is not None  # DeBERTa makes one of every batch
     distances = {name: kwargs[name] for name in ("relative_pos", "rel_embeddings")}
-    return deberta_attention(module, _packing.groups, hidden, attention_mask, **distances)
+    return deberta_attention(module, groups, hidden, attention_mask, **distances)
 
 
 def _attention(

@@ -70,7 +70,7 @@ class EncoderParts:
 
 
 def find_parts(encoder: PreTrainedModel) -> EncoderParts:
-    """Find the parts of an encoder as transformers has built it.
+    """Find the parts of an encoder as transformers has built it. Leaves it in eval mode.
 
     Raises:
         ConfigError: If it is not one embedding, one stack of layers that run in turn, and what follows.
@@ -88,7 +88,7 @@ def find_parts(encoder: PreTrainedModel) -> EncoderParts:
 
 
 def check_padding(encoder: PreTrainedModel) -> None:
-    """Check that texts do not change with what they are padded to, which everything here counts on.
+    """Check that the hidden states of a text do not depend on its padding. Leaves the encoder in eval mode.
 
     Raises:
         ConfigError: If they do, as where layers mix neighbors or all tokens without looking at the mask.
@@ -96,13 +96,10 @@ def check_padding(encoder: PreTrainedModel) -> None:
     ids = torch.arange(1, 5, device=encoder.device)[None]
     padded = torch.cat([ids, torch.ones_like(ids)], dim=1)
     mask = (torch.arange(8, device=encoder.device) < 4).long()[None]
-    was_training = encoder.training
-    try:
-        with torch.no_grad():
-            alone = encoder.eval()(input_ids=ids, attention_mask=mask[:, :4]).last_hidden_state
-            beside = encoder(input_ids=padded, attention_mask=mask).last_hidden_state
-    finally:
-        encoder.train(was_training)
+    encoder.eval()
+    with torch.no_grad():
+        alone = encoder(input_ids=ids, attention_mask=mask[:, :4]).last_hidden_state
+        beside = encoder(input_ids=padded, attention_mask=mask).last_hidden_state
     if alone.shape[1] != 4 or beside.shape[1] != 8 or (alone - beside[:, :4]).abs().max() > 1e-4 * alone.abs().max():
         raise ConfigError(
             f"Expected an encoder that leaves padding out, found {type(encoder).__name__}, whose hidden states change "
@@ -160,13 +157,12 @@ def _record_calls(encoder: PreTrainedModel, layers: tuple[nn.Module, ...], outsi
     hooks += [layer.register_forward_hook(after_layer) for layer in layers]
     hooks += [module.register_forward_pre_hook(before) for module in outside]
     hooks += [module.register_forward_hook(after) for module in encoder.children()]
-    was_training = encoder.training
+    encoder.eval()
     try:
         with torch.no_grad():
             ids = torch.zeros(1, 2, dtype=torch.long, device=encoder.device)
-            encoder.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
+            encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
     finally:
-        encoder.train(was_training)
         for hook in hooks:
             hook.remove()
     return calls

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlptl.config import HeadConfig, LongText
@@ -82,7 +83,8 @@ def load_saved(name: str, head: HeadConfig) -> Loaded:
         )
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     card = read_card(folder, config, tokenizer)
-    network, _ = load_weights(auto_class(card.task), folder, config)
+    with torch.random.fork_rng(devices=[]):
+        network, _ = load_weights(auto_class(card.task), folder, config)
     if card.head.head != "dense":
         check_tensors(network, folder)
     return Loaded(

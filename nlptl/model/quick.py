@@ -1,11 +1,5 @@
-"""What torch is slow at on a CPU, done another way.
+"""Faster ways to compute on a CPU: matrix products where MKL is slow, and the noise of dropout."""
 
-These are matrix products by MKL on other vendors' CPUs, noise of dropout, and memory that is given back to the system
-and comes anew in every step.
-"""
-
-import ctypes
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -16,9 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""What glibc's malloc.h calls two of its settings."""
-
 
 @contextmanager
 def quick_layers(model: nn.Module) -> Iterator[None]:
@@ -26,29 +17,32 @@ def quick_layers(model: nn.Module) -> Iterator[None]:
 
     MKL takes a slow path on CPUs with AVX-512 that are not Intel's; oneDNN, which torch has beside it, multiplies twice
     as fast on such an AMD EPYC. On one without AVX-512, MKL is the faster one. Results agree up to rounding. Dropout
-    draws other noise than torch's would be. Memory that tensors leave is kept for the next ones, from then on.
-    A model whose `is_quick` is False is left as it is.
+    draws other noise than torch's would be. A model whose `is_quick` is False is left as it is.
+
+    It replaces methods of the modules, so that only one thread at a time may do this and run the model.
     """
-    if not getattr(model, "is_quick", True):
+    swapped: list[nn.Module] = []
+    try:
+        for module, forward in _quick_forwards(model):
+            swapped.append(module)
+            module.forward = forward
         yield
+    finally:
+        for module in swapped:
+            module.__dict__.pop("forward", None)
+
+
+def _quick_forwards(model: nn.Module) -> Iterator[tuple[nn.Module, Callable[..., torch.Tensor]]]:
+    """Yield the modules whose forward method there is a faster one for, and that method."""
+    if not getattr(model, "is_quick", True) or not (model.training or prefers_onednn()):
         return
-    if any(map(_is_slow, model.parameters())):
-        _keep_freed_memory()
-    swaps: list[tuple[nn.Module, Callable[..., torch.Tensor]]] = []
     for module in model.modules():
         if "forward" in module.__dict__:  # as where one of these is inside another
             continue
         if type(module) is nn.Linear and _is_slow(module.weight) and prefers_onednn():
-            swaps.append((module, partial(_linear_layer, module)))
-        elif type(module) is nn.Dropout:
-            swaps.append((module, partial(_dropout_layer, module)))
-    for module, forward in swaps:
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module, _ in swaps:
-            module.__dict__.pop("forward", None)
+            yield module, partial(_linear_layer, module)
+        elif type(module) is nn.Dropout and module.training:
+            yield module, partial(_dropout_layer, module)
 
 
 @cache
@@ -60,19 +54,6 @@ def prefers_onednn() -> bool:
         return False
     about = cpuinfo.read_text()
     return "avx512f" in about and "GenuineIntel" not in about
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Let the C library keep memory that is freed; without, every step's large tensors come page by page, and zeroed.
-
-    Only glibc does otherwise by itself, and has the function. What is kept is not bounded: it is what the process has
-    needed at once so far.
-    """
-    mallopt = None if sys.platform == "win32" else getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def drop(states: torch.Tensor, probability: float) -> torch.Tensor:

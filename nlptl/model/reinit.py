@@ -9,6 +9,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from nlptl.data.order import stream_key
 from nlptl.errors import ConfigError
+from nlptl.model.seeding import seeded
 
 
 def reinit_layers(
@@ -32,16 +33,15 @@ def reinit_layers(
     if layers is None:
         raise ConfigError(
             f"Expected layers with weights of their own to start {count} of them anew, found an encoder whose layers "
-            "share their weights. Leave --reinit-layers out."
+            "share their weights. Leave reinit_layers out."
         )
     if not 1 <= count <= len(layers):
         raise ConfigError(
-            f"Expected --reinit-layers from 1 to {len(layers)}, the layers of the encoder, found {count}. Pass a "
-            "number in this range, or leave --reinit-layers out."
+            f"Expected reinit_layers from 1 to {len(layers)}, the layers of the encoder, found {count}. Pass a "
+            "number in this range, or leave reinit_layers out."
         )
     encoder = cast(PreTrainedModel, network.base_model)  # its rules, not those of our own heads
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_key("reinit", seed))
+    with seeded(stream_key("reinit", seed)):
         for part in [*layers[len(layers) - count :], *([] if pooler is None else [pooler])]:
             for parameter in part.parameters():
                 cast(Any, parameter)._is_hf_initialized = False  # transformers skips what it has loaded
@@ -54,8 +54,7 @@ def start_anew(network: PreTrainedModel, *, seed: int) -> frozenset[str]:
     What such an encoder learns from the same examples says what pretraining is worth.
     """
     encoder = cast(PreTrainedModel, network.base_model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_key("start anew", seed))
+    with seeded(stream_key("start anew", seed)):
         fresh = AutoModel.from_config(encoder.config, dtype=torch.float32).state_dict()
     encoder.load_state_dict({name: fresh[name] for name in encoder.state_dict()})
     return frozenset(f"{network.base_model_prefix}.{name}" for name, _ in encoder.named_parameters())

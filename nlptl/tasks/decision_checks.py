@@ -1,6 +1,6 @@
 """Refuses what cannot be chosen on held-out data for a task, before anything is trained."""
 
-from nlptl.config import DecisionConfig, HeadConfig
+from nlptl.config import DecisionConfig, HeadConfig, flag
 from nlptl.errors import ConfigError
 from nlptl.evaluation.decisions import OUT_OF_SCOPE
 from nlptl.tasks.single_label import SingleLabel
@@ -45,7 +45,7 @@ def check_decisions(config: DecisionConfig, task: Task, head: HeadConfig) -> Non
 def given_decisions(config: DecisionConfig) -> list[str]:
     """Return the flags of all that is asked for besides a calibration."""
     names = ("threshold_metric", "target_accuracy", "coverage", "out_of_scope")
-    return [f"--{name.replace('_', '-')}" for name in names if getattr(config, name) is not None]
+    return [flag(name) for name in names if getattr(config, name) is not None]
 
 
 def check_held_out(config: DecisionConfig) -> None:

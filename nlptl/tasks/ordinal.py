@@ -97,7 +97,7 @@ class Ordinal(SingleLabel):
     def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
         """Say so, if every prediction is the same label while the targets are not."""
         said = super().doubts(targets, outputs)
-        return None if said is None else said.replace("pass --class-weights balanced", "pass --sampling balanced")
+        return None if said is None else said.replace("pass --class-weights balanced", "pass sampling balanced")
 
     def chosen(self, outputs: np.ndarray) -> np.ndarray:
         """Return the median of the distribution of each text, as CORN does."""

@@ -19,13 +19,13 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from nlptl.errors import ResourceError, UntrustedFileError
+from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
+from nlptl.formats import CHECKPOINT_FORMAT, check_format
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 FILES = ("weights.safetensors", "optimizer.safetensors", "averages.safetensors", "state.json")
-FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def save_checkpoint(folder: Path, step: int, files: Mapping[str, bytes], *, run:
         for name, content in files.items():
             _write(staging / name, content)
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        manifest = {"format": FORMAT, "run": run, "step": step, "sha256": hashes}
+        manifest = {"format": CHECKPOINT_FORMAT, "run": run, "step": step, "sha256": hashes}
         _write(staging / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
         _flush_folder(staging)
         if target.exists():  # left by an interrupted run that went further than the checkpoint it is resumed from
@@ -129,13 +129,16 @@ def load_checkpoint(folder: Path, step: int, run: str = "") -> Checkpoint:
     """Read the checkpoint of `step` and check it against its manifest.
 
     Raises:
-        UntrustedFileError: If a file is missing, differs from what was written, or is of another run than `run`.
+        UntrustedFileError: If a file is missing, differs from what was written, is of another run than `run`, or was
+            written by a newer version of nlptl.
     """
     path = step_folder(folder, step)
     try:
         manifest = _manifest(path / MANIFEST)
-        if (manifest["format"], manifest["step"]) != (FORMAT, step):
-            raise ValueError(f"format {manifest['format']} and step {manifest['step']}, not {FORMAT} and {step}")
+        check_format(manifest["format"], CHECKPOINT_FORMAT, path)
+        if (manifest["format"], manifest["step"]) != (CHECKPOINT_FORMAT, step):
+            found = f"format {manifest['format']} and step {manifest['step']}"
+            raise ValueError(f"{found}, not {CHECKPOINT_FORMAT} and {step}")
         if manifest["run"] != run:
             raise ValueError("a checkpoint of another run")
         contents = {name: (path / name).read_bytes() for name in manifest["sha256"]}
@@ -168,9 +171,10 @@ def latest_checkpoint(folder: Path, run: str = "") -> tuple[Checkpoint, Checkpoi
     newest of those is returned as if there had been no best, with a warning. None: there are no checkpoints.
 
     Raises:
+        ConfigError: If a newer version of nlptl wrote them.
         UntrustedFileError: If there are checkpoints, and none of them can be used.
     """
-    steps, without_best = saved_steps(folder), None
+    steps, without_best, newest = saved_steps(folder), None, None
     for step in steps:
         checkpoint = None
         try:
@@ -181,11 +185,13 @@ def latest_checkpoint(folder: Path, run: str = "") -> tuple[Checkpoint, Checkpoi
         except UntrustedFileError as error:
             which = f"step {step}" if checkpoint is None else f"step {step}, which needs that of step {best_step}"
             logger.warning("skipping the checkpoint of %s: %s", which, error.__cause__)
-            without_best = without_best or checkpoint
+            without_best, newest = without_best or checkpoint, newest or error
     if without_best is not None:
         logger.warning("going on without the best weights so far, which are damaged: from here on the best are kept")
         return replace(without_best, state={**without_best.state, "best_step": None, "best_value": None}), None
-    if steps:
+    if newest is not None:
+        if isinstance(newest.__cause__, ConfigError):
+            raise newest.__cause__
         raise UntrustedFileError(
             f"Expected a complete checkpoint in {folder}, found {len(steps)} damaged. Restore one from a copy, or "
             "start the run anew with --overwrite, which moves this one aside."

@@ -12,6 +12,7 @@ from sklearn.neighbors import NearestCentroid
 from nlptl.config import ClassWeights
 from nlptl.errors import ConfigError, DataError
 from nlptl.model.classifier import Classifier
+from nlptl.model.seeding import one_at_a_time
 from nlptl.tasks.single_label import weights_of_classes
 
 logger = logging.getLogger(__name__)
@@ -78,12 +79,12 @@ def _fit_logistic(
         max_iter=MAX_ITERATIONS,
         class_weight=None if class_weights is None else {i: class_weights[i] for i in np.unique(labels)},
     )
-    with warnings.catch_warnings():
+    with one_at_a_time, warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         regression.fit(features, labels)
     if regression.n_iter_.max() >= MAX_ITERATIONS:
         logger.warning(
-            "logistic head: stopped after %d iterations before it converged; lower --inverse-regularization",
+            "logistic head: stopped after %d iterations before it converged; lower inverse_regularization",
             MAX_ITERATIONS,
         )
     weight, bias = regression.coef_, regression.intercept_
@@ -104,7 +105,7 @@ def _fit_centroids(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
         raise DataError(
             f"Expected texts that differ, found {len(labels)} with the same features. Pass others, or --head knn."
         )
-    with warnings.catch_warnings():
+    with one_at_a_time, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of features without variance within classes, which only predict_proba uses
         centroids = NearestCentroid().fit(features, labels).centroids_
     center = centroids.mean(axis=0)

@@ -21,7 +21,7 @@ from nlptl.data.texts import cache_folder
 from nlptl.data.tokens import Tokens
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating, in_halves, tokens_at_once
-from nlptl.model.quick import prefers_onednn, quick_layers
+from nlptl.model.quick import prefers_onednn
 from nlptl.progress import progress_bar
 from nlptl.training.cache import FeatureCache
 from nlptl.training.devices import on_main
@@ -81,7 +81,6 @@ def encode_once(
     whole = None
     with (
         evaluating(model),
-        quick_layers(model),
         accelerator.autocast(),
         _bar(inputs, parts, is_cached, accelerator) as bar,
     ):

@@ -18,7 +18,6 @@ from nlptl.data.tokens import Tokens, describe_truncation
 from nlptl.errors import ConfigError, DataError
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating, map_rows
-from nlptl.model.quick import quick_layers
 from nlptl.training.cache import FeatureCache
 from nlptl.training.run import Run, sha256_of
 from nlptl.training.token_cache import tokenize_once
@@ -114,7 +113,7 @@ def token_budget(inputs: Inputs, wanted: int | None, device: torch.device, *, pa
         raise ConfigError(
             f"Expected micro_batch_tokens to hold the longest example, {length} tokens ({inputs.examples.split}, "
             f"row {inputs.examples.rows[longest]}), found {wanted}. Raise --micro-batch-tokens to {length} or "
-            f"more, lower --max-length to {wanted} (or --max-chunks, where texts are read in chunks), or leave "
+            f"more, lower --max-length to {wanted} (or max_chunks, where texts are read in chunks), or leave "
             "--micro-batch-tokens unset."
         )
     return wanted
@@ -131,7 +130,7 @@ def logits_of(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> to
             logits = torch.cat([model(features=part) for part in inputs.features.split(ROWS_PER_CALL)])
         check_each_once(np.arange(len(logits)), inputs)
         return logits.cpu()
-    with evaluating(model), quick_layers(model), accelerator.autocast():
+    with evaluating(model), accelerator.autocast():
         results, counts = map_rows(
             lambda rows: model(**inputs.batch(rows, pad_id=model.pad_id, device=device)),
             inputs.tokens.lengths,

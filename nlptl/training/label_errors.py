@@ -15,7 +15,6 @@ from nlptl.data.batches import collate
 from nlptl.evaluation.label_errors import rank_label_errors
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating, map_rows
-from nlptl.model.quick import quick_layers
 
 FOLDS = 5
 MAX_ITERATIONS = 1000
@@ -66,7 +65,7 @@ def find_label_errors(
 
 def _features(model: Classifier, texts: Sequence[str]) -> np.ndarray:
     tokens = model.tokenize(texts)
-    with evaluating(model), quick_layers(model):
+    with evaluating(model):
         features, _ = map_rows(
             lambda rows: model.features(**collate(tokens, rows, pad_id=model.pad_id, device=model.device)),
             tokens.lengths,

@@ -167,6 +167,7 @@ class Loop:
                 model.features_are_constant,
                 model.task.objective(config, inputs.targets, inputs.tokens, binary_loss=model.head.binary_loss),
             )
+            model.train()
             with self.interruption.while_stepping() as signals, self._quick_layers():
                 self._take_steps(
                     stepper, optimizer, stage, inputs, held_out, tracker, signals, steps_per_epoch=steps_per_epoch
@@ -181,8 +182,8 @@ class Loop:
                 gc.collect()
 
     def _quick_layers(self) -> AbstractContextManager[None]:
-        # A head that trains alone takes no time.
-        return nullcontext() if self.model.features_are_constant else quick_layers(self.model)
+        # A pass of the model has quick layers, but a layer that is computed once more is so after the pass.
+        return quick_layers(self.model) if self.model.checkpoints_gradients else nullcontext()
 
     def _take_steps(
         self,
@@ -199,7 +200,6 @@ class Loop:
         config, state = self.config, self.state
         first_step, num_steps = stage.first_epoch * steps_per_epoch, stage.num_epochs * steps_per_epoch
         last_step = first_step + num_steps
-        self.model.train()
         for step, indices in global_batches(
             len(inputs),
             config.batch_size,
@@ -208,6 +208,8 @@ class Loop:
             num_steps=last_step,
             classes=inputs.targets if config.sampling == "balanced" else None,
         ):
+            if not self.model.training:  # an evaluation leaves it in eval mode
+                self.model.train()
             multiplier = rate_multiplier(
                 step - first_step, num_steps=num_steps, warmup_ratio=config.warmup_ratio, schedule=config.schedule
             )

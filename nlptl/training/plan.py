@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
-from nlptl.config import ClassificationConfig, DecisionConfig, HeadConfig, TrainingConfig
+from nlptl.config import ClassificationConfig, DecisionConfig, HeadConfig, TrainingConfig, flag
 from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
 from nlptl.model.parts import HEAD
@@ -41,13 +41,11 @@ def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
     Raises:
         ConfigError: If a setting would be ignored, contradicts another one, or cannot apply to what trains.
     """
-    if config.keep_adapter and not model.has_adapters:
-        raise ConfigError("Expected low-rank updates for --keep-adapter, found none. Pass --lora-rank 8 as well.")
     unused = [
         name for name in ("cache_size", "cache_dtype") if getattr(config, name) != getattr(TrainingConfig(), name)
     ]
     if unused and not config.cache:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        flags = ", ".join(map(flag, unused))
         raise ConfigError(f"Expected a cache for {flags}, found --no-cache. Leave one of the two out.")
     check_metric(model.task, config)
     _check_task(model.task, model.head, config)
@@ -106,7 +104,7 @@ def _check_task(task: Task, head: HeadConfig, config: TrainingConfig) -> None:
     defaults = TrainingConfig()
     names = ("loss", "logit_adjustment", "sampling", "label_smoothing", "class_weights", "r_drop")
     given = [name for name in names if getattr(config, name) != getattr(defaults, name)]
-    unknown = [f"--{name.replace('_', '-')}" for name in given if name not in task.settings]
+    unknown = [flag(name) for name in given if name not in task.settings]
     if unknown:
         raise ConfigError(
             f"Expected settings of the loss that apply to the task {task.kind}, found {', '.join(unknown)}. Leave "
@@ -117,10 +115,10 @@ def _check_task(task: Task, head: HeadConfig, config: TrainingConfig) -> None:
             f"Expected --loss asymmetric only with the task multi_label, found {task.kind}. Pass --loss focal."
         )
     if config.focal_gamma != defaults.focal_gamma and config.loss != "focal":
-        raise ConfigError("Expected --focal-gamma only with --loss focal. Pass both, or leave it out.")
+        raise ConfigError("Expected focal_gamma only with --loss focal. Pass both, or leave it out.")
     corrections = [name for name in ("class_weights", "sampling", "logit_adjustment") if name in given]
     if len(corrections) > 1:
-        flags = " and ".join(f"--{name.replace('_', '-')}" for name in corrections)
+        flags = " and ".join(map(flag, corrections))
         raise ConfigError(
             f"Expected one correction for rare labels, found {flags}, each of which makes them count as much as others "
             "alone. Pass one of them."
@@ -128,7 +126,7 @@ def _check_task(task: Task, head: HeadConfig, config: TrainingConfig) -> None:
     clash = [
         flag
         for flag, is_given in (
-            ("--label-smoothing", config.label_smoothing > 0 and config.loss == "focal"),
+            ("label_smoothing", config.label_smoothing > 0 and config.loss == "focal"),
             ("--binary-loss sigmoid", head.binary_loss == "sigmoid" and "loss" in given),
             ("--binary-loss sigmoid", head.binary_loss == "sigmoid" and "logit_adjustment" in given),
         )
@@ -137,7 +135,7 @@ def _check_task(task: Task, head: HeadConfig, config: TrainingConfig) -> None:
     if clash:
         raise ConfigError(
             f"Expected the cross-entropy of the softmax with {clash[0]}, found --loss {config.loss} and "
-            f"--logit-adjustment {config.logit_adjustment:g}. Leave one of the two out."
+            f"logit_adjustment {config.logit_adjustment:g}. Leave one of the two out."
         )
 
 
@@ -235,7 +233,7 @@ def _check_fitted(model: Classifier, config: TrainingConfig) -> None:
         obeyed.add("class_weights")
     ignored = [name for name, value in vars(config).items() if name not in obeyed and value != getattr(defaults, name)]
     if ignored:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
+        flags = ", ".join(map(flag, ignored))
         raise ConfigError(
             f"Expected no settings of an optimizer for a {model.head.head} head, which scikit-learn fits, found "
             f"{flags}. Leave them out, or pass --head dense."

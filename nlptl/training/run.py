@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nlptl.config import flat, to_json
+from nlptl.config import flat, from_json, to_json
 from nlptl.data.sources import Examples
 from nlptl.data.splits import NAMES as SPLITS
 from nlptl.data.splits import Splits
@@ -28,6 +28,7 @@ from nlptl.data.texts import Concatenation, concatenate
 from nlptl.data.writers import write_table, write_whole
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.evaluation.metrics import Scores
+from nlptl.formats import CONFIG_FORMAT, check_format, current_settings, translated
 from nlptl.json_files import read_object
 from nlptl.model.classifier import Classifier
 from nlptl.training.checkpoint import prune_checkpoints, saved_steps
@@ -47,6 +48,10 @@ REPEATS = ("seed-", "fold-")
 
 FREE = ("encoder", "micro_batch_tokens")
 """Facts that may differ when a run is resumed: where the encoder stood, and what the device holds at once."""
+
+
+SURROUNDINGS = ("command", "git_commit", "versions", "hardware")
+"""What `manifest.json` holds besides the facts and their hash."""
 
 
 class Run:
@@ -153,13 +158,16 @@ class Run:
             ConfigError: If something that learning depends on has changed since the run was started.
             UntrustedFileError: If there are checkpoints, and no manifest that says what they are of.
         """
-        before = _read(self.path / "manifest.json") if self.resume else {}
-        if self.resume and not before and saved_steps(self.checkpoints):
+        written = _read(self.path / "manifest.json") if self.resume else {}
+        if self.resume and not written and saved_steps(self.checkpoints):
             raise UntrustedFileError(
                 f"Expected {self.path / 'manifest.json'}, which says what the checkpoints in {self.path} are of, found "
                 "none. Restore it from a copy, or start a new run in another --output-dir."
             )
-        changed = [key for key in facts if key not in FREE and before and before.get(key) != facts[key]]
+        before, kept = translated(written), {key: value for key, value in facts.items() if key not in FREE}
+        is_earlier = "identity" not in written  # of an earlier version, which did not know all of these facts
+        compared = [key for key in translated(kept) if written and (key in before or not is_earlier)]
+        changed = [key for key in compared if before.get(key) != facts[key]]
         if changed:
             differences = ", ".join(
                 f"another {key}" if key.endswith("sha256") else f"{key} was {before.get(key)!r} and is {facts[key]!r}"
@@ -169,11 +177,14 @@ class Run:
                 f"Expected to resume the run in {self.path} on the same data, encoder and settings, found others: "
                 f"{differences}. Restore them, or start a new run in another --output-dir."
             )
-        kept = {key: value for key, value in facts.items() if key not in FREE}
-        self.identity = sha256_of({"facts": json.dumps(kept, sort_keys=True).encode()})
-        self.write_json("manifest.json", {**facts, **_surroundings()})
+        if is_earlier:
+            own = {key: value for key, value in (written or kept).items() if key not in (*FREE, *SURROUNDINGS)}
+            self.identity = sha256_of({"facts": json.dumps(own, sort_keys=True).encode()})
+        else:
+            self.identity = written["identity"]
+        self.write_json("manifest.json", {**facts, "identity": self.identity, **_surroundings()})
         if self.resume:  # with more epochs than before, now that nothing else has changed
-            self.write_json("config.json", to_json(self.config))
+            self.write_json("config.json", _settings_file(self.config))
 
     def write_json(self, name: str, values: Any) -> None:
         """Write a JSON file into the folder, whole or not at all.
@@ -308,7 +319,7 @@ def _claim(folder: Path, config: Any, lock: FolderLock, *, resume: bool, overwri
             logger.info("moved the run in %s to %s.%d", folder, folder, number)
         folder.mkdir(parents=True, exist_ok=True)
         lock.take()
-        _write(folder / "config.json", to_json(config))
+        _write(folder / "config.json", _settings_file(config))
     if resume:
         logger.info("nothing to resume in %s: starting a new run", folder)
     return False
@@ -323,7 +334,7 @@ def _is_unused(folder: Path, config: Any) -> bool:
     if names - BEFORE_TRAINING:
         return False
     try:
-        return not names or _read(folder / "config.json").keys() == to_json(config).keys()
+        return not names or translated(_read(folder / "config.json")).keys() == to_json(config).keys()
     except UntrustedFileError:
         return False
 
@@ -358,8 +369,25 @@ def _read(path: Path) -> dict[str, Any]:
     return read_object(path, way_out="Restore the file, or start a new run in another --output-dir.")
 
 
+def _settings_file(config: Any) -> dict[str, Any]:
+    return {"format": CONFIG_FORMAT, **to_json(config)}
+
+
+def _settings_before(path: Path, config: Any) -> dict[str, Any]:
+    """Return the settings that a run was started with, all on one level."""
+    written = _read(path)
+    if not written:
+        return {}
+    number = written.get("format", 1)
+    check_format(number, CONFIG_FORMAT, path)
+    settings = current_settings(written, path)
+    if number < CONFIG_FORMAT:  # what was not there yet is as if it were left out
+        settings = to_json(from_json(type(config), settings, source=str(path)))
+    return flat(translated(settings))
+
+
 def _check_same_config(folder: Path, config: Any) -> None:
-    before, now = flat(_read(folder / "config.json")), flat(to_json(config))
+    before, now = _settings_before(folder / "config.json", config), flat(translated(to_json(config)))
     if not before:
         raise ConfigError(
             f"Expected a run to resume in {folder}, found a folder without config.json. Pass another --output-dir."

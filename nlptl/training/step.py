@@ -19,6 +19,7 @@ from nlptl.data.order import stream_key
 from nlptl.errors import NonFiniteError, ResourceError
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import in_halves, is_out_of_memory
+from nlptl.model.seeding import one_at_a_time, seeded
 from nlptl.tasks.task import Objective
 from nlptl.training.inputs import Inputs
 from nlptl.training.objective import share_of_mean
@@ -129,8 +130,10 @@ class Stepper:
         for i, rows in enumerate(parts):
             is_last = i == len(parts) - 1
             try:
-                _seed_noise(stream_key("noise", self.seed, step, i, process), accelerator.device)
-                with nullcontext() if is_last else accelerator.no_sync(self.network):
+                with (
+                    seeded(stream_key("noise", self.seed, step, i, process), accelerator.device),
+                    nullcontext() if is_last else accelerator.no_sync(self.network),
+                ):
                     losses = self._losses(micro_batch(rows), inputs, rows)
                     loss = share_of_mean(losses, global_weight=global_weight, num_processes=num_processes)
                     loss = loss if share else loss * 0
@@ -144,7 +147,8 @@ class Stepper:
         # have come so far: one that waits for a gradient that does not come would wait forever.
         mean, all_signals = self._tell_all(total, failure, signals)
         try:
-            accelerator.backward(loss)
+            with one_at_a_time:  # layers that are computed once more draw their noise again
+                accelerator.backward(loss)
         except (RuntimeError, MemoryError) as error:
             failure = _out_of_memory(error)
         if failure:
@@ -221,13 +225,6 @@ class Stepper:
     @property
     def _num_passes(self) -> int:
         return 2 if self.config.r_drop > 0 else 1
-
-
-def _seed_noise(key: int, device: torch.device) -> None:
-    """Seed what dropout draws; `torch.manual_seed` would seed devices that are not there too, and take longer."""
-    torch.default_generator.manual_seed(key)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(key)
 
 
 def _out_of_memory(error: Exception) -> str:

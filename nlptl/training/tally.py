@@ -118,7 +118,7 @@ class Tally:
         num_saved = sum(-(-self.num_steps(stage) // every) for stage in self.stages)
         num_kept = min(num_saved, config.keep_last + 1)  # the best one too
         model: int = sum(p.nbytes for name, p in network.named_parameters() if not is_adapter(name))
-        adapter = self.trained if config.keep_adapter else 0
+        adapter = self.trained if self.model.has_adapters else 0
         return (num_kept + bool(num_kept)) * self._checkpoint() + model + adapter + TOKENIZER_BYTES
 
     def _seconds(self, stage: Stage) -> float:

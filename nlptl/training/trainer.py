@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from nlptl.errors import ConfigError
 from nlptl.evaluation.metrics import LOWER_IS_BETTER, Scores
 from nlptl.evaluation.report import class_table, score_table
 from nlptl.model.classifier import Classifier
+from nlptl.model.seeding import one_at_a_time
 from nlptl.tasks.decision_checks import check_held_out, fitted_on_few, unmet
 from nlptl.tasks.regression import Regression
 from nlptl.tasks.task import Task
@@ -81,7 +84,8 @@ class Trainer:
         if config.track is not None:
             check_tracker(config.track)
         self.seed = seed
-        self.accelerator = open_accelerator(config.mixed_precision)
+        with one_at_a_time:  # Accelerate keeps its state for the whole process
+            self.accelerator = open_accelerator(config.mixed_precision)
         self.run = Run.open(output_dir, config) if isinstance(output_dir, str | Path) else output_dir
         self.cache = FeatureCache(gigabytes=config.cache_size) if config.cache else None
         self.outside: OutsideTracker | None = None
@@ -104,6 +108,10 @@ class Trainer:
             ResourceError: If memory does not suffice for the longest text, or the disk for checkpoints and model.
             PeerLostError: If another process is gone, or does not answer for `NLPTL_PEER_TIMEOUT` seconds.
         """
+        with self._trained_alone():
+            self._fit(train, validation)
+
+    def _fit(self, train: Examples, validation: Examples | None) -> None:
         started = time.monotonic()
         restart_peak_memory(self.accelerator.device)
         if self.config.track is not None:
@@ -146,7 +154,7 @@ class Trainer:
             self._tell_choices(evaluation, untuned)
         if self.run is not None:
             self.run.write_model(self.model)
-            if self.config.keep_adapter:
+            if self.model.has_adapters:
                 self.run.write_adapter(self.model)
             seconds = time.monotonic() - started
             counts = count_parameters(self.model.network)
@@ -170,12 +178,13 @@ class Trainer:
             ResourceError: If there is not memory enough for the longest text.
         """
         transfer = self.model.transfer
-        try:
-            plan, estimate, *_ = self._prepare(train, validation)
-            if plan.stages:
-                logger.info("\n%s\n", training_table(self.model, plan))
-        finally:
-            self.model.freeze(transfer.freeze, train_only=transfer.train_only)  # it is set for the last stage
+        with self._trained_alone():
+            try:
+                plan, estimate, *_ = self._prepare(train, validation)
+                if plan.stages:
+                    logger.info("\n%s\n", training_table(self.model, plan))
+            finally:
+                self.model.freeze(transfer.freeze, train_only=transfer.train_only)  # it is set for the last stage
         estimate.log()
         return estimate
 
@@ -192,7 +201,8 @@ class Trainer:
         self.model.to(self.accelerator.device)
         self.model.is_quick = self.config.quick_layers
         inputs = prepare_inputs(self.model, examples, self.run, cache=self.cache)
-        task, evaluation = self.model.task, self._run(inputs)
+        with self.model.lock:
+            task, evaluation = self.model.task, self._run(inputs)
         outputs = task.outputs(evaluation.logits)
         scores, baseline = self._score(evaluation)
         table = score_table(scores, split=examples.split, baseline=baseline, baseline_name=task.baseline_name)
@@ -217,6 +227,15 @@ class Trainer:
         """End the run of the tracker, which stays open after `fit` for the scores of `evaluate`."""
         if self.outside is not None:
             self.outside.finish()
+
+    @contextmanager
+    def _trained_alone(self) -> Iterator[None]:
+        """Let no other thread use the model within it, and leave the model in eval mode, after an error too."""
+        with self.model.lock:
+            try:
+                yield
+            finally:
+                self.model.eval()
 
     def _prepare(
         self, train: Examples, validation: Examples | None

@@ -136,6 +136,19 @@ def to_start(*, num_texts: int, folder: str) -> Job:
     return {"model": job["model"], "file": str(path)}
 
 
+def to_run(*, num_texts: int, num_others: int, folder: str) -> Job:
+    """Return a folder of reviews with files for train, validation and test."""
+    job = to_encode(num_texts=num_texts + 2 * num_others)
+    rows = list(zip(job["texts"], job["labels"], strict=True))
+    where = Path(folder) / "reviews"
+    where.mkdir()
+    ends = (0, num_texts, num_texts + num_others, len(rows))
+    for name, start, end in zip(("train", "validation", "test"), ends, ends[1:], strict=False):
+        with (where / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *rows[start:end]])
+    return {"model": job["model"], "names": job["names"], "folder": str(where)}
+
+
 def make(kind: str, **wish: Any) -> Job:
     """Return the job of a kind."""
     makers: dict[str, Callable[..., Job]] = {
@@ -144,6 +157,7 @@ def make(kind: str, **wish: Any) -> Job:
         "shaped": shaped,
         "to_encode": to_encode,
         "to_predict": to_predict,
+        "to_run": to_run,
         "to_start": to_start,
     }
     return makers[kind](**wish)

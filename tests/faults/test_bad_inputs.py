@@ -574,7 +574,7 @@ CASES = [
     ),
     Case(
         "no layers to adapt",
-        PLAN + " --dataset {path} --freeze nothing --lora-rank 2 --lora-targets q_proj",
+        PLAN + " --dataset {path} --freeze nothing --lora-rank 2 lora_targets q_proj",
         table(CLEAN),
         2,
         r"found 'q_proj', which names no linear layer\. Pass auto alone, or some of: attention.self.query",

@@ -79,7 +79,7 @@ def test_parts_add_up_in_every_family(family_folder, family):
 def check_completeness(model):
     model.train()
     found = attribute(model, TEXT, target=0)
-    assert model.training
+    assert not model.training
     tokens = model.tokenize([TEXT])
     assert [token.id for token in read_tokens(model, [TEXT])] == tokens[0].tolist()
     assert sum(part for _, part in found.words) == pytest.approx(found.change, abs=0.01 * max(abs(found.change), 0.1))

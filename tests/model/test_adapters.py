@@ -180,7 +180,7 @@ def test_targets_that_cannot_be_adapted(targets: tuple[str, ...], reason: str, t
     network = load(tiny_bert)
     network.bert.encoder.layer[1].spare = nn.Linear(4, 4)
     choices = "attention.self.query, attention.self.key, attention.self.value, attention.output.dense"
-    with pytest.raises(ConfigError, match=rf"for --lora-targets, {reason}\. Pass auto alone, or some of: {choices}"):
+    with pytest.raises(ConfigError, match=rf"for lora_targets, {reason}\. Pass auto alone, or some of: {choices}"):
         add(network, layers_of(network)[1:], targets=targets)
     assert not has_adapters(network)
     assert all(parameter.requires_grad for parameter in network.parameters())
@@ -265,10 +265,10 @@ def test_dropout_is_off_in_eval_mode(dora: bool, tiny_bert: Path):
     assert not torch.equal(layer(x), layer(x))
 
 
-def test_new_modules_have_the_mode_of_the_network(tiny_bert: Path):
+def test_the_network_is_in_eval_mode_afterwards_with_its_new_modules(tiny_bert: Path):
     network = load(tiny_bert).train()
     add(network)
-    assert all(module.training for module in network.modules())
+    assert not any(module.training for module in network.modules())
 
 
 @either_kind

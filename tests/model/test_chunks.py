@@ -307,13 +307,13 @@ CHUNKS = {"long_text": "chunks"}
         (
             {"chunk_overlap": 3, "max_chunks": 2},
             "Expected chunk_overlap, max_chunks only with long_text 'chunks', found chunk_overlap=3, max_chunks=2 with "
-            r"'head'\. Pass --long-text chunks .*, or leave --chunk-overlap, --max-chunks out",
+            r"'head'\. Pass --long-text chunks .*, or leave chunk_overlap, max_chunks out",
         ),
         ({"long_text": "tail", "chunk_pooling": "max"}, "found chunk_pooling='max' with 'tail'"),
         (
             CHUNKS | {"head": "knn", "freeze": "encoder", "chunk_pooling": "attention"},
             "features without weights to be learned below a knn head, found chunk_pooling 'attention'. .*"
-            "--chunk-pooling mean or max",
+            "chunk_pooling mean or max",
         ),
     ],
 )
@@ -325,7 +325,7 @@ def test_settings_that_cannot_be_obeyed(settings: dict, message: str):
 @pytest.mark.parametrize("overlap", [10, 11])
 def test_an_overlap_that_leaves_nothing_new(overlap: int, build: Callable[..., Classifier], tmp_path: Path):
     build(chunk_overlap=9).save(tmp_path / "model")
-    message = f"chunk_overlap from 0 to 9, for a chunk of 12 tokens, .* found {overlap}. Lower --chunk-overlap, raise"
+    message = f"chunk_overlap from 0 to 9, for a chunk of 12 tokens, .* found {overlap}. Lower chunk_overlap, raise"
     with pytest.raises(ConfigError, match=message):
         build(chunk_overlap=overlap)
     with pytest.raises(ConfigError, match="chunk_overlap from 0 to 5, for a chunk of 8 tokens, .* found 9"):
@@ -361,7 +361,7 @@ def test_attention_over_chunks_is_no_constant(build: Callable[..., Classifier]):
 
 
 def test_commands_before_a_training(tiny_bert: Path, toy_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    flags = ["--model", tiny_bert, "--long-text", "chunks", "--max-length", 8, "--chunk-pooling", "attention"]
+    flags = ["--model", tiny_bert, "--long-text", "chunks", "--max-length", 8, "chunk_pooling", "attention"]
     cli.main([str(word) for word in ["explain-training", *flags]])
     assert "training 40 of 42 tensors" in capsys.readouterr().out  # without the pooler
     words = ["run", "text_classification", *flags, "--dataset", toy_csv, "--output-dir", tmp_path / "run", "--dry-run"]
@@ -370,7 +370,7 @@ def test_commands_before_a_training(tiny_bert: Path, toy_csv: Path, tmp_path: Pa
     assert "; max_length 8 in 16 chunks cuts 0.0% of the texts and 0.0% of the tokens" in out
     assert "estimate: " in out
     with pytest.raises(SystemExit, match="2"):
-        cli.main([str(word) for word in ["explain-training", "--model", tiny_bert, "--max-chunks", 3]])
+        cli.main([str(word) for word in ["explain-training", "--model", tiny_bert, "max_chunks", 3]])
     assert "Expected max_chunks only with long_text 'chunks'" in capsys.readouterr().err
 
 

@@ -208,20 +208,20 @@ WAYS_OUT = r"Pass 'nothing', 'embeddings', 'encoder'"
         ),
         ({"lora_rank": 8, "freeze": 3}, "linear layers above the frozen ones for LoRA, found none. Pass --freeze noth"),
         ({"lora_alpha": 8.0}, "Expected --lora-alpha only with --lora-rank, found none. Pass --lora-rank 8 as well"),
-        ({"lora_dropout": 0.1, "dora": True}, "Expected --lora-dropout, --dora only with --lora-rank, found none"),
-        ({"lora_targets": ["query"]}, "Expected --lora-targets only with --lora-rank"),
+        ({"lora_dropout": 0.1, "dora": True}, "Expected lora_dropout, dora only with --lora-rank, found none"),
+        ({"lora_targets": ["query"]}, "Expected lora_targets only with --lora-rank"),
         ({"lora_rank": 8, "train_only": "biases"}, "Expected --lora-rank or --train-only, found both"),
-        ({"lora_rank": 8, "reinit_layers": 1}, "Expected --lora-rank or --reinit-layers, found both"),
+        ({"lora_rank": 8, "reinit_layers": 1}, "Expected --lora-rank or reinit_layers, found both"),
         ({"reinit_layers": -1}, "reinit_layers to be 0 or more, found -1"),
-        ({"reinit_layers": 4}, "--reinit-layers from 1 to 3, the layers of the encoder, found 4"),
+        ({"reinit_layers": 4}, "reinit_layers from 1 to 3, the layers of the encoder, found 4"),
         (
             {"reinit_layers": 1, "freeze": "encoder"},
-            "new weights for layers that train, found --reinit-layers 1 with --freeze encoder. Leave one of the two",
+            "new weights for layers that train, found reinit_layers 1 with --freeze encoder. Leave one of the two",
         ),
-        ({"reinit_layers": 1, "train_only": "norms"}, "found --reinit-layers 1 with --train-only norms"),
+        ({"reinit_layers": 1, "train_only": "norms"}, "found reinit_layers 1 with --train-only norms"),
         (
             {"reinit_layers": 2, "freeze": 2},
-            "found reinit_layers=2 and 1 layers above the frozen ones. Lower --reinit-layers or --freeze",
+            "found reinit_layers=2 and 1 layers above the frozen ones. Lower reinit_layers or --freeze",
         ),
         ({"reinit_layers": 1, "freeze": 3}, "found reinit_layers=1 and 0 layers above the frozen ones"),
     ],
@@ -254,7 +254,7 @@ def test_nothing_left_to_train_is_refused(name: str, settings: dict, deep_folder
 def test_shared_layers_are_refused_one_by_one(deep_folder: Callable[[str], Path]):
     for settings, message in (
         ({"freeze": 1}, f"freeze the lowest 1 layers, found an encoder with layers that share.* {WAYS_OUT}\\.$"),
-        ({"reinit_layers": 1}, "found an encoder whose layers share their weights. Leave --reinit-layers out"),
+        ({"reinit_layers": 1}, "found an encoder whose layers share their weights. Leave reinit_layers out"),
     ):
         with pytest.raises(ConfigError, match=message):
             Classifier.from_pretrained(deep_folder("albert"), labels=LABELS, **settings)

@@ -60,7 +60,7 @@ def test_logits_and_gradients_are_those_of_the_padded_pass(
     assert gradients.keys() == packed_gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(packed_gradients[name], gradient, rtol=0, atol=1e-12, msg=name)
-    assert packing._packing is None
+    assert packing._packing.get() is None
     assert model.network.base_model.config._attn_implementation == ("eager" if family in packing.OWN else "sdpa")
 
 
@@ -152,7 +152,7 @@ def test_an_error_leaves_the_encoder_as_it_was(tiny_bert: Path, batch):
         with pytest.raises(IndexError, match="out of range"):
             model(batch["input_ids"] + 10_000, batch["attention_mask"])
         encoder = model.network.base_model
-        assert packing._packing is None
+        assert packing._packing.get() is None
         assert "forward" not in encoder.__dict__
         assert not any(module._forward_pre_hooks or module._forward_hooks for module in encoder.encoder.modules())
         assert torch.equal(model(**batch), expected)
@@ -183,7 +183,7 @@ def test_what_needs_padding_has_it_and_is_refused_where_it_shall_not(
     model = Classifier.from_pretrained(family_folder(family), labels=LABELS, **settings)
     assert not model.leaves_padding_out
     trainer = Trainer(model, TrainingConfig(num_epochs=1, padding_free=True))
-    with pytest.raises(ConfigError, match=f"do without padding for --padding-free, found {found}. Leave it out"):
+    with pytest.raises(ConfigError, match=f"do without padding for padding_free, found {found}. Leave it out"):
         trainer.fit(REVIEWS)
 
 

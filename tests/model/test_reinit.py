@@ -124,14 +124,14 @@ def test_a_classifier_keeps_its_head(family: str, family_folder: Callable[[str],
 def test_a_count_beyond_the_encoder_is_refused(tiny_bert: Path, count: int):
     model = load(tiny_bert)
     before = values(model)
-    with pytest.raises(ConfigError, match=f"--reinit-layers from 1 to 2, the layers of the encoder, found {count}"):
+    with pytest.raises(ConfigError, match=f"reinit_layers from 1 to 2, the layers of the encoder, found {count}"):
         reinit_layers(model, layers_of(model), pooler_of(model), count=count, seed=0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in values(model).items())
 
 
 def test_shared_layers_are_refused(family_folder: Callable[[str], Path]):
     model = load(family_folder("albert"))
-    with pytest.raises(ConfigError, match="layers share their weights. Leave --reinit-layers out"):
+    with pytest.raises(ConfigError, match="layers share their weights. Leave reinit_layers out"):
         reinit_layers(model, None, pooler_of(model), count=1, seed=0)
 
 

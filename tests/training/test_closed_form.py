@@ -229,7 +229,7 @@ def test_a_regression_that_does_not_converge_is_reported(
     monkeypatch.setattr("nlptl.training.closed_form.MAX_ITERATIONS", 2)
     features, labels = draw()
     fit_head(build(tiny_bert, "logistic"), torch.from_numpy(features), labels)
-    assert "stopped after 2 iterations before it converged; lower --inverse-regularization" in caplog.text
+    assert "stopped after 2 iterations before it converged; lower inverse_regularization" in caplog.text
 
 
 def test_data_that_cannot_be_fitted_is_refused(tiny_bert: Path):

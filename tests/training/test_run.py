@@ -131,7 +131,7 @@ def test_manifest_says_where_and_on_what(tmp_path, monkeypatch):
     run.record_data(FACTS)
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
     assert {key: manifest[key] for key in FACTS} == FACTS
-    assert manifest.keys() - FACTS.keys() == {"command", "git_commit", "versions", "hardware"}
+    assert manifest.keys() - FACTS.keys() == {"identity", "command", "git_commit", "versions", "hardware"}
     assert {"python", "nlptl", "torch", "transformers"} <= manifest["versions"].keys()
     assert manifest["hardware"]["processes"] == 1
     monkeypatch.setattr(runs.shutil, "which", lambda _: None)

@@ -239,10 +239,10 @@ def test_quick_layers_are_those_of_training_evaluation_and_prediction(wanted, bu
     model, found = build_model(), set()
 
     def look(module, args):
-        kinds = (torch.nn.Linear, torch.nn.Dropout)
-        found.update((model.training, "forward" in m.__dict__) for m in model.modules() if type(m) in kinds)
+        kinds = (torch.nn.Linear, torch.nn.Dropout) if model.training else torch.nn.Linear
+        found.update((model.training, "forward" in m.__dict__) for m in model.modules() if isinstance(m, kinds))
 
-    model.register_forward_pre_hook(look)
+    model.network.register_forward_pre_hook(look)
     trainer = Trainer(model, TrainingConfig(num_epochs=1, quick_layers=wanted))
     trainer.evaluate(splits["test"])
     assert found == {(False, wanted)}

@@ -1,0 +1,143 @@
+"""The text of `--help`: the flags of a dataclass, each with the string under its field."""
+
+import ast
+import dataclasses
+import inspect
+import shutil
+import textwrap
+import types
+import typing
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from nlptl.flags import COMMON
+
+FEW = 30
+"""Up to this many flags, `--help` shows all of them."""
+MANY = 8
+"""Up to this many choices are listed beside the flag, more of them in its text."""
+_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+
+
+def help_text(cls: type, *, prog: str, description: str, is_full: bool) -> str:
+    """Return the help of a command.
+
+    Args:
+        cls: Dataclass with the settings of the command; those of the dataclasses in it are flags of the same level.
+        prog: What the user types before the flags.
+        description: Text above the flags.
+        is_full: Show every flag. Otherwise, of a dataclass with many, those that most people need.
+    """
+    positional, groups = _rows(cls)
+    flags = {flag: row for rows in groups.values() for flag, row in rows.items()}
+    common = {title: {name: flags[name] for name in names if name in flags} for title, names in COMMON.items()}
+    has_more = len(flags) > FEW
+    shown = common if has_more else {"options": flags}
+    if has_more and is_full:
+        is_common = {name for rows in common.values() for name in rows}
+        rest = {title: {n: row for n, row in rows.items() if n not in is_common} for title, rows in groups.items()}
+        shown = common | {title: rows for title, rows in rest.items() if rows}
+    general = {"-h, --help": "Print this text."}
+    if has_more:
+        general["--help-all"] = f"Print all {len(flags)} options."
+    if not positional:
+        general["--config FILE"] = "Read settings from a JSON file, such as config.json of a run; flags override it."
+    general["--debug"] = "Show the traceback of an error."
+    blocks = {"arguments": positional} if positional else {}
+    blocks |= {title: dict(rows.values()) for title, rows in shown.items()} | {"general": general}
+    usage = " ".join(["usage:", prog, *positional, "[options]"])
+    return "\n\n".join([usage, description.strip(), *(_block(title, rows) for title, rows in blocks.items())])
+
+
+def _rows(cls: type) -> tuple[dict[str, str], dict[str, dict[str, tuple[str, str]]]]:
+    """Return positional fields with their help, and by title of their group, flags: name -> (how to pass it, help)."""
+    positional: dict[str, str] = {}
+    groups: dict[str, dict[str, tuple[str, str]]] = {"data and run": {}}
+    hints, docs = typing.get_type_hints(cls), field_docs(cls)
+    not_flags: frozenset[str] = getattr(cls, "not_flags", frozenset())
+    for field in dataclasses.fields(cls):
+        if field.name in not_flags:
+            continue
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(default):
+            title = (inspect.getdoc(type(default)) or field.name).partition("\n")[0].rstrip(".")
+            groups[title] = _flags(default, not_flags)
+        elif default is dataclasses.MISSING:
+            positional[field.name.upper()] = docs.get(field.name, "")
+        else:
+            groups["data and run"] |= _flag(field.name, hint, default, docs.get(field.name, ""))
+    return positional, groups
+
+
+def _flags(values: Any, not_flags: Collection[str]) -> dict[str, tuple[str, str]]:
+    hints, docs = typing.get_type_hints(type(values)), field_docs(type(values))
+    rows: dict[str, tuple[str, str]] = {}
+    for name in (field.name for field in dataclasses.fields(values)):
+        if name not in not_flags:
+            rows |= _flag(name, hints[name], getattr(values, name), docs.get(name, ""))
+    return rows
+
+
+def _flag(name: str, hint: Any, default: Any, doc: str) -> dict[str, tuple[str, str]]:
+    flag = name.replace("_", "-")
+    if hint is bool:
+        return {flag: (f"--{flag}, --no-{flag}", f"{doc} [on]") if default else (f"--{flag}", doc)}
+    if len(choices := _choices(hint)) > MANY:
+        doc += f" One of {', '.join(choices)}."
+    shown = "" if default is None or default == () else f" [{_plain(default)}]"
+    return {flag: (f"--{flag} {metavar(hint)}", f"{doc}{shown}")}
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def metavar(hint: Any) -> str:
+    """Return how the values of a type are written in help: `N`, `{adamw,sgd}`, `TEXT ...`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "NAME" if len(arguments) > MANY else "{" + ",".join(map(str, arguments)) + "}"
+    if origin in (typing.Union, types.UnionType):
+        return "|".join(metavar(option) for option in arguments if option is not types.NoneType)
+    if origin is tuple:
+        return f"{metavar(arguments[0])} ..."
+    return _METAVARS.get(hint, "VALUE")
+
+
+def _choices(hint: Any) -> list[str]:
+    if typing.get_origin(hint) is Literal:
+        return list(map(str, typing.get_args(hint)))
+    return [choice for part in typing.get_args(hint) for choice in _choices(part)]
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """Return the string under each field of a dataclass and of those it inherits from, without its line breaks."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]).body
+        for field, below in zip(body, body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(field.target, ast.Name):
+                text = ast.literal_eval(below.value) if isinstance(below.value, ast.Constant) else ""
+                docs[field.target.id] = " ".join(str(text).split())
+    return docs
+
+
+def _block(title: str, rows: Mapping[str, str]) -> str:
+    width = min(shutil.get_terminal_size().columns, 120)
+    indent = 26
+    return "\n".join([f"{title}:", *_lines(rows.items(), indent=indent, width=max(width, indent + 30))])
+
+
+def _lines(rows: Iterable[tuple[str, str]], *, indent: int, width: int) -> Iterable[str]:
+    for name, text in rows:
+        lines = textwrap.wrap(text, width - indent, break_on_hyphens=False) or [""]
+        if len(name) + 4 > indent:
+            yield f"  {name}"
+        else:
+            lines[0] = f"  {name}".ljust(indent) + lines[0]
+            yield lines.pop(0)
+        yield from (" " * indent + line for line in lines)
