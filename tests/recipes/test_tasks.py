@@ -365,7 +365,7 @@ def test_its_configuration_repeats_it_and_a_folder_that_holds_a_run_is_refused(n
     for file in ("model/model.safetensors", "model/nlptl.json", "scores.json", "predictions.csv"):
         assert (tmp_path / "again" / file).read_bytes() == (found.run / file).read_bytes()
     cli.run(found.recipe.main, found.recipe.Config, [*words, str(tmp_path / "dry"), "--dry-run"])
-    assert re.search(r"\nestimate: [\d,]+ MB of memory .* on cpu, \d MB of disk\n$", capsys.readouterr().out)
+    assert re.search(r"\nestimate: about [\d,]+ MB of memory .* on cpu, about \d+ s\n$", capsys.readouterr().out)
     assert not (tmp_path / "dry").exists()
 
 
