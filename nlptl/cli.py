@@ -69,11 +69,6 @@ COMMANDS = {
         "nlptl.serving.export:export",
         "write a trained model for ONNX Runtime, and say what that costs",
     ),
-    "explain-training": Command(
-        "nlptl.training.plan:ExplainConfig",
-        "nlptl.training.plan:explain_training",
-        "show what would train, at which rate",
-    ),
     "baselines": Command(
         "nlptl.judging.baselines:BaselinesConfig",
         "nlptl.judging.baselines:compare_baselines",
