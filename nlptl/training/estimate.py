@@ -18,7 +18,7 @@ from nlptl.errors import ResourceError, one_line
 from nlptl.model.classifier import Classifier
 from nlptl.model.freezing import is_adapter
 from nlptl.model.inference import evaluating, in_halves, is_out_of_memory, tokens_at_once
-from nlptl.model.quick import quick_layers
+from nlptl.model.seeding import seeded
 from nlptl.training.boundary import MEMORY_SHARE, cut_depth
 from nlptl.training.inputs import Inputs
 
@@ -207,9 +207,8 @@ def _seconds_per_token(model: Classifier, inputs: Inputs, accelerator: Accelerat
     model.train()
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     no_gradient = evaluating(model) if model.features_are_constant else nullcontext()
-    devices = [] if device.type == "cpu" else [device]
     try:
-        with torch.random.fork_rng(devices, device_type=device.type), no_gradient, quick_layers(model):
+        with seeded(0, device), no_gradient:
             in_halves(run, rows[:1])  # warms up memory and threads
             return sum(in_halves(run, rows)) / int(lengths[rows].sum())
     except (RuntimeError, MemoryError) as error:

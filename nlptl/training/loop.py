@@ -140,8 +140,7 @@ class Loop:
         if held_out is not None:
             every = config.eval_steps or steps_per_epoch
             held_out = once(held_out, num_passes=stage.num_epochs * steps_per_epoch // every)
-        is_last = stage is self.stages[-1]
-        optimizer = build_optimizer(model, config, before_encoder=not is_last)
+        optimizer = build_optimizer(model, config, before_encoder=stage is not self.stages[-1])
         # On one process in full precision Accelerate has nothing to add, and its wrappers take time in every step.
         is_plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no"
         if is_plain:
