@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.optimize import brentq, minimize, minimize_scalar
+import scipy
 from scipy.special import expit, log_expit, log_softmax, logsumexp, softmax
 
 from nlptl.errors import ConfigError, DataError
@@ -105,12 +105,12 @@ def fit_temperature(
 
     if len(targets) == 0:
         return Calibration("temperature")
-    best = float(minimize_scalar(loss, bounds=_LOG_BOUNDS, method="bounded", options={"xatol": 1e-12}).x)
+    best = float(scipy.optimize.minimize_scalar(loss, bounds=_LOG_BOUNDS, method="bounded", options={"xatol": 1e-12}).x)
     # Rounding hides the lowest point in half of the digits, but not where the slope is 0: with it, logits that differ
     # by rounding alone, as those of one process and of two, give the same temperature but for rounding.
     low, high = best - 0.01, best + 0.01
     if _slope(loss, low) < 0 < _slope(loss, high):
-        best = float(brentq(lambda x: _slope(loss, x), low, high, xtol=1e-14))
+        best = float(scipy.optimize.brentq(lambda x: _slope(loss, x), low, high, xtol=1e-14))
     return Calibration("temperature", float(np.exp(best)))
 
 
@@ -147,7 +147,7 @@ def fit_vector(targets: np.ndarray, logits: np.ndarray, *, prior: float = 1.0) -
     found = start
     if len(targets):
         options = {"maxiter": 10_000, "ftol": 1e-15, "gtol": 1e-9}
-        found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
+        found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
     return Calibration("vector", 1.0, tuple(found[:num_labels].tolist()), tuple(found[num_labels:].tolist()))
 
 
@@ -305,7 +305,7 @@ def _platt_of_label(targets: np.ndarray, logits: np.ndarray) -> tuple[float, flo
 
     start = np.array([0.0, np.log((positives + 1) / (negatives + 1))])
     options = {"gtol": 1e-10, "maxiter": 1000}
-    found = minimize(loss, start, jac=True, hess=curvature, method="trust-exact", options=options).x
+    found = scipy.optimize.minimize(loss, start, jac=True, hess=curvature, method="trust-exact", options=options).x
     return (float(found[0]), float(found[1])) if found[0] > 0 else (1.0, 0.0)
 
 
