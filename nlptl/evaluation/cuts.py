@@ -1,6 +1,7 @@
 """How a test set is cut into slices: by the values of a column, by ranges of a number, by the words of texts."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ RANGES = 5
 MOST_VALUES = 200
 MOST_WORDS = 200
 """Words by which texts are sliced: the most frequent ones, of which not nearly all texts have each."""
-WORD = r"\w[\w'\u2019]*\w"
+WORD = re.compile(r"\w[\w'\u2019]*\w")
 MISSING, RARE = "(missing)", "(rare values)"
 MOST_SIGNS = 60
 
@@ -67,20 +68,15 @@ def cut_by_label(column: str, sets: Sequence[Sequence[str]]) -> list[Slice]:
 
 
 def cut_by_word(texts: Sequence[str]) -> list[Slice]:
-    """Return a slice for each frequent word of two letters or more: the texts that have it, in any case."""
-    from sklearn.feature_extraction.text import CountVectorizer
-
+    """Return a slice for each frequent word of two letters or more: the texts that contain it, in any case."""
+    words_of = [set(WORD.findall(text.lower())) for text in texts]
+    counts = Counter(word for words in words_of for word in words)
     least, most = MIN_SIZE, len(texts) - MIN_SIZE
-    if most < least:
-        return []
-    counter = CountVectorizer(token_pattern=WORD, binary=True, min_df=least, max_df=most, max_features=MOST_WORDS)
-    try:
-        found = counter.fit_transform(texts).tocsc()
-    except ValueError:  # no word is in so many texts
-        return []
-    words = counter.get_feature_names_out()
-    order = np.argsort(-np.diff(found.indptr), kind="stable")
-    return [Slice("word", str(words[i]), found[:, [i]].toarray()[:, 0].astype(bool)) for i in order]
+    chosen = sorted((word for word, count in counts.items() if least <= count <= most), key=lambda w: (-counts[w], w))
+    return [
+        Slice("word", word, np.fromiter((word in words for words in words_of), dtype=bool, count=len(texts)))
+        for word in chosen[:MOST_WORDS]
+    ]
 
 
 def _numbers(values: Sequence[str]) -> np.ndarray | None:

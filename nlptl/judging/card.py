@@ -2,10 +2,10 @@
 
 from nlptl.data.writers import write_text
 from nlptl.judging import judgements, scores, sections
-from nlptl.judging.document import Part, Section, Table, Words, count, name, names, percent, plain
-from nlptl.judging.glossary import TASKS, words
+from nlptl.judging.document import Part, Section, Table, Words, count, metric_name, name, names, percent, plain
 from nlptl.judging.markdown import to_markdown
 from nlptl.judging.run_files import SPLITS, RunFiles, differing, hub_id, public_name
+from nlptl.model.readme import pipeline_of, readme
 
 HUB_METRICS = {
     "macro_f1": "f1",
@@ -37,7 +37,7 @@ def write_model_card(run: RunFiles) -> None:
 
 
 def model_card(run: RunFiles) -> str:
-    """Return the card of the model of a run: a block of metadata that the Hub reads, and Markdown."""
+    """Return the model card of a run, with its scores, limits and data."""
     parts = [
         Section("What it is", _what_it_is(run)),
         Section("Scores", _scores(run)),
@@ -46,7 +46,7 @@ def model_card(run: RunFiles) -> str:
         Section("How to use it", sections.how_to_use(run, "path/to/this/folder")),
         Section("How it was trained", _training(run)),
     ]
-    return f"---\n{_metadata(run)}---\n\n{to_markdown(_title(run), parts)}"
+    return readme(_metadata(run), to_markdown(_title(run), parts))
 
 
 def _metadata(run: RunFiles) -> str:
@@ -54,7 +54,7 @@ def _metadata(run: RunFiles) -> str:
 
     encoder, data = str(run.settings.get("model", "")), _data_name(run)
     on_hub = hub_id(str(run.settings.get("dataset", "")))
-    kind = "token-classification" if run.task == "tokens" else "text-classification"
+    kind = pipeline_of(run.task)
     known = {m: s for m, s in run.scores[run.split].items() if m != "per_class" and s["value"] is not None}
     results = [
         EvalResult(
@@ -63,7 +63,7 @@ def _metadata(run: RunFiles) -> str:
             dataset_name=data,
             dataset_split=run.split,
             metric_type=HUB_METRICS.get(metric, metric),
-            metric_name=words(metric),
+            metric_name=metric_name(metric),
             metric_value=round(score["value"], 4),
         )
         for metric, score in known.items()
@@ -78,7 +78,7 @@ def _metadata(run: RunFiles) -> str:
         metrics=list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in known)),
         eval_results=results,
     )
-    return f"{card.to_yaml()}\n"
+    return card.to_yaml()
 
 
 def _title(run: RunFiles) -> str:
@@ -88,7 +88,7 @@ def _title(run: RunFiles) -> str:
 
 def _what_it_is(run: RunFiles) -> list[Part]:
     labels, trained = run.manifest.get("labels") or [], sections.what_trained(run.manifest)
-    parts: list[Part] = [Words(f"A text classifier: {trained}. It gives {TASKS.get(run.task, run.task)}.")]
+    parts: list[Part] = [Words(f"A text classifier: {trained}. It gives {sections.TASKS.get(run.task, run.task)}.")]
     if labels:
         kind = "Outputs" if run.task == "regression" else "Labels"
         parts.append(Words(f"{kind}: {names(labels, most=MOST_LABELS)}."))

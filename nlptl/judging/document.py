@@ -13,6 +13,18 @@ from nlptl.printable import printable
 
 FIRST, LAST = "\u2068", "\u2069"
 NOTHING = "\u2013"
+METRICS = {
+    "ece": "ECE",
+    "f1": "F1",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "r2": "R\u00b2",
+    "brier": "Brier score",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "matthews": "Matthews correlation",
+}
+"""Names of scores that are not spelled as in settings and files."""
 MOST_ROWS = 100
 """Rows of a table; its caption says how many there are in all."""
 MANY_ROWS = 12
@@ -105,6 +117,11 @@ class Section:
     def anchor(self) -> str:
         """Where links lead."""
         return re.sub(r"\W+", "-", self.title.lower())
+
+
+def metric_name(metric: str) -> str:
+    """Return the name of a score as it is written in a sentence."""
+    return METRICS.get(metric, metric.replace("_", " ").replace(" f1", " F1"))
 
 
 def name(text: object) -> str:

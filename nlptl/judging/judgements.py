@@ -18,19 +18,18 @@ from nlptl.judging.document import (
     cut,
     decimal,
     interval,
+    metric_name,
     name,
     p_value,
     percent,
     shorten,
     signed,
 )
-from nlptl.judging.glossary import METRICS, words
 from nlptl.judging.run_files import RunFiles
 
 FEW_SLICES = 8
 MOST_SLICES = 30
 MOST_DRAWN = 8
-MOST_QUOTES = 5
 MOST_LETTERS = 120
 MOST_TOKENS = 400
 MOST_PAIRS = 10
@@ -50,18 +49,8 @@ def calibration(run: RunFiles) -> Section | None:
         bins = reliability.get(key)
         if bins and figures.can_draw() and not (key == "after" and method == "none"):
             parts.append(figures.draw_reliability(f"reliability-{key}", caption, bins))
-    rows = [[words(key), decimal(before[key]), decimal(after.get(key))] for key in before]
+    rows = [[metric_name(key), decimal(before[key]), decimal(after.get(key))] for key in before]
     parts.append(Table("Before and after calibration", ("score", "before", "after"), rows))
-    meanings = [[words(key), METRICS[key]] for key in before if key in METRICS]
-    parts.append(Table("What these scores mean", ("score", "meaning"), meanings, texts=2, is_long=True))
-    for key in ("before", "after"):
-        if reliability.get(key):
-            rows = [
-                [f"{b['low']:.2f} to {b['high']:.2f}", count(b["n"]), decimal(b["confidence"]), decimal(b["accuracy"])]
-                for b in reliability[key]
-            ]
-            columns = ("probability", "n", "mean probability", "share that is right")
-            parts.append(Table(f"Reliability {key} calibration as a table", columns, rows, is_long=True))
     return Section("Calibration", parts)
 
 
@@ -135,15 +124,14 @@ def confusion(run: RunFiles) -> Section | None:
         if figures.can_draw() and len(labels) <= figures.MOST_CLASSES:
             caption = "Confusion matrix: labels in rows, predictions in columns"
             parts.append(figures.draw_confusion("confusion", caption, labels, counts))
-        rows = [[name(label), *map(count, row)] for label, row in zip(labels, counts, strict=True)]
-        columns = ("label \\ predicted", *map(name, labels))
-        parts.append(Table("Counts of labels (rows) and predictions (columns)", columns, rows, is_long=len(parts) > 0))
+        else:
+            rows = [[name(label), *map(count, row)] for label, row in zip(labels, counts, strict=True)]
+            columns = ("label \\ predicted", *map(name, labels))
+            parts.append(Table("Counts of labels (rows) and predictions (columns)", columns, rows))
     if pairs:
         rows = [[name(p["label"]), name(p["predicted"]), count(p["count"]), percent(p["share"])] for p in pairs]
         columns = ("label", "predicted", "texts", "share of it")
         parts.append(Table("Labels that are taken for others", columns, rows[:MOST_PAIRS], texts=2))
-        if rows[MOST_PAIRS:]:
-            parts.append(Table("More of these", columns, rows[MOST_PAIRS:], texts=2, is_long=True))
         if run.task in ("multi_label", "tokens"):
             parts.append(Words("(none) as the label: given where nothing was missed; as the prediction: missed."))
     return Section("Confusion", parts)
@@ -154,7 +142,7 @@ def slices(run: RunFiles) -> Section | None:
     found = run.analysis.get("slices")
     if not found or not found.get("rows"):
         return None
-    rows, metric = found["rows"], words(found["metric"])
+    rows, metric = found["rows"], metric_name(found["metric"])
     parts: list[Part] = [Words(_flags(found))]
     drawn = [
         (f"{row['column']}: {row['value']}", row["score"], row.get("low"), row.get("high"))
@@ -165,32 +153,27 @@ def slices(run: RunFiles) -> Section | None:
         caption = f"{capital(metric)} on slices; dashed: on all texts"
         parts.append(figures.draw_intervals("slices", caption, drawn, reference=found["overall"]))
     columns = ("slice", metric, "difference to the rest", "p", "texts", "95 % interval", "")
-    first = max(FEW_SLICES, sum(bool(row["flagged"]) for row in rows[:MOST_SLICES]))
-    for caption, is_long, part in (
-        ("Slices, the strongest evidence first", False, rows[:first]),
-        ("More slices", True, rows[first:MOST_SLICES]),
-    ):
-        cells = [
-            [
-                f"{name(row['column'])}: {name(row['value'])}",
-                decimal(row["score"]),
-                signed(row["difference"]),
-                p_value(row["p"]),
-                count(row["n"]),
-                interval(row),
-                "flagged" if row["flagged"] else "",
-            ]
-            for row in part
+    shown = rows[: max(FEW_SLICES, sum(bool(row["flagged"]) for row in rows[:MOST_SLICES]))]
+    cells = [
+        [
+            f"{name(row['column'])}: {name(row['value'])}",
+            decimal(row["score"]),
+            signed(row["difference"]),
+            p_value(row["p"]),
+            count(row["n"]),
+            interval(row),
+            "flagged" if row["flagged"] else "",
         ]
-        marked = frozenset(i for i, row in enumerate(part) if row["flagged"])
-        if cells:
-            parts.append(Table(caption, columns, cells, marked=marked, is_long=is_long))
+        for row in shown
+    ]
+    marked = frozenset(i for i, row in enumerate(shown) if row["flagged"])
+    parts.append(Table("Slices, the strongest evidence first", columns, cells, marked=marked))
     return Section("Slices", parts)
 
 
 def _flags(found: Mapping[str, Any]) -> str:
     flagged = sum(bool(row["flagged"]) for row in found["rows"])
-    overall = f"On all texts, {words(found['metric'])} is {decimal(found['overall'])}."
+    overall = f"On all texts, {metric_name(found['metric'])} is {decimal(found['overall'])}."
     tested = found.get("tested", len(found["rows"]))
     if not flagged:
         return f"Of {count(tested)} slices none is flagged: on none is the model worse by more than chance. {overall}"
@@ -205,9 +188,7 @@ def errors(run: RunFiles) -> Section | None:
     for key, caption in (("highest_loss", "Highest loss"), ("most_confident", "Most confident mistakes")):
         if found.get(key):
             quotes = [(_about(each), None if each.get("text") is None else name(each["text"])) for each in found[key]]
-            parts.append(Quotes(caption, quotes[:MOST_QUOTES], is_long=bool(parts)))
-            if quotes[MOST_QUOTES:]:
-                parts.append(Quotes(f"{caption}: {len(quotes) - MOST_QUOTES} more", quotes[MOST_QUOTES:], is_long=True))
+            parts.append(Quotes(caption, quotes, is_long=bool(parts)))
     if not parts:
         return None
     if run.analysis.get("texts_shown") == "none":
@@ -239,8 +220,8 @@ def probes(run: RunFiles) -> Section | None:
         ]
         for each in found
     ]
-    metric = (run.analysis.get("slices") or {}).get("metric", run.metric)
-    columns = ("change", "texts changed", words(metric), "difference", "95 % interval of it", "predictions that flip")
+    metric = metric_name((run.analysis.get("slices") or {}).get("metric", run.metric))
+    columns = ("change", "texts changed", metric, "difference", "95 % interval of it", "predictions that flip")
     return Section("Robustness", [Table("What small changes of the texts do", columns, rows)])
 
 

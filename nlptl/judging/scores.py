@@ -18,12 +18,12 @@ from nlptl.judging.document import (
     cut,
     decimal,
     interval,
+    metric_name,
     name,
     p_value,
     seconds,
     signed,
 )
-from nlptl.judging.glossary import METRICS, words
 from nlptl.judging.run_files import RunFiles
 
 THIS_RUN = "this run"
@@ -41,23 +41,24 @@ def score_tables(run: RunFiles) -> list[Part]:
     of_split, baseline = run.scores[run.split], run.baseline
     metrics = [run.metric, *(key for key in of_split if key not in ("per_class", run.metric))]
     beside = [] if baseline is None else [baseline[0]]
-    rows = [
-        [words(m), decimal(of_split[m]["value"]), interval(of_split[m]), count(of_split[m]["n"])]
-        + ([] if baseline is None else [decimal(baseline[1].get(m, {}).get("value"))])
-        for m in metrics
-    ]
+
+    def rows(scores: Mapping[str, Any]) -> list[list[str]]:
+        return [
+            [metric_name(m), decimal(scores[m]["value"]), interval(scores[m]), count(scores[m]["n"])] for m in metrics
+        ]
+
+    on_split = rows(of_split)
+    if baseline is not None:
+        others = (decimal(baseline[1].get(metric, {}).get("value")) for metric in metrics)
+        on_split = [[*row, other] for row, other in zip(on_split, others, strict=True)]
     columns = ("score", "value", "95 % interval", "texts", *beside)
-    parts: list[Part] = [Table(f"Scores on {run.split}", columns, rows)]
+    parts: list[Part] = [Table(f"Scores on {run.split}", columns, on_split)]
     parts += _baselines(run)
     parts += _per_class(run, of_split.get("per_class") or {})
     parts += _repeats(run)
     if run.split == "test" and "validation" in run.scores:
-        chosen = run.scores["validation"]
-        rows = [[words(m), decimal(chosen[m]["value"]), interval(chosen[m]), count(chosen[m]["n"])] for m in metrics]
         caption = "Scores on validation, which chose the model"
-        parts.append(Table(caption, columns[:4], rows, is_long=True))
-    meanings = [[words(metric), METRICS[metric]] for metric in metrics if metric in METRICS]
-    parts.append(Table("What the scores mean", ("score", "meaning"), meanings, texts=2, is_long=True))
+        parts.append(Table(caption, columns[:4], rows(run.scores["validation"]), is_long=True))
     return parts
 
 
@@ -75,7 +76,7 @@ def _against(run: RunFiles) -> Part:
     is_among_them = THIS_RUN in [rival for rival, _ in rivals]
     rows = rivals if is_among_them else [(THIS_RUN, score), *rivals]
     drawn = [(rival, of["value"], of.get("low"), of.get("high")) for rival, of in rows if of["value"] is not None]
-    caption = f"{capital(words(run.metric))} on {run.split} with 95 % intervals"
+    caption = f"{capital(metric_name(run.metric))} on {run.split} with 95 % intervals"
     return figures.draw_intervals("scores", caption, drawn, reference=None)
 
 
@@ -84,9 +85,10 @@ def _baselines(run: RunFiles) -> Iterable[Part]:
     if not rows:
         return
     metrics = list(dict.fromkeys([run.metric, *(m for row in rows for m in row["scores"] if m != "per_class")]))[:3]
+    shown = [metric_name(metric) for metric in metrics]
     yield Table(
-        "Did transfer help? What simpler ways reach on the same texts",
-        ("", *(words(m) for m in metrics), f"95 % interval of {words(metrics[0])}", "training", "parameters trained"),
+        "Did transfer help? The scores of simpler methods on the same texts",
+        ("", *shown, f"95 % interval of {shown[0]}", "training", "parameters trained"),
         [
             [
                 name(row["name"]),
@@ -101,7 +103,7 @@ def _baselines(run: RunFiles) -> Iterable[Part]:
     )
     gain = run.baselines.get("gain")
     if gain:
-        metric = words(run.baselines.get("metric", run.metric))
+        metric = metric_name(run.baselines.get("metric", run.metric))
         yield Words(
             f"The gain of {name(gain.get('row', THIS_RUN))} over {name(gain['over'])}: {signed(gain['difference'])} "
             f"{metric} (95 % interval {interval(gain)}, p {p_value(gain['p'])})."
@@ -117,7 +119,7 @@ def _per_class(run: RunFiles, per_class: Mapping[str, Mapping[str, Any]]) -> Ite
     for label, row in list(per_class.items())[:MOST_ROWS]:
         last = row[metrics[-1]]
         rows.append([name(label), *(decimal(row[m]["value"]) for m in metrics), interval(last), count(last["n"])])
-    columns = (kind, *map(words, metrics), f"95 % interval of {words(metrics[-1])}", "n")
+    columns = (kind, *map(metric_name, metrics), f"95 % interval of {metric_name(metrics[-1])}", "n")
     caption = f"Scores of each {kind}{cut(len(per_class))}"
     yield Table(caption, columns, rows, is_long=len(rows) > MANY_ROWS)
 
@@ -125,14 +127,13 @@ def _per_class(run: RunFiles, per_class: Mapping[str, Mapping[str, Any]]) -> Ite
 def repeats_verdict(run: RunFiles) -> Section:
     """Return what several runs give on average, where a folder holds them and no run of its own."""
     repeats, kind = run.repeats
-    metric, summary = run.metric, repeats["summary"]
-    found = summary[metric]
+    metric, found = metric_name(run.metric), repeats["summary"][run.metric]
     said = "95 % interval of the mean" if kind == "seed" else "lowest and highest"
     sentence = (
-        f"Over {count(found['n'])} {kind}s, {words(metric)} on test is {decimal(found['mean'])} on average ({said} "
+        f"Over {count(found['n'])} {kind}s, {metric} on test is {decimal(found['mean'])} on average ({said} "
         f"{interval(found)}; standard deviation {decimal(found['sd'])})."
     )
-    tiles = [(f"{words(metric)}, mean of {found['n']} {kind}s", decimal(found["mean"]), f"{said} {interval(found)}")]
+    tiles = [(f"{metric}, mean of {found['n']} {kind}s", decimal(found["mean"]), f"{said} {interval(found)}")]
     return Section("Verdict", [Words(sentence), Tiles(tiles)])
 
 
@@ -146,7 +147,7 @@ def repeats_scores(run: RunFiles) -> Section:
     ]
     parts: list[Part] = []
     if rows and figures.can_draw():
-        caption = f"{capital(words(run.metric))} on test with 95 % intervals; dashed: mean"
+        caption = f"{capital(metric_name(run.metric))} on test with 95 % intervals; dashed: mean"
         mean = repeats["summary"][run.metric]["mean"]
         parts = [figures.draw_intervals("scores", caption, rows[:MANY_ROWS], reference=mean)]
     folders = ", ".join(name(f"{each['folder']}/report.html") for each in repeats["runs"][:MANY_ROWS])
@@ -168,15 +169,15 @@ def _repeats(run: RunFiles) -> Iterable[Part]:
         for what, key in (("mean", "mean"), ("standard deviation", "sd"))
     ]
     fell = frozenset(i for i, each in enumerate(runs[:MOST_ROWS]) if each.get("collapsed"))
-    yield Table(f"Scores by {kind}{cut(len(runs))}", (kind, *map(words, metrics)), [*rows, *spread], marked=fell)
+    yield Table(f"Scores by {kind}{cut(len(runs))}", (kind, *map(metric_name, metrics)), [*rows, *spread], marked=fell)
     if fell:
         which = ", ".join(str(runs[i][kind]) for i in sorted(fell))
-        yield Words(f"One and the same is predicted for all texts by {kind} {which}.", is_warning=True)
+        yield Words(f"These models predict the same for all texts: {kind} {which}.", is_warning=True)
     pooled = (repeats.get("pooled") or {}).get(run.metric)
     if pooled:
         yield Words(
-            f"All texts of the folds scored at once: {words(run.metric)} {decimal(pooled['value'])} (95 % interval "
-            f"{interval(pooled)})."
+            f"{capital(metric_name(run.metric))} over the texts of all folds: {decimal(pooled['value'])} "
+            f"(95 % interval {interval(pooled)})."
         )
 
 
@@ -192,25 +193,25 @@ def curves(run: RunFiles) -> Section | None:
             "train": _line(epochs if len(epochs) > 1 else run.records, "loss"),
             "validation log loss": _line(evaluations, "validation_log_loss"),
         }
-        score = {words(run.chosen_by): _line(evaluations, wanted)}
+        score = {metric_name(run.chosen_by): _line(evaluations, wanted)}
         rate = {"learning rate": _line(run.records, "learning_rate")}
         for key, caption, lines in (
             ("loss", "Loss", loss),
-            ("score", f"{capital(words(run.chosen_by))} on validation", score),
+            ("score", f"{capital(metric_name(run.chosen_by))} on validation", score),
             ("rate", "Learning rate", rate),
         ):
             drawn = {label: line for label, line in lines.items() if len(line[0]) > 1}
             if drawn:
                 parts.append(figures.draw_line(key, caption, drawn, mark=None if key == "rate" else best))
-    if evaluations:
+    if evaluations and not parts:
         chosen = evaluations[-MOST_ROWS:]
         wishes = dict.fromkeys(["epoch", "loss", wanted, "validation_log_loss"])
         keys = [key for key in wishes if any(key in record for record in chosen)]
         rows = [[count(record["step"]), *(decimal(record.get(key)) for key in keys)] for record in chosen]
         marked = frozenset(i for i, record in enumerate(chosen) if record["step"] == best)
         caption = f"Evaluations on validation{cut(len(evaluations), 'last')}; the model of the marked step was kept"
-        columns = ("step", *(words(key) for key in keys))
-        parts.append(Table(caption, columns, rows, marked=marked, is_long=True))
+        columns = ("step", *(metric_name(key) for key in keys))
+        parts.append(Table(caption, columns, rows, marked=marked))
     return Section("Learning curves", parts) if parts else None
 
 

@@ -22,14 +22,30 @@ from nlptl.judging.document import (
     cut,
     decimal,
     interval,
+    metric_name,
     name,
     names,
     percent,
     seconds,
 )
-from nlptl.judging.glossary import COSTS, TASKS, words
 from nlptl.judging.run_files import SPLITS, RunFiles, differing, public_name
+from nlptl.model.readme import usage, usage_notes
 
+TASKS = {
+    "single_label": "one label for each text",
+    "ordinal": "one label for each text, out of labels in an order",
+    "multi_label": "any number of labels for each text",
+    "regression": "a number, or several, for each text",
+    "tokens": "a tag for each word",
+}
+COSTS = {
+    "train_seconds": "training",
+    "test_seconds": "scoring test",
+    "test_texts_per_second": "texts per second on test",
+    "peak_memory_bytes": "peak memory",
+    "parameters": "parameters",
+    "trainable_parameters": "parameters that trained",
+}
 LEAKS = ("leak", "near_leak", "group_leak")
 """Kinds of findings that make scores doubtful."""
 FEW = 0.01
@@ -56,7 +72,7 @@ def verdict(run: RunFiles) -> Section:
     score = scores[metric]
     baseline = run.baseline
     held_against = None if baseline is None else baseline[1].get(metric)
-    tiles = [(f"{words(metric)} on {run.split}", decimal(score["value"]), f"95 % interval {interval(score)}")]
+    tiles = [(f"{metric_name(metric)} on {run.split}", decimal(score["value"]), f"95 % interval {interval(score)}")]
     if baseline is not None and held_against is not None:
         tiles.append((baseline[0], decimal(held_against["value"]), "what reading no text gives"))
     tiles.append(
@@ -88,7 +104,7 @@ def verdict(run: RunFiles) -> Section:
 def verdict_sentence(run: RunFiles) -> str:
     """Return how good the model is, and whether that is more than reading no text gives."""
     metric, score = run.metric, run.scores[run.split][run.metric]
-    what = f"On {count(score['n'])} {run.split} texts, {words(metric)} is {decimal(score['value'])}"
+    what = f"On {count(score['n'])} {run.split} texts, {metric_name(metric)} is {decimal(score['value'])}"
     sentence = f"{what} (95 % interval {interval(score)})"
     baseline = run.baseline
     value = None if baseline is None else baseline[1].get(metric, {}).get("value")
@@ -113,7 +129,7 @@ def warnings(run: RunFiles) -> list[str]:
     flagged = [row for row in slices.get("rows", []) if row["flagged"]]
     if flagged:
         worst = ", ".join(
-            f"{name(row['column'])}: {name(row['value'])} ({words(slices['metric'])} {decimal(row['score'])}, "
+            f"{name(row['column'])}: {name(row['value'])} ({metric_name(slices['metric'])} {decimal(row['score'])}, "
             f"{count(row['n'])} texts)"
             for row in flagged[:3]
         )
@@ -237,57 +253,43 @@ def _cost(key: str, value: float) -> str:
 
 
 def settings(run: RunFiles) -> Section:
-    """Return the settings, those that are not the default first, and what the numbers depend on besides."""
+    """Return the settings that differ from the defaults; config.json has the others."""
     special = differing(run.settings)
-    others = {key: value for key, value in run.settings.items() if key not in special}
-    parts: list[Part] = []
-    if special:
-        parts.append(Table("Settings that differ from the defaults", ("setting", "value"), pairs(special), texts=2))
-    else:
-        parts.append(Words("All settings are the defaults."))
-    parts.append(Table("All other settings", ("setting", "value"), pairs(others), texts=2, is_long=True))
-    return Section("Settings", parts)
+    if not special:
+        return Section("Settings", [Words("All settings are the defaults.")])
+    caption = "Settings that differ from the defaults"
+    return Section("Settings", [Table(caption, ("setting", "value"), pairs(special), texts=2)])
 
 
 def versions(run: RunFiles) -> Section | None:
-    """Return versions, machine and hashes."""
+    """Return the versions, the machine and the command; manifest.json has the hashes."""
     manifest = run.manifest
     if not manifest:
         return None
-    rows = pairs(manifest.get("versions", {})) + pairs(manifest.get("hardware", {}))
-    hashes = {key: value for key, value in manifest.items() if key.endswith("sha256") or key == "git_commit"}
+    rows = pairs(manifest.get("versions", {}) | manifest.get("hardware", {}))
+    parts: list[Part] = [Table("Versions and machine", ("name", "value"), rows, texts=2)]
     if run.data.get("data_sha256"):
-        hashes["sha256 of the texts and labels of all splits"] = run.data["data_sha256"]
-    told = {key.replace("_sha256", " sha256").replace("_", " "): value for key, value in hashes.items() if value}
-    parts: list[Part] = [Table("Versions and machine", ("what", "which"), rows, texts=2, is_long=True)]
-    parts.append(Table("Hashes", ("what", "hash"), pairs(told), texts=2, is_long=True))
+        parts.append(Words(f"sha256 of the texts and labels of all splits: {name(run.data['data_sha256'])}."))
     if manifest.get("command"):
         parts.append(Code("Command", shlex.join(map(str, manifest["command"]))))
     return Section("Versions", parts)
 
 
 def use(run: RunFiles) -> Section:
-    """Return how the model is used: the command, Python, and a pipeline."""
+    """Return how to use the model: the command, Python, and a pipeline."""
     return Section("How to use the model", how_to_use(run, str(run.folder / "model")))
 
 
 def how_to_use(run: RunFiles, folder: str) -> list[Part]:
-    """Return the code that uses the model in `folder`."""
-    reads_pairs = run.settings.get("pair_column") is not None
-    flags = "--input pairs.csv --pair-column COLUMN" if reads_pairs else '--text "..."'
-    quoted = json.dumps(folder, ensure_ascii=False)
-    one = '{"text": "...", "text_pair": "..."}' if reads_pairs else '"..."'
-    asked = '["..."], ["..."]' if reads_pairs else '["..."]'
-    kind = "token-classification" if run.task == "tokens" else "text-classification"
-    limit = "" if run.task == "tokens" else f", truncation=True, max_length={run.manifest.get('max_length', 256)}"
-    known = "" if run.manifest.get("pooling") == "native" else "import nlptl  # makes this head known to transformers\n"
-    python = f"from nlptl import Classifier\n\nmodel = Classifier.from_pretrained({quoted})\nmodel.predict({asked})"
-    pipeline = f'{known}from transformers import pipeline\n\npredict = pipeline("{kind}", {quoted}{limit})\n'
-    return [
-        Code("On the command line", f"nlptl predict {shlex.quote(folder)} {flags}"),
-        Code("In Python", python),
-        Code("As a pipeline of transformers", f"{pipeline}predict({one})"),
-    ]
+    """Return what to know about using the model in `folder`, and the code."""
+    card = {
+        "task": run.task,
+        "pairs": run.settings.get("pair_column") is not None,
+        "max_length": run.manifest.get("max_length", 256),
+        "head": {"pooling": run.manifest.get("pooling")},
+    }
+    notes = usage_notes(run.model) if "task" in run.model else []
+    return [*(Words(note) for note in notes), *(Code(*each) for each in usage(card | run.model, folder))]
 
 
 def pairs(values: Mapping[str, Any]) -> list[list[str]]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from nlptl.data.writers import write_text
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.formats import CARD_FORMAT, check_format, current_settings
 from nlptl.model.headed_config import HeadedConfig
+from nlptl.model.readme import pipeline_of, readme, usage, usage_notes
 from nlptl.tasks.kinds import saved_task
 from nlptl.tasks.task import Task
 
@@ -64,7 +65,9 @@ def write_card(folder: Path, card: Card, tokenizer: PreTrainedTokenizerBase) -> 
         "tokenizer_canary": _canary(tokenizer),
     }
     (folder / CARD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_readme(card, tokenizer), encoding="utf-8")
+    if card.long_text == "chunks":
+        values["chunk_overlap"] = overlap_of_chunks(tokenizer, card.max_length, card.chunk_overlap)
+    (folder / "README.md").write_text(_readme(values), encoding="utf-8")
 
 
 def forget_paths(folder: Path) -> None:
@@ -110,40 +113,18 @@ def _damaged(path: Path, error: Exception) -> UntrustedFileError:
     )
 
 
-def _readme(card: Card, tokenizer: PreTrainedTokenizerBase) -> str:
-    pipeline = "token-classification" if card.task.is_per_token else "text-classification"
-    title = card.task.kind.replace("_", " ").capitalize()
-    shape = f"Head: {card.head.head}. Pooling: {card.head.pooling}, layers: {card.head.layers}."
-    read = f"It reads at most {card.max_length} tokens of a text ({card.long_text})."
-    if card.long_text == "chunks":
-        read = (
-            f"It reads a text in at most {card.max_chunks} chunks of {card.max_length} tokens, special tokens included "
-            f"in each, of which each begins with the last "
-            f"{overlap_of_chunks(tokenizer, card.max_length, card.chunk_overlap)} of the one before; their token ids "
-            f"are passed one after the other, and their features are pooled ({card.head.chunk_pooling})."
-        )
-    names = "\n".join(f"- {name}" for name in card.task.names)
-    notes = []
-    if card.long_text in ("head-tail", "chunks"):
-        notes.append("A pipeline reads only the beginning of a longer text.\n\n")
-    if card.task.kind == "ordinal":
-        notes.append("A pipeline gives the most probable label; `nlptl predict` gives the median.\n\n")
-    if card.task.kind != "regression":
-        notes.append(
-            "A pipeline gives the probabilities of the network; `nlptl predict` calibrates them as nlptl.json says.\n\n"
-        )
-    if card.task.kind == "multi_label":
-        notes.append("Labels have thresholds of their own in nlptl.json, which a pipeline does not know.\n\n")
-    if card.reads_pairs:
-        notes.append("It reads two texts at once: `predict({'text': ..., 'text_pair': ...})`.\n\n")
-    note = "" if card.head.pooling == "native" else "import nlptl  # makes this head known to transformers\n"
-    limit = "" if card.task.is_per_token else f", truncation=True, max_length={card.max_length}"
-    return (
-        f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\n---\n\n# {title} over {card.source}\n\n"
-        f"{shape} {read} Labels:\n\n{names}\n\n{''.join(notes)}```python\n{note}"
-        "from transformers import pipeline\n\n"
-        f'predict = pipeline("{pipeline}", "path/to/this/folder"{limit})\n```\n'
-    )
+def _readme(values: Mapping[str, Any]) -> str:
+    kind, head = values["task"], values["head"]
+    lines = [
+        f"# {kind.replace('_', ' ').capitalize()} over {values['source']}",
+        f"Head: {head['head']}. Pooling: {head['pooling']}, layers: {head['layers']}. It reads at most "
+        f"{values['max_length']} tokens of a text ({values['long_text']}). Labels:",
+        "\n".join(f"- {name}" for name in values["labels"]),
+        *usage_notes(values),
+    ]
+    for caption, code in usage(values, "path/to/this/folder"):
+        lines += [f"{caption}:", f"```\n{code}\n```"]
+    return readme(f"library_name: transformers\npipeline_tag: {pipeline_of(kind)}", "\n\n".join(lines))
 
 
 def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Card:

@@ -4,8 +4,19 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.feature_extraction.text import CountVectorizer
 
-from nlptl.evaluation.cuts import MISSING, MOST_SIGNS, RARE, cut_by_label, cut_by_number, cut_by_value, cut_by_word
+from nlptl.evaluation.cuts import (
+    MISSING,
+    MOST_SIGNS,
+    MOST_WORDS,
+    RARE,
+    WORD,
+    cut_by_label,
+    cut_by_number,
+    cut_by_value,
+    cut_by_word,
+)
 from nlptl.evaluation.slices import (
     DEALS,
     MIN_SIZE,
@@ -16,6 +27,7 @@ from nlptl.evaluation.slices import (
     interval_of,
     score_slices,
 )
+from tests.conftest import toy_rows
 
 
 def accuracy(right):
@@ -37,8 +49,9 @@ def test_scores_of_a_slice_and_of_the_rest():
     assert (found.column, found.value, found.n) == ("genre", "news", 40)
     assert found.score == 0.75
     assert found.difference == pytest.approx(0.75 - 55 / 60)
-    low, high = stats.binomtest(30, 40).proportion_ci(method="wilson")
-    assert (found.low, found.high) == (low, high)
+    for part, (hits, count) in ((rows, (30, 40)), (~rows, (55, 60)), (right == 1, (85, 85)), (right == 0, (0, 15))):
+        expected = stats.binomtest(hits, count).proportion_ci(method="wilson")
+        assert interval_of(right[part], np.ones(count), is_share=True) == pytest.approx(tuple(expected), abs=1e-12)
 
 
 def test_p_of_a_single_slice_is_that_of_fishers_test():
@@ -201,6 +214,15 @@ def test_labels_and_words():
     }
     assert found["not"].tolist() == ["not" in text.lower() for text in texts]
     assert cut_by_word(["a b c"] * 100) == []
+
+
+def test_words_are_those_of_scikit_learn():
+    texts = [f"{text.title()} It's caf\u00e9 x n\u00b0 {i % 7}" for i, (text, _) in enumerate(toy_rows(300))]
+    counter = CountVectorizer(token_pattern=WORD.pattern, binary=True, min_df=MIN_SIZE, max_df=300 - MIN_SIZE)
+    found = counter.fit_transform(texts).toarray().astype(bool)
+    expected = dict(zip(counter.get_feature_names_out(), found.T.tolist(), strict=True))
+    assert {part.value: part.rows.tolist() for part in cut_by_word(texts)} == expected
+    assert 20 <= len(expected) < MOST_WORDS
 
 
 def test_long_values_are_shortened():

@@ -9,8 +9,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from nlptl import cli
-from nlptl.judging.document import name
-from nlptl.judging.glossary import words
+from nlptl.judging.document import metric_name, name
 from nlptl.judging.markdown import inline
 from tests.judging.made_up import LABELS, METRICS, write_run
 from tests.judging.test_report import HOSTILE
@@ -47,7 +46,7 @@ def test_each_kind_of_task_as_markdown(task: str, tmp_path: Path, capsys: pytest
     markdown = shown(folder, capsys)
     assert not (folder / "report.html").exists()
     cells = rows(markdown)
-    assert words(METRICS[task][0]) in [row[0] for row in cells]
+    assert metric_name(METRICS[task][0]) in [row[0] for row in cells]
     assert ["typos", "390", "0.700", "-0.050", "-0.080 to -0.020", "10.0 %"] in cells
     assert ["encoder", "owner/encoder"] in cells
     assert "svg" not in markdown

@@ -248,9 +248,9 @@ def test_what_the_folder_says(build: Callable[..., Classifier], tmp_path: Path):
     build(chunk_pooling="max").save(tmp_path / "model")
     said = (tmp_path / "model/README.md").read_text()
     assert (
-        "It reads a text in at most 16 chunks of 12 tokens, special tokens included in each, of which each begins with "
-        "the last 3 of the one before; their token ids are passed one after the other, and their features are pooled "
-        "(max). Labels:" in said
+        "It reads a text in at most 16 chunks of 12 tokens, including special tokens. Each chunk begins with the last "
+        "3 tokens of the previous one. The token ids of all chunks are passed one after the other, and their features "
+        "are pooled (max)." in said
     )
     assert "A pipeline reads only the beginning of a longer text." in said
 
