@@ -270,7 +270,7 @@ def _errors_as_messages(*, debug: bool) -> Iterator[None]:
 def _process_group() -> Iterator[None]:
     """Leave the group of processes at the end, if there is one: gloo warns and may hang where nobody does.
 
-    Of an error that one process has, the others are told; where they get one from that, it names the process.
+    An error of one process is passed on to the others, which report it when they fail for want of that process.
     """
     try:
         yield

@@ -30,7 +30,6 @@ from nlptl.training.features import precompute
 from nlptl.training.inputs import Inputs, logits_of
 from nlptl.training.interruption import Interruption, Left, leave
 from nlptl.training.optimizer import build_optimizer, rate_multiplier
-from nlptl.training.peers import undisturbed
 from nlptl.training.plan import describe_stage, selection_metric
 from nlptl.training.run import Run
 from nlptl.training.snapshot import (
@@ -108,8 +107,7 @@ class Loop:
                 on_main(self.writing.finish)
         except BaseException as error:
             if not isinstance(error, KeyboardInterrupt) or isinstance(error, Left):  # a second one ends at once
-                with undisturbed():
-                    self.writing.wait()
+                self.writing.wait()
             if self.outside is not None:
                 self.outside.finish()
             raise

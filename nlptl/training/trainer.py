@@ -29,7 +29,7 @@ from nlptl.training.encoding import encode_once, is_encoded
 from nlptl.training.estimate import Estimate, check_disk, estimate_training, with_seconds
 from nlptl.training.inputs import Inputs, encoder_sha256, facts, logits_of, prepare_inputs, token_budget
 from nlptl.training.loop import Loop
-from nlptl.training.peers import together
+from nlptl.training.peers import peer_errors
 from nlptl.training.plan import Plan, describe_stage, plan_training, training_table
 from nlptl.training.run import Run
 from nlptl.training.tracking import OutsideTracker, check_tracker
@@ -93,7 +93,7 @@ class Trainer:
         self.evaluations: dict[str, Evaluation] = {}  # by split: what was made of it when it was scored last
 
     @checked
-    @together()
+    @peer_errors()
     def fit(self, train: Examples, *, validation: Examples | None = None) -> None:
         """Train, and keep the weights with the best score on `validation`; without it, the last ones.
 
@@ -106,7 +106,7 @@ class Trainer:
             UntrustedFileError: If the run that is to be resumed has checkpoints and none of them is whole.
             NonFiniteError: If a loss or a gradient is NaN or infinite; the step is not taken.
             ResourceError: If memory does not suffice for the longest text, or the disk for checkpoints and model.
-            PeerLostError: If another process is gone, or does not answer for `NLPTL_PEER_TIMEOUT` seconds.
+            PeerLostError: If another process is lost, or gives no answer for `NLPTL_PEER_TIMEOUT` seconds.
         """
         with self._trained_alone():
             self._fit(train, validation)
@@ -165,7 +165,7 @@ class Trainer:
             self._score(evaluation)
 
     @checked
-    @together()
+    @peer_errors()
     def estimate(self, train: Examples, *, validation: Examples | None = None) -> Estimate:
         """Log what `fit` would train, at which rates, and about what it takes; nothing is trained or written.
 
@@ -198,7 +198,7 @@ class Trainer:
         return estimate
 
     @checked
-    @together()
+    @peer_errors()
     def evaluate(self, examples: Examples) -> Scores:
         """Score the model on `examples`, each exactly once, with 95 % intervals, and log the table.
 

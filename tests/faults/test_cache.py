@@ -12,11 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-import safetensors.numpy
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from nlptl.training import encoding
 from nlptl.training.cache import STALE_SECONDS, FeatureCache, entries
@@ -48,16 +46,16 @@ def expected(tiny_bert, monkeypatch):
 def parts(encode, feature_cache):
     """Return the files of a cache that has been filled, in their order."""
     assert encode()[1] == CALLS
-    found = sorted((feature_cache / "features").glob("*/*.safetensors"))
+    found = sorted((feature_cache / "features").glob("*/*.float32"))
     assert len(found) == PARTS
     return found
 
 
-def rename_by_content(path, content, part=None):
-    """Write `content` where it would stand if nlptl had written it, and remove `path`."""
+def plant(path, content, dtype="float32"):
+    """Replace `path` by a file with `content` under the name that nlptl would give it."""
     path.unlink()
-    number = path.name[:6] if part is None else f"{part:06d}"
-    target = path.with_name(f"{number}-{hashlib.sha256(content).hexdigest()}.safetensors")
+    digest = hashlib.sha256(f"{path.parent.name}/{int(path.name[:6])}/".encode() + content)
+    target = path.with_name(f"{path.name[:6]}-{digest.hexdigest()}.{dtype}")
     target.write_bytes(content)
     return target
 
@@ -87,24 +85,16 @@ def test_damaged_part_is_computed_again(how, part, parts, encode, expected, capl
 
 
 PLANTED = {
-    "a pickle": lambda name, features: b"cos\nabort\n(tR.",
-    "nothing": lambda name, features: b"",
-    "a header that is too long": lambda name, features: b"\xff" * 16,
-    "no tensor": lambda name, features: safetensors.numpy.save({}),
-    "two tensors": lambda name, features: safetensors.numpy.save({name: features, "more": features}),
-    "another key": lambda name, features: safetensors.numpy.save({f"{'0' * 64}/0": features}),
-    "another part": lambda name, features: safetensors.numpy.save({f"{name}1": features}),
-    "other texts": lambda name, features: safetensors.numpy.save({name: features[:-1]}),
-    "no matrix": lambda name, features: safetensors.numpy.save({name: features.ravel()}),
-    "another type": lambda name, features: safetensors.numpy.save({name: features.astype(np.float64)}),
-    "a type that numpy lacks": lambda name, features: save({name: torch.from_numpy(features.copy()).bfloat16()}),
+    "a pickle": lambda content: (b"cos\nabort\n(tR.", "float32"),
+    "nothing": lambda content: (b"", "float32"),
+    "fewer numbers": lambda content: (content[:-4], "float32"),
+    "another type": lambda content: (content, "float64"),
 }
 
 
 @pytest.mark.parametrize("what", PLANTED)
 def test_planted_file_with_the_right_hash_in_its_name_is_not_used(what, parts, encode, expected, caplog):
-    ((name, features),) = safetensors.numpy.load(parts[0].read_bytes()).items()
-    planted = rename_by_content(parts[0], PLANTED[what](name, features))
+    planted = plant(parts[0], *PLANTED[what](parts[0].read_bytes()))
     found, calls = encode()
     assert torch.equal(found, expected)
     assert calls == 2
@@ -113,12 +103,21 @@ def test_planted_file_with_the_right_hash_in_its_name_is_not_used(what, parts, e
     assert parts[0].exists()
 
 
+def test_planted_files_are_named_as_nlptl_names_them(parts, encode, expected):
+    content = parts[0].read_bytes()
+    assert plant(parts[0], content) == parts[0]
+    features, calls = encode()
+    assert torch.equal(features, expected)
+    assert calls == 0
+
+
 def test_parts_in_each_others_place_are_not_used(parts, encode, expected, caplog):
-    first, second = (part.read_bytes() for part in parts[:2])
-    rename_by_content(parts[0], second, part=0)
-    rename_by_content(parts[1], first, part=1)
+    first, second = parts[:2]
+    first.rename(first.with_name("aside"))
+    second.rename(second.with_name(f"000000{second.name[6:]}"))
+    first.with_name("aside").rename(first.with_name(f"000001{first.name[6:]}"))
     assert torch.equal(encode()[0], expected)
-    assert caplog.text.count("it holds something else") == 2
+    assert caplog.text.count("its content is not what was written") == 2
 
 
 def test_features_of_another_entry_are_not_used(parts, encode, expected, caplog):
@@ -128,7 +127,7 @@ def test_features_of_another_entry_are_not_used(parts, encode, expected, caplog)
         path.rename(renamed / path.name)
     cache = FeatureCache(gigabytes=1)
     assert [cache.read("a" * 64, part, shape=(60, None), dtype="float32") for part in range(PARTS)] == [None] * PARTS
-    assert caplog.text.count("it holds something else") == PARTS
+    assert caplog.text.count("its content is not what was written") == PARTS
     assert torch.equal(encode()[0], expected)
 
 
@@ -161,7 +160,7 @@ def test_files_of_another_user_are_not_used(parts, encode, expected, monkeypatch
 def test_other_files_in_the_folder_do_not_matter(parts, encode, feature_cache):
     entry = parts[0].parent
     (entry / "entry.json").write_text("{")
-    (entry / "000000-.safetensors").write_bytes(b"x")
+    (entry / "000000-.float32").write_bytes(b"x")
     (entry / "notes").mkdir()
     (entry.parent / "notes").write_text("x")
     assert encode()[1] == 0
@@ -186,7 +185,7 @@ def test_interrupted_encoding_goes_on_from_the_parts_that_are_there(
     with pytest.raises(Stopped):
         encode()
     monkeypatch.setattr(encoding, "collate", real)
-    num_done = len(list(feature_cache.rglob("*.safetensors")))
+    num_done = len(list(feature_cache.rglob("*.float32")))
     assert num_done == (calls_before - 1) // 2
     features, calls = encode()
     assert torch.equal(features, expected)
@@ -333,10 +332,10 @@ def test_killed_encoding_goes_on_from_the_parts_that_are_there(
     num_done, start, encode, expected, feature_cache, tmp_path
 ):
     process = start(tmp_path / "killed", seconds=0.05)
-    wait_for(lambda: len(list(feature_cache.rglob("*.safetensors"))) >= num_done, process)
+    wait_for(lambda: len(list(feature_cache.rglob("*.float32"))) >= num_done, process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    kept = len(list(feature_cache.rglob("*.safetensors")))
+    kept = len(list(feature_cache.rglob("*.float32")))
     assert num_done <= kept < PARTS
     features, calls = encode()
     assert torch.equal(features, expected)
@@ -383,7 +382,7 @@ def test_two_processes_share_the_work_and_the_main_one_has_the_cache(start, enco
         found = [load_file(output / f"{i}.safetensors") for i in (0, 1)]
         assert all(torch.equal(each["features"], expected) for each in found)
         assert [int(each["calls"]) for each in found] == calls_expected
-        files = sorted(feature_cache.rglob("*.safetensors"))
+        files = sorted(feature_cache.rglob("*.float32"))
         assert len(files) == PARTS
         assert not folders[1].exists()
         if turn == 1:
