@@ -22,6 +22,7 @@ from nlptl.model.boundary import hidden_states_after
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating, in_halves, is_out_of_memory, length_batches
 from nlptl.model.quick import quick_layers
+from nlptl.model.seeding import seeded
 from nlptl.training.inputs import Inputs
 
 logger = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ def _without_trace(model: Classifier, device: torch.device) -> Iterator[None]:
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.train()
     try:
-        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+        with seeded(0, device):
             yield
     finally:
         for buffer, value in buffers:
