@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 REPOSITORY = Path(__file__).parents[2]
 
 
-def launch(jobs, models, output, *, timeout=200):
+def launch(jobs, models, output, *, timeout=600):
     """Run the worker in two processes, started as on GPUs; return its exit code and what it said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
