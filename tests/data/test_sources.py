@@ -1,8 +1,6 @@
 import gzip
 import logging
 import os
-import subprocess
-import sys
 from functools import partial
 
 import datasets
@@ -17,6 +15,7 @@ from nlptl.data.text_files import MAX_FIELD_CHARACTERS
 from nlptl.data.texts import Texts
 from nlptl.data.writers import write_table
 from nlptl.errors import DataError
+from tests import processes
 
 compress = partial(gzip.compress, mtime=0)  # with the time in it, names of tests would change
 
@@ -316,8 +315,7 @@ try:
 except ResourceError as error:
     print(error)
 """
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    done = processes.run(["-c", script], check=True)
     assert done.stderr == ""
     (message,) = done.stdout.splitlines()
     assert message.startswith("Expected to load the data set 'someone/reviews@main' from the Hugging Face Hub, found: ")

@@ -1,16 +1,12 @@
 """Whatever happens to the cache, features are right: damaged files are computed again, and what is whole is used."""
 
 import hashlib
-import importlib.util
 import logging
 import os
 import resource
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -18,11 +14,10 @@ from safetensors.torch import load_file
 
 from nlptl.training import encoding
 from nlptl.training.cache import STALE_SECONDS, FeatureCache, entries
+from tests import processes
+from tests.faults import cache_worker as worker
 
-REPOSITORY = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("cache_worker", Path(__file__).with_name("cache_worker.py"))
-worker = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(worker)
+WORKER = worker.__file__
 PARTS, CALLS = worker.PARTS, worker.CALLS
 
 
@@ -289,40 +284,25 @@ def test_what_is_in_a_read_only_folder_is_used(parts, encode, expected, caplog):
 
 @pytest.fixture
 def start(tiny_bert, feature_cache):
-    """Return a function that starts a worker process, and end what is still running."""
-    running = []
+    """Return a function that starts a worker process, which ends with the test."""
+    with ExitStack() as stack:
 
-    def run(output, *, seconds=0.0, ready=(), **environment):
-        output.mkdir(exist_ok=True)
-        command = [sys.executable, str(Path(__file__).with_name("cache_worker.py")), str(tiny_bert), str(output)]
-        values = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **environment}
-        running.append(
-            subprocess.Popen(
-                [*command, str(seconds), *map(str, ready)],
-                env={**os.environ, **values},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-        return running[-1]
+        def run(output, *, seconds=0.0, ready=()):
+            output.mkdir(exist_ok=True)
+            words = [WORKER, tiny_bert, output, seconds, *ready]
+            return stack.enter_context(processes.Process(words, stdout=processes.PIPE, stderr=processes.STDOUT))
 
-    yield run
-    for process in running:
-        process.kill()
-        process.communicate()
+        yield run
 
 
-def wait_for(condition, process, *, seconds=60):
-    deadline = time.monotonic() + seconds
+def wait_for(condition, process):
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
 def finish(process):
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate()
     assert process.returncode == 0, said
 
 
@@ -347,11 +327,11 @@ def test_killed_encoding_goes_on_from_the_parts_that_are_there(
 def test_two_runs_at_once_build_one_entry(start, encode, expected, feature_cache, tmp_path):
     ready = tmp_path / "ready"
     outputs = [tmp_path / name for name in ("one", "two")]
-    processes = [start(output, seconds=0.01, ready=(ready,)) for output in outputs]
-    for output, process in zip(outputs, processes, strict=True):
+    started = [start(output, seconds=0.01, ready=(ready,)) for output in outputs]
+    for output, process in zip(outputs, started, strict=True):
         wait_for(lambda output=output: any(output.iterdir()), process)
     ready.touch()
-    for output, process in zip(outputs, processes, strict=True):
+    for output, process in zip(outputs, started, strict=True):
         finish(process)
         assert torch.equal(load_file(output / "0.safetensors")["features"], expected)
     assert len(entries(feature_cache)) == 1
@@ -364,21 +344,17 @@ def test_two_runs_at_once_build_one_entry(start, encode, expected, feature_cache
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_two_processes_share_the_work_and_the_main_one_has_the_cache(start, encode, expected, feature_cache, tmp_path):
+def test_two_processes_share_the_work_and_the_main_one_has_the_cache(
+    tiny_bert, encode, expected, feature_cache, tmp_path
+):
     """Each process is given a cache folder of its own, as on two machines."""
     folders = [feature_cache, tmp_path / "other cache"]
     for turn, calls_expected in enumerate(([4, 4], [0, 0], [2, 2])):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        sizes = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         output = tmp_path / str(turn)
-        processes = [
-            start(output, NLPTL_CACHE=str(folders[i]), RANK=str(i), LOCAL_RANK=str(i), **sizes, **address)
-            for i in (0, 1)
-        ]
-        for process in processes:
-            finish(process)
+        output.mkdir()
+        caches = [{"NLPTL_CACHE": str(folder)} for folder in folders]
+        codes, said = processes.launch([WORKER, tiny_bert, output, 0], each=lambda rank, caches=caches: caches[rank])
+        assert codes == [0, 0], said
         found = [load_file(output / f"{i}.safetensors") for i in (0, 1)]
         assert all(torch.equal(each["features"], expected) for each in found)
         assert [int(each["calls"]) for each in found] == calls_expected

@@ -39,13 +39,13 @@ def steps_of(folder, record):
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_killed_process_ends_the_other_and_one_goes_on(start, tmp_path):
-    codes, said, _ = start("kill:1:5", record="before")
+    codes, said = start("kill:1:5", record="before")
     assert codes == [7, -9], said[0]
     assert said[0].count("nlptl: error:") == said[0].count(LOST) == 1
     assert "Traceback" not in said[0]
     assert "start all processes again with --resume" in said[0]
 
-    codes, said, _ = start("none", "--resume", record="after", processes=1)
+    codes, said = start("none", "--resume", record="after", processes=1)
     assert codes == [0], said[0]
     assert "resuming after step 3" in said[0]
     before, after = steps_of(tmp_path, "before"), steps_of(tmp_path, "after")
@@ -64,7 +64,7 @@ def test_killed_process_ends_the_other_and_one_goes_on(start, tmp_path):
 @pytest.mark.parametrize("lost", [0, 1])
 def test_stopped_process_is_waited_for_no_longer_than_allowed(lost, start):
     """Rank 0 hosts the store, which does not answer either when it is stopped."""
-    codes, said, _ = start(f"stop:{lost}:5", leave=[lost], NLPTL_PEER_TIMEOUT="5")
+    codes, said = start(f"stop:{lost}:5", leave=[lost], NLPTL_PEER_TIMEOUT="5")
     assert codes == ([-9, 7] if lost == 0 else [7, -9]), said
     assert f"{LOST}its connection is closed, or it gave no answer for 5 s" in said[1 - lost]
     assert "raise NLPTL_PEER_TIMEOUT" in said[1 - lost]
@@ -73,7 +73,7 @@ def test_stopped_process_is_waited_for_no_longer_than_allowed(lost, start):
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_error_of_one_process_is_reported_by_the_other(start):
-    codes, said, _ = start("refuse:1:5")
+    codes, said = start("refuse:1:5")
     assert codes == [7, 3], said
     assert "nlptl: error: Expected a file on this machine, found none." in said[1]
     assert LOST in said[0]
@@ -83,7 +83,7 @@ def test_error_of_one_process_is_reported_by_the_other(start):
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_process_that_never_comes_is_not_waited_for(start):
-    codes, said, _ = start("none", processes=1, WORLD_SIZE="2", NLPTL_PEER_TIMEOUT="2")
+    codes, said = start("none", processes=1, WORLD_SIZE="2", NLPTL_PEER_TIMEOUT="2")
     assert codes == [7], said[0]
     assert "Expected 2 processes to meet at 127.0.0.1:" in said[0]
     assert "within 2 s, found fewer" in said[0]

@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from nlptl.errors import ConfigError, UntrustedFileError
 from nlptl.model.chunks import cut_into_chunks
 from nlptl.model.encoder import FAMILIES
 from nlptl.model.inference import evaluating
+from tests import processes
 from tests.conftest import NEGATIVE, POSITIVE, SENTENCES
 
 ROOT = Path(cli.__file__).parents[1]
@@ -171,8 +169,7 @@ def test_another_process_predicts_the_same(build: Callable[..., Classifier], tmp
     model.save(tmp_path / "model")
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     words = ["-m", "nlptl", "predict", tmp_path / "model", "--input", tmp_path / "texts.jsonl"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, *map(str, words)], env=environment, capture_output=True, timeout=100)
+    done = processes.run(words)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == len(TEXTS)

@@ -447,5 +447,5 @@ def test_other_words_are_refused(words, capsys):
 
 def test_command_is_quick_since_it_leaves_torch_out():
     code = "import sys, nlptl.cli, nlptl.training.cache_command; print({'torch', 'transformers'} & set(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "set()\n"

@@ -1,8 +1,6 @@
 """Heads that are fitted in closed form, against scikit-learn on the same features."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating
 from nlptl.tasks.single_label import probabilities
 from nlptl.training.closed_form import fit_head
+from tests import processes
 
 LABELS = ["negative", "positive", "mixed"]
 TEXTS = ["a good film .", "bad", "a very dull story and the acting was awful", "great great great"]
@@ -335,15 +334,8 @@ def test_real_texts_in_a_fresh_process(kind: str, tmp_path: Path):
         "model = Classifier.from_pretrained(sys.argv[1])\n"
         "print(json.dumps([found.label for found in model.predict(json.load(sys.stdin))]))"
     )
-    output = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "saved")],
-        input=json.dumps(list(splits.test.texts)),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    ).stdout
-    assert json.loads(output) == [splits.labels.names[i] for i in expected]
+    done = processes.run(["-c", script, tmp_path / "saved"], input=json.dumps(list(splits.test.texts)), check=True)
+    assert json.loads(done.stdout) == [splits.labels.names[i] for i in expected]
 
 
 @every_kind
