@@ -7,6 +7,7 @@ import numpy as np
 
 from nlptl.errors import DataError
 from nlptl.values import check_fields
+from nlptl.wording import list_names
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,7 @@ class Labels:
         unknown = sorted({name for name in names if name not in id_of})
         if unknown:
             raise DataError(
-                f"Expected labels {_shorten(self.names)}, found {_shorten(unknown)} as well. "
+                f"Expected labels {list_names(self.names)}, found {list_names(unknown)} as well. "
                 "Remove or rename these rows, or train with examples of these classes."
             )
         return np.fromiter((id_of[name] for name in names), dtype=np.int64)
-
-
-def _shorten(names: Sequence[str], most: int = 20) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown + (f", ... ({len(names)} in all)" if len(names) > most else "")

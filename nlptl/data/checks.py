@@ -11,7 +11,7 @@ import numpy as np
 
 from nlptl.config import TaskKind, TextsShown
 from nlptl.data.columns import describe_rows
-from nlptl.data.findings import EXPLANATIONS, Finding, finding, finding_on, list_labels
+from nlptl.data.findings import EXPLANATIONS, Finding, finding, finding_on
 from nlptl.data.languages import find_other_languages
 from nlptl.data.leakage import find_leaking_words
 from nlptl.data.near_duplicates import find_near_duplicates
@@ -19,6 +19,7 @@ from nlptl.data.scripts import find_other_scripts
 from nlptl.data.sources import Examples
 from nlptl.data.targets import label_sets
 from nlptl.errors import DataError
+from nlptl.wording import list_names
 
 logger = logging.getLogger(__name__)
 
@@ -181,8 +182,8 @@ def _class_errors(splits: Mapping[str, Examples], task: TaskKind) -> list[Findin
             rows = [row for row, other in zip(examples.rows, examples.labels, strict=True) if other == label]
             more = f" and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
             message = (
-                f"Expected only labels of train ({list_labels(known)}) in {examples.source} ({name}), found {label!r} "
-                f"in {describe_rows(rows)}{more}"
+                f"Expected only labels of train ({list_names(sorted(known), 10)}) in {examples.source} ({name}), found "
+                f"{label!r} in {describe_rows(rows)}{more}"
             )
             count = sum(unknown.values())
             errors.append(finding("unknown_label", message, rows=rows, count=count, severity="error"))
@@ -200,8 +201,8 @@ def _unknown_labels(splits: Mapping[str, Examples], task: TaskKind) -> list[Find
             rows = [row for row, labels in zip(examples.rows, sets, strict=True) if label in labels]
             more = f" and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
             message = (
-                f"Expected only labels of train ({list_labels(known)}) in {examples.source} ({name}), found {label!r} "
-                f"in {describe_rows(rows)}{more}"
+                f"Expected only labels of train ({list_names(sorted(known), 10)}) in {examples.source} ({name}), found "
+                f"{label!r} in {describe_rows(rows)}{more}"
             )
             errors.append(finding("unknown_label", message, rows=rows, count=sum(unknown.values()), severity="error"))
     return errors
@@ -313,7 +314,7 @@ def _control_characters(name: str, examples: Examples) -> Finding | None:
 def _small_classes(train: Examples, sets: Sequence[tuple[str, ...]], counts: Counter[str]) -> Finding | None:
     small = {label for label, count in counts.items() if count < 2}
     is_small = np.fromiter((not small.isdisjoint(labels) for labels in sets), dtype=bool)
-    what = f"{train.source}: classes with a single example in train ({list_labels(small)})"
+    what = f"{train.source}: classes with a single example in train ({list_names(sorted(small), 10)})"
     return finding_on("small_class", what, train, is_small)
 
 
@@ -322,7 +323,8 @@ def _missing_classes(
 ) -> Finding | None:
     missing = counts.keys() - {label for labels in sets for label in labels}
     message = (
-        f"{examples.source}: {len(missing)} of {len(counts)} classes have no example in {name} ({list_labels(missing)})"
+        f"{examples.source}: {len(missing)} of {len(counts)} classes have no example in {name} "
+        f"({list_names(sorted(missing), 10)})"
     )
     return finding("missing_class", message, count=len(missing)) if missing else None
 

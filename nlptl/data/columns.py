@@ -13,6 +13,7 @@ import numpy as np
 from nlptl.config import TaskKind
 from nlptl.errors import DataError
 from nlptl.values import is_missing
+from nlptl.wording import list_names
 
 TEXT_COLUMNS = ("text", "sentence", "content", "document")
 WORD_COLUMNS = ("tokens", "words")
@@ -402,6 +403,5 @@ def shorten(value: object) -> str:
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
-def _list_names(names: Sequence[str], most: int = 20) -> str:
-    shown = ", ".join(repr(name) for name in names[:most]) + (", ..." if len(names) > most else "")
-    return f"{'column' if len(names) == 1 else 'columns'} {shown}" if names else "no columns"
+def _list_names(names: Sequence[str]) -> str:
+    return f"{'column' if len(names) == 1 else 'columns'} {list_names(names)}" if names else "no columns"

@@ -1,6 +1,6 @@
 """What a check of the data has found: how much, where, what it means and what to do."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -157,9 +157,3 @@ def finding_on(kind: str, what: str, examples: Examples, is_meant: np.ndarray) -
     """Return a finding on the examples that are meant, a bool for each; None: on none."""
     rows = np.asarray(examples.rows)[is_meant].tolist()
     return finding(kind, f"{what}: {describe_rows(rows)}", rows=rows) if rows else None
-
-
-def list_labels(labels: Collection[str], most: int = 10) -> str:
-    """Return the first labels in the order of the alphabet, and how many there are if that is not all."""
-    shown = ", ".join(repr(label) for label in sorted(labels)[:most])
-    return shown + (f", ... ({len(labels)} in all)" if len(labels) > most else "")

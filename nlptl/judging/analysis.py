@@ -14,7 +14,6 @@ from nlptl.data.sources import Examples
 from nlptl.data.targets import numbers as numbers_of
 from nlptl.data.tokens import TEXTS_PER_CALL, call_tokenizer, overlap_of_chunks
 from nlptl.evaluation.cuts import cut_by_label, cut_by_number, cut_by_value, cut_by_word
-from nlptl.evaluation.report import align_table
 from nlptl.evaluation.slices import RowScores, Slice, SliceScore, distinct, score_slices
 from nlptl.judging.attributions import explain
 from nlptl.judging.outcomes import Outcomes, outcomes_of, plain_number
@@ -24,6 +23,7 @@ from nlptl.training.devices import on_main
 from nlptl.training.peers import peer_errors
 from nlptl.training.run import Run
 from nlptl.training.trainer import Evaluation
+from nlptl.wording import align_table
 
 MOST_ERRORS = 20
 MOST_ROWS = 30
@@ -94,8 +94,8 @@ def write_analysis(
 
 
 def slice_table(rows: Sequence[dict[str, Any]], *, metric: str) -> str:
-    """Return a table of slices that are worse than the rest."""
-    cells = [("worse than the rest", metric, "95 % interval", "n", "difference", "p")]
+    """Return a table of slices on which the model is worse than on the rest."""
+    cells = [("worse slices of test", metric, "95 % interval", "n", "difference", "p")]
     for row in rows:
         interval = f"{row['low']:.4f} to {row['high']:.4f}"
         name = f"{row['column']}: {row['value']}"
@@ -143,7 +143,7 @@ def _slices(
     scores, kept = outcomes.scores, np.arange(len(examples))
     if len(examples) > MOST_TEXTS:
         kept = np.sort(np.random.default_rng(seed % 2**64).choice(len(examples), MOST_TEXTS, replace=False))
-        logger.info("slices are tested on %s texts of %s", f"{MOST_TEXTS:,}", examples.split)
+        logger.info("testing slices on %s random texts of %s", f"{MOST_TEXTS:,}", examples.split)
         scores = RowScores(scores.metric, scores.parts[kept], scores.wholes[kept], scores.lower_is_better)
     slices = distinct(_cut(model, examples.select(kept), outcomes, kept, config))
     rows = score_slices(slices, scores, seed=seed)

@@ -28,7 +28,6 @@ from nlptl.data.writers import check_output, write_json
 from nlptl.errors import ConfigError
 from nlptl.evaluation.comparison import paired_bootstrap, randomization_test
 from nlptl.evaluation.metrics import LOWER_IS_BETTER, Scores, shares_of_train
-from nlptl.evaluation.report import align_table
 from nlptl.json_files import read_object
 from nlptl.judging.predictions import Predictions, weighted_scores
 from nlptl.judging.words import fit_words, name_of_words
@@ -43,6 +42,7 @@ from nlptl.training.costs import count_parameters
 from nlptl.training.plan import check_metric, selection_metric
 from nlptl.training.trainer import Trainer
 from nlptl.values import Count, Positive, Range
+from nlptl.wording import align_table
 
 ROWS: tuple[BaselineRow, ...] = ("majority", "words", "random", "frozen", "fine-tuned")
 NAMES = {"random": "random weights, fine-tuned", "frozen": "frozen encoder", "fine-tuned": "fine-tuned"}

@@ -19,9 +19,9 @@ from nlptl.evaluation.comparison import (
     smallest_difference,
 )
 from nlptl.evaluation.metrics import LOWER_IS_BETTER, main_metric
-from nlptl.evaluation.report import align_table, markdown_table
 from nlptl.judging.predictions import weighted_scores
 from nlptl.judging.runs import FinishedRun, differing_settings, read_runs
+from nlptl.wording import align_table, markdown_table
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ import numpy as np
 from nlptl.data.sources import Examples
 from nlptl.evaluation.comparison import paired_bootstrap
 from nlptl.evaluation.metrics import ratio
-from nlptl.evaluation.report import align_table
 from nlptl.evaluation.slices import RowScores, interval_of, ratio_of
 from nlptl.evaluation.uncertainty import WeightedScores
 from nlptl.judging.outcomes import Outcomes, outcomes_of, plain_number
 from nlptl.model.classifier import Classifier
+from nlptl.wording import align_table
 
 MOST_TEXTS = 500
 TYPO_SHARE = 0.1

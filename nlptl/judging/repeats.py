@@ -14,11 +14,11 @@ import scipy
 from nlptl.config import ClassificationConfig, RepeatsConfig
 from nlptl.errors import ConfigError, UntrustedFileError
 from nlptl.evaluation.metrics import Score, Scores, main_metric
-from nlptl.evaluation.report import align_table
 from nlptl.json_files import read_object
 from nlptl.judging.predictions import Predictions, read_predictions, score_tables
 from nlptl.training.devices import on_main
 from nlptl.training.run import Run
+from nlptl.wording import align_table
 
 logger = logging.getLogger(__name__)
 

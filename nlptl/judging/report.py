@@ -67,8 +67,8 @@ def report_run(folder: Path) -> None:
         write_report(run, folder / "report.html")
     except Exception as error:  # whatever it is, the model is trained and its scores are written
         logger.error(
-            "Expected to write the report of %s, found: %s. The model and its scores are there; nlptl report %s writes "
-            "it again, --no-report leaves it out.",
+            "Cannot write the report of %s: %s. The model and its scores are saved. Run nlptl report %s to try again, "
+            "or pass --no-report to train without one.",
             folder,
             error if isinstance(error, UserError) else repr(error),
             shlex.quote(str(folder)),

@@ -17,6 +17,7 @@ from nlptl.model.classifier import Classifier
 from nlptl.model.onnx_runtime import Engine
 from nlptl.serving.predict import check_pairs
 from nlptl.tasks.single_label import SingleLabel
+from nlptl.wording import list_names
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +104,8 @@ def _check_labels(examples: Examples, labels: Labels) -> None:
     unknown = [row for row, name in zip(examples.rows, examples.labels, strict=True) if name not in labels.names]
     if unknown:
         first = examples.labels[examples.rows.index(unknown[0])]
-        known = ", ".join(map(repr, labels.names[:20])) + (", ..." if len(labels) > 20 else "")
         raise DataError(
-            f"Expected only labels of the model ({known}) in {examples.source}, found others in "
+            f"Expected only labels of the model ({list_names(labels.names)}) in {examples.source}, found others in "
             f"{describe_rows(unknown)}, the first of them {first!r}. Rename or delete these rows, or pass another "
             "--label-column."
         )

@@ -210,7 +210,7 @@ class SingleLabel(Task):
         """Return lines that say what decisions amount to on a split: threshold, abstention, sets of labels, scope."""
         lines, decisions, outputs = [], self.decisions, self.outputs(logits)
         if decisions.threshold is not None:
-            lines.append(f"threshold: {self.names[1]!r} from probability {decisions.threshold:.4f} on")
+            lines.append(f"threshold: {self.names[1]!r} is predicted at probability {decisions.threshold:.4f} or more")
         if decisions.abstention is not None:
             chosen = self.chosen(outputs)
             is_given = ~self._is_out_of_scope(logits) & (_of_chosen(outputs, chosen) >= decisions.abstention.below)
@@ -225,12 +225,12 @@ class SingleLabel(Task):
             is_held = sets[np.arange(len(targets)), targets]
             lines.append(
                 f"sets of labels for coverage {decisions.sets.coverage:g}: "
-                f"{share_text(int(is_held.sum()), len(targets))} hold the label, with {sets.sum(axis=1).mean():.2f} "
+                f"{share_text(int(is_held.sum()), len(targets))} contain the label, with {sets.sum(axis=1).mean():.2f} "
                 f"labels on average{self._fewest(is_held, targets)}"
             )
         if decisions.scope is not None:
             kept = int((~self._is_out_of_scope(logits)).sum())
-            lines.append(f"scope: {share_text(kept, len(targets))} of the texts are in it")
+            lines.append(f"scope: {share_text(kept, len(targets))} of the texts are in scope")
         return lines
 
     def card(self) -> dict[str, Any]:
@@ -263,13 +263,13 @@ class SingleLabel(Task):
         return np.asarray(scope_scores(logits.double().numpy()) < self.decisions.scope.least)
 
     def _fewest(self, is_good: np.ndarray, labels: np.ndarray) -> str:
-        """Return in words of which label the fewest texts are good; nothing of two labels, or of too few texts."""
+        """Return the label with the smallest share of good texts, in words; empty for two labels or too few texts."""
         counts = np.bincount(labels, minlength=len(self.names))
         if len(self.names) < 3 or counts.max() < LEAST_OF_LABEL:
             return ""
         shares = np.bincount(labels, weights=is_good, minlength=len(self.names)) / np.maximum(counts, 1)
         worst = int(np.where(counts >= LEAST_OF_LABEL, shares, np.inf).argmin())
-        return f"; fewest of {self.names[worst]!r}: {shares[worst]:.4f} of {counts[worst]:,}"
+        return f"; fewest for {self.names[worst]!r}: {shares[worst]:.4f} of {counts[worst]:,}"
 
     def _label_sets(self, outputs: np.ndarray) -> list[list[str]]:
         if self.decisions.sets is None:

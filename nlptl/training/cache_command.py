@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nlptl.training.cache import Entry, cache_folder, describe_size, entries, remove_entry, remove_stale
+from nlptl.wording import align_table
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +46,4 @@ def _table(held: list[Entry]) -> str:
         last_used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
         about = [entry.about[name] for name in ("encoder", "split", "texts", "pooling", "width")]
         rows.append((*about, describe_size(entry.size), last_used))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    )
-    return "\n".join(lines)
+    return align_table(rows)

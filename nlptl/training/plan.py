@@ -14,6 +14,7 @@ from nlptl.tasks.task import Task
 from nlptl.training.optimizer import check_rates, learning_rates, weight_decays
 from nlptl.training.regularizers import check_regularizers, has_active_dropout
 from nlptl.training.stages import Stage, plan_stages
+from nlptl.wording import align_table
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,7 @@ def training_table(model: Classifier, plan: Plan) -> str:
         rate = f"{plan.learning_rates[group]:.3g}" if trained else "-"
         decay = f"{plan.weight_decays[group] if decays else 0:.3g}" if trained else "-"
         rows.append((group, f"{_size(members):,}", f"{_size(trained):,}", rate, decay))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return align_table(rows)
 
 
 def describe_stage(model: Classifier, config: TrainingConfig, stage: Stage, stages: list[Stage]) -> str:

@@ -229,7 +229,9 @@ class Trainer:
                 examples, task.columns(outputs, examples.texts, examples.texts, name="predicted")
             )
             flags = '--text "..."' if not self.model.reads_pairs else "--input pairs.csv --pair-column COLUMN"
-            logger.info("\nThe run is in %s; try: nlptl predict %s %s", self.run.path, self.run.path / "model", flags)
+            logger.info(
+                "\nSaved the run in %s. Try it: nlptl predict %s %s", self.run.path, self.run.path / "model", flags
+            )
         return scores
 
     def end_tracking(self) -> None:
@@ -285,7 +287,7 @@ class Trainer:
 
     def _tell_choices(self, evaluation: Evaluation, untuned: Task) -> None:
         for remark in self.model.task.remarks(evaluation.targets, evaluation.logits):
-            logger.info("%s, which it was fitted on: %s", evaluation.examples.split, remark)
+            logger.info("%s (fitted on this split): %s", evaluation.examples.split, remark)
         for line in unmet(self.config, self.model.task):
             logger.warning(line)
         if few := fitted_on_few(self.config, untuned, self.model.task, num_texts=len(evaluation.examples)):

@@ -28,10 +28,10 @@ def test_score_table_without_baseline():
 
 
 def test_class_table():
-    header, *rows = class_table(SCORES).splitlines()
+    header, line, *rows = class_table(SCORES).splitlines()
     assert header.split() == ["class", "precision", "recall", "f1", "n"]
     assert [row.split() for row in rows] == [
         ["no", "0.5000", "0.5000", "0.5000", "700"],
         ["a", "longer", "name", "nan", "nan", "nan", "0"],
     ]
-    assert len({len(line) for line in (header, *rows)}) == 1
+    assert {len(each) for each in (header, *rows)} == {len(line)}

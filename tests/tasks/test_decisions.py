@@ -231,7 +231,7 @@ def test_the_worst_label_is_told():
     def worst(is_good: dict[str, np.ndarray]) -> str:
         shares = {name: (good.mean(), len(good)) for name, good in is_good.items() if len(good) >= 20}
         name = min(shares, key=lambda name: shares[name][0])
-        return f"; fewest of {name!r}: {shares[name][0]:.4f} of {shares[name][1]}"
+        return f"; fewest for {name!r}: {shares[name][0]:.4f} of {shares[name][1]}"
 
     given = {
         name: np.array([names[t] == name for t, s in zip(targets, said, strict=True) if s == name]) for name in names
@@ -252,7 +252,7 @@ def test_what_is_said_of_a_split():
     figures = task.describe_calibration(targets, logits)
     assert f"ece {figures['before']['ece']:.4f} -> {figures['after']['ece']:.4f}; brier " in calibration
     assert calibration.startswith(f"calibration (temperature {task.calibration.temperature:.4g}): ")
-    assert threshold == f"threshold: 'b' from probability {task.decisions.threshold:.4f} on"
+    assert threshold == f"threshold: 'b' is predicted at probability {task.decisions.threshold:.4f} or more"
     fitted = task.decisions.abstention
     assert f"{0.9 * fitted.coverage:.1%} of the texts get a label, of which {fitted.accuracy:.4f} (" in abstention
     assert sets.startswith("sets of labels for coverage 0.9: 0.90")
