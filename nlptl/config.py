@@ -15,7 +15,7 @@ from nlptl.values import Count, NotNegative, Positive, Range, Share, Unfit, chec
 
 Freeze = Literal["nothing", "embeddings", "encoder"] | Count
 TrainOnly = Literal["norms", "biases", "head"]
-HeadKind = Literal["dense", "logistic", "knn", "centroid"]
+HeadKind = Literal["dense", "logistic", "centroid"]
 Pooling = Literal["auto", "native", "cls", "mean", "max", "attention"]
 HeadLayers = Literal["last", "mix"] | Count
 Activation = Literal["relu", "gelu", "tanh"]
@@ -230,7 +230,7 @@ class HeadConfig:
     """The head of a classifier: its input, its shape, and the form of its loss."""
 
     head: HeadKind = "dense"
-    """dense: trained by gradient. logistic, knn, centroid: fitted by scikit-learn over a frozen encoder."""
+    """dense: trained by gradient. logistic, centroid: fitted by scikit-learn over a frozen encoder."""
     pooling: Pooling = "auto"
     """What the head reads. native: the architecture's own head. cls, mean, max, attention: a pooling of the hidden
     states. auto: native when the encoder trains, mean when it is frozen or texts are read in chunks."""
@@ -246,8 +246,6 @@ class HeadConfig:
     """Dropout probability everywhere, the encoder included. None: as in the checkpoint."""
     binary_loss: BinaryLoss = "softmax"
     """Loss for two labels. sigmoid: one logit and binary cross-entropy."""
-    neighbors: Count | None = None
-    """Neighbors that vote in a knn head. None: 5."""
     inverse_regularization: Positive | None = None
     """C of a logistic head: the larger, the closer it fits the training split. None: 1."""
 

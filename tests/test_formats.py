@@ -68,7 +68,7 @@ def test_a_new_head_goes_on_the_encoder_of_an_old_model():
     assert model.predict_outputs(["good movie"]).shape == (1, 3)
 
 
-@pytest.mark.parametrize(("name", "found"), [("aps", "score='aps'")])
+@pytest.mark.parametrize(("name", "found"), [("aps", "score='aps'"), ("knn", "head='knn'")])
 def test_a_model_with_a_deleted_feature_is_refused_by_name(name: str, found: str):
     with pytest.raises(ConfigError, match=f"json has {found}, which nlptl 0.2.0 removed. Use nlptl 0.1.0, which"):
         Classifier.from_pretrained(FOLDER / name)

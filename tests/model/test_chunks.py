@@ -212,7 +212,7 @@ def test_evaluation_is_prediction(
 
 @pytest.mark.parametrize(
     "settings",
-    [{"lora_rank": 2}, {"freeze": "encoder", "head": "logistic"}, {"freeze": "encoder", "head": "knn", "neighbors": 1}],
+    [{"lora_rank": 2}, {"freeze": "encoder", "head": "logistic"}, {"freeze": "encoder", "head": "centroid"}],
     ids=str,
 )
 def test_other_ways_to_train(settings: dict, build: Callable[..., Classifier], tmp_path: Path):
@@ -308,8 +308,8 @@ CHUNKS = {"long_text": "chunks"}
         ),
         ({"long_text": "tail", "chunk_pooling": "max"}, "found chunk_pooling='max' with 'tail'"),
         (
-            CHUNKS | {"head": "knn", "freeze": "encoder", "chunk_pooling": "attention"},
-            "features without weights to be learned below a knn head, found chunk_pooling 'attention'. .*"
+            CHUNKS | {"head": "centroid", "freeze": "encoder", "chunk_pooling": "attention"},
+            "features without weights to be learned below a centroid head, found chunk_pooling 'attention'. .*"
             "chunk_pooling mean or max",
         ),
     ],

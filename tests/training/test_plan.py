@@ -196,9 +196,9 @@ LOGISTIC = {"freeze": "encoder", "head": "logistic"}
         ),
         (LOGISTIC, {"num_epochs": 3, "ema_decay": 0.9}, "found --num-epochs, --ema-decay. .* or pass --head dense"),
         (
-            {**FROZEN, "head": "knn"},
+            {**FROZEN, "head": "centroid"},
             {"early_stopping": 1},
-            "for a knn head, which scikit-learn fits, found --early-stop",
+            "for a centroid head, which scikit-learn fits, found --early-stop",
         ),
     ],
     ids=str,
