@@ -436,6 +436,10 @@ class Columns:
     group_column: str | None = None
     """Column that says what each text belongs to, such as its author or thread: a split that is carved out takes all
     texts of a group or none. None: each text is on its own."""
+    separator: str | None = None
+    """Character between the columns of a CSV or TSV file, such as ";". None: found by looking at the file."""
+    header: bool = True
+    """The first line of a CSV or TSV file holds the names of its columns. Without, they are called 1, 2, 3, ..."""
 
 
 BY_NAME = Columns()
