@@ -5,6 +5,7 @@ The one file that imports tyro. Nothing here imports torch: what a command needs
 
 import ast
 import contextlib
+import csv
 import dataclasses
 import errno
 import gc
@@ -87,6 +88,9 @@ COMMANDS = {
     ),
 }
 
+LONGEST_FIELD = 10 * 2**20
+"""Characters that a field of a CSV file may have, where Python's own limit is 131,072."""
+
 # An installed wheel has the recipes inside the package, a checkout beside it.
 RECIPE_FOLDERS = (Path(__file__).parent / "recipes", Path(__file__).parents[1] / "recipes")
 
@@ -143,6 +147,8 @@ def run(
     doc = sys.modules[cls.__module__].__doc__ if doc is None else doc
     stream = sys.stdout if log_to is None else log_to
     with _errors_as_messages(debug="--debug" in words), _process_group(), _logging(stream):
+        # A setting of the whole process, so that only the command line changes it.
+        csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
         main(parse(cls, flags, prog=prog, description=doc))
 
 

@@ -336,6 +336,10 @@ class Columns:
     group_column: str | None = None
     """Column that names the group of each text, such as its author or thread: a carved-out split never divides a
     group. None: no groups."""
+    separator: str | None = None
+    """Character between the columns of a CSV or TSV file, such as ";". None: found by looking at the file."""
+    header: bool = True
+    """The first line of a CSV or TSV file names its columns. --no-header: columns are named 1, 2, 3, ..."""
 
     def __post_init__(self) -> None:
         check_fields(self)
