@@ -5,6 +5,7 @@ The one file that imports tyro. Nothing here imports torch: what a command needs
 
 import ast
 import contextlib
+import csv
 import dataclasses
 import errno
 import gc
@@ -69,11 +70,6 @@ COMMANDS = {
         "nlptl.serving.export:export",
         "write a trained model for ONNX Runtime, and say what that costs",
     ),
-    "explain-training": Command(
-        "nlptl.training.plan:ExplainConfig",
-        "nlptl.training.plan:explain_training",
-        "show what would train, at which rate",
-    ),
     "baselines": Command(
         "nlptl.judging.baselines:BaselinesConfig",
         "nlptl.judging.baselines:compare_baselines",
@@ -91,6 +87,9 @@ COMMANDS = {
         "list or clear the features of frozen encoders",
     ),
 }
+
+LONGEST_FIELD = 10 * 2**20
+"""Characters that a field of a CSV file may have, where Python's own limit is 131,072."""
 
 # An installed wheel has the recipes inside the package, a checkout beside it.
 RECIPE_FOLDERS = (Path(__file__).parent / "recipes", Path(__file__).parents[1] / "recipes")
@@ -148,6 +147,8 @@ def run(
     doc = sys.modules[cls.__module__].__doc__ if doc is None else doc
     stream = sys.stdout if log_to is None else log_to
     with _errors_as_messages(debug="--debug" in words), _process_group(), _logging(stream):
+        # A setting of the whole process, so that only the command line changes it.
+        csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
         main(parse(cls, flags, prog=prog, description=doc))
 
 
@@ -275,7 +276,7 @@ def _errors_as_messages(*, debug: bool) -> Iterator[None]:
 def _process_group() -> Iterator[None]:
     """Leave the group of processes at the end, if there is one: gloo warns and may hang where nobody does.
 
-    Of an error that one process has, the others are told; where they get one from that, it names the process.
+    An error of one process is passed on to the others, which report it when they fail for want of that process.
     """
     try:
         yield

@@ -15,7 +15,7 @@ from nlptl.values import Count, NotNegative, Positive, Range, Share, Unfit, chec
 
 Freeze = Literal["nothing", "embeddings", "encoder"] | Count
 TrainOnly = Literal["norms", "biases", "head"]
-HeadKind = Literal["dense", "logistic", "knn", "centroid"]
+HeadKind = Literal["dense", "logistic", "centroid"]
 Pooling = Literal["auto", "native", "cls", "mean", "max", "attention"]
 HeadLayers = Literal["last", "mix"] | Count
 Activation = Literal["relu", "gelu", "tanh"]
@@ -57,29 +57,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class DecisionConfig:
-    """What is chosen on held-out data once a model is trained, saved in nlptl.json, and used by predict.
+    """Calibration and decision thresholds, chosen on held-out data after training and saved in nlptl.json.
 
     Raises:
         ConfigError: If a value is out of its range; all such values are named in one message.
     """
 
     calibration: CalibrationChoice = "auto"
-    """How probabilities are mended on validation. temperature: one number for all logits (Guo et al. 2017); vector: a
-    scale and an offset for each label. auto: temperature, for multi_label a scale and an offset for each label (Platt
-    1999), nothing for regression."""
+    """How probabilities are calibrated on the validation split. temperature: one factor for all logits (Guo et al.
+    2017). vector: a factor and an offset per label. auto: temperature; for multi_label a factor and an offset per label
+    (Platt 1999); nothing for regression."""
     threshold_metric: ThresholdMetric | None = None
-    """Choose on validation the probability from which on a label is predicted, so that this is highest: for each label
-    of multi_label, or for the second one of two labels. None: f1 for multi_label, no threshold for two labels."""
+    """Choose on the validation split the probability threshold that maximizes this metric: per label for multi_label,
+    for the second label of two otherwise. None: f1 for multi_label, no threshold for two labels."""
     target_accuracy: Share | None = None
-    """Give no label to texts whose label has too low a probability, so that this share of the labels given on
-    validation is right, such as 0.95. None: every text gets a label."""
+    """Abstain below a confidence threshold, chosen so that this fraction of the labels given on the validation split
+    is correct, such as 0.95. None: every text gets a label."""
     coverage: Share | None = None
     """Also predict a set of labels that contains the true one with this probability, such as 0.9 (split conformal
     prediction, Sadinle et al. 2019). The guarantee is exact only on data that was not used for model selection: see
     nlptl calibrate. None: no sets."""
     out_of_scope: Share | None = None
-    """Label texts out_of_scope that are unlike those of training by their energy (Liu et al. 2020), so that this share
-    of validation stays, such as 0.95. None: no text is."""
+    """Label texts as out_of_scope if they are unlike the training texts (energy score, Liu et al. 2020). The threshold
+    keeps this fraction of the validation split, such as 0.95. None: never."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -98,47 +98,48 @@ class TrainingConfig(DecisionConfig):
     batch_size: Count = 32
     """Examples per optimizer step, over all devices."""
     learning_rate: Positive | None = None
-    """Peak learning rate. None: 5e-5 where the encoder trains, 5e-4 where only norms, biases or low-rank updates of it
-    do; where the head alone trains, 5e-3 for a linear head and 1e-3 for a dense one. In a stage of the head alone
-    before the encoder's, the head has head_learning_rate or this default."""
+    """Peak learning rate. None: 5e-5 where the encoder trains; 5e-4 where only its norms, biases or low-rank updates
+    do; for a head alone, 5e-3 if it is linear and 1e-3 if it has dense layers. A first stage that trains the head
+    alone uses head_learning_rate or the head's default."""
     head_learning_rate: Positive | None = None
-    """Peak learning rate of the head, where the encoder trains too. None: the same as learning_rate."""
+    """Peak learning rate of the head while the encoder trains too. None: learning_rate."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """Update rule; sgd has momentum 0.9."""
     weight_decay: NotNegative | None = None
     """Weight decay, never on biases and norms. None: 0.01 for adamw, 0 for adam and sgd."""
     head_weight_decay: NotNegative | None = None
-    """Weight decay of the head. None: the same as weight_decay."""
+    """Weight decay of the head. None: weight_decay."""
     layer_decay: Annotated[float, Range(above=0, at_most=1)] = 1.0
-    """Learning rate of each layer as a share of that of the layer above; the top layer has learning_rate, the
-    embeddings come below the lowest layer."""
+    """Factor between the learning rates of a layer and the layer above it. The top layer has learning_rate; the
+    embeddings count as the lowest layer."""
     warm_head_epochs: Annotated[int, Range(at_least=0)] = 0
-    """First epochs in which the head alone trains, before all that is not frozen does (LP-FT)."""
+    """Train the head alone for this many epochs first, then everything that is not frozen (LP-FT, Kumar et al.
+    2022)."""
     unfreeze_every_epochs: Count | None = None
-    """Gradual unfreezing: start with the head alone, and let one more layer train, from the top, each time after this
-    many epochs. None: everything that is not frozen trains from the start."""
+    """Gradual unfreezing (ULMFiT, Howard and Ruder 2018): start with the head alone and unfreeze one more layer, from
+    the top, after every this many epochs. None: train everything that is not frozen from the start."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Course of the learning rate after warmup: down to zero in a line or a half cosine, or constant."""
+    """Learning rate after warmup: linear or cosine decay to zero, or constant."""
     warmup_ratio: Annotated[float, Range(0, 1)] = 0.06
-    """Share of all steps in which the learning rate rises from zero."""
+    """Fraction of all steps in which the learning rate rises linearly from zero."""
     max_grad_norm: NotNegative = 1.0
-    """Gradients with a larger norm are scaled down to it; 0: never."""
+    """Clip gradients to this norm; 0: never."""
     loss: Literal["cross_entropy", "focal", "asymmetric"] = "cross_entropy"
-    """focal: examples that the model is sure of count less (Lin et al. 2017). asymmetric, for multi_label: labels that
-    a text does not have count less, and not at all once they are improbable (Ridnik et al. 2021)."""
+    """focal: examples that the model is sure of count less (Lin et al. 2017). asymmetric, for multi_label: absent
+    labels count less, and not at all once they are improbable (Ridnik et al. 2021)."""
     focal_gamma: NotNegative = 2.0
-    """How much less examples count that the focal loss is sure of; 0 is the cross-entropy."""
+    """Exponent of the focal loss; 0 is the cross-entropy."""
     logit_adjustment: NotNegative = 0.0
-    """Adds this times the logarithm of each label's share of train to its logit in training, so that what is learned
-    serves rare labels too (Menon et al. 2021), such as 1."""
+    """Add this multiple of the log frequency of each label to its logit during training, so that rare labels are
+    learned as well (Menon et al. 2021), such as 1."""
     sampling: Literal["natural", "balanced"] = "natural"
-    """balanced: in an epoch every class has as many places; those of rare ones come several times, and of frequent ones
-    a part."""
+    """balanced: draw as many examples of every class in an epoch, so that rare classes repeat and frequent ones are
+    sampled."""
     label_smoothing: Annotated[float, Range(at_least=0, below=1)] = 0.0
-    """Share of the target probability that is spread evenly over all classes."""
+    """Fraction of the target probability that is spread evenly over all classes."""
     class_weights: ClassWeights = None
-    """Weight of each class in the mean loss of a batch, in the order of the labels. balanced: as if every class had
-    equally many examples in the training split. None: every example counts the same."""
+    """Weight of each class in the mean loss of a batch, in the order of the labels. balanced: inversely proportional
+    to its frequency in the training split. None: every example counts the same."""
     r_drop: NotNegative = 0.0
     """Weight of the divergence between two passes with different dropout (R-Drop, Liang et al. 2021)."""
     ema_decay: Share | None = None
@@ -147,45 +148,44 @@ class TrainingConfig(DecisionConfig):
     """Share of the fine-tuned encoder in its mean with the pretrained one, taken at the end (WiSE-FT, Wortsman et al.
     2022), such as 0.5. None: no mean."""
     micro_batch_tokens: Count | None = None
-    """Tokens, padding included, that one device forwards at once; bounds memory, never changes the gradient
-    but for dropout, whose noise is drawn for each micro-batch. Halved when memory runs out.
-    None: 2048 on a CPU where layers see no padding, else 512; 16384 on an accelerator; at least one example."""
+    """Tokens, padding included, that one device processes at once, and at least one example. It bounds memory and
+    changes the gradient only through dropout, whose noise is drawn per micro-batch. Halved when memory runs out. None:
+    2048 on a CPU without padding, else 512; 16384 on an accelerator."""
     padding_free: bool | None = None
-    """Leave padding out of all layers of the encoder; equal up to rounding. None: on a CPU, where encoder and head can
-    do without it; on an accelerator it takes a True, since it is not measured there yet."""
+    """Run all layers of the encoder without padding; the results are equal up to rounding. None: on a CPU, where
+    encoder and head support it; on an accelerator only if True, since it has not been measured there."""
     gradient_checkpointing: bool = False
-    """Keep nothing of a layer but its input, and compute the rest once more for the gradient (Chen et al. 2016,
-    arXiv:1604.06174). Layers see padding then: it takes more time, and less memory only where a micro-batch takes much
-    of it, as one long text does in a large encoder."""
+    """Keep only the input of each layer and recompute the rest for the gradient (Chen et al. 2016). Takes longer, and
+    saves memory only where one micro-batch needs much of it, such as one long text in a large encoder. Layers see
+    padding."""
     quick_layers: bool = True
-    """On a CPU: products of matrices and dropout by quicker ways than torch's own, and freed memory kept by the
-    process; equal up to rounding and noise."""
+    """On a CPU, use faster matrix products and dropout than torch's own; the results are equal up to rounding and
+    noise."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of the forward pass on devices that have it."""
+    """Precision of the forward pass on devices that support it."""
     eval_steps: Count | None = None
-    """Steps between evaluations on validation. None: once per epoch."""
+    """Steps between evaluations on the validation split. None: one evaluation per epoch."""
     save_steps: Count | None = None
-    """Steps between checkpoints; an evaluation that is the best so far has one too. None: one at every evaluation."""
+    """Steps between checkpoints; the best evaluation so far always has one. None: one at every evaluation."""
     keep_last: Annotated[int, Range(at_least=2)] = 2
-    """Newest checkpoints that are kept, at least 2; the best one stays beside them."""
+    """Number of newest checkpoints to keep, at least 2; the best one is kept as well."""
     early_stopping: Count | None = None
-    """Stop after this many evaluations in a row without a better score on validation. None: never."""
+    """Stop after this many evaluations without a better validation score. None: never."""
     selection_metric: SelectionMetric | None = None
-    """Validation score that chooses the best model, one of those of the task; ties keep the earlier one. None: accuracy
-    of single labels, quadratic_kappa of ordinal ones, average_precision of several labels, spearman of scores, span_f1
-    of tags."""
+    """Validation score that chooses the best model; ties keep the earlier one. None: the first score of the task:
+    accuracy, quadratic_kappa (ordinal), average_precision (multi_label), spearman (regression) or span_f1 (tokens)."""
     logging_steps: Count = 50
     """Steps between two lines of metrics.jsonl."""
     track: TrackerName | None = None
-    """Where the numbers of metrics.jsonl and the final scores go too, each an extra of nlptl of the same name.
-    tensorboard writes into the folder of the run; the others go by their own settings and log-ins. None: nowhere."""
+    """Also send the numbers of metrics.jsonl and the final scores to this tracker, an extra of the same name.
+    tensorboard writes into the run folder; the others use their own settings and log-ins. None: no tracker."""
     cache: bool = True
-    """Compute what is frozen once: what the head reads, kept on disk for later runs, where the head alone trains; the
-    hidden states above the lowest frozen layers, kept for this run, where that saves time."""
+    """Compute frozen parts once. Where only the head trains, its input is kept on disk for later runs; above frozen
+    lower layers, hidden states are kept for this run where that saves time."""
     cache_size: Positive = 20.0
-    """Gigabytes that the cache on disk may have; what was not used for longest goes first."""
+    """Size limit of the cache on disk in gigabytes; the least recently used entries are removed first."""
     cache_dtype: Literal["float32", "float16"] = "float32"
-    """Precision of cached hidden states; float16 takes half the space and rounds them to 11 bits."""
+    """Precision of cached hidden states; float16 takes half the space and rounds to 11 bits."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -198,25 +198,26 @@ class TrainingConfig(DecisionConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TransferConfig:
-    """What of a pretrained encoder stays, what trains, and what is added to it."""
+    """What is frozen, what trains, and what is added to the encoder."""
 
     freeze: Freeze = "nothing"
-    """What keeps its pretrained weights: nothing, embeddings, encoder, or the number of lowest layers, the embeddings
-    included."""
+    """What keeps its pretrained weights: nothing, embeddings, encoder, or a number of lowest layers (with the
+    embeddings)."""
     train_only: TrainOnly | None = None
-    """What trains of all that is not frozen: norms, biases (BitFit, Ben Zaken et al. 2022) or nothing but the head; the
-    head always trains. None: everything."""
+    """Of the parameters that are not frozen, train only the norms, the biases (BitFit, Ben Zaken et al. 2022) or none;
+    the head always trains. None: train all of them."""
     reinit_layers: Annotated[int, Range(at_least=0)] = 0
-    """Top layers that start from new weights, the pooler with them (Zhang et al. 2021)."""
+    """Number of top layers, with the pooler, that start from new weights (Zhang et al. 2021)."""
     lora_rank: Count | None = None
-    """Rank of the low-rank updates (LoRA, Hu et al. 2022) that train in place of the encoder's weights; they are merged
-    into model/, and saved for peft in adapter/. None: no LoRA."""
+    """Train low-rank updates of this rank in place of the encoder's weights (LoRA, Hu et al. 2022). They are merged
+    into model/ and saved for peft in adapter/. None: no LoRA."""
     lora_alpha: Positive = 16.0
-    """Scale of the low-rank updates, in units of their rank."""
+    """Scale of the low-rank updates; they are multiplied by lora_alpha / lora_rank."""
     lora_targets: tuple[str, ...] = ("auto",)
-    """Linear layers that get low-rank updates, by the last parts of their names. auto: all in the encoder's layers."""
+    """Linear layers that get low-rank updates, by the last parts of their names. auto: all linear layers inside the
+    encoder's layers."""
     lora_dropout: Annotated[float, Range(at_least=0, below=1)] = 0.0
-    """Probability of the dropout before the low-rank updates."""
+    """Dropout probability before the low-rank updates."""
     dora: bool = False
     """Train the magnitudes of the adapted weights apart from their directions (DoRA, Liu et al. 2024)."""
 
@@ -226,27 +227,25 @@ class TransferConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The head of a classifier: what it reads, its shape, and the form of its loss."""
+    """The head of a classifier: its input, its shape, and the form of its loss."""
 
     head: HeadKind = "dense"
-    """dense: trained by gradient. logistic, knn, centroid: fitted by scikit-learn over a frozen encoder."""
+    """dense: trained by gradient. logistic, centroid: fitted by scikit-learn over a frozen encoder."""
     pooling: Pooling = "auto"
-    """What the head reads. native: the architecture's own head; cls, mean, max, attention: over the hidden states.
-    auto: native when the encoder trains, mean when it is frozen or texts are read in chunks."""
+    """What the head reads. native: the architecture's own head. cls, mean, max, attention: a pooling of the hidden
+    states. auto: native when the encoder trains, mean when it is frozen or texts are read in chunks."""
     chunk_pooling: ChunkPooling = "mean"
-    """How the pooled chunks of a text become one, with long_text chunks. attention: weighted by a learned query."""
+    """How the chunks of a text are combined with long_text chunks. attention: weighted by a learned query."""
     layers: HeadLayers = "last"
-    """Layers whose hidden states are pooled: the last one, the last k side by side, or a learned mix of all."""
+    """Layers whose hidden states are pooled: last, the last K concatenated, or mix, a learned average of all."""
     hidden: tuple[Count, ...] = ()
-    """Units of the dense layers in the head, from the encoder to the labels. Empty: a linear head."""
+    """Units of the dense layers of the head, from the encoder to the labels. Empty: a linear head."""
     activation: Activation | None = None
     """Activation of the dense layers. None: relu."""
     dropout: Annotated[float, Range(at_least=0, below=1)] | None = None
-    """Probability of every dropout, in the encoder too. None: as in the checkpoint."""
+    """Dropout probability everywhere, the encoder included. None: as in the checkpoint."""
     binary_loss: BinaryLoss = "softmax"
-    """Loss of a head with two labels. sigmoid: one logit and the binary cross-entropy."""
-    neighbors: Count | None = None
-    """Neighbors that vote in a knn head. None: 5."""
+    """Loss for two labels. sigmoid: one logit and binary cross-entropy."""
     inverse_regularization: Positive | None = None
     """C of a logistic head: the larger, the closer it fits the training split. None: 1."""
 
@@ -256,23 +255,22 @@ class HeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgingConfig:
-    """What is found out about a trained model on test, and shown."""
+    """What is analysed on the test split after training, and what the report shows."""
 
     report: bool = True
-    """Write analysis.json (errors, slices, calibration on test), report.html and the model card, model/README.md, from
-    what test has shown."""
+    """Write analysis.json (errors, slices, calibration on the test split), report.html and the model card."""
     texts_shown: TextsShown = "whole"
-    """Whether the files of a run and the log quote the texts: whole texts and words, or none, only their rows."""
+    """whole: the files of the run and the log quote texts. none: they give only row numbers."""
     with_baselines: bool = False
-    """Train what the run is compared with after it, on the same splits: TF-IDF with a linear model, the same encoder
-    with random weights, frozen, fine-tuned; see nlptl baselines --help."""
+    """After training, also train the baselines on the same splits: TF-IDF with a linear model, the encoder with random
+    weights, frozen and fine-tuned (see nlptl baselines --help)."""
     slice_columns: tuple[str, ...] = ()
-    """Further columns of the data, such as genre or source: the report says of which of their values test is scored
-    worse than elsewhere. Columns of numbers are cut into ranges."""
+    """Further columns of the data, such as genre or source. The report lists values on which the test score is worse
+    than elsewhere; numeric columns are cut into ranges."""
     probes: bool = False
-    """Score up to 500 texts of test again with typos, in other case, with negations, emoji and blanks put in."""
+    """Score up to 500 test texts again with typos, other case, negations, emoji and added blanks."""
     explain: Annotated[int, Range(at_least=0)] = 0
-    """Texts of test, wrong and right ones, of which is said which words speak for what is predicted (integrated
+    """For this many test texts, right and wrong ones, report which words speak for the prediction (integrated
     gradients; extra explain)."""
 
     def __post_init__(self) -> None:
@@ -293,16 +291,16 @@ class JudgingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RepeatsConfig:
-    """Several runs in place of one, for what chance does to a score."""
+    """Repeated runs, to measure how much a score depends on chance."""
 
     seeds: tuple[int, ...] = ()
-    """Train once with each of these seeds, on the same splits, in the folders seed-0/ and so on of output_dir: mean and
-    standard deviation of each score. Empty: once, with --seed."""
+    """Train once per seed on the same splits, in the folders seed-0/, seed-1/, ... of output_dir; report the mean and
+    standard deviation of each score. Empty: train once, with --seed."""
     folds: Annotated[int, Range(at_least=2)] | None = None
-    """Cross-validation: cut all texts but those of a given test split into so many folds, by label and group, and for
-    each train on the others and test on it, in the folders fold-1/ and so on of output_dir. None: no folds."""
+    """Cross-validation with this many folds, stratified by label and group, in the folders fold-1/, fold-2/, ... of
+    output_dir. A given test split is left out. None: no cross-validation."""
     fold: Count | None = None
-    """Of the folds this one alone, from 1 on. None: all of them."""
+    """Run only this fold, counted from 1. None: all of them."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -325,21 +323,23 @@ class Columns:
     """Which columns of a data set are read."""
 
     text_column: str | None = None
-    """Column with the text, or a template that joins several, such as "{title}: {body}"; for tokens, with the list of
+    """Column with the text, or a template that joins several, such as "{title}: {body}"; for tokens, the list of
     words. None: found by name."""
     pair_column: str | None = None
-    """Column with the second text of each example, which the tokenizer joins to the first as a pair. None: single
-    texts."""
+    """Column with the second text of each pair. None: single texts."""
     label_column: str | None = None
-    """Column with the label, the list of labels, the score, or the list of tags. None: found by name."""
+    """Column with the label, the list of labels, the number, or the list of tags. None: found by name."""
     label_columns: tuple[str, ...] = ()
-    """Several columns in its place: for multi_label, one with 0 or 1 for each label; for regression, one for each
-    score."""
+    """Several label columns: for multi_label one column with 0 or 1 per label, for regression one per output."""
     label_separator: str | None = None
-    """What stands between the labels of a multi_label text in its column, where that holds no JSON lists."""
+    """Separator of the labels in a multi_label column that does not hold JSON lists."""
     group_column: str | None = None
-    """Column that says what each text belongs to, such as its author or thread: a split that is carved out takes all
-    texts of a group or none. None: each text is on its own."""
+    """Column that names the group of each text, such as its author or thread: a carved-out split never divides a
+    group. None: no groups."""
+    separator: str | None = None
+    """Character between the columns of a CSV or TSV file, such as ";". None: found by looking at the file."""
+    header: bool = True
+    """The first line of a CSV or TSV file names its columns. --no-header: columns are named 1, 2, 3, ..."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -382,49 +382,48 @@ class ClassificationConfig(Columns):
     """Settings of Python and `--config` files that are not flags: few people need them."""
 
     task: TaskKind = "single_label"
-    """What the data says of each text: one label; one out of ordered ones (ordinal); any number of labels
-    (multi_label); one score or several (regression); or a tag for each word (tokens)."""
+    """Kind of target. single_label: one label. ordinal: one of several ordered labels. multi_label: any number of
+    labels. regression: one number or several. tokens: a tag per word."""
     label_order: tuple[str, ...] = ()
-    """The labels of an ordinal task from the lowest to the highest. Empty: they are numbers."""
+    """Labels of an ordinal task from lowest to highest. Empty: the labels are numbers."""
     model: str = "sample:minilm"
     """Pretrained encoder: sample:minilm, a local folder, or a Hub id (name@revision pins it)."""
     dataset: str = "sample:rotten_tomatoes"
-    """A file, a folder with train / validation / test files, a Hub id (name:configuration chooses one of several,
+    """A file, a folder with train / validation / test files, a Hub id (name:configuration picks one of several,
     name@revision pins it), or a sample."""
     drop_empty: bool = False
-    """Leave out the texts of all splits that are empty or blank."""
+    """Leave out empty and blank texts."""
     deduplicate: bool = False
-    """Drop from train the texts that are also in validation or test, and those that stand in it before with the same
-    label."""
+    """Drop from train every text that also occurs in another split, and every later duplicate with the same label."""
     max_examples: Annotated[int, Range(at_least=2)] | None = None
     """Keep at most this many examples of each split, for a first try."""
     strict: bool = False
-    """Stop before training at whatever the checks of the data find, not only at what cannot be trained on."""
+    """Stop before training at any finding of the data checks, not only at errors."""
     near_duplicates: bool = True
-    """Look for texts that are nearly the same before training: a second or less for 5,000 texts."""
+    """Look for near-duplicate texts before training; takes a second or less for 5,000 texts."""
     max_length: Count | None = None
-    """Tokens of a text that are read. None: 256, or fewer if the encoder takes fewer."""
+    """Tokens of a text that the model reads. None: 256, or fewer if the encoder is limited to fewer."""
     long_text: LongText = "head"
-    """What is read of a text that has more tokens: its beginning, its end, a quarter from the beginning and the rest
-    from the end (Sun et al. 2019), or all of it, in chunks of max_length tokens (Pappagari et al. 2019)."""
+    """What the model reads of a longer text: its head, its tail, a quarter from the head and the rest from the tail
+    (Sun et al. 2019), or all of it in chunks of max_length tokens (Pappagari et al. 2019)."""
     chunk_overlap: Annotated[int, Range(at_least=0)] | None = None
-    """Tokens that a chunk has in common with the one before. None: a quarter of max_length."""
+    """Tokens that consecutive chunks share. None: a quarter of max_length."""
     max_chunks: Count | None = None
-    """Chunks of a text that are read; what lies beyond them is cut off. None: 16."""
+    """Chunks of a text that the model reads; the rest is cut off. None: 16."""
     output_dir: Path = Path("runs/classification")
     """Folder of the run: model, scores, predictions, checkpoints."""
     resume: bool = False
-    """Go on with the run in the folder, after an interruption."""
+    """Continue the interrupted run in output_dir."""
     overwrite: bool = False
-    """Move a run that is in the folder aside."""
+    """Move a run that is already in output_dir aside."""
     dry_run: bool = False
-    """Read the data, say what would train and what it takes in memory, time and disk, and stop; the folder is left as
-    it is."""
+    """Read the data, print what would train and about what it takes in memory, time and disk space, and stop without
+    writing."""
     seed: int = 0
-    """Seeds the new weights, the order of examples and dropout."""
+    """Seeds new weights, the order of examples and dropout."""
     split_seed: int = 0
-    """Seeds what is carved out where a split is missing, and what --max-examples keeps: apart from --seed, so that
-    runs with several seeds see the same texts."""
+    """Seeds the carving of missing splits and --max-examples. It is separate from --seed so that runs with several
+    seeds see the same texts."""
     transfer: TransferConfig = TransferConfig()
     head: HeadConfig = HeadConfig()
     train: TrainingConfig = TrainingConfig()

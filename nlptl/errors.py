@@ -47,6 +47,6 @@ class ResourceError(UserError):
 
 
 class PeerLostError(UserError):
-    """Another process of the training is gone, stopped or out of reach."""
+    """Another process of the training is lost: it ended, stopped or cannot be reached."""
 
     exit_code = 7

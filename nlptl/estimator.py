@@ -49,7 +49,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         activation: Activation | None = None,
         dropout: float | None = None,
         binary_loss: BinaryLoss = "softmax",
-        neighbors: int | None = None,
         inverse_regularization: float | None = None,
         max_length: int | None = None,
         long_text: LongText = "head",
@@ -79,7 +78,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.activation = activation
         self.dropout = dropout
         self.binary_loss = binary_loss
-        self.neighbors = neighbors
         self.inverse_regularization = inverse_regularization
         self.max_length = max_length
         self.long_text = long_text
@@ -150,7 +148,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             activation=self.activation,
             dropout=self.dropout,
             binary_loss=self.binary_loss,
-            neighbors=self.neighbors,
             inverse_regularization=self.inverse_regularization,
             max_length=self.max_length,
             long_text=self.long_text,

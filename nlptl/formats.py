@@ -24,11 +24,12 @@ DELETED: dict[str, tuple[Any, ...]] = {
     "fgm": (0.0,),
     "sparse_embeddings": (True, False),  # the same updates either way
     "conformal_score": (None, "lac"),
-    "keep_adapter": (True, False),  # adapters are always kept
+    "neighbors": (None, 5),
+    "keep_adapter": (True, False),  # with LoRA it is always kept
 }
 """Settings that no longer exist, each with the values that may be dropped: those that switched nothing on."""
 
-DELETED_VALUES = {"texts_shown": ("masked",)}
+DELETED_VALUES = {"head": ("knn",), "texts_shown": ("masked",), "score": ("aps",)}
 """Values that a setting can no longer have."""
 
 RENAMED: dict[str, str] = {}

@@ -8,7 +8,7 @@ Usage:
     python recipes/gradual_unfreezing.py --dataset tickets.csv --text-column body --label-column queue
     python recipes/gradual_unfreezing.py --freeze 4                      # the lowest four layers never train
     python recipes/gradual_unfreezing.py --unfreeze-every-epochs None --warm-head-epochs 2  # all at once after the head
-    nlptl explain-training --unfreeze-every-epochs 1 --num-epochs 4 --layer-decay 0.8
+    python recipes/gradual_unfreezing.py --num-epochs 4 --layer-decay 0.8 --dry-run  # show the stages, train nothing
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,7 @@ The encoder runs once over the texts; what it gives is kept, so that a second ru
 
 Usage:
     python recipes/linear_probe.py
-    python recipes/linear_probe.py --head knn --neighbors 15             # or --head centroid
+    python recipes/linear_probe.py --head centroid
     python recipes/linear_probe.py --max-examples 1000 --seeds 0 1 2
     python recipes/linear_probe.py --layers 2 --pooling cls              # the last two layers, side by side
     python recipes/linear_probe.py --head dense --hidden 1024 256        # a dense head, trained by gradient

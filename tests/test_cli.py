@@ -20,6 +20,7 @@ import pytest
 from nlptl import cli, errors
 from nlptl.config import ClassificationConfig, TrainingConfig, to_json
 from nlptl.flags import HUGGING_FACE_SPELLINGS
+from tests import processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -514,27 +515,26 @@ cli.run(main, Config)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("failing", [-1, 0, 1])
 def test_failing_processes_end_soon_with_their_exit_code(failing: int, tmp_path: Path):
     (tmp_path / "fail.py").write_text(FAILING)
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launcher = subprocess.Popen(
-        [sys.executable, *words, str(tmp_path / "fail.py"), f"--failing={failing}"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        _, err = launcher.communicate(timeout=90)
-    except subprocess.TimeoutExpired:
-        launcher.terminate()  # which it hands on to its processes
-        launcher.communicate(timeout=60)
-        raise
-    assert launcher.returncode == 1  # of the launcher; those of its processes are in its report
-    assert "nlptl: error: Expected rain, found sun." in err
-    assert re.search(r"exitcode +: 3 ", err.partition("Root Cause (first observed failure):")[2])
+    waiting = [1 - failing] if failing >= 0 else []  # at the barrier, until the launcher ends it
+    codes, said = processes.launch([tmp_path / "fail.py", f"--failing={failing}"], leave=waiting)
+    for rank in {0, 1} - set(waiting):
+        assert codes[rank] == 3
+        assert "nlptl: error: Expected rain, found sun." in said[rank]
+
+
+@pytest.mark.nightly
+@pytest.mark.multiprocess
+def test_a_launcher_reports_the_exit_code(tmp_path: Path):
+    (tmp_path / "fail.py").write_text(FAILING)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = run_python(*launcher, str(tmp_path / "fail.py"), "--failing=1")
+    assert done.returncode == 1  # of the launcher; those of its processes are in its report
+    assert "nlptl: error: Expected rain, found sun." in done.stderr
+    assert re.search(r"exitcode +: 3 ", done.stderr.partition("Root Cause (first observed failure):")[2])
 
 
 def test_what_is_said_can_be_shown_everywhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -97,7 +97,7 @@ PARAMETERS = [
         {},
     ),
     ({"freeze": "nothing", "lora_rank": 2}, {"num_epochs": 2, "unfreeze_every_epochs": 1}),
-    ({"freeze": "encoder", "head": "knn", "neighbors": 3}, {}),
+    ({"freeze": "encoder", "head": "centroid"}, {}),
     ({"freeze": "encoder", "head": "logistic", "inverse_regularization": 0.5}, {}),
 ]
 

@@ -35,7 +35,11 @@ def check_predictions(model: Classifier, file: Path, *, tolerance: float) -> Non
     np.testing.assert_allclose(model.predict_outputs(expected["texts"]), expected["outputs"], rtol=1e-6, atol=tolerance)
     answers = json.loads(json.dumps(model.predict(expected["texts"]), default=dataclasses.asdict))
     for answer, before in zip(answers, expected["answers"], strict=True):
-        assert flat(answer) == pytest.approx(flat(before), rel=1e-6, abs=tolerance)
+        answer, before = flat(answer), flat(before)
+        assert answer.keys() == before.keys()
+        for name, value in before.items():
+            is_number = isinstance(value, float)
+            assert answer[name] == (pytest.approx(value, rel=1e-6, abs=tolerance) if is_number else value)
 
 
 def flat(value: object, name: str = "") -> dict[str, object]:
@@ -62,6 +66,12 @@ def test_an_old_model_predicts_the_same_and_is_saved_in_the_new_format(name: str
 def test_a_new_head_goes_on_the_encoder_of_an_old_model():
     model = Classifier.from_pretrained(FOLDER / "dense", labels=["a", "b", "c"])
     assert model.predict_outputs(["good movie"]).shape == (1, 3)
+
+
+@pytest.mark.parametrize(("name", "found"), [("aps", "score='aps'"), ("knn", "head='knn'")])
+def test_a_model_with_a_deleted_feature_is_refused_by_name(name: str, found: str):
+    with pytest.raises(ConfigError, match=f"json has {found}, which nlptl 0.2.0 removed. Use nlptl 0.1.0, which"):
+        Classifier.from_pretrained(FOLDER / name)
 
 
 @pytest.fixture

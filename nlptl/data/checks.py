@@ -5,7 +5,7 @@ import logging
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -32,8 +32,9 @@ CLASS_TASKS = ("single_label", "ordinal")
 _CONTROL_CHARACTER = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
 
 _IDENTIFIER = re.compile(r"(?=\S*\d)[\w.:#/-]+")
+_BETWEEN_COLUMNS = re.compile(r"[\t,;|]")
 MIN_IDENTIFIERS = 20
-"""Of fewer texts, it cannot be told whether they are identifiers."""
+"""Texts or labels below which it cannot be told whether they are identifiers."""
 
 
 def check_splits(
@@ -95,6 +96,8 @@ def find_problems(
     counts = Counter(label for labels in sets["train"] for label in labels)
     if task in (*CLASS_TASKS, "multi_label"):
         findings.append(_label_collisions(train, sets["train"], counts))
+    if task in CLASS_TASKS:
+        findings += [_rows_in_texts(name, examples, counts) for name, examples in splits.items()]
     findings.append(_small_classes(train, sets["train"], counts))
     findings += [_missing_classes(name, splits[name], sets[name], counts) for name in splits if name != "train"]
     findings.append(_identifiers(train))
@@ -169,7 +172,7 @@ def _class_errors(splits: Mapping[str, Examples], task: TaskKind) -> list[Findin
     if len(known) < 2:
         message = f"Expected two or more classes in {train.source} (train), found {sorted(known)}"
         errors.append(finding("one_class", message, count=len(known), severity="error"))
-    if len(known) > max(1000, len(train) / 2):
+    if len(known) > max(1000, len(train) / 2) or len(known) == len(train) >= MIN_IDENTIFIERS:
         message = (
             f"Expected classes in {train.source} (train), found {len(known):,} different labels on {len(train):,} "
             f"examples, such as {train.labels[0]!r}, which looks like an identifier"
@@ -302,6 +305,19 @@ def _spelling(label: str) -> str:
     """Return a label without blanks and marks that take no room, in one case and one form of Unicode."""
     folded = unicodedata.normalize("NFKC", label).casefold()
     return "".join(sign for sign in folded if not sign.isspace() and unicodedata.category(sign) != "Cf")
+
+
+def _rows_in_texts(name: str, examples: Examples, labels: Container[str]) -> Finding | None:
+    """Find the texts that hold whole rows of a file, as they do where a quotation mark was taken for an opening one."""
+
+    def holds_rows(text: str) -> bool:
+        rows = [_BETWEEN_COLUMNS.split(line) for line in text.splitlines() if line.strip()]
+        ends = len(rows) > 1 and all(len(row) > 1 and row[-1].strip() in labels for row in rows[:-1])
+        return ends or (len(rows) > 1 and all(len(row) > 1 and row[0].strip() in labels for row in rows[1:]))
+
+    has_rows = np.fromiter(map(holds_rows, examples.texts), dtype=bool, count=len(examples))
+    what = f"{examples.source}: texts of {name} that hold lines with a label, as rows of a file have"
+    return finding_on("rows_in_text", what, examples, has_rows)
 
 
 def _control_characters(name: str, examples: Examples) -> Finding | None:

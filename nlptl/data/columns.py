@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import re
 import shlex
 import sys
 from array import array
@@ -10,7 +11,7 @@ from string import Formatter
 
 import numpy as np
 
-from nlptl.config import TaskKind
+from nlptl.config import Columns, TaskKind
 from nlptl.errors import DataError
 from nlptl.values import is_missing
 from nlptl.wording import list_names
@@ -20,6 +21,11 @@ WORD_COLUMNS = ("tokens", "words")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "sentiment")
 TAG_COLUMNS = ("tags", "ner_tags", "labels")
 SCORE_COLUMNS = ("score", "rating", "stars", *LABEL_COLUMNS)
+
+_ID_NAME = re.compile(r"(?i:(.*[\W_])?(id|idx|index|guid|uuid)|unnamed: \d+)|.*[a-z](Id|ID)")
+_LONG_TEXT = 20
+"""Characters of the average value above which the longest of several columns is proposed as the text column."""
+_SEPARATOR = re.compile(r"\w(\t|[^\w\s\"'().:#?!&/-]) ?\w")
 
 _KINDS: dict[type, str] = {str: "string", bool: "boolean", int: "number", float: "number"}
 _KINDS |= dict.fromkeys((list, tuple, set, np.ndarray), "list") | {dict: "object"}
@@ -36,6 +42,7 @@ def find_columns(
     first_rows: Iterable[Sequence[object]],
     with_labels: bool,
     task: TaskKind = "single_label",
+    is_delimited: bool = False,
 ) -> tuple[str, str | None]:
     """Return the names of the text column and the label column (None without labels).
 
@@ -44,36 +51,57 @@ def find_columns(
         text_column: The column to take, or None to find it by name.
         label_column: The column to take, or None to find it by name.
         source: What to call the source in messages.
-        first_rows: The first rows, read only where a message has to guess which column holds the texts.
+        first_rows: The first rows, for messages that guess.
         with_labels: Whether a label column is needed.
         task: What the labels are, on which the names depend by which columns are found.
+        is_delimited: Whether the source is a CSV or TSV file, whose first line may be an example.
 
     Raises:
-        DataError: If a column is not there, or if both are the same one.
+        DataError: If a column is not there or there twice, or if both are the same one.
     """
-    if len(set(names)) != len(names):
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        raise DataError(
-            f"Expected column names in {source} that differ, found {_list_names(repeated)} more than once. "
-            "Rename or delete one of them."
-        )
     if with_labels and text_column is not None and text_column == label_column:
         raise DataError(
             f"Expected different columns for texts and labels in {source}, found {text_column!r} for both. "
             f"Columns: {_list_names(names)}. Pass another --text-column or --label-column."
         )
     text_names = WORD_COLUMNS if task == "tokens" else TEXT_COLUMNS
-    label_names = {"tokens": TAG_COLUMNS, "regression": SCORE_COLUMNS}.get(task, LABEL_COLUMNS)
+    label_names = _label_names(task)
     text = _find(names, text_column, text_names, other=label_column)
     label = _find(names, label_column, label_names, other=text) if with_labels else None
     roles: list[tuple[str, str | None, str | None, Sequence[str]]] = [("text", text_column, text, text_names)]
     if with_labels:
         roles.append(("label", label_column, label, label_names))
+    for name in (text, label):
+        _check_unique(names, name, source)
     if text is None or (with_labels and label is None):
-        raise DataError(_not_found_message(names, roles, source, first_rows))
+        raise DataError(_not_found_message(names, roles, source, first_rows, is_delimited))
+    chosen = [name for name in (text, label) if name is not None]
+    if is_delimited and _is_example(chosen, [[row[names.index(name)] for name in chosen] for row in first_rows]):
+        logger.warning(
+            "%s: the first line is taken for the names of the columns; if it is an example, pass --no-header, and "
+            "the columns by number",
+            source,
+        )
     if by_name := [f"{role} column {found!r}" for role, given, found, _ in roles if given is None]:
         logger.info("%s: %s", source, ", ".join(by_name))
     return text, label
+
+
+def find_label_column(names: Sequence[str], columns: Columns, task: TaskKind) -> str | None:
+    """Return the label column of a source, as `find_columns` would; None: there is none."""
+    text = _find(names, columns.text_column, TEXT_COLUMNS, other=columns.label_column)
+    return _find(names, columns.label_column, _label_names(task), other=text)
+
+
+def _label_names(task: TaskKind) -> Sequence[str]:
+    return {"tokens": TAG_COLUMNS, "regression": SCORE_COLUMNS}.get(task, LABEL_COLUMNS)
+
+
+def _check_unique(names: Sequence[str], name: str | None, source: str) -> None:
+    if names.count(name) > 1:
+        raise DataError(
+            f"Expected one column {name!r} in {source}, found it more than once. Rename or delete the others."
+        )
 
 
 def text_parts(names: Sequence[str], text_column: str | None, *, source: str) -> list[tuple[str, str | None]] | None:
@@ -105,6 +133,8 @@ def text_parts(names: Sequence[str], text_column: str | None, *, source: str) ->
             f"Expected text column {column!r} of the template {text_column!r} in {source}, found {_list_names(names)}. "
             f"{f'Did you mean {near!r}? ' if near else ''}Pass another --text-column."
         )
+    for _, column in parts:
+        _check_unique(names, column, source)
     return parts
 
 
@@ -143,6 +173,7 @@ def check_column(
             f"Expected {role} column {column!r} in {source}, found {_list_names(names)}. "
             f"{f'Did you mean {near!r}? ' if near else ''}Pass another {flag}{way_out}."
         )
+    _check_unique(names, column, source)
     if column in taken:
         raise DataError(
             f"Expected a column of its own for each {role} in {source}, found {column!r}, which holds the texts or "
@@ -287,20 +318,42 @@ def _not_found_message(
     roles: Sequence[tuple[str, str | None, str | None, Sequence[str]]],
     source: str,
     first_rows: Iterable[Sequence[object]],
+    is_delimited: bool,
 ) -> str:
     near = {role: _near(names, given) for role, given, found, _ in roles if given and not found}
-    guesses = _complete({role: found or near.get(role) for role, _, found, _ in roles}, names, first_rows)
+    rows = list(first_rows)
+    guesses = _complete({role: found or near.get(role) for role, _, found, _ in roles}, names, rows)
     wanted = " and ".join(
         f"{role} column {given!r}" if given else f"a {role} column ({', '.join(candidates)})"
         for role, given, found, candidates in roles
         if found is None
     )
-    hints = [f"Did you mean {guess!r}? " for guess in near.values() if guess]
+    message = f"Expected {wanted} in {source}, found {_list_names(names)}. "
+    if is_delimited and _is_example(names, rows):
+        numbers = {name: str(number) for number, name in enumerate(names, start=1)}
+        flags = " ".join(f"--{role}-column {numbers.get(guesses[role] or '', 'NUMBER')}" for role, _, _, _ in roles)
+        return (
+            f"{message}The first line looks like an example, not like the names of the columns. If it is one, pass "
+            f"--no-header {flags} (header=False in Python); the columns are then called 1, 2, 3, ..."
+        )
+    if is_delimited and len(names) == 1 and (mark := _SEPARATOR.search(names[0])):
+        shown = "tab" if mark[1] == "\t" else shlex.quote(mark[1])
+        return f"{message}If {mark[1]!r} separates the columns, pass --separator {shown}."
+    hints = "".join(f"Did you mean {guess!r}? " for guess in near.values() if guess)
     flags = " ".join(f"--{role}-column {shlex.quote(guesses[role] or 'COLUMN')}" for role, _, _, _ in roles)
     python = " and ".join(f"{role}_column=" for role, _, _, _ in roles)
-    return (
-        f"Expected {wanted} in {source}, found {_list_names(names)}. {''.join(hints)}Pass {flags} ({python} in Python)."
-    )
+    more = "" if guesses.get("label", "") is not None else " Texts without labels are for nlptl predict."
+    more += " If the first line is an example and not the header, pass --no-header." if is_delimited else ""
+    return f"{message}{hints}Pass {flags} ({python} in Python).{more}"
+
+
+def _is_example(names: Sequence[str], first_rows: Iterable[Sequence[object]]) -> bool:
+    """Tell whether the names of columns look like values: numbers, whole sentences, or what the rows below hold."""
+    if list(names) == [str(number) for number in range(1, len(names) + 1)]:
+        return False  # the names of columns without names
+    values = zip(*first_rows, strict=True)  # nothing, where there are no rows
+    is_repeated = any(name.strip() and name in each for name, each in zip(names, values, strict=False))
+    return is_repeated or any(len(name.split()) > 2 or re.fullmatch(r"[-+]?\d+([.,]\d+)?", name) for name in names)
 
 
 def _near(names: Sequence[str], given: str) -> str | None:
@@ -310,17 +363,21 @@ def _near(names: Sequence[str], given: str) -> str | None:
 
 
 def _complete(
-    guesses: dict[str, str | None], names: Sequence[str], first_rows: Iterable[Sequence[object]]
+    guesses: dict[str, str | None], names: Sequence[str], rows: Sequence[Sequence[object]]
 ) -> dict[str, str | None]:
-    """Fill in guesses by elimination; of two unknown columns, the one with longer values holds the texts."""
-    rest = [name for name in names if name not in guesses.values()]
-    unknown = [role for role, guess in guesses.items() if guess is None]
-    if len(rest) != len(unknown) or len(names) > 2:
-        return guesses
-    if len(rest) == 2:
-        rows = list(first_rows)
-        rest.sort(key=lambda name: -sum(len(str(row[names.index(name)])) for row in rows))
-    return guesses | dict(zip(unknown, rest, strict=True))
+    """Fill in guesses: the text column has the longest values, and the label column is the only other one."""
+    named = [name for name in names if name.strip() and names.count(name) == 1]
+    rest = [name for name in named if name not in guesses.values()]
+    lengths = {name: sum(len(str(row[names.index(name)])) for row in rows) / max(1, len(rows)) for name in rest}
+    rest.sort(key=lambda name: -lengths[name])
+    guesses = dict(guesses)
+    if guesses.get("text", "") is None and rest:
+        is_long = lengths[rest[0]] >= max(_LONG_TEXT, *(1.5 * lengths[name] for name in rest[1:]), 0)
+        if is_long or len(named) < len(guesses) + 1:
+            guesses["text"] = rest.pop(0)
+    if guesses.get("label", "") is None and len(rest) == 1 and len(named) <= 2 and not _ID_NAME.fullmatch(rest[0]):
+        guesses["label"] = rest[0]
+    return guesses
 
 
 def _check_kinds(first: dict[str, tuple[object, int]], where: str) -> None:
@@ -404,4 +461,5 @@ def shorten(value: object) -> str:
 
 
 def _list_names(names: Sequence[str]) -> str:
+    names = [name for name in names if name.strip()]
     return f"{'column' if len(names) == 1 else 'columns'} {list_names(names)}" if names else "no columns"

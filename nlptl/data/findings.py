@@ -18,7 +18,7 @@ EXPLANATIONS = {
     ),
     "identifier": (
         "A class that occurs once can be neither learned nor scored.",
-        "Pass another label column.",
+        "Pass the column that holds the classes as --label-column, or --task regression if these are scores.",
     ),
     "unknown_label": (
         "No model that learns from train can ever predict these labels.",
@@ -59,6 +59,10 @@ EXPLANATIONS = {
     "label_error": (
         "A model that has not seen these texts is confident of another label: the label or the model is wrong.",
         "Read the texts, from the first on, and correct the labels that are wrong; the report lists all of them.",
+    ),
+    "rows_in_text": (
+        "Quotation marks that do not belong together seem to have taken several rows for one text.",
+        "Compare the number of rows with the file; write a quotation mark inside a quoted field twice.",
     ),
     "empty_text": (
         "The model sees nothing, and learns or is scored on the label alone.",

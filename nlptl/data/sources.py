@@ -3,13 +3,16 @@
 Values are never guessed: a text "NA", "null" or "007" stays that text, and so does a label.
 """
 
+import contextlib
 import itertools
 import logging
+import math
 import os
 import stat
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,11 @@ import numpy as np
 
 from nlptl.config import BY_NAME, Columns, TaskKind
 from nlptl.data.columns import (
-    LABEL_COLUMNS,
     check_column,
     check_texts,
     column_values,
     find_columns,
+    find_label_column,
     group_names,
     join_texts,
     text_parts,
@@ -34,6 +37,9 @@ from nlptl.data.texts import TextCollector, Texts
 from nlptl.errors import ConfigError, DataError, ResourceError
 
 SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
+
+Part = tuple[str, Callable[[], Table]]
+"""A file, or a split of the Hub: what to call it in messages, and how it is opened."""
 
 logger = logging.getLogger(__name__)
 
@@ -137,14 +143,31 @@ def read_file(
         DataError: If the file cannot be read, lacks a column, or holds a value that is no text or no label.
     """
     path = Path(path).expanduser()
+    with _readable(path):
+        return _examples(open_file(path, columns), task, columns, str(path), split, with_labels, slice_columns)
+
+
+def open_file(path: Path, columns: Columns = BY_NAME) -> Table:
+    """Open a data file, without reading its rows yet.
+
+    Raises:
+        ConfigError: If `columns` has a separator, or no header, and the file is no CSV or TSV file.
+        DataError: If it is not a file, or cannot be read.
+    """
     status = file_status(path)
     if status is None:
         raise DataError(f"Expected a data file, found nothing at {path}. Check the spelling and the folder.")
     if not stat.S_ISREG(status.st_mode):
         what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         raise DataError(f"Expected a data file, found {what} at {path}. Pass one of its files, or a copy as a file.")
+    with _readable(path):
+        return open_table(path, separator=columns.separator, header=columns.header)
+
+
+@contextlib.contextmanager
+def _readable(path: object) -> Iterator[None]:
     try:
-        return _examples(open_table(path), task, columns, str(path), split, with_labels, slice_columns)
+        yield
     except OSError as error:
         raise DataError(f"Expected a data file, cannot read {path}: {error}. Check its permissions.") from error
 
@@ -210,23 +233,82 @@ def read_hub(
         ResourceError: If the Hub cannot be reached or does not have it.
         DataError: If it has no labelled train split, lacks a column, or holds a value that is no text or no label.
     """
+    if columns.separator is not None or not columns.header:
+        raise ConfigError(f"Expected --separator and --no-header only with CSV and TSV files, found {name}.")
     loaded = _download(name)
-    splits = {}
+    parts = {}
     for given, dataset in loaded.items():
         split, source = SPLIT_NAMES.get(str(given).lower()), f"{name}, split {given}"
-        table = _hub_table(dataset)
         if split is None:
             logger.info("%s is left out: neither train, validation nor test", source)
-        elif _is_unlabelled(table, columns.label_column):
-            logger.warning("%s is left out: all its labels are -1, it is unlabelled", source)
         else:
-            splits[split] = _examples(table, task, columns, source, split, True, slice_columns)
-    if "train" not in splits:
+            parts[split] = [(source, partial(_hub_table, dataset))]
+    if "train" not in parts:
         raise DataError(
-            f"Expected a labelled split 'train' in {name}, found {', '.join(map(repr, loaded))}. "
+            f"Expected a split 'train' in {name}, found {', '.join(map(repr, loaded))}. "
             "Pass another data set, or save the split you mean as a file and pass that."
         )
+    return read_parts(parts, columns, task=task, slice_columns=slice_columns)
+
+
+def read_parts(
+    parts: Mapping[str, Sequence[Part]],
+    columns: Columns = BY_NAME,
+    *,
+    task: TaskKind = "single_label",
+    slice_columns: Sequence[str] = (),
+) -> dict[str, Examples]:
+    """Read the splits of a data set, each from one or more parts; those without labels are left out, except train.
+
+    Args:
+        parts: For train, and for validation and test where they are, the name of each part and how it is opened.
+        columns: As in `read_file`.
+        task: What the labels are.
+        slice_columns: As in `read_file`.
+
+    Raises:
+        ConfigError: If what is asked of the columns contradicts the task.
+        DataError: If a split lacks a column, or holds a value that is no text or no label.
+    """
+    splits, names_of_train = dict[str, Examples](), list[str]()
+    for split in ("train", "validation", "test"):
+        if split not in parts:
+            continue
+        if split != "train" and (reason := _why_unlabelled(parts[split], names_of_train, columns, task)):
+            source = parts[split][0][0]
+            logger.warning("%s is left out: %s. nlptl predict labels it with the trained model", source, reason)
+            continue
+        read = []
+        for source, open_part in parts[split]:
+            with _readable(source):
+                table = open_part()
+                names_of_train = names_of_train or table.names
+                read.append(_examples(table, task, columns, source, split, True, slice_columns))
+        splits[split] = join(read)
     return splits
+
+
+def _why_unlabelled(parts: Sequence[Part], names_of_train: Sequence[str], columns: Columns, task: TaskKind) -> str:
+    """Return why a split counts as one without labels, as many test splits are; an empty string if it has some.
+
+    Raises:
+        DataError: If it lacks the label column of train, but has a column that train lacks.
+    """
+    source, open_part = parts[0]
+    names = open_part().names
+    of_train, own = (find_label_column(each, columns, task) for each in (names_of_train, names))
+    wanted = list(columns.label_columns) or [name for name in (of_train,) if name is not None]
+    if own is not None and own not in names_of_train and not columns.label_columns:
+        wanted = [own]
+    if any(name in names for name in wanted):
+        return "all its labels are -1 or missing" if _has_no_labels(parts, wanted) else ""
+    if more := [name for name in names if name not in names_of_train]:
+        raise DataError(
+            f"Expected a label column {wanted[0]!r} in {source}, as in train, found {', '.join(map(repr, names))}. If "
+            f"{more[0]!r} holds the labels, rename it. If there are no labels, move the file elsewhere, and label its "
+            "texts with nlptl predict once a model is trained."
+        )
+    return f"it has no column {wanted[0]!r}, which holds the labels of train"
 
 
 def _examples(
@@ -249,6 +331,7 @@ def _examples(
         first_rows=table.first_rows,
         with_labels=with_labels and not columns.label_columns,
         task=task,
+        is_delimited=table.is_delimited,
     )
     text_columns = text_columns or [text]
     if label in text_columns:
@@ -385,10 +468,20 @@ def _hub_table(dataset: Any) -> Table:
     return Table(list(features), first_rows, read, class_names)
 
 
-def _is_unlabelled(table: Table, label_column: str | None) -> bool:
-    """Tell whether a split has no labels: the Hub's test splits often hold -1 or null throughout."""
-    likely = {label_column} if label_column else {*LABEL_COLUMNS, *table.class_names}
-    for column in likely.intersection(table.names):
-        if all(value is None or value == -1 for _, (values,) in table.read([column]) for value in values):
-            return True
-    return False
+def _has_no_labels(parts: Sequence[Part], label_columns: list[str]) -> bool:
+    """Tell whether a split holds -1 or nothing as the label of each text."""
+    for _, open_part in parts:
+        table = open_part()
+        if not set(label_columns) <= set(table.names):
+            return False
+        for _, values in table.read(label_columns):
+            if not all(_is_no_label(value) for column in values for value in column):
+                return False
+    return True
+
+
+def _is_no_label(value: object) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(map(_is_no_label, value))
+    is_blank = isinstance(value, str) and value.strip() in ("", "-1")
+    return value is None or value == -1 or is_blank or (isinstance(value, float) and math.isnan(value))

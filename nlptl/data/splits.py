@@ -5,9 +5,10 @@ import logging
 import re
 import shlex
 import stat
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +17,13 @@ import numpy as np
 from nlptl.config import BY_NAME, Columns, TaskKind, TextsShown
 from nlptl.data.checks import CLASS_TASKS, check_splits, drop_copies, drop_empty_texts
 from nlptl.data.findings import Finding
+from nlptl.data.folders import split_files
 from nlptl.data.folds import take_fold
 from nlptl.data.order import order
 from nlptl.data.samples import sample_dataset
-from nlptl.data.sources import SPLIT_NAMES, Examples, file_status, join, read_file, read_hub
+from nlptl.data.sources import Examples, file_status, open_file, read_file, read_hub, read_parts
 from nlptl.data.table import ROWS_AT_ONCE
-from nlptl.data.tables import SUFFIXES, split_suffix
+from nlptl.data.tables import SUFFIXES
 from nlptl.data.targets import label_sets, strata
 from nlptl.errors import ConfigError, DataError
 from nlptl.labels import Labels
@@ -32,7 +34,6 @@ CARVED_PERCENT = 10
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?(@[\w./-]+)?")
 _FILE_SUFFIXES = (*SUFFIXES, ".txt", ".xlsx", ".xls", ".zip", ".gz", ".bz2", ".xz", ".zst")
-_SHARD = re.compile(r"(?P<base>.+)-\d{5}-of-(?P<total>\d{5})")
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,8 @@ def load_splits(
     label_columns: Sequence[str] = (),
     label_separator: str | None = None,
     group_column: str | None = None,
+    separator: str | None = None,
+    header: bool = True,
     max_examples: Annotated[int, Range(at_least=2)] | None = None,
     drop_empty: bool = False,
     deduplicate: bool = False,
@@ -117,8 +120,9 @@ def load_splits(
     test split that is given is never touched.
 
     Args:
-        dataset: `sample:NAME`, a file, a folder with files train, validation and test, or a Hub id
-            (`name:configuration` chooses one of several, `name@revision` pins it).
+        dataset: `sample:NAME`, a file, a folder with files train, validation and test (also as downloaded from the
+            Hub, or written by `save_to_disk` of the datasets library), or a Hub id (`name:configuration` chooses one
+            of several, `name@revision` pins it). Validation and test are left out if they have no labels.
         task: What the labels are: "single_label", "ordinal", "multi_label", "regression" or "tokens".
         text_column: Column of the texts, or of lists of words. None: found by name, such as `text`.
         pair_column: Column of the second text of each example. None: single texts.
@@ -127,6 +131,9 @@ def load_splits(
         label_separator: What stands between the labels of a text, where they are no lists.
         group_column: Column that says what each text belongs to, such as its author: what is carved out takes all texts
             of a group or none. None: each text is on its own.
+        separator: Character between the columns of a CSV or TSV file. None: found by looking at the file.
+        header: Whether the first line of a CSV or TSV file holds the names of its columns. Without, they are called
+            1, 2, 3, ...
         max_examples: Keep at most this many examples of each split, at least one of each class. None: all.
         drop_empty: Leave out the texts of all splits that are empty or blank.
         deduplicate: Drop from train what is also in validation or test, and what stands there before with the same
@@ -153,6 +160,8 @@ def load_splits(
         label_columns=tuple(label_columns),
         label_separator=label_separator,
         group_column=group_column,
+        separator=separator,
+        header=header,
     )
     parts = read_splits(dataset, columns, task=task, slice_columns=slice_columns)
     if drop_empty:
@@ -205,7 +214,11 @@ def read_splits(
     path = Path(dataset).expanduser()
     status = file_status(path)
     if status is not None and stat.S_ISDIR(status.st_mode):
-        return _read_folder(path, columns, task, slice_columns)
+        parts = {
+            split: [(str(file), partial(open_file, file, columns)) for file in files]
+            for split, files in split_files(path).items()
+        }
+        return read_parts(parts, columns, task=task, slice_columns=slice_columns)
     if status is None and isinstance(dataset, str) and _is_hub_id(dataset):
         return read_hub(dataset, columns, task=task, slice_columns=slice_columns)
     return {"train": read_file(path, columns, task=task, slice_columns=slice_columns)}
@@ -219,7 +232,9 @@ def _check_command(dataset: str | Path, task: TaskKind, columns: Columns) -> str
     """Return the command that looks at the same columns, as one types it."""
     words = ["nlptl", "check", str(dataset), *(["--task", task] if task != "single_label" else [])]
     for name, value in vars(columns).items():
-        if value:
+        if isinstance(value, bool):
+            words += [f"--no-{name}"] * (not value)
+        elif value:
             words += [f"--{name.replace('_', '-')}", *([value] if isinstance(value, str) else value)]
     return shlex.join(words)
 
@@ -230,63 +245,6 @@ def _describe_labels(train: Examples, task: TaskKind) -> str:
         names = list(Labels.from_names(names).names)
     shown = ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
     return f"; labels {shown}" if names else ""
-
-
-def _read_folder(folder: Path, columns: Columns, task: TaskKind, slice_columns: Sequence[str]) -> dict[str, Examples]:
-    try:
-        found = sorted(folder.iterdir())
-    except OSError as error:
-        raise DataError(f"Expected a folder with data files, cannot list {folder}: {error.strerror}.") from error
-    files: dict[str, list[Path]] = defaultdict(list)
-    for path in found:
-        split = SPLIT_NAMES.get(_base(path).lower())
-        if split is not None and split_suffix(path)[1]:
-            files[split].append(path)
-    if "train" not in files:
-        raise DataError(
-            f"Expected a file such as train.csv in the folder {folder}, found "
-            f"{', '.join(path.name for path in found[:20]) or 'nothing'}. Rename its files to train, validation and "
-            "test, or pass one file, which is then split."
-        )
-    for split, paths in files.items():
-        _check_shards(split, paths, folder)
-    _check_links([path for paths in files.values() for path in paths], folder)
-    return {
-        split: join([read_file(p, columns, split=split, task=task, slice_columns=slice_columns) for p in paths])
-        for split, paths in sorted(files.items(), key=lambda item: NAMES.index(item[0]))
-    }
-
-
-def _base(path: Path) -> str:
-    name, _ = split_suffix(path)
-    shard = _SHARD.fullmatch(name)
-    return shard["base"] if shard else name
-
-
-def _check_shards(split: str, paths: list[Path], folder: Path) -> None:
-    """Refuse two candidates for one split, and a split with missing shards."""
-    names = ", ".join(path.name for path in paths)
-    totals = {shard["total"] if (shard := _SHARD.fullmatch(split_suffix(path)[0])) else "" for path in paths}
-    series = {(_base(path), split_suffix(path)[1]) for path in paths}
-    if len(series) > 1 or len(totals) > 1 or (totals == {""} and len(paths) > 1):
-        raise DataError(f"Expected one file for {split} in {folder}, found {names}. Move all but one elsewhere.")
-    if totals != {""} and int(min(totals)) != len(paths):
-        raise DataError(
-            f"Expected {int(min(totals))} parts of {split} in {folder}, found {len(paths)}: {names}. Fetch the others."
-        )
-
-
-def _check_links(paths: list[Path], folder: Path) -> None:
-    """Refuse one file under two names."""
-    names: dict[tuple[int, int], str] = {}
-    for path in paths:
-        status = file_status(path)
-        name = path.name if status is None else names.setdefault((status.st_dev, status.st_ino), path.name)
-        if name != path.name:
-            raise DataError(
-                f"Expected a file of its own for each split in {folder}, found {name} and {path.name}, which are one. "
-                "Remove the link, or pass the one file, which is then split."
-            )
 
 
 def _carve_missing(parts: dict[str, Examples], source: str, seed: int, task: TaskKind) -> None:

@@ -1,10 +1,9 @@
-"""CSV, TSV, JSON and CoNLL files as tables.
+"""JSON and CoNLL files as tables, and how text files of any kind are opened.
 
-Files may be larger than memory, so they are read some rows at a time; an array in JSON is not, which is parsed whole.
+Files may be larger than memory, so they are read some rows at a time, except JSON arrays, which are parsed whole.
 """
 
 import codecs
-import csv
 import gzip
 import io
 import itertools
@@ -17,12 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from nlptl.data.table import ROWS_AT_ONCE, Batch, Table
+from nlptl.data.table import Table, table_of_records
 from nlptl.errors import DataError
 
 MAX_EXPANSION = 200
 """How many times the size of a .gz file its content may have: real texts have about 4, at most some 50."""
-MAX_FIELD_CHARACTERS = 10 * 2**20
 BYTES_AT_ONCE = 2**20
 MIN_EXPANDED = 2**24
 """Content of this size is no bomb, however well it is compressed."""
@@ -38,11 +36,12 @@ def _open(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def _open_text(path: Path, encoding: str, newline: str | None) -> io.TextIOWrapper:
+def open_text(path: Path, encoding: str, newline: str | None) -> io.TextIOWrapper:
+    """Open a text file, unpacking it if its name ends in .gz."""
     return io.TextIOWrapper(_open(path), encoding=encoding, newline=newline)
 
 
-def _encoding(path: Path) -> str:
+def find_encoding(path: Path) -> str:
     """Return the encoding of a text file, all of which is looked at.
 
     Raises:
@@ -105,103 +104,27 @@ def _encoding_of_content(path: Path) -> str:
     return "utf-16" if shown == "UTF-16" else "utf-8-sig"
 
 
-def csv_table(path: Path, suffix: str) -> Table:
-    """Open a file of separated values; by tabs with the suffix .tsv, else by what its header has.
-
-    Raises:
-        DataError: If it is no text, or empty.
-    """
-    encoding = _encoding(path)
-    delimiter = "\t" if suffix == ".tsv" else _delimiter(path, encoding)
-    if delimiter != "," and suffix == ".csv":
-        logger.info("%s: fields are separated by %r", path, delimiter)
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD_CHARACTERS))
-    records = _csv_records(path, encoding, delimiter)
-    _, names = next(records, (0, []))
-
-    def read(columns: list[str]) -> Iterator[Batch]:
-        places = [names.index(column) for column in columns]
-        while batch := list(itertools.islice(records, ROWS_AT_ONCE)):
-            yield [row for row, _ in batch], [[fields[place] for _, fields in batch] for place in places]
-
-    return Table(names, (fields for _, fields in itertools.islice(records, 20)), read)
-
-
-def _delimiter(path: Path, encoding: str) -> str:
-    with _open_text(path, encoding, newline="") as file:
-        header = next(line for line in file if line.strip())
-    return next((mark for mark in (",", ";", "\t") if mark in header), ",")
-
-
-def _csv_records(path: Path, encoding: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line on which each record starts, and its fields; the header comes first."""
-    with _open_text(path, encoding, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        width = 0
-        while True:
-            row = reader.line_num + 1
-            try:
-                fields = next(reader, None)
-            except csv.Error as error:
-                reason = str(error)
-                if "end of data" in reason:
-                    reason = "a quote that is never closed"
-                elif "field larger" in reason:
-                    reason = (
-                        f"a field of more than {MAX_FIELD_CHARACTERS:,} characters: too long, or a quote is missing"
-                    )
-                raise DataError(
-                    f"Expected well-formed records in {path}, found one that is not, starting on row {row}: {reason}. "
-                    "Put fields in double quotes, and write a double quote inside a field twice."
-                ) from error
-            if fields is None:
-                return
-            if not fields or (len(fields) == 1 != width and not fields[0].strip()):
-                continue
-            width = width or len(fields)
-            if len(fields) != width:
-                raise DataError(
-                    f"Expected {width} fields in each row of {path}, as in its header, found {len(fields)} in row "
-                    f"{row}. Put texts that contain {delimiter!r} in double quotes."
-                )
-            yield row, fields
-
-
 def json_table(path: Path, suffix: str) -> Table:
     """Open a file with one JSON object on each line, or with the suffix .json also with an array of them.
 
     Raises:
         DataError: If it is no such file.
     """
-    encoding = _encoding(path)
+    encoding = find_encoding(path)
     is_array = suffix == ".json" and _starts_with_bracket(path, encoding)
     records = (_json_array if is_array else _json_records)(path, encoding)
     first = next(records)
-    records = itertools.chain([first], records)
-    names = list(first[1])
-
-    def read(columns: list[str]) -> Iterator[Batch]:
-        while batch := list(itertools.islice(records, ROWS_AT_ONCE)):
-            for row, record in batch:
-                if missing := [column for column in columns if column not in record]:
-                    raise DataError(
-                        f"Expected key {missing[0]!r} in each object of {path}, found {sorted(record)} (row {row}). "
-                        "Add the key there, or delete the row."
-                    )
-            yield [row for row, _ in batch], [[record[column] for _, record in batch] for column in columns]
-
-    first_rows = ([record.get(name) for name in names] for _, record in itertools.islice(records, 20))
-    return Table(names, first_rows, read)
+    return table_of_records(path, list(first[1]), itertools.chain([first], records))
 
 
 def _starts_with_bracket(path: Path, encoding: str) -> bool:
-    with _open_text(path, encoding, newline="\n") as file:
+    with open_text(path, encoding, newline="\n") as file:
         return next(line for line in file if line.strip()).lstrip().startswith("[")
 
 
 def _json_array(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number of each object in an array, from 1 on, and the object."""
-    with _open_text(path, encoding, newline="\n") as file:
+    with open_text(path, encoding, newline="\n") as file:
         content = file.read()
     try:
         records = json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_object)
@@ -224,7 +147,7 @@ def _json_array(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]
 def _json_records(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the line of each object, and the object."""
     decoder = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object)
-    with _open_text(path, encoding, newline="\n") as file:
+    with open_text(path, encoding, newline="\n") as file:
         for row, line in enumerate(file, start=1):
             if line.strip():
                 yield row, _json_record(decoder, line, path, row)
@@ -262,16 +185,10 @@ def _json_record(decoder: json.JSONDecoder, line: str, path: Path, row: int) -> 
 
 def conll_table(path: Path) -> Table:
     """Open a file of one word per line with its tag: a sentence is a row, of a list of words and one of tags."""
-    encoding = _encoding(path)
+    encoding = find_encoding(path)
     width, tags = _conll_layout(path, encoding)
     sentences = _conll_sentences(path, encoding, width, tags)
-
-    def read(columns: list[str]) -> Iterator[Batch]:
-        places = [CONLL_COLUMNS.index(column) for column in columns]
-        while batch := list(itertools.islice(sentences, ROWS_AT_ONCE)):
-            yield [row for row, _ in batch], [[sentence[place] for _, sentence in batch] for place in places]
-
-    return Table(list(CONLL_COLUMNS), (sentence for _, sentence in itertools.islice(sentences, 20)), read)
+    return table_of_records(path, list(CONLL_COLUMNS), sentences)
 
 
 def _conll_layout(path: Path, encoding: str) -> tuple[int, set[str]]:
@@ -320,7 +237,7 @@ def _conll_sentences(
 def _conll_lines(path: Path, encoding: str) -> Iterator[tuple[int, list[str], bool]]:
     """Yield the number of each line, its columns (none where a sentence ends), and whether it may be a comment."""
     row = 0
-    with _open_text(path, encoding, newline=None) as file:
+    with open_text(path, encoding, newline=None) as file:
         for row, line in enumerate(file, start=1):
             is_end = not line.strip() or line.startswith("-DOCSTART-")
             columns = [] if is_end else BETWEEN_COLUMNS.split(line.strip(" \t\n"))

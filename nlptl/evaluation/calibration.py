@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.optimize import minimize, minimize_scalar
+import scipy
 from scipy.special import expit, log_expit, log_softmax, logsumexp, softmax
 
 from nlptl.errors import ConfigError, DataError
@@ -105,7 +105,7 @@ def fit_temperature(
 
     if len(targets) == 0:
         return Calibration("temperature")
-    best = minimize_scalar(loss, bounds=_LOG_BOUNDS, method="bounded", options={"xatol": 1e-12}).x
+    best = scipy.optimize.minimize_scalar(loss, bounds=_LOG_BOUNDS, method="bounded", options={"xatol": 1e-12}).x
     # The minimum is flat: only about seven digits are certain. Six give the same temperature for logits that differ by
     # rounding alone, such as those of one process and of two.
     return Calibration("temperature", float(f"{np.exp(best):.6g}"))
@@ -144,7 +144,7 @@ def fit_vector(targets: np.ndarray, logits: np.ndarray, *, prior: float = 1.0) -
     found = start
     if len(targets):
         options = {"maxiter": 10_000, "ftol": 1e-15, "gtol": 1e-9}
-        found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
+        found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
     return Calibration("vector", 1.0, tuple(found[:num_labels].tolist()), tuple(found[num_labels:].tolist()))
 
 
@@ -296,7 +296,7 @@ def _platt_of_label(targets: np.ndarray, logits: np.ndarray) -> tuple[float, flo
 
     start = np.array([0.0, np.log((positives + 1) / (negatives + 1))])
     options = {"gtol": 1e-10, "maxiter": 1000}
-    found = minimize(loss, start, jac=True, hess=curvature, method="trust-exact", options=options).x
+    found = scipy.optimize.minimize(loss, start, jac=True, hess=curvature, method="trust-exact", options=options).x
     return (float(found[0]), float(found[1])) if found[0] > 0 else (1.0, 0.0)
 
 

@@ -20,7 +20,7 @@ from nlptl.judging.outcomes import Outcomes, outcomes_of, plain_number
 from nlptl.judging.probes import probe, probe_table
 from nlptl.model.classifier import Classifier
 from nlptl.training.devices import on_main
-from nlptl.training.peers import together
+from nlptl.training.peers import peer_errors
 from nlptl.training.run import Run
 from nlptl.training.trainer import Evaluation
 from nlptl.wording import align_table
@@ -72,7 +72,7 @@ def analyse(model: Classifier, evaluation: Evaluation, config: JudgingConfig, *,
     }
 
 
-@together()
+@peer_errors()
 def write_analysis(
     run: Run, model: Classifier, evaluation: Evaluation, config: JudgingConfig, *, seed: int = 0
 ) -> None:

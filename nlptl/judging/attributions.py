@@ -55,7 +55,7 @@ def check_explain(config: ClassificationConfig) -> None:
     """Refuse --explain, before anything is trained, where it cannot be obeyed.
 
     Raises:
-        ConfigError: If captum is not installed, or task or head have no gradient for each text.
+        ConfigError: If captum is not installed, or the task has no prediction for each text.
     """
     if not config.judging.explain:
         return
@@ -64,11 +64,9 @@ def check_explain(config: ClassificationConfig) -> None:
             "Expected the package captum, which --explain needs, found none in this environment. Run: pip install "
             "'nlptl[explain]'"
         )
-    if config.task == "tokens" or config.head.head == "knn":
-        found = "the task tokens" if config.task == "tokens" else "--head knn"
+    if config.task == "tokens":
         raise ConfigError(
-            f"Expected a prediction for each text from a head with a gradient for --explain, found {found}. Leave "
-            "--explain out."
+            "Expected a prediction for each text for --explain, found the task tokens. Leave --explain out."
         )
 
 

@@ -66,6 +66,7 @@ def add_lora(
         )
         with seeded(stream_key("lora", seed)):
             peft.inject_adapter_in_model(config, network)
+    network.eval()  # the new modules too
     for parameter in trained:
         parameter.requires_grad = True
 

@@ -107,7 +107,6 @@ def _headed_config(encoder: PreTrainedConfig, task: Task, head: HeadConfig) -> H
         dropout=_head_dropout(encoder) if head.dropout is None else head.dropout,
         one_logit=head.binary_loss == "sigmoid",
         ordinal=task.kind == "ordinal",
-        neighbors=5 if head.neighbors is None else int(head.neighbors),
     )
     _name_labels(config, task)
     return config

@@ -155,7 +155,6 @@ class Classifier(nn.Module):
         activation: Activation | None = None,
         dropout: float | None = None,
         binary_loss: BinaryLoss = "softmax",
-        neighbors: int | None = None,
         inverse_regularization: float | None = None,
         max_length: int | None = None,
         long_text: LongText | None = None,
@@ -181,7 +180,7 @@ class Classifier(nn.Module):
             lora_targets: Linear layers that get them, by the last parts of their names; "auto": all in the layers.
             lora_dropout: Probability of the dropout before them.
             dora: Whether the magnitudes of the adapted weights train apart from their directions.
-            head: "dense", or "logistic", "knn", "centroid" over a frozen encoder. This and what follows, to
+            head: "dense", or "logistic", "centroid" over a frozen encoder. This and what follows, to
                 `inverse_regularization`: as in `HeadConfig`.
             pooling: What the head reads: "native", "cls", "mean", "max", "attention", or "auto".
             chunk_pooling: How the chunks of a text become one, with long_text "chunks": "mean", "max" or "attention".
@@ -190,7 +189,6 @@ class Classifier(nn.Module):
             activation: Activation of the dense layers; None: relu.
             dropout: Probability of every dropout in encoder and head; None: as in the checkpoint.
             binary_loss: "sigmoid" gives a binary head one logit and the binary cross-entropy.
-            neighbors: Neighbors that vote in a knn head; None: 5.
             inverse_regularization: C of a logistic head; None: 1.
             max_length: Tokens of a text that are read, special tokens included. None: 256, or fewer if the encoder
                 takes fewer.
@@ -227,7 +225,6 @@ class Classifier(nn.Module):
             activation=activation,
             dropout=dropout,
             binary_loss=binary_loss,
-            neighbors=neighbors,
             inverse_regularization=inverse_regularization,
         )
         is_frozen = freeze == "encoder" or train_only == "head"
@@ -711,12 +708,13 @@ class Classifier(nn.Module):
             int8: Whether weights are rounded to 8 bits.
 
         Raises:
-            ConfigError: If packages are missing, or the model reads texts in chunks or has a knn head.
+            ConfigError: If packages are missing, or the model reads texts in chunks.
             ResourceError: If the file cannot be written.
         """
-        if self.reads_chunks or self.head.head == "knn":
-            found = "texts in chunks" if self.reads_chunks else "a knn head"
-            raise ConfigError(f"Expected a network of tensors alone for ONNX, found {found}. Predict with torch.")
+        if self.reads_chunks:
+            raise ConfigError(
+                "Expected a network of tensors alone for ONNX, found texts in chunks. Predict with torch."
+            )
         tokens = self.tokenize(["one two", "three"], ["four", "five"] * self.reads_pairs)
         batch = collate(tokens, np.arange(2), pad_id=self.pad_id, device=torch.device("cpu"))
         device = self.device

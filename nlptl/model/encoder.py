@@ -27,6 +27,7 @@ from transformers.utils import logging
 
 from nlptl.data.samples import sample_model
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError, one_line
+from nlptl.formats import current_settings
 from nlptl.model.seeding import one_at_a_time
 
 FAMILIES = (
@@ -119,6 +120,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     if (folder / "tokenizer_config.json").exists():
         _refuse_code(_read_json(folder / "tokenizer_config.json", folder), folder / "tokenizer_config.json")
     encoder = values.get("encoder") if values.get("model_type") == "nlptl" else values
+    current_settings({"head": values.get("head")}, folder / "config.json")
     family = encoder.get("model_type") if isinstance(encoder, dict) else None
     encoders = MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys() & MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.keys()
     if family not in [*FAMILIES, *encoders]:

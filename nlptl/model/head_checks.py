@@ -40,13 +40,12 @@ def check_layers(head: HeadConfig, num_layers: int) -> None:
 
 def _check_kind(head: HeadConfig) -> None:
     """Refuse settings of another kind of head."""
-    for name, kind in (("neighbors", "knn"), ("inverse_regularization", "logistic")):
-        if getattr(head, name) is not None and head.head != kind:
-            flag = name.replace("_", "-")
-            raise ConfigError(
-                f"Expected {name} only with a {kind} head, found {name}={getattr(head, name)} with head "
-                f"{head.head!r}. Pass --head {kind} (head= in Python), or leave --{flag} out."
-            )
+    if head.inverse_regularization is not None and head.head != "logistic":
+        raise ConfigError(
+            "Expected inverse_regularization only with a logistic head, found inverse_regularization="
+            f"{head.inverse_regularization} with head {head.head!r}. Pass --head logistic (head= in Python), or leave "
+            "inverse_regularization out."
+        )
 
 
 def _check_task(head: HeadConfig, task: Task) -> None:

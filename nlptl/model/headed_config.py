@@ -24,10 +24,10 @@ class HeadedConfig(PreTrainedConfig):
     dropout: float = 0.1
     one_logit: bool = False
     ordinal: bool = False  # one unit for each step between two labels that are in an order
-    neighbors: int = 5
     num_examples: int = 0  # that a head other than "dense" was fitted on
 
     def __post_init__(self, **kwargs: Any) -> None:  # the protocol of PreTrainedConfig
+        kwargs.pop("neighbors", None)  # in folders that nlptl 0.1.0 wrote
         if isinstance(self.encoder, dict):
             settings = dict(self.encoder)
             self.encoder = AutoConfig.for_model(settings.pop("model_type"), **settings)

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nlptl.config import Pooling
 from nlptl.model.chunks import cut_into_chunks
-from nlptl.model.fitted_heads import LinearHead, NeighborsHead
+from nlptl.model.fitted_heads import LinearHead
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.tasks.losses import conditional_log_probabilities
 
@@ -111,13 +111,10 @@ class HeadedClassifier(PreTrainedModel):
         by_name = {"last": 1, "mix": settings.num_hidden_layers + 1}  # the embeddings' output included
         self.num_states = config.layers if isinstance(config.layers, int) else by_name[config.layers]
         width = settings.hidden_size
-        match config.head:
-            case "dense":
-                self.head: nn.Module = Head(config, width, num_states=self.num_states)
-            case "knn":
-                self.head = NeighborsHead(config, width * self.num_states)
-            case _:
-                self.head = LinearHead(config, width * self.num_states)
+        if config.head == "dense":
+            self.head: nn.Module = Head(config, width, num_states=self.num_states)
+        else:
+            self.head = LinearHead(config, width * self.num_states)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

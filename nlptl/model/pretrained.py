@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlptl.config import HeadConfig, LongText
@@ -17,6 +16,7 @@ from nlptl.model.folder import CARD, read_card
 from nlptl.model.head_checks import check_head
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.native import check_other_family
+from nlptl.model.seeding import seeded
 from nlptl.tasks.task import Task
 from nlptl.values import show
 
@@ -83,7 +83,7 @@ def load_saved(name: str, head: HeadConfig) -> Loaded:
         )
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     card = read_card(folder, config, tokenizer)
-    with torch.random.fork_rng(devices=[]):
+    with seeded(0):  # parameters start from random numbers, which the saved weights replace
         network, _ = load_weights(auto_class(card.task), folder, config)
     if card.head.head != "dense":
         check_tensors(network, folder)

@@ -42,6 +42,10 @@ class PredictConfig:
     """Column with the text, or a template that joins several, such as "{title}: {body}". None: found by name."""
     pair_column: str | None = None
     """Column with the second text of each example, for a model that reads pairs."""
+    separator: str | None = None
+    """Character between the columns of a CSV or TSV file, such as ";". None: found by looking at the file."""
+    header: bool = True
+    """The first line of a CSV or TSV file holds the names of its columns. Without, they are called 1, 2, 3, ..."""
     output: str = "-"
     """File for the predictions: CSV, TSV, JSON lines or Parquet; - writes JSON lines to standard output.
     A file that is there is replaced."""
@@ -60,7 +64,12 @@ class PredictConfig:
             raise ConfigError(f"Expected --text or --input, found {found}. Pass one of the two.")
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise ConfigError(f"Expected --abstain-below from 0 to 1, found {self.abstain_below}. Pass 0.8, or so.")
-        for flag, column in (("--text-column", self.text_column), ("--pair-column", self.pair_column)):
+        for flag, column in (
+            ("--text-column", self.text_column),
+            ("--pair-column", self.pair_column),
+            ("--separator", self.separator),
+            ("--no-header", None if self.header else "it"),
+        ):
             if column is not None and self.input in (None, "-"):
                 raise ConfigError(
                     f"Expected {flag} only with a file as --input, found {column!r} without a file. Leave it out."
@@ -172,7 +181,13 @@ def _read(config: PredictConfig) -> tuple[Examples, bool]:
             # Bytes that are not UTF-8 become halves of surrogate pairs, which are refused with their line.
             sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
         return read_lines(sys.stdin), False
-    columns, path = Columns(text_column=config.text_column, pair_column=config.pair_column), Path(str(config.input))
+    path = Path(str(config.input))
+    columns = Columns(
+        text_column=config.text_column,
+        pair_column=config.pair_column,
+        separator=config.separator,
+        header=config.header,
+    )
     try:
         return read_file(path, columns, with_labels=False), False
     except DataError as error:

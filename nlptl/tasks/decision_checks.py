@@ -98,7 +98,6 @@ def _check_scope(task: Task, head: HeadConfig) -> None:
             "label, or leave --out-of-scope out."
         )
     found = {
-        "knn": "shares of votes",
         "centroid": "densities short of what all labels have in common",
         "logistic": "one logit and a zero" if len(task.names) == 2 else "",
         "dense": "one logit and a zero" if head.binary_loss == "sigmoid" else "",

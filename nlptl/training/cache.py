@@ -1,42 +1,38 @@
 """Token ids, and what frozen encoders gave, on disk and shared by runs: whole and verified, or computed again.
 
 `features/KEY/` holds one split: `entry.json`, which only tells a reader what it is, and in parts its token ids, or its
-features under one encoder. The name of a part holds the hash of its content, and its one tensor is named after the key,
-so a file is right or it is not used. Files are mapped, not read, so that memory need not hold them, and processes of a
-machine share what it holds. No locks: two processes that build the same entry write the same files.
+features under one encoder: the numbers of an array, row by row. The name of a part ends in their type and holds a hash
+of key, part and content, so a file is right or it is not used. Files are mapped, not read, so that memory need not hold
+them, and processes of a machine share them. No locks: two processes that build the same entry write the same files.
 """
 
 import contextlib
 import hashlib
 import json
 import logging
-import math
 import mmap
 import os
 import re
 import stat
-import struct
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from nlptl.data.texts import cache_folder
 
 logger = logging.getLogger(__name__)
 
 KEY = re.compile(r"[0-9a-f]{64}")
-PART = re.compile(r"(?P<part>\d{6})-(?P<sha256>[0-9a-f]{64})\.safetensors")
+PART = re.compile(r"(?P<part>\d{6})-(?P<sha256>[0-9a-f]{64})\.(?P<dtype>float32|float64|int32|int64)")
+OLD_PART = re.compile(r"\d{6}-[0-9a-f]{64}\.safetensors")
+"""What nlptl 0.1.0 wrote: removed with its entry, never read."""
 ASIDE = re.compile(r"\.nlptl-.*\.tmp")
 ABOUT = "entry.json"
-DTYPES = {"float32": "F32", "float64": "F64", "int32": "I32", "int64": "I64"}
-"""What safetensors calls the types of numpy."""
-HEADER_BYTES = 512
 STALE_SECONDS = 3600
 """Age at which a file that is still written aside was left behind: writing one takes seconds."""
 
@@ -86,17 +82,20 @@ class FeatureCache:
             if match is None or int(match["part"]) != part:
                 continue
             try:
-                content = _map_own(path)
-                if hashlib.sha256(content).hexdigest() != match["sha256"]:
+                content, digest = _map_own(path), _begin_hash(key, part)
+                digest.update(content)
+                if digest.hexdigest() != match["sha256"]:
                     raise ValueError("its content is not what was written")
-                return _view(content, path, _name(key, part), shape=shape, dtype=dtype)
+                if match["dtype"] != dtype:
+                    raise ValueError(f"it holds {match['dtype']}, not {dtype}")
+                return np.frombuffer(content, dtype).reshape([-1 if size is None else size for size in shape])
             except FileNotFoundError:  # Another process has just removed it.
                 continue
             except OSError as error:
                 if error.strerror not in self._reasons:  # one line, not one for each part
                     logger.warning("cached files such as %s are not used: %s", path, error.strerror)
                 self._reasons.add(error.strerror)
-            except (ValueError, KeyError, SafetensorError) as error:
+            except ValueError as error:
                 logger.warning("removing the cached file %s, to compute it again: %s", path, error)
                 _remove(path)
         return None
@@ -118,11 +117,10 @@ class FeatureCache:
             for folder in (self.folder, entry.parent, entry):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not (entry / ABOUT).exists():
-                with _new_file(entry, ABOUT) as file:
+                with _new_file(entry, lambda: ABOUT) as file:
                     file.write(json.dumps(dict(about), indent=2).encode())
             for part, pieces in parts.items():
-                with _new_file(entry, f"{part:06d}-{{sha256}}.safetensors") as file:
-                    _write_array(file, _name(key, part), pieces)
+                _write_part(entry, key, part, pieces)
         except OSError as error:
             self.is_writable = False
             logger.warning(
@@ -197,67 +195,46 @@ def describe_size(size: int) -> str:
     return f"{size / 1e3:.1f} kB"
 
 
-def _name(key: str, part: int) -> str:
-    return f"{key}/{part}"
+def _begin_hash(key: str, part: int) -> "hashlib._Hash":
+    """Return the hash of a part before its content: a file in the place of another one does not have it."""
+    return hashlib.sha256(f"{key}/{part}/".encode())
 
 
-def _map_own(path: Path) -> bytes | mmap.mmap:
+def _map_own(path: Path) -> mmap.mmap:
     """Return a plain file of this user, mapped: who may write into the folder may not feed a training."""
     info = path.lstat()
     if not stat.S_ISREG(info.st_mode):
         raise ValueError("it is not a plain file")
+    if not info.st_size:  # which cannot be mapped
+        raise ValueError("its content is not what was written")
     if hasattr(os, "geteuid") and info.st_uid != os.geteuid():
         raise PermissionError(0, "they belong to another user")
     with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if info.st_size else b""
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _view(
-    content: bytes | mmap.mmap, path: Path, name: str, *, shape: tuple[int | None, ...], dtype: str
-) -> np.ndarray:
-    """Return the one array of a safetensors file, which the library has found to hold nothing else."""
-    with safe_open(path, framework="numpy") as file:
-        if list(file.keys()) != [name]:
-            raise ValueError("it holds something else")
-        header = file.get_slice(name)
-        found, kind = header.get_shape(), header.get_dtype()
-    if kind != DTYPES[dtype]:
-        raise ValueError(f"it holds {kind}, not {DTYPES[dtype]}")
-    if len(found) != len(shape) or any(size not in (None, other) for size, other in zip(shape, found, strict=True)):
-        raise ValueError("it holds something else")
-    start = len(content) - math.prod(found) * np.dtype(dtype).itemsize
-    return np.ndarray(found, dtype, buffer=content, offset=start)
+def _write_part(entry: Path, key: str, part: int, pieces: Iterable[np.ndarray]) -> None:
+    digest, dtype = _begin_hash(key, part), ""
+    with _new_file(entry, lambda: f"{part:06d}-{digest.hexdigest()}.{dtype}") as file:
+        for piece in pieces:
+            dtype, content = str(piece.dtype), np.ascontiguousarray(piece).data
+            file.write(content)
+            digest.update(content)
 
 
 @contextlib.contextmanager
-def _new_file(folder: Path, name: str) -> Iterator[IO[bytes]]:
-    """Let a file be written aside in `folder`; once it is on disk, it gets its name, `{sha256}` in it filled in."""
+def _new_file(folder: Path, name: Callable[[], str]) -> Iterator[IO[bytes]]:
+    """Write a file aside in `folder`; once it is on disk, it gets its name."""
     descriptor, aside = tempfile.mkstemp(prefix=".nlptl-", suffix=".tmp", dir=folder)
     try:
-        with os.fdopen(descriptor, "w+b") as file:
+        with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            file.seek(0)
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        Path(aside).replace(folder / name.format(sha256=sha256))
+        Path(aside).replace(folder / name())
     except BaseException:
         _remove(Path(aside))
         raise
-
-
-def _write_array(file: IO[bytes], name: str, pieces: Iterable[np.ndarray]) -> None:
-    """Write pieces of an array as a safetensors file of one tensor; its header comes first but is known last."""
-    file.write(bytes(HEADER_BYTES))
-    num_rows = num_bytes = 0
-    for piece in pieces:
-        file.write(np.ascontiguousarray(piece).data)
-        num_rows, num_bytes = num_rows + len(piece), num_bytes + piece.nbytes
-    shape, kind = [num_rows, *piece.shape[1:]], DTYPES[str(piece.dtype)]
-    header = json.dumps({name: {"dtype": kind, "shape": shape, "data_offsets": [0, num_bytes]}}).encode()
-    file.seek(0)
-    # The format lets spaces fill up a header.
-    file.write(struct.pack("<Q", HEADER_BYTES - 8) + header.ljust(HEADER_BYTES - 8))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -269,7 +246,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _is_ours(path: Path) -> bool:
-    return path.name == ABOUT or any(pattern.fullmatch(path.name) for pattern in (PART, ASIDE))
+    return path.name == ABOUT or any(pattern.fullmatch(path.name) for pattern in (PART, OLD_PART, ASIDE))
 
 
 def remove_stale(folder: Path) -> None:

@@ -25,7 +25,7 @@ UNSEEN = -1e30
 def fit_head(
     model: Classifier, features: torch.Tensor, labels: np.ndarray, *, class_weights: ClassWeights = None
 ) -> None:
-    """Fit the head of `model`, "logistic", "knn" or "centroid", to features and labels, in place.
+    """Fit the head of `model`, "logistic" or "centroid", to features and labels, in place.
 
     Args:
         model: A classifier whose `head_is_fitted`.
@@ -34,7 +34,7 @@ def fit_head(
         class_weights: Weights of the classes, for a logistic head.
 
     Raises:
-        ConfigError: If the encoder is not frozen, or if there are fewer examples than neighbors that vote.
+        ConfigError: If the encoder is not frozen.
         DataError: If all examples have the same label, or, for centroids, the same features.
     """
     if not model.encoder_is_frozen:
@@ -42,32 +42,17 @@ def fit_head(
             f"Expected a frozen encoder below a {model.head.head} head, found one that trains. "
             "Pass --freeze encoder (freeze= in Python)."
         )
-    if model.head.head == "knn":
-        _keep_examples(model, features, labels)
+    found = np.unique(labels)
+    if len(found) < 2:
+        names = [model.labels.names[i] for i in found]
+        raise DataError(f"Expected examples of two or more labels, found only {names}. Pass more examples.")
+    if model.head.head == "logistic":
+        weights = weights_of_classes(class_weights, labels, num_labels=len(model.labels))
+        weight, bias = _fit_logistic(model, features.cpu().numpy(), labels, weights)
     else:
-        found = np.unique(labels)
-        if len(found) < 2:
-            names = [model.labels.names[i] for i in found]
-            raise DataError(f"Expected examples of two or more labels, found only {names}. Pass more examples.")
-        if model.head.head == "logistic":
-            weights = weights_of_classes(class_weights, labels, num_labels=len(model.labels))
-            weight, bias = _fit_logistic(model, features.cpu().numpy(), labels, weights)
-        else:
-            weight, bias = _fit_centroids(features.cpu().numpy(), labels)
-        _set_linear(model, found, weight, bias)
+        weight, bias = _fit_centroids(features.cpu().numpy(), labels)
+    _set_linear(model, found, weight, bias)
     model.network.config.num_examples = len(labels)
-
-
-def _keep_examples(model: Classifier, features: torch.Tensor, labels: np.ndarray) -> None:
-    # All that scikit-learn's KNeighborsClassifier does in fit, where it searches by brute force, is to keep these two.
-    head, count = model.network.head, model.network.config.neighbors
-    if count > len(labels):
-        raise ConfigError(
-            f"Expected neighbors from 1 to {len(labels)}, the number of training examples, found {count}. "
-            f"Pass --neighbors {len(labels)} or less (neighbors= in Python), or more examples."
-        )
-    head.examples = features.detach().to(head.examples)
-    head.labels = torch.as_tensor(labels).to(head.labels)
 
 
 def _fit_logistic(
@@ -102,9 +87,7 @@ def _fit_centroids(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
     predicts.)
     """
     if not np.ptp(features, axis=0).any():
-        raise DataError(
-            f"Expected texts that differ, found {len(labels)} with the same features. Pass others, or --head knn."
-        )
+        raise DataError(f"Expected texts that differ, found {len(labels)} with the same features. Pass other texts.")
     with one_at_a_time, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of features without variance within classes, which only predict_proba uses
         centroids = NearestCentroid().fit(features, labels).centroids_

@@ -13,7 +13,7 @@ from accelerate.utils import (
 from torch.distributed import DistError
 
 from nlptl.errors import ConfigError, UserError
-from nlptl.training.peers import meet, not_met, peer_timeout, undisturbed
+from nlptl.training.peers import not_met, peer_timeout
 
 KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """Ways to use processes that average gradients over them, which is what the objective counts on."""
@@ -51,7 +51,6 @@ def processes() -> PartialState:
             f"Expected the {num_launched} processes that were launched, found {state.num_processes} in Accelerate's "
             "state. Create no Accelerator or PartialState before nlptl does."
         )
-    meet(state.process_index, state.num_processes)
     return state
 
 
@@ -105,8 +104,7 @@ def on_main(action: Callable[[], bool | None]) -> bool:
     result = 0
     if state.is_main_process:
         try:
-            with undisturbed():
-                result = int(bool(action()))
+            result = int(bool(action()))
         except Exception as caught:
             error, result = caught, -(caught.exit_code if isinstance(caught, UserError) else UserError.exit_code)
     if state.num_processes > 1:

@@ -30,7 +30,6 @@ from nlptl.training.features import precompute
 from nlptl.training.inputs import Inputs, logits_of
 from nlptl.training.interruption import Interruption, Left, leave
 from nlptl.training.optimizer import build_optimizer, rate_multiplier
-from nlptl.training.peers import undisturbed
 from nlptl.training.plan import describe_stage, selection_metric
 from nlptl.training.run import Run
 from nlptl.training.snapshot import (
@@ -108,8 +107,7 @@ class Loop:
                 on_main(self.writing.finish)
         except BaseException as error:
             if not isinstance(error, KeyboardInterrupt) or isinstance(error, Left):  # a second one ends at once
-                with undisturbed():
-                    self.writing.wait()
+                self.writing.wait()
             if self.outside is not None:
                 self.outside.finish()
             raise
@@ -140,8 +138,7 @@ class Loop:
         if held_out is not None:
             every = config.eval_steps or steps_per_epoch
             held_out = once(held_out, num_passes=stage.num_epochs * steps_per_epoch // every)
-        is_last = stage is self.stages[-1]
-        optimizer = build_optimizer(model, config, before_encoder=not is_last)
+        optimizer = build_optimizer(model, config, before_encoder=stage is not self.stages[-1])
         # On one process in full precision Accelerate has nothing to add, and its wrappers take time in every step.
         is_plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no"
         if is_plain:

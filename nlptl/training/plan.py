@@ -1,28 +1,20 @@
 """What a training is going to do, checked and shown before anything is computed."""
 
-import logging
 from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
 
-from nlptl.config import ClassificationConfig, DecisionConfig, HeadConfig, TrainingConfig, flag
+from nlptl.config import DecisionConfig, HeadConfig, TrainingConfig, flag
 from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
 from nlptl.model.parts import HEAD
 from nlptl.tasks.decision_checks import check_decisions
-from nlptl.tasks.multi_label import MultiLabel
-from nlptl.tasks.ordinal import Ordinal
-from nlptl.tasks.regression import Regression
-from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
-from nlptl.tasks.tokens import TokenLabels
 from nlptl.training.optimizer import check_rates, learning_rates, weight_decays
 from nlptl.training.regularizers import check_regularizers, has_active_dropout
 from nlptl.training.stages import Stage, plan_stages
 from nlptl.wording import align_table
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -154,58 +146,6 @@ def training_table(model: Classifier, plan: Plan) -> str:
         decay = f"{plan.weight_decays[group] if decays else 0:.3g}" if trained else "-"
         rows.append((group, f"{_size(members):,}", f"{_size(trained):,}", rate, decay))
     return align_table(rows)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExplainConfig(ClassificationConfig):
-    """Show what would train, group by group, and at which rate, without training.
-
-    It takes the settings of a recipe, so that --config reads the config.json of a run; no data is read.
-    """
-
-    num_labels: int = 2
-    """Number of classes of the head."""
-
-
-def explain_training(config: ExplainConfig) -> None:
-    """Log the table of a training with these settings, and its stages if it has several.
-
-    Raises:
-        ConfigError: As the training itself would.
-    """
-    if config.num_labels < 2:
-        raise ConfigError(f"Expected --num-labels of 2 or more, found {config.num_labels}.")
-    model = Classifier.from_pretrained(
-        config.model,
-        task=_example_task(config),
-        pairs=config.pair_column is not None,
-        max_length=config.max_length,
-        long_text=config.long_text,
-        chunk_overlap=config.chunk_overlap,
-        max_chunks=config.max_chunks,
-        **vars(config.transfer),
-        **vars(config.head),
-    )
-    plan = plan_training(model, config.train)
-    logger.info(model.describe_training())
-    logger.info("\n%s", training_table(model, plan))
-    for stage in plan.stages if len(plan.stages) > 1 else []:
-        model.freeze(config.transfer.freeze, train_only=config.transfer.train_only, top=stage.top)
-        logger.info("%s: %s", stage.describe(), describe_stage(model, config.train, stage, plan.stages))
-
-
-def _example_task(config: ExplainConfig) -> Task:
-    """Return a task of the kind and size that is meant, with names that do not matter."""
-    names = config.label_order or tuple(str(i) for i in range(config.num_labels))
-    match config.task:
-        case "regression":
-            return Regression(config.label_columns or ("score",))
-        case "tokens":
-            return TokenLabels(("O", *(f"{prefix}-{name}" for name in names[1:] for prefix in ("B", "I"))))
-        case "multi_label":
-            return MultiLabel(config.label_columns or names)
-        case kind:
-            return Ordinal(names) if kind == "ordinal" else SingleLabel(names)
 
 
 def describe_stage(model: Classifier, config: TrainingConfig, stage: Stage, stages: list[Stage]) -> str:

@@ -26,11 +26,11 @@ from nlptl.training.checkpoint import saved_steps
 from nlptl.training.costs import count_parameters, peak_memory, restart_peak_memory
 from nlptl.training.devices import on_main, open_accelerator
 from nlptl.training.encoding import encode_once, is_encoded
-from nlptl.training.estimate import Estimate, check_disk, estimate_training
+from nlptl.training.estimate import Estimate, check_disk, estimate_training, with_seconds
 from nlptl.training.inputs import Inputs, encoder_sha256, facts, logits_of, prepare_inputs, token_budget
 from nlptl.training.loop import Loop
-from nlptl.training.peers import together
-from nlptl.training.plan import Plan, plan_training, training_table
+from nlptl.training.peers import peer_errors
+from nlptl.training.plan import Plan, describe_stage, plan_training, training_table
 from nlptl.training.run import Run
 from nlptl.training.tracking import OutsideTracker, check_tracker
 from nlptl.values import checked
@@ -93,7 +93,7 @@ class Trainer:
         self.evaluations: dict[str, Evaluation] = {}  # by split: what was made of it when it was scored last
 
     @checked
-    @together()
+    @peer_errors()
     def fit(self, train: Examples, *, validation: Examples | None = None) -> None:
         """Train, and keep the weights with the best score on `validation`; without it, the last ones.
 
@@ -106,7 +106,7 @@ class Trainer:
             UntrustedFileError: If the run that is to be resumed has checkpoints and none of them is whole.
             NonFiniteError: If a loss or a gradient is NaN or infinite; the step is not taken.
             ResourceError: If memory does not suffice for the longest text, or the disk for checkpoints and model.
-            PeerLostError: If another process is gone, or does not answer for `NLPTL_PEER_TIMEOUT` seconds.
+            PeerLostError: If another process is lost, or gives no answer for `NLPTL_PEER_TIMEOUT` seconds.
         """
         with self._trained_alone():
             self._fit(train, validation)
@@ -119,7 +119,7 @@ class Trainer:
             self.outside = OutsideTracker(self.config.track, self.run)
         plan, estimate, inputs, held_out, sha256 = self._prepare(train, validation)
         is_continued = self.run is not None and self.run.resume and bool(saved_steps(self.run.checkpoints))
-        estimate.log()
+        logger.info("%s", estimate.describe())
         self.train_targets = inputs.targets
         self.model.task = self.model.task.untuned()
         if isinstance(self.model.task, Regression):  # learned with mean 0 and variance 1, whatever the scores are
@@ -165,31 +165,40 @@ class Trainer:
             self._score(evaluation)
 
     @checked
-    @together()
+    @peer_errors()
     def estimate(self, train: Examples, *, validation: Examples | None = None) -> Estimate:
-        """Say what `fit` would train, at which rates, and what that takes; nothing is trained or written.
+        """Log what `fit` would train, at which rates, and about what it takes; nothing is trained or written.
 
         Returns:
-            Bytes of memory by what they are for, bytes of disk, seconds; `describe()` puts them into a line.
+            Memory and disk space in bytes, computed from the numbers of parameters and tokens, and seconds, from one
+            micro-batch that is timed.
 
         Raises:
             ConfigError: As `fit` would.
             DataError: As `fit` would.
-            ResourceError: If there is not memory enough for the longest text.
+            ResourceError: If there is not enough memory for a single text.
         """
         transfer = self.model.transfer
         with self._trained_alone():
             try:
-                plan, estimate, *_ = self._prepare(train, validation)
+                plan, estimate, inputs, held_out, sha256 = self._prepare(train, validation)
                 if plan.stages:
                     logger.info("\n%s\n", training_table(self.model, plan))
+                for stage in plan.stages if len(plan.stages) > 1 else []:
+                    self.model.freeze(transfer.freeze, train_only=transfer.train_only, top=stage.top)
+                    line = describe_stage(self.model, self.config, stage, plan.stages)
+                    logger.info("%s: %s", stage.describe(), line)
+                splits = [split for split in (inputs, held_out) if split is not None]
+                if self.model.features_are_constant:
+                    splits = [split for split in splits if not self._is_encoded(split, sha256)]
+                estimate = with_seconds(estimate, self.model, self.config, splits, self.accelerator)
             finally:
                 self.model.freeze(transfer.freeze, train_only=transfer.train_only)  # it is set for the last stage
-        estimate.log()
+        logger.info("%s", estimate.describe())
         return estimate
 
     @checked
-    @together()
+    @peer_errors()
     def evaluate(self, examples: Examples) -> Scores:
         """Score the model on `examples`, each exactly once, with 95 % intervals, and log the table.
 
@@ -264,18 +273,14 @@ class Trainer:
         estimate = estimate_training(
             self.model,
             self.config,
-            plan,
             [inputs] if held_out is None else [inputs, held_out],
             self.accelerator,
-            seed=self.seed,
             max_tokens=token_budget(
                 inputs,
                 self.config.micro_batch_tokens,
                 self.accelerator.device,
                 padding_free=self.model.leaves_padding_out and not self.config.gradient_checkpointing,
             ),
-            cache=self.cache,
-            encoder_sha256=sha256,
             first_step=max(steps_before, default=0),
         )
         return plan, estimate, inputs, held_out, sha256
@@ -296,14 +301,15 @@ class Trainer:
         logger.info("fitting a %s head with scikit-learn", self.model.head.head)
         fit_head(self.model, inputs.features, inputs.targets, class_weights=self.config.class_weights)
 
+    def _is_encoded(self, inputs: Inputs, sha256: str) -> bool:
+        return is_encoded(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
+
     def _run(self, inputs: Inputs) -> Evaluation:
         """Run the model on a split; what a frozen encoder gives is computed once."""
         model, accelerator, cache, is_cached, sha256 = self.model, self.accelerator, self.cache, False, ""
         if inputs.features is None and model.encoder_is_frozen:
             sha256 = encoder_sha256(model)
-            is_cached = model.features_are_constant and is_encoded(
-                model, inputs, accelerator, cache=cache, encoder_sha256=sha256
-            )
+            is_cached = model.features_are_constant and self._is_encoded(inputs, sha256)
         started = time.monotonic()
         if sha256:
             inputs = encode_once(model, inputs, accelerator, cache=cache, encoder_sha256=sha256)

@@ -22,7 +22,7 @@ MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 export MASTER_ADDR MASTER_PORT
 
 # Slurm numbers the processes as torch does, under other names. With --resume, a new run starts from the beginning.
-# A process that is lost is named by the others, which then end on their own; so Slurm does not have to end them.
+# When a process is lost, the others end on their own and repeat its last error; so Slurm does not have to end them.
 # shellcheck disable=SC2016
 srun --kill-on-bad-exit=0 bash -c '
     export RANK="$SLURM_PROCID" WORLD_SIZE="$SLURM_NTASKS"

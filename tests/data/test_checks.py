@@ -92,6 +92,29 @@ def test_identifiers_as_labels():
         findings([(f"text {i}", i) for i in range(2000)])
 
 
+@pytest.mark.parametrize("count", [20, 40, 999])
+def test_a_label_for_each_text_is_an_error(count):
+    with pytest.raises(DataError, match=f"found {count} different labels on {count} examples, such as '0', .*identif"):
+        findings([(f"text {i}", i) for i in range(count)])
+    findings([(f"text {i}", i) for i in range(count)] + [("again", 0)])
+
+
+@pytest.mark.parametrize(
+    ("text", "is_found"),
+    [
+        ("I loved it ,\tx\nBut dull", True),
+        ("I loved it;x\nNot me;y\nBut dull", True),
+        ("I loved it\ny,But dull", True),
+        ("I loved it\tz\nBut dull", False),
+        ("x\ny\nz", False),
+        ("Dear sir,\nx", False),
+        ("a, x", False),
+    ],
+)
+def test_rows_inside_a_text(text, is_found):
+    assert ("rows_in_text" in findings([*CLEAN, (text, "x")])) is is_found
+
+
 def test_errors_come_first_and_all_of_them():
     found = find_problems({"train": examples([("", "x"), ("b", "x")]), "test": examples([("c", "y")], "test")})
     assert [(each.kind, each.severity, each.count) for each in found[:2]] == [

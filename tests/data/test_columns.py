@@ -59,7 +59,9 @@ def test_choice_by_name_is_logged(caplog):
         (["a"], {"with_labels": False}, r"Pass --text-column a \(text_column= in Python\)"),
         (["text", "a"], {"text": "a", "label": "a"}, "found 'a' for both"),
         (["text"], {}, "Pass --text-column text --label-column COLUMN"),
-        (["a", "a"], {}, "found column 'a' more than once"),
+        (["a", "a"], {}, "Expected a text column .*Pass --text-column COLUMN --label-column COLUMN"),
+        (["text", "text", "a"], {}, "Expected one column 'text' in a.csv, found it more than once"),
+        (["a", "b", "b"], {"text": "a", "label": "b"}, "Expected one column 'b' in a.csv, found it more than once"),
     ],
 )
 def test_columns_not_found(names, given, message):

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from nlptl.data import text_files
+from nlptl.data import table
 from nlptl.data.tables import open_table, split_suffix
 from nlptl.errors import DataError
 
@@ -80,7 +80,7 @@ def test_columns_are_read_in_the_order_that_is_asked_for(tmp_path):
 
 
 def test_sentences_are_read_some_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(table, "ROWS_AT_ONCE", 3)
     path = write(tmp_path, "a.conll", "a O\n\n" * 10)
     batches = list(open_table(path).read(["tokens"]))
     assert [rows for rows, _ in batches] == [[1, 3, 5], [7, 9, 11], [13, 15, 17], [19]]

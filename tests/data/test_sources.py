@@ -1,8 +1,7 @@
+import csv
 import gzip
 import logging
 import os
-import subprocess
-import sys
 from functools import partial
 
 import datasets
@@ -10,13 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nlptl.data import sources, text_files, texts
-from nlptl.data.sources import Examples, _hub_table, _is_unlabelled, read_file, read_lines
+from nlptl.config import Columns
+from nlptl.data import delimited, sources, table, text_files, texts
+from nlptl.data.sources import Examples, _hub_table, read_file, read_lines
 from nlptl.data.splits import read_splits
-from nlptl.data.text_files import MAX_FIELD_CHARACTERS
 from nlptl.data.texts import Texts
 from nlptl.data.writers import write_table
-from nlptl.errors import DataError
+from nlptl.errors import ConfigError, DataError
+from tests import processes
 
 compress = partial(gzip.compress, mtime=0)  # with the time in it, names of tests would change
 
@@ -93,11 +93,14 @@ def test_values_are_never_guessed(tmp_path):
 
 
 def test_long_field(tmp_path):
-    text = "x" * 200_000
+    limit = csv.field_size_limit()
+    text = "x" * limit
     assert read_file(write(tmp_path, "a.csv", f"text,label\n{text},a\n")).texts == [text]
-    too_long = "x" * (MAX_FIELD_CHARACTERS + 1)
-    with pytest.raises(DataError, match="starting on row 2: a field of more than 10,485,760 characters"):
-        read_file(write(tmp_path, "b.csv", f"text,label\n{too_long},a\n"))
+    message = rf"starting on row 2: a field of more than {limit:,} characters.* csv\.field_size_limit\("
+    for name in ("b.csv", "b.tsv"):
+        with pytest.raises(DataError, match=message):
+            read_file(write(tmp_path, name, f"text,label\n{text}x,a\n".replace(",", "," if name == "b.csv" else "\t")))
+    assert csv.field_size_limit() == limit
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,7 @@ def test_long_field(tmp_path):
         ("a.jsonl", "\n", "has no rows"),
         ("a.csv", "text,label\na,b\nc,d,e\n", "2 fields in each row of .*found 3 in row 3"),
         ("a.csv", "text,label\na\n", "found 1 in row 2"),
-        ("a.csv", "text,text\na,b\n", "'text' more than once"),
+        ("a.csv", "text,text\na,b\n", "Expected one column 'text' in .*a.csv, found it more"),
         ("a.csv", 'text,label\na,b\n"c,d\n\n', "starting on row 3: a quote that is never closed"),
         ("a.csv", 'text,label\n"a"b,c\n', "starting on row 2: ',' expected"),
         ("a.csv", b"text,label\na,b\nc\xe9,d\n", r"UTF-8 .* byte 0xe9 on line 3 \(byte 16 of the file\)"),
@@ -189,7 +192,7 @@ def test_text_is_checked_in_pieces(size, encoding, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
 def test_files_are_read_some_rows_at_a_time(name, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "ROWS_AT_ONCE", 3)
-    monkeypatch.setattr(text_files, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(table, "ROWS_AT_ONCE", 3)
     values = {"text": [f"text {i}" for i in range(10)], "label": [f"{i % 4}" for i in range(10)]}
     path = tmp_path / name
     if name.endswith("parquet"):
@@ -214,11 +217,11 @@ def test_lines_are_read_some_at_a_time(monkeypatch):
 
 
 def test_file_that_is_gone_in_the_middle(tmp_path, monkeypatch):
-    def records(*_):
+    def records(*_, **__):
         yield 1, ["text", "label"]
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(text_files, "_csv_records", records)
+    monkeypatch.setattr(delimited, "_records", records)
     with pytest.raises(DataError, match="cannot read .*Input/output error"):
         read_file(write(tmp_path, "a.csv", CSV))
 
@@ -270,7 +273,6 @@ def test_class_names_of_parquet_and_hub(tmp_path):
     assert table.class_names == {"label": ["neg", "pos"]}
     assert list(table.read(["label", "text"])) == [(range(1, 3), [[1, 0], ["a", "b"]])]
     assert list(table.first_rows) == [["a", 1], ["b", 0]]
-    assert not _is_unlabelled(table, None)
     tags = datasets.Features(
         {
             "tokens": datasets.List(datasets.Value("string")),
@@ -281,8 +283,21 @@ def test_class_names_of_parquet_and_hub(tmp_path):
     assert _hub_table(tagged).class_names == {"tags": ["O", "B-x"]}
     pq.write_table(tagged.data.table, tmp_path / "tags.parquet")
     assert read_file(tmp_path / "tags.parquet", task="tokens").labels == ["O B-x"]
-    unlabelled = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [-1, -1]}, features=features)
-    assert _is_unlabelled(_hub_table(unlabelled), "label")
+
+
+def test_unlabelled_splits_of_the_hub_are_left_out(monkeypatch, caplog):
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    labels = {"train": [1, 0], "validation": [0, 1], "test": [-1, -1]}
+    loaded = {
+        split: datasets.Dataset.from_dict({"text": ["a", "b"], "label": values}, features=features)
+        for split, values in labels.items()
+    }
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: loaded)
+    monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: True)
+    assert list(read_splits("owner/set")) == ["train", "validation"]
+    assert "owner/set, split test is left out: all its labels are -1 or missing" in caplog.text
+    with pytest.raises(ConfigError, match="--separator and --no-header only with CSV and TSV files, found owner/set"):
+        read_splits("owner/set", Columns(header=False))
 
 
 @pytest.mark.parametrize(
@@ -316,8 +331,7 @@ try:
 except ResourceError as error:
     print(error)
 """
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    done = processes.run(["-c", script], check=True)
     assert done.stderr == ""
     (message,) = done.stdout.splitlines()
     assert message.startswith("Expected to load the data set 'someone/reviews@main' from the Hugging Face Hub, found: ")

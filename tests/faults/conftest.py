@@ -1,20 +1,14 @@
-"""A small training that can be stopped anywhere and gone on with; several processes, started and cleared away."""
+"""A small training that can be stopped anywhere and gone on with; several processes."""
 
 import gc
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from nlptl import Classifier, Run, Trainer, TrainingConfig, load_splits
-
-REPOSITORY = Path(__file__).parents[2]
+from tests import processes
 
 SETTINGS = {"num_epochs": 2, "batch_size": 24, "learning_rate": 1e-3, "eval_steps": 3, "logging_steps": 1}
 """96 examples: four steps an epoch, evaluations after steps 3, 6 and 8, none of them at the end of the first epoch."""
@@ -65,51 +59,10 @@ def outcome() -> Callable[[Path], dict[str, object]]:
 @pytest.fixture
 def free_port() -> int:
     """Return a port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    return processes.free_port()
 
 
 @pytest.fixture
-def launch(free_port: int) -> Iterator[Callable[..., tuple[list[int], list[str], list[float]]]]:
-    """Run a script in several processes; return their exit codes, what they said, and when they ended, in seconds."""
-    workers: list[subprocess.Popen[str]] = []
-
-    def run(
-        words: Sequence[str], *, processes: int = 2, timeout: float = 100, leave: Sequence[int] = (), **variables: str
-    ) -> tuple[list[int], list[str], list[float]]:
-        """Those in `leave` are not waited for: they are killed when the others have ended."""
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(REPOSITORY),
-            "OMP_NUM_THREADS": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port),
-            "WORLD_SIZE": str(processes),
-            "LOCAL_WORLD_SIZE": str(processes),
-            **variables,
-        }
-        started = [
-            subprocess.Popen(
-                [sys.executable, *words],
-                env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in range(processes)
-        ]
-        workers.extend(started)
-        deadline, ended = time.monotonic() + timeout, [0.0] * processes
-        said = [""] * processes
-        for rank in sorted(range(processes), key=lambda rank: rank in leave):
-            if rank in leave:
-                started[rank].kill()
-            said[rank] = started[rank].communicate(timeout=max(1, deadline - time.monotonic()))[0]
-            ended[rank] = time.monotonic()
-        return [worker.returncode for worker in started], said, ended
-
-    yield run
-    for worker in workers:
-        worker.kill()
-        worker.wait()
+def launch() -> Callable[..., tuple[list[int], list[str]]]:
+    """Run a script in several processes; return their exit codes and what they said."""
+    return processes.launch

@@ -20,7 +20,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nlptl import DataError, cli, train_classifier
 from nlptl.config import ClassificationConfig
-from nlptl.training import peers
 from nlptl.training.step import Stepper
 
 RANK = os.environ["RANK"]
@@ -39,9 +38,6 @@ def fail(kind: str) -> None:
     elif kind in ("end", "late"):  # in a step, or in the evaluation after it
         os.kill(os.getpid(), signal.SIGTERM)
         return
-    elif kind == "hang":  # as a backend does that does not notice
-        peers.GRACE = 1
-        threading.Event().wait()
     elif kind == "wait":  # to be killed
         Path(os.environ["FIFO"]).write_text("waiting")
         threading.Event().wait()

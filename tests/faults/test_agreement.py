@@ -22,16 +22,16 @@ def start(launch, tiny_bert, toy_csv, tmp_path):
 
 
 def test_memory_that_runs_out_on_one_and_a_signal_that_one_gets(start, tmp_path):
-    codes, said, _ = start("memory:1:0,end:1:4", "run", "--micro-batch-tokens", "64")
+    codes, said = start("memory:1:0,end:1:4", "run", "--micro-batch-tokens", "64")
     assert codes == [143, 143], said
     assert all("out of memory: from now on at most 32 tokens at once" in text for text in said)
     assert "interrupted after step " in said[0]
-    codes, said, _ = start("late:1:8", "run", "--micro-batch-tokens", "64", "--resume")
+    codes, said = start("late:1:8", "run", "--micro-batch-tokens", "64", "--resume")
     assert codes == [143, 143], said
     assert "interrupted after step 8" in said[0]
-    codes, said, _ = start("none", "run", "--micro-batch-tokens", "64", "--resume")
+    codes, said = start("none", "run", "--micro-batch-tokens", "64", "--resume")
     assert codes == [0, 0], said
-    codes, said, _ = start("none", "small", "--micro-batch-tokens", "32")
+    codes, said = start("none", "small", "--micro-batch-tokens", "32")
     assert codes == [0, 0], said
     for name in ("model/model.safetensors", "scores.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "small" / name).read_bytes()

@@ -1,30 +1,23 @@
 """Whatever happens to the cache, features are right: damaged files are computed again, and what is whole is used."""
 
 import hashlib
-import importlib.util
 import logging
 import os
 import resource
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
+from contextlib import ExitStack
 
-import numpy as np
 import pytest
-import safetensors.numpy
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from nlptl.training import encoding
 from nlptl.training.cache import STALE_SECONDS, FeatureCache, entries
+from tests import processes
+from tests.faults import cache_worker as worker
 
-REPOSITORY = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("cache_worker", Path(__file__).with_name("cache_worker.py"))
-worker = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(worker)
+WORKER = worker.__file__
 PARTS, CALLS = worker.PARTS, worker.CALLS
 
 
@@ -48,16 +41,16 @@ def expected(tiny_bert, monkeypatch):
 def parts(encode, feature_cache):
     """Return the files of a cache that has been filled, in their order."""
     assert encode()[1] == CALLS
-    found = sorted((feature_cache / "features").glob("*/*.safetensors"))
+    found = sorted((feature_cache / "features").glob("*/*.float32"))
     assert len(found) == PARTS
     return found
 
 
-def rename_by_content(path, content, part=None):
-    """Write `content` where it would stand if nlptl had written it, and remove `path`."""
+def plant(path, content, dtype="float32"):
+    """Replace `path` by a file with `content` under the name that nlptl would give it."""
     path.unlink()
-    number = path.name[:6] if part is None else f"{part:06d}"
-    target = path.with_name(f"{number}-{hashlib.sha256(content).hexdigest()}.safetensors")
+    digest = hashlib.sha256(f"{path.parent.name}/{int(path.name[:6])}/".encode() + content)
+    target = path.with_name(f"{path.name[:6]}-{digest.hexdigest()}.{dtype}")
     target.write_bytes(content)
     return target
 
@@ -87,24 +80,16 @@ def test_damaged_part_is_computed_again(how, part, parts, encode, expected, capl
 
 
 PLANTED = {
-    "a pickle": lambda name, features: b"cos\nabort\n(tR.",
-    "nothing": lambda name, features: b"",
-    "a header that is too long": lambda name, features: b"\xff" * 16,
-    "no tensor": lambda name, features: safetensors.numpy.save({}),
-    "two tensors": lambda name, features: safetensors.numpy.save({name: features, "more": features}),
-    "another key": lambda name, features: safetensors.numpy.save({f"{'0' * 64}/0": features}),
-    "another part": lambda name, features: safetensors.numpy.save({f"{name}1": features}),
-    "other texts": lambda name, features: safetensors.numpy.save({name: features[:-1]}),
-    "no matrix": lambda name, features: safetensors.numpy.save({name: features.ravel()}),
-    "another type": lambda name, features: safetensors.numpy.save({name: features.astype(np.float64)}),
-    "a type that numpy lacks": lambda name, features: save({name: torch.from_numpy(features.copy()).bfloat16()}),
+    "a pickle": lambda content: (b"cos\nabort\n(tR.", "float32"),
+    "nothing": lambda content: (b"", "float32"),
+    "fewer numbers": lambda content: (content[:-4], "float32"),
+    "another type": lambda content: (content, "float64"),
 }
 
 
 @pytest.mark.parametrize("what", PLANTED)
 def test_planted_file_with_the_right_hash_in_its_name_is_not_used(what, parts, encode, expected, caplog):
-    ((name, features),) = safetensors.numpy.load(parts[0].read_bytes()).items()
-    planted = rename_by_content(parts[0], PLANTED[what](name, features))
+    planted = plant(parts[0], *PLANTED[what](parts[0].read_bytes()))
     found, calls = encode()
     assert torch.equal(found, expected)
     assert calls == 2
@@ -113,12 +98,21 @@ def test_planted_file_with_the_right_hash_in_its_name_is_not_used(what, parts, e
     assert parts[0].exists()
 
 
+def test_planted_files_are_named_as_nlptl_names_them(parts, encode, expected):
+    content = parts[0].read_bytes()
+    assert plant(parts[0], content) == parts[0]
+    features, calls = encode()
+    assert torch.equal(features, expected)
+    assert calls == 0
+
+
 def test_parts_in_each_others_place_are_not_used(parts, encode, expected, caplog):
-    first, second = (part.read_bytes() for part in parts[:2])
-    rename_by_content(parts[0], second, part=0)
-    rename_by_content(parts[1], first, part=1)
+    first, second = parts[:2]
+    first.rename(first.with_name("aside"))
+    second.rename(second.with_name(f"000000{second.name[6:]}"))
+    first.with_name("aside").rename(first.with_name(f"000001{first.name[6:]}"))
     assert torch.equal(encode()[0], expected)
-    assert caplog.text.count("it holds something else") == 2
+    assert caplog.text.count("its content is not what was written") == 2
 
 
 def test_features_of_another_entry_are_not_used(parts, encode, expected, caplog):
@@ -128,7 +122,7 @@ def test_features_of_another_entry_are_not_used(parts, encode, expected, caplog)
         path.rename(renamed / path.name)
     cache = FeatureCache(gigabytes=1)
     assert [cache.read("a" * 64, part, shape=(60, None), dtype="float32") for part in range(PARTS)] == [None] * PARTS
-    assert caplog.text.count("it holds something else") == PARTS
+    assert caplog.text.count("its content is not what was written") == PARTS
     assert torch.equal(encode()[0], expected)
 
 
@@ -161,7 +155,7 @@ def test_files_of_another_user_are_not_used(parts, encode, expected, monkeypatch
 def test_other_files_in_the_folder_do_not_matter(parts, encode, feature_cache):
     entry = parts[0].parent
     (entry / "entry.json").write_text("{")
-    (entry / "000000-.safetensors").write_bytes(b"x")
+    (entry / "000000-.float32").write_bytes(b"x")
     (entry / "notes").mkdir()
     (entry.parent / "notes").write_text("x")
     assert encode()[1] == 0
@@ -186,7 +180,7 @@ def test_interrupted_encoding_goes_on_from_the_parts_that_are_there(
     with pytest.raises(Stopped):
         encode()
     monkeypatch.setattr(encoding, "collate", real)
-    num_done = len(list(feature_cache.rglob("*.safetensors")))
+    num_done = len(list(feature_cache.rglob("*.float32")))
     assert num_done == (calls_before - 1) // 2
     features, calls = encode()
     assert torch.equal(features, expected)
@@ -290,40 +284,25 @@ def test_what_is_in_a_read_only_folder_is_used(parts, encode, expected, caplog):
 
 @pytest.fixture
 def start(tiny_bert, feature_cache):
-    """Return a function that starts a worker process, and end what is still running."""
-    running = []
+    """Return a function that starts a worker process, which ends with the test."""
+    with ExitStack() as stack:
 
-    def run(output, *, seconds=0.0, ready=(), **environment):
-        output.mkdir(exist_ok=True)
-        command = [sys.executable, str(Path(__file__).with_name("cache_worker.py")), str(tiny_bert), str(output)]
-        values = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **environment}
-        running.append(
-            subprocess.Popen(
-                [*command, str(seconds), *map(str, ready)],
-                env={**os.environ, **values},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-        return running[-1]
+        def run(output, *, seconds=0.0, ready=()):
+            output.mkdir(exist_ok=True)
+            words = [WORKER, tiny_bert, output, seconds, *ready]
+            return stack.enter_context(processes.Process(words, stdout=processes.PIPE, stderr=processes.STDOUT))
 
-    yield run
-    for process in running:
-        process.kill()
-        process.communicate()
+        yield run
 
 
-def wait_for(condition, process, *, seconds=60):
-    deadline = time.monotonic() + seconds
+def wait_for(condition, process):
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
 def finish(process):
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate()
     assert process.returncode == 0, said
 
 
@@ -333,10 +312,10 @@ def test_killed_encoding_goes_on_from_the_parts_that_are_there(
     num_done, start, encode, expected, feature_cache, tmp_path
 ):
     process = start(tmp_path / "killed", seconds=0.05)
-    wait_for(lambda: len(list(feature_cache.rglob("*.safetensors"))) >= num_done, process)
+    wait_for(lambda: len(list(feature_cache.rglob("*.float32"))) >= num_done, process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    kept = len(list(feature_cache.rglob("*.safetensors")))
+    kept = len(list(feature_cache.rglob("*.float32")))
     assert num_done <= kept < PARTS
     features, calls = encode()
     assert torch.equal(features, expected)
@@ -348,11 +327,11 @@ def test_killed_encoding_goes_on_from_the_parts_that_are_there(
 def test_two_runs_at_once_build_one_entry(start, encode, expected, feature_cache, tmp_path):
     ready = tmp_path / "ready"
     outputs = [tmp_path / name for name in ("one", "two")]
-    processes = [start(output, seconds=0.01, ready=(ready,)) for output in outputs]
-    for output, process in zip(outputs, processes, strict=True):
+    started = [start(output, seconds=0.01, ready=(ready,)) for output in outputs]
+    for output, process in zip(outputs, started, strict=True):
         wait_for(lambda output=output: any(output.iterdir()), process)
     ready.touch()
-    for output, process in zip(outputs, processes, strict=True):
+    for output, process in zip(outputs, started, strict=True):
         finish(process)
         assert torch.equal(load_file(output / "0.safetensors")["features"], expected)
     assert len(entries(feature_cache)) == 1
@@ -365,25 +344,21 @@ def test_two_runs_at_once_build_one_entry(start, encode, expected, feature_cache
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_two_processes_share_the_work_and_the_main_one_has_the_cache(start, encode, expected, feature_cache, tmp_path):
+def test_two_processes_share_the_work_and_the_main_one_has_the_cache(
+    tiny_bert, encode, expected, feature_cache, tmp_path
+):
     """Each process is given a cache folder of its own, as on two machines."""
     folders = [feature_cache, tmp_path / "other cache"]
     for turn, calls_expected in enumerate(([4, 4], [0, 0], [2, 2])):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        sizes = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         output = tmp_path / str(turn)
-        processes = [
-            start(output, NLPTL_CACHE=str(folders[i]), RANK=str(i), LOCAL_RANK=str(i), **sizes, **address)
-            for i in (0, 1)
-        ]
-        for process in processes:
-            finish(process)
+        output.mkdir()
+        caches = [{"NLPTL_CACHE": str(folder)} for folder in folders]
+        codes, said = processes.launch([WORKER, tiny_bert, output, 0], each=lambda rank, caches=caches: caches[rank])
+        assert codes == [0, 0], said
         found = [load_file(output / f"{i}.safetensors") for i in (0, 1)]
         assert all(torch.equal(each["features"], expected) for each in found)
         assert [int(each["calls"]) for each in found] == calls_expected
-        files = sorted(feature_cache.rglob("*.safetensors"))
+        files = sorted(feature_cache.rglob("*.float32"))
         assert len(files) == PARTS
         assert not folders[1].exists()
         if turn == 1:

@@ -31,9 +31,8 @@ def test_full_disk_during_a_save(tiny_bert, toy_csv, tmp_path):
     mount = f"mount -t tmpfs -o size=6m tmpfs {disk}"
     command = f"{sys.executable} {WORKER} {tiny_bert} {toy_csv} {disk}"
     environment = {**os.environ, "PYTHONPATH": str(WORKER.parents[2]), "NLPTL_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run(
-        [*ALONE, "sh", "-c", f"{mount} && {command}"], env=environment, capture_output=True, text=True, timeout=240
-    )
+    command = [*ALONE, "sh", "-c", f"{mount} && {command}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     code, step, code_when_resumed = json.loads(done.stdout.splitlines()[-1])
     assert (code, step, code_when_resumed) == (6, 3, 0)

@@ -1,12 +1,11 @@
 """SIGKILL at random moments: what is resumed after each ends in the bytes of a run that nothing has disturbed."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import processes
 
 WORKER = Path(__file__).with_name("kill_worker.py")
 
@@ -14,9 +13,7 @@ WORKER = Path(__file__).with_name("kill_worker.py")
 @pytest.mark.slow
 @pytest.mark.parametrize(("seed", "wanted"), [(0, 30), (1, 20)])
 def test_kills_at_random_moments(seed, wanted, tiny_bert, toy_csv, outcome, tmp_path):
-    words = [sys.executable, str(WORKER), str(tiny_bert), str(toy_csv), str(tmp_path), str(seed), str(wanted)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "NLPTL_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=400)
+    done = processes.run([WORKER, tiny_bert, toy_csv, tmp_path, seed, wanted])
     assert done.returncode == 0, done.stderr
     kills = json.loads(done.stdout.splitlines()[-1])
     assert sum(kills) >= wanted

@@ -1,7 +1,6 @@
 """Two machines train together; one of them is killed, comes back, and the weights are those of an undisturbed run."""
 
 import os
-import re
 import select
 import subprocess
 import sys
@@ -90,7 +89,7 @@ class Namespaces:
 
     def _run(self, machine, line):
         words = [*self._enter(machine, "--user", "--net"), *line.split()]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             raise OSError(f"{line}: {done.stderr.strip()}")
 
@@ -137,7 +136,7 @@ def launch_on(machines, tiny_bert, toy_csv, free_port, feature_cache):
 
 def finish(launched):
     """Return the exit codes, and what was said."""
-    said = [launcher.communicate(timeout=120)[0] for launcher in launched]
+    said = [launcher.communicate()[0] for launcher in launched]
     return [launcher.returncode for launcher in launched], said
 
 
@@ -150,14 +149,14 @@ def test_machine_that_is_killed_comes_back(machines, launch_on, outcome, tmp_pat
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     launched = launch_on(tmp_path / "run", "wait:1:5", FIFO=str(fifo), NLPTL_PEER_TIMEOUT="15")
     try:
-        assert select.select([reader], [], [], 120)[0], "rank 1 does not come to step 5"
+        assert select.select([reader], [], [], 600)[0], "rank 1 does not come to step 5"
     finally:
         os.close(reader)
     machines.kill(1)
     codes, said = finish(launched)
     assert codes[0] == 1
     assert "exitcode  : 7 " in said[0]
-    assert re.search(r"found rank 1 \(host \S+, pid \d+\) (gone|not answering)", said[0])
+    assert "nlptl: error: Lost another process of this training" in said[0]
 
     codes, said = finish(launch_on(tmp_path / "run", "none", "--resume"))
     assert codes == [0, 0], said

@@ -56,7 +56,7 @@ REGIMES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """Settings of the model and of the training; dropout is 0.1. Four epochs of gradual unfreezing end with the
 embeddings."""
 
-FITTED = {kind: {**HEAD_ALONE, "head": kind} for kind in ("logistic", "knn", "centroid")}
+FITTED = {kind: {**HEAD_ALONE, "head": kind} for kind in ("logistic", "centroid")}
 
 
 class Stopped(BaseException):

@@ -2,12 +2,9 @@
 
 import json
 import logging
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -28,6 +25,7 @@ from nlptl import (
 )
 from nlptl.training.checkpoint import Background, saved_steps
 from nlptl.training.tracking import Tracker
+from tests import processes
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -215,24 +213,19 @@ def test_other_settings_are_refused(change, message, train, stopped):
 
 @pytest.mark.slow
 def test_killed_recipe_resumes_to_the_same_bytes(tiny_bert, toy_csv, outcome, tmp_path):
-    command = [sys.executable, str(REPOSITORY / "recipes/sentiment.py"), "--model", str(tiny_bert)]
-    command += ["--dataset", str(toy_csv), "--num-epochs", "40", "--eval-steps", "7", "--logging-steps", "5"]
-    command += ["--selection-metric", "log_loss", "--freeze", "encoder", "--early-stopping", "9", "--output-dir"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, capture_output=True, timeout=120)
+    words = [REPOSITORY / "recipes/sentiment.py", "--model", tiny_bert]
+    words += ["--dataset", toy_csv, "--num-epochs", "40", "--eval-steps", "7", "--logging-steps", "5"]
+    words += ["--selection-metric", "log_loss", "--freeze", "encoder", "--early-stopping", "9", "--output-dir"]
+    processes.run([*words, tmp_path / "whole"], check=True)
     expected = outcome(tmp_path / "whole")
     wanted = max(record["step"] for record in expected["records"]) // 2
-    run = subprocess.Popen([*command, str(tmp_path / "run")], env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 100
-    while not any(step >= wanted for step in steps_of(tmp_path / "run")):
-        assert time.monotonic() < deadline
-        assert run.poll() is None
-        time.sleep(0.002)
-    run.send_signal(signal.SIGKILL)
-    assert run.wait() == -signal.SIGKILL
-    subprocess.run(
-        [*command, str(tmp_path / "run"), "--resume"], env=environment, check=True, capture_output=True, timeout=120
-    )
+    with processes.Process([*words, tmp_path / "run"], stdout=processes.DEVNULL, stderr=processes.DEVNULL) as run:
+        while not any(step >= wanted for step in steps_of(tmp_path / "run")):
+            assert run.poll() is None
+            time.sleep(0.002)
+        run.send_signal(signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL
+    processes.run([*words, tmp_path / "run", "--resume"], check=True)
     assert outcome(tmp_path / "run") == expected
 
 

@@ -2,10 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from nlptl.training import interruption, loop
 from nlptl.training.checkpoint import Background
 from nlptl.training.tracking import Tracker
+from tests import processes
 
 HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 SETTINGS = {"micro_batch_tokens": 100}
@@ -100,7 +98,7 @@ def test_what_is_being_written_is_finished(number, call, train, outcome, whole, 
 
     def save(folder, step, files, **settings):
         if step == 8:
-            started.wait(timeout=60)
+            started.wait()
         real_save(folder, step, files, **settings)
 
     def finish(self):
@@ -142,7 +140,7 @@ def test_who_read_the_errors_may_be_gone(train, send_at, tmp_path, monkeypatch):
 def test_in_another_thread_signals_are_left_alone(train, outcome, whole, tmp_path):
     thread = threading.Thread(target=train, args=(tmp_path / "run",), kwargs=SETTINGS)
     thread.start()
-    thread.join(timeout=60)
+    thread.join()
     assert outcome(tmp_path / "run") == whole
 
 
@@ -150,24 +148,11 @@ def test_in_another_thread_signals_are_left_alone(train, outcome, whole, tmp_pat
 def test_exit_code_of_the_command(tiny_bert, toy_csv, tmp_path):
     words = ["-m", "nlptl", "run", "sentiment", "--model", tiny_bert, "--dataset", toy_csv, "--num-epochs", 100_000]
     words += ["--freeze", "nothing", "--output-dir", tmp_path / "run", "--logging-steps", 1]
-    process = subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    timer = threading.Timer(120, process.kill)
-    timer.start()
-    try:
+    with processes.Process(words, stdout=processes.PIPE, stderr=processes.PIPE) as process:
         said = iter(process.stdout.readline, "")
         assert any(line.startswith("epoch 1: ") for line in said)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
-    finally:
-        timer.cancel()
-        process.kill()
     assert process.returncode == 130
     assert "interrupted after step " in out + err
     assert "Traceback" not in out + err

@@ -1,28 +1,22 @@
 """Whatever happens to cached token ids, they are right: damaged files are made again, and what is whole is used."""
 
 import hashlib
-import importlib.util
 import os
 import resource
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
-from safetensors.numpy import load, save
 
 from nlptl.data import tokens as data_tokens
 from nlptl.training import token_cache
 from nlptl.training.cache import FeatureCache, entries
+from tests import processes
+from tests.faults import token_worker as worker
 
-REPOSITORY = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("token_worker", Path(__file__).with_name("token_worker.py"))
-worker = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(worker)
+WORKER = worker.__file__
 ALL = len(worker.TEXTS)
 FEW = 2
 """Texts that are tokenized in any case: the first one, to compare, and an empty one, for the key."""
@@ -48,7 +42,7 @@ def expected(tiny_bert):
 def parts(tokenize, feature_cache):
     """Return the files of a cache that has been filled: ids, offsets."""
     assert tokenize()[1] == ALL + FEW
-    found = sorted((feature_cache / "features").glob("*/*.safetensors"))
+    found = sorted((feature_cache / "features").glob("*/*.int*"))
     assert len(found) == 2
     return found
 
@@ -82,18 +76,17 @@ def test_damaged_file_is_made_again(how, part, parts, tokenize, expected, caplog
 
 
 def plant(path, change):
-    """Replace a file by one with another array under a name that has the right hash."""
-    ((name, array),) = load(path.read_bytes()).items()
-    content = save({name: change(array)})
+    """Replace a file by one with another array, under the name that nlptl would give it."""
+    array = change(np.fromfile(path, path.suffix[1:]))
     path.unlink()
-    path.with_name(f"{path.name[:6]}-{hashlib.sha256(content).hexdigest()}.safetensors").write_bytes(content)
+    digest = hashlib.sha256(f"{path.parent.name}/{int(path.name[:6])}/".encode() + array.tobytes())
+    path.with_name(f"{path.name[:6]}-{digest.hexdigest()}.{array.dtype}").write_bytes(array.tobytes())
 
 
 PLANTED = {
     "other ids": (0, lambda ids: np.where(ids == 2, 5, ids)),
     "fewer ids": (0, lambda ids: ids[:-1]),
     "ids of another type": (0, lambda ids: ids.astype(np.int64)),
-    "a table of ids": (0, lambda ids: ids[:100].reshape(10, 10)),
     "fewer texts": (1, lambda table: table[1:]),
     "texts that begin later": (1, lambda table: np.concatenate([[1], table[1:]])),
     "texts of negative length": (1, lambda table: np.concatenate([table[:2], table[5:6], table[3:]])),
@@ -147,40 +140,25 @@ def test_files_of_another_user_are_not_used(parts, tokenize, expected, monkeypat
 
 @pytest.fixture
 def start(tiny_bert, feature_cache):
-    """Return a function that starts a worker process, and end what is still running."""
-    running = []
+    """Return a function that starts a worker process, which ends with the test."""
+    with ExitStack() as stack:
 
-    def run(output, *, seconds=0.0, ready=(), **environment):
-        output.mkdir(exist_ok=True)
-        command = [sys.executable, str(Path(__file__).with_name("token_worker.py")), str(tiny_bert), str(output)]
-        values = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **environment}
-        running.append(
-            subprocess.Popen(
-                [*command, str(seconds), *map(str, ready)],
-                env={**os.environ, **values},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-        return running[-1]
+        def run(output, *, seconds=0.0, ready=()):
+            output.mkdir(exist_ok=True)
+            words = [WORKER, tiny_bert, output, seconds, *ready]
+            return stack.enter_context(processes.Process(words, stdout=processes.PIPE, stderr=processes.STDOUT))
 
-    yield run
-    for process in running:
-        process.kill()
-        process.communicate()
+        yield run
 
 
-def wait_for(condition, process, *, seconds=60):
-    deadline = time.monotonic() + seconds
+def wait_for(condition, process):
     while not condition():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
 def finish(process):
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate()
     assert process.returncode == 0, said
 
 
@@ -190,7 +168,7 @@ def test_killed_tokenizing_leaves_nothing_that_is_used(start, tokenize, expected
     wait_for(lambda: len(list(feature_cache.rglob(".nlptl-*.tmp"))) == 1, process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not list(feature_cache.rglob("*.safetensors"))
+    assert not list(feature_cache.rglob("*.int*"))
     tokens, calls = tokenize()
     assert is_same(tokens, expected)
     assert calls == ALL + FEW
@@ -202,11 +180,11 @@ def test_killed_tokenizing_leaves_nothing_that_is_used(start, tokenize, expected
 def test_two_runs_at_once_build_one_entry(start, tokenize, expected, feature_cache, tmp_path):
     ready = tmp_path / "ready"
     outputs = [tmp_path / name for name in ("one", "two")]
-    processes = [start(output, seconds=0.01, ready=(ready,)) for output in outputs]
-    for output, process in zip(outputs, processes, strict=True):
+    started = [start(output, seconds=0.01, ready=(ready,)) for output in outputs]
+    for output, process in zip(outputs, started, strict=True):
         wait_for(lambda output=output: any(output.iterdir()), process)
     ready.touch()
-    for output, process in zip(outputs, processes, strict=True):
+    for output, process in zip(outputs, started, strict=True):
         finish(process)
         with np.load(output / "0.npz") as found:
             assert np.array_equal(found["ids"], expected.ids)
@@ -218,29 +196,21 @@ def test_two_runs_at_once_build_one_entry(start, tokenize, expected, feature_cac
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_processes_of_a_machine_share_what_its_main_process_makes(start, tokenize, expected, feature_cache, tmp_path):
+def test_processes_of_a_machine_share_what_its_main_process_makes(
+    tiny_bert, tokenize, expected, feature_cache, tmp_path
+):
     """Two machines have a cache folder each; one has been filled before, so that its processes wait for the other."""
     folders = [feature_cache, tmp_path / "other cache"]
     tokenize()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    sizes = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
     output = tmp_path / "output"
-    processes = [
-        start(
-            output,
-            seconds=0.01,
-            NLPTL_CACHE=str(folders[i // 2]),
-            RANK=str(i),
-            LOCAL_RANK=str(i % 2),
-            **sizes,
-            **address,
-        )
-        for i in range(4)
-    ]
-    for process in processes:
-        finish(process)
+    output.mkdir()
+    codes, said = processes.launch(
+        [WORKER, tiny_bert, output, 0.01],
+        processes=4,
+        each=lambda rank: {"NLPTL_CACHE": str(folders[rank // 2]), "LOCAL_RANK": str(rank % 2)},
+        LOCAL_WORLD_SIZE="2",
+    )
+    assert codes == [0] * 4, said
     for i in range(4):
         with np.load(output / f"{i}.npz") as found:
             assert np.array_equal(found["ids"], expected.ids)

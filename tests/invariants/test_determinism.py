@@ -1,9 +1,6 @@
 """The same run gives the same bytes, and what only watches changes nothing."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nlptl import Classifier, Trainer, TrainingConfig, load_splits
+from tests import processes
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = ("model/model.safetensors", "scores.json", "predictions.csv", "data_report.json")
@@ -125,8 +123,6 @@ def test_micro_batches_change_no_weight(freeze, train):
 @pytest.mark.slow
 @pytest.mark.parametrize("freeze", ["encoder", "nothing"])
 def test_recipe_in_fresh_processes_is_byte_equal(freeze, tiny_bert, toy_csv, tmp_path):
-    command = [sys.executable, str(REPOSITORY / "recipes/sentiment.py")]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     flags = ["--model", str(tiny_bert), "--dataset", str(toy_csv), "--freeze", freeze, "--num-epochs", "2"]
     one, two, three = tmp_path / "one", tmp_path / "two", tmp_path / "three"
     for arguments in (
@@ -134,7 +130,7 @@ def test_recipe_in_fresh_processes_is_byte_equal(freeze, tiny_bert, toy_csv, tmp
         [*flags, "--output-dir", str(two), "--logging-steps", "1"],
         ["--config", str(one / "config.json"), "--output-dir", str(three)],
     ):
-        subprocess.run([*command, *arguments], env=environment, check=True, capture_output=True, timeout=120)
+        processes.run([REPOSITORY / "recipes/sentiment.py", *arguments], check=True)
     for file in FILES:
         assert (one / file).read_bytes() == (two / file).read_bytes() == (three / file).read_bytes(), file
     before, after = (json.loads((run / "config.json").read_text()) for run in (one, three))

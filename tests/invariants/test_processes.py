@@ -1,57 +1,18 @@
 """Several processes learn what one learns, score what one scores, and stop together."""
 
 import csv
-import importlib.util
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.invariants import worker
+from tests.processes import launch
+
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
-WORKER = Path(__file__).with_name("worker.py")
-REPOSITORY = Path(__file__).parents[2]
-
-
-def launch(jobs, model, output, *, timeout=150, processes=2):
-    """Run the worker in several processes; return their exit codes and what they said."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(REPOSITORY),
-        "OMP_NUM_THREADS": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-    }
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), jobs, str(model), str(output)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(processes)
-    ]
-    deadline = time.monotonic() + timeout
-    try:
-        said = [worker.communicate(timeout=max(1, deadline - time.monotonic()))[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    return [worker.returncode for worker in workers], said
+WORKER = worker.__file__
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +20,10 @@ def found(tiny_bert, tmp_path_factory):
     """Return the folder with what one process, two and four processes have found."""
     output = tmp_path_factory.mktemp("processes")
     jobs = "gradients,evaluation,training,tasks,errors"
-    codes, said = launch(f"{jobs},interrupted", tiny_bert, output)
+    codes, said = launch([WORKER, f"{jobs},interrupted", tiny_bert, output])
     assert codes == [0, 0], "\n".join(said)
-    codes, said = launch("gradients", tiny_bert, output, processes=4)
+    codes, said = launch([WORKER, "gradients", tiny_bert, output], processes=4)
     assert codes == [0, 0, 0, 0], "\n".join(said)
-    spec = importlib.util.spec_from_file_location("worker", WORKER)
-    worker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(worker)
     worker.main([*jobs.split(","), "resumed"], tiny_bert, output)
     return output
 
@@ -183,6 +141,6 @@ def test_what_stops_one_process_stops_all(found):
 
 
 def test_no_process_waits_for_one_that_is_gone(tiny_bert, tmp_path):
-    codes, said = launch("crash", tiny_bert, tmp_path, timeout=60)
+    codes, said = launch([WORKER, "crash", tiny_bert, tmp_path])
     assert 0 not in codes
     assert "RuntimeError: one process fails" in said[1]

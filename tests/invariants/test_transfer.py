@@ -1,11 +1,7 @@
 """What holds on every family: rates by depth, frozen weights, and the same weights whatever is computed only once."""
 
 import logging
-import os
 import re
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +18,7 @@ from nlptl.training import boundary, mapped
 from nlptl.training.optimizer import build_optimizer, learning_rates
 from tests.conftest import OTHER_FAMILIES, toy_rows
 from tests.invariants import transfer_worker
+from tests.processes import launch
 
 LABELS = ("negative", "positive")
 REPOSITORY = Path(__file__).parents[2]
@@ -279,28 +276,8 @@ def test_the_divergence_of_two_passes_is_weighted(watch: Callable[..., Any]):
 def found(deep_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder with what one process and two processes have trained."""
     output = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    settings = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "NLPTL_CACHE": str(output / "cache")}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(deep_folder("bert")), str(output)],
-            env={**os.environ, **settings, **together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [worker.communicate(timeout=150)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(said)
+    codes, said = launch([transfer_worker.__file__, deep_folder("bert"), output], NLPTL_CACHE=str(output / "cache"))
+    assert codes == [0, 0], "\n".join(said)
     assert "train: running layers 1 to 1 once for 2 passes" in said[0]
     transfer_worker.main(deep_folder("bert"), output)
     return output

@@ -30,7 +30,7 @@ class Browser:
         data = None if values is None else json.dumps(values).encode()
         request = urllib.request.Request(f"{self.address}{path}", data, {"Content-Type": "application/json"})
         try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as reply:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=300) as reply:
                 return json.load(reply)["value"]
         except urllib.error.HTTPError as error:
             raise RuntimeError(error.read().decode()) from error
@@ -97,9 +97,9 @@ def chromium(folder: Path) -> Iterator[Browser]:
             yield browser
         finally:
             request = urllib.request.Request(browser.address, method="DELETE")
-            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60).close()
+            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=300).close()
     finally:
         driver.terminate()
-        driver.wait(timeout=30)
+        driver.wait()
         driver.stdout.close()
         log.close()

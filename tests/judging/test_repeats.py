@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from nlptl.config import (
 )
 from nlptl.judging.predictions import read_predictions
 from nlptl.judging.repeats import repeat_training
+from tests.processes import launch
 
 ROOT = Path(__file__).parents[2]
 
@@ -218,11 +217,9 @@ def test_several_processes_do_as_one(settings, tmp_path):
     config = settings(folds=2, transfer=TransferConfig(), head=HeadConfig(dropout=0.0))
     train_classifier(config)
     (tmp_path / "config.json").write_text(json.dumps(to_json(replace(config, output_dir=tmp_path / "two"))))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, ROOT / "recipes/text_classification.py", "--config", tmp_path / "config.json"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(" of 2)\n") == 2
+    codes, said = launch([ROOT / "recipes/text_classification.py", "--config", tmp_path / "config.json"])
+    assert codes == [0, 0], said
+    assert "".join(said).count(" of 2)\n") == 2
     one, two = (json.loads((folder / "folds.json").read_text()) for folder in (config.output_dir, tmp_path / "two"))
     assert one["summary"]["accuracy"] == pytest.approx(two["summary"]["accuracy"])
     assert one["pooled"]["log_loss"] == pytest.approx(two["pooled"]["log_loss"], rel=1e-4)

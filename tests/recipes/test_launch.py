@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -61,7 +60,7 @@ def test_accelerate_reads_the_file(path):
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_script_is_valid(path):
-    subprocess.run(["bash", "-n", path], check=True, timeout=30)
+    subprocess.run(["bash", "-n", path], check=True)
 
 
 @pytest.mark.parametrize("missing", ["MASTER_ADDR", "NODE_RANK"])
@@ -69,7 +68,7 @@ def test_two_machines_need_to_know_each_other(missing):
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "NODE_RANK": "0"}
     del environment[missing]
     done = subprocess.run(
-        ["bash", FOLDER / "two_machines.sh", "recipe.py"], env=environment, capture_output=True, text=True, timeout=30
+        ["bash", FOLDER / "two_machines.sh", "recipe.py"], env=environment, capture_output=True, text=True
     )
     assert done.returncode != 0
     assert re.search(rf"{missing}: (number of this machine|address of the machine)", done.stderr)
@@ -98,8 +97,6 @@ def test_job_whose_time_is_up_goes_on_in_the_next(tiny_bert, toy_csv, tmp_path):
             text=True,
             start_new_session=True,
         )
-        limit = threading.Timer(150, os.killpg, (job.pid, signal.SIGKILL))
-        limit.start()
         try:
             said = ""
             while attempt == "first" and not said.startswith("epoch 2:"):
@@ -109,7 +106,6 @@ def test_job_whose_time_is_up_goes_on_in_the_next(tiny_bert, toy_csv, tmp_path):
                 job.send_signal(signal.SIGTERM)
             said = job.communicate()[0]
         finally:
-            limit.cancel()
             if job.poll() is None:
                 os.killpg(job.pid, signal.SIGKILL)
                 job.communicate()

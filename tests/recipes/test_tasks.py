@@ -311,21 +311,6 @@ def test_words_are_read_as_they_stand(trained, tmp_path, capsys):
     assert splits[0].train.labels == splits[1].train.labels
 
 
-@pytest.mark.parametrize(
-    ("flags", "head"),
-    [
-        ("--task multi_label --num-labels 5 --loss asymmetric", 32 * 5 + 5),
-        ("--task regression --label-columns a b --selection-metric rmse", 32 * 2 + 2),
-        ("--task tokens --num-labels 4", 32 * 7 + 7),
-        ("--task ordinal --num-labels 5", 32 * 4 + 4),
-        ("--pair-column text2 --num-labels 3", 32 * 3 + 3),
-    ],
-)
-def test_training_of_each_task_is_explained(flags, head, tiny_bert, capsys):
-    out = run_command(["explain-training", "--model", tiny_bert, *flags.split()], capsys)
-    assert re.search(rf"\nhead +{head} +{head} ", out), out
-
-
 def test_a_model_of_pairs_says_that_it_wants_pairs(trained, tmp_path, capsys):
     model, single = trained("sentence_pair").run / "model", trained("ordinal").run / "model"
     (tmp_path / "new.csv").write_text("text,text2,label\ngood,bad,3\ndull,great,1\n")
@@ -365,7 +350,7 @@ def test_its_configuration_repeats_it_and_a_folder_that_holds_a_run_is_refused(n
     for file in ("model/model.safetensors", "model/nlptl.json", "scores.json", "predictions.csv"):
         assert (tmp_path / "again" / file).read_bytes() == (found.run / file).read_bytes()
     cli.run(found.recipe.main, found.recipe.Config, [*words, str(tmp_path / "dry"), "--dry-run"])
-    assert re.search(r"\nestimate: [\d,]+ MB of memory .* on cpu, \d MB of disk\n$", capsys.readouterr().out)
+    assert re.search(r"\nestimate: about [\d,]+ MB of memory .* on cpu, about \d+ s\n$", capsys.readouterr().out)
     assert not (tmp_path / "dry").exists()
 
 

@@ -19,6 +19,7 @@ from nlptl.errors import ConfigError
 from nlptl.serving import predict
 from nlptl.serving.predict import PredictConfig
 from nlptl.tasks.tokens import TokenLabels
+from tests import processes
 
 ROOT = Path(cli.__file__).parents[1]
 TEXTS = ["a great film .", "", "the plot was dull , rather awful and never good .", '"na\u00efve", \U0001f642', "great"]
@@ -278,7 +279,7 @@ def test_a_text_that_is_no_text(model_dir: Path, capsys: pytest.CaptureFixture[s
 def run_shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable} | environment
     words = ["bash", "-o", "pipefail", "-c", command]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    return subprocess.run(words, env=environment, capture_output=True, text=True, encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -321,20 +322,12 @@ print(lines["VmHWM"].split()[0])
 def test_memory_does_not_grow_with_the_answers(source: str, tiny_bert: Path, tmp_path: Path):
     names = [f"label {i}" for i in range(30)]  # whose probabilities take 240 bytes a row
     Classifier.from_pretrained(tiny_bert, labels=names).save(tmp_path / "model")
-    words = [sys.executable, "-c", PEAK, "predict", "model", "--input", source, "--output", "out.csv"]
+    words = ["-c", PEAK, "predict", "model", "--input", source, "--output", "out.csv", "--max-length", "3"]
     peaks = []
     for num_rows in (10_000, 110_000):
         lines = "text\n" + "".join(f"good film {i}\n" for i in range(1, num_rows))
         (tmp_path / "in.csv").write_text(lines)
-        done = subprocess.run(
-            [*words, "--max-length", "3"],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            input=lines,
-            capture_output=True,
-            text=True,
-            timeout=1200,
-        )
+        done = processes.run(words, cwd=tmp_path, input=lines)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "out.csv").read_bytes().count(b"\n") == num_rows + (source == "-")
         (tmp_path / "out.csv").unlink()

@@ -1,9 +1,6 @@
 """Heads that are fitted in closed form, against scikit-learn on the same features."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +8,22 @@ import pytest
 import safetensors.torch
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.neighbors import NearestCentroid
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from nlptl.data.sources import Examples
 from nlptl.errors import ConfigError, DataError, UntrustedFileError
-from nlptl.model import fitted_heads
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating
 from nlptl.tasks.single_label import probabilities
 from nlptl.training.closed_form import fit_head
+from tests import processes
 
 LABELS = ["negative", "positive", "mixed"]
 TEXTS = ["a good film .", "bad", "a very dull story and the acting was awful", "great great great"]
-KINDS = ("logistic", "knn", "centroid")
+KINDS = ("logistic", "centroid")
 REFERENCES = {
     "logistic": LogisticRegression(max_iter=1000),
-    "knn": KNeighborsClassifier(),
     "centroid": NearestCentroid(),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -77,9 +73,6 @@ def test_predictions_equal_those_of_scikit_learn(kind: str, num_labels: int, tin
     ("kind", "settings", "reference"),
     [
         ("logistic", {"inverse_regularization": 0.01}, LogisticRegression(C=0.01, max_iter=1000)),
-        ("knn", {"neighbors": 1}, KNeighborsClassifier(1)),
-        ("knn", {"neighbors": 12}, KNeighborsClassifier(12)),
-        ("knn", {"neighbors": 200}, KNeighborsClassifier(200)),
     ],
 )
 def test_settings_are_those_of_scikit_learn(kind: str, settings: dict, reference: object, tiny_bert: Path):
@@ -117,30 +110,6 @@ def test_centroid_probabilities_are_those_of_gaussians_with_one_variance(tiny_be
     np.testing.assert_allclose(shares_of(model, features), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("at_once", [1, 1000, 4_000_000])
-def test_neighbors_are_sought_part_by_part(at_once: int, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fitted_heads, "ENTRIES_AT_ONCE", at_once)
-    features, labels = draw()
-    model = build(tiny_bert, "knn")
-    fit_head(model, torch.from_numpy(features), labels)
-    expected = KNeighborsClassifier().fit(features, labels).predict_proba(features)
-    np.testing.assert_allclose(shares_of(model, features), expected, rtol=0, atol=1e-6)
-
-
-def test_neighbors_that_are_equally_far(tiny_bert: Path):
-    """Where the vote is even the first label wins, as in scikit-learn; of equally far examples the first ones vote."""
-    point, far = np.zeros((1, 32), np.float32), np.full((1, 32), 9, np.float32)
-    for labels, expected in (([2, 1, 0, 0], 1), ([1, 2, 0, 0], 1), ([0, 2, 1, 1], 0), ([2, 2, 0, 0], 2)):
-        model = build(tiny_bert, "knn", neighbors=2)
-        fit_head(model, torch.from_numpy(np.concatenate([point, point, point, far])), np.array(labels))
-        assert shares_of(model, point).argmax() == expected, labels
-    features = np.concatenate([point, point, far, far])
-    reference = KNeighborsClassifier(4).fit(features, [2, 1, 1, 2])
-    model = build(tiny_bert, "knn", neighbors=4)
-    fit_head(model, torch.from_numpy(features), np.array([2, 1, 1, 2]))
-    assert shares_of(model, point).argmax() == reference.predict(point) == 1
-
-
 @every_kind
 def test_a_label_without_examples_is_never_predicted(kind: str, tiny_bert: Path):
     names = ["never", "negative", "also never", "positive"]
@@ -159,7 +128,7 @@ def test_a_label_without_examples_is_never_predicted(kind: str, tiny_bert: Path)
 
 @every_kind
 def test_a_fitted_classifier_is_saved_and_loaded(kind: str, tiny_bert: Path, tmp_path: Path):
-    model = build(tiny_bert, kind, neighbors=3) if kind == "knn" else build(tiny_bert, kind)
+    model = build(tiny_bert, kind)
     features = features_of(model, TEXTS)
     fit_head(model, features, np.array([0, 1, 1, 2]))
     before = model.predict_probabilities(TEXTS)
@@ -167,8 +136,7 @@ def test_a_fitted_classifier_is_saved_and_loaded(kind: str, tiny_bert: Path, tmp
     assert {path.suffix for path in (tmp_path / "saved").iterdir()} == {".json", ".safetensors", ".md"}
     assert json.loads((tmp_path / "saved" / "nlptl.json").read_text())["head"]["head"] == kind
     stored = safetensors.torch.load_file(tmp_path / "saved" / "model.safetensors")
-    names = ("head.examples", "head.labels") if kind == "knn" else ("head.bias", "head.weight")
-    assert sorted(name for name in stored if name.startswith("head.")) == list(names)
+    assert sorted(name for name in stored if name.startswith("head.")) == ["head.bias", "head.weight"]
 
     loaded = Classifier.from_pretrained(tmp_path / "saved")
     assert loaded.head == model.head
@@ -234,84 +202,65 @@ def test_a_regression_that_does_not_converge_is_reported(
 
 def test_data_that_cannot_be_fitted_is_refused(tiny_bert: Path):
     features, labels = draw(rows=40)
-    with pytest.raises(ConfigError, match=r"neighbors from 1 to 40, .* found 41\. Pass --neighbors 40 or less"):
-        fit_head(build(tiny_bert, "knn", neighbors=41), torch.from_numpy(features), labels)
     for kind in ("logistic", "centroid"):
         with pytest.raises(DataError, match=r"examples of two or more labels, found only \['positive'\]"):
             fit_head(build(tiny_bert, kind), torch.from_numpy(features), np.ones(40, np.int64))
     with pytest.raises(DataError, match="Expected texts that differ, found 40 with the same features"):
         fit_head(build(tiny_bert, "centroid"), torch.ones(40, 32), labels)
-    model = build(tiny_bert, "knn")
+    model = build(tiny_bert, "centroid")
     model.freeze("nothing")
-    with pytest.raises(ConfigError, match="a frozen encoder below a knn head, found one that trains. Pass --freeze"):
+    with pytest.raises(
+        ConfigError, match="a frozen encoder below a centroid head, found one that trains. Pass --freeze"
+    ):
         fit_head(model, torch.from_numpy(features), labels)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"freeze": "nothing"}, "a frozen encoder below a knn head, .* an encoder that trains. Pass --freeze encoder"),
-        ({"freeze": 1, "pooling": "mean"}, "Expected a frozen encoder below a knn head"),
-        ({"pooling": "native"}, "without weights to be learned below a knn head, found pooling 'native'"),
-        ({"pooling": "attention"}, "without weights to be learned below a knn head, found pooling 'attention'"),
-        ({"layers": "mix"}, "without weights to be learned below a knn head, found layers='mix'"),
-        ({"hidden": 8}, r"no hidden, activation, .* with a knn head.*found hidden=\(8,\)\. Leave them out"),
+        (
+            {"freeze": "nothing"},
+            "a frozen encoder below a centroid head, .* an encoder that trains. Pass --freeze encoder",
+        ),
+        ({"freeze": 1, "pooling": "mean"}, "Expected a frozen encoder below a centroid head"),
+        ({"pooling": "native"}, "without weights to be learned below a centroid head, found pooling 'native'"),
+        ({"pooling": "attention"}, "without weights to be learned below a centroid head, found pooling 'attention'"),
+        ({"layers": "mix"}, "without weights to be learned below a centroid head, found layers='mix'"),
+        ({"hidden": 8}, r"no hidden, activation, .* with a centroid head.*found hidden=\(8,\)\. Leave them out"),
         (
             {"activation": "relu", "dropout": 0.0},
             r"found activation='relu', dropout=0\.0\. Leave them out, or pass --h",
         ),
         ({"binary_loss": "sigmoid", "labels": ["a", "b"]}, "found binary_loss='sigmoid'"),
-        ({"neighbors": 0}, "Expected neighbors to be a whole number from 1 on, found 0"),
         (
             {"inverse_regularization": 2.0},
-            r"only with a logistic head, found inverse_regularization=2\.0 with head 'knn'",
+            r"only with a logistic head, found inverse_regularization=2\.0 with head 'centroid'",
         ),
         (
-            {"head": "logistic", "neighbors": 3},
-            "neighbors only with a knn head, found neighbors=3 with head 'logistic'",
+            {"head": "logistic", "inverse_regularization": 0.0},
+            r"inverse_regularization must be a number above 0 or None, found 0\.0",
         ),
-        ({"head": "dense", "neighbors": 3}, r"found neighbors=3 with head 'dense'\. Pass --head knn"),
-        ({"head": "logistic", "inverse_regularization": 0.0}, r"inverse_regularization to be above 0, found 0\.0"),
-        ({"head": "svm"}, "Expected head 'dense', 'logistic', 'knn' or 'centroid', found 'svm'"),
+        ({"head": "svm"}, "'dense', 'logistic' or 'centroid', found 'svm'"),
         ({"labels": None, "freeze": "nothing"}, "Expected no settings of the head for a saved .*, found head"),
     ],
 )
 def test_settings_that_cannot_be_obeyed(settings: dict, message: str):
     with pytest.raises(ConfigError, match=message):
         Classifier.from_pretrained(
-            "no-such-owner/no-such-model", **{"labels": LABELS, "freeze": "encoder", "head": "knn", **settings}
+            "no-such-owner/no-such-model", **{"labels": LABELS, "freeze": "encoder", "head": "centroid", **settings}
         )
 
 
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("head.examples", lambda tensor: tensor * float("nan")),
-        ("head.labels", lambda tensor: tensor + 3),
-        ("head.labels", lambda tensor: tensor - 1),
-    ],
-)
-def test_a_fitted_head_that_is_damaged(name: str, change: Callable, tiny_bert: Path, tmp_path: Path):
-    model = build(tiny_bert, "knn", neighbors=2)
+@pytest.mark.parametrize("name", ["head.weight", "head.bias"])
+def test_a_fitted_head_that_is_damaged(name: str, tiny_bert: Path, tmp_path: Path):
+    model = build(tiny_bert, "centroid")
     fit_head(model, features_of(model, TEXTS), np.array([0, 1, 1, 2]))
     model.save(tmp_path / "saved")
     path = tmp_path / "saved" / "model.safetensors"
     tensors = safetensors.torch.load(path.read_bytes())
-    safetensors.torch.save_file({**tensors, name: change(tensors[name])}, path, metadata={"format": "pt"})
-    with pytest.raises(UntrustedFileError, match="Expected finite numbers, known label ids .* knn head in"):
-        Classifier.from_pretrained(tmp_path / "saved")
-
-
-def test_fewer_examples_than_neighbors_in_a_folder(tiny_bert: Path, tmp_path: Path):
-    model = build(tiny_bert, "knn", neighbors=4)
-    fit_head(model, features_of(model, TEXTS), np.array([0, 1, 1, 2]))
-    model.save(tmp_path / "saved")
-    path = tmp_path / "saved" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"neighbors": 5}))
-    with pytest.raises(UntrustedFileError, match="as many examples as neighbors or more in the knn head"):
-        Classifier.from_pretrained(tmp_path / "saved")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_examples": 10**12}))
-    with pytest.raises(UntrustedFileError, match="that fit its config.json, cannot load them: the shapes differ"):
+    tensors[name] *= float("nan")
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(UntrustedFileError, match="Expected finite numbers in the centroid head in"):
         Classifier.from_pretrained(tmp_path / "saved")
 
 
@@ -335,15 +284,8 @@ def test_real_texts_in_a_fresh_process(kind: str, tmp_path: Path):
         "model = Classifier.from_pretrained(sys.argv[1])\n"
         "print(json.dumps([found.label for found in model.predict(json.load(sys.stdin))]))"
     )
-    output = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "saved")],
-        input=json.dumps(list(splits.test.texts)),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    ).stdout
-    assert json.loads(output) == [splits.labels.names[i] for i in expected]
+    done = processes.run(["-c", script, tmp_path / "saved"], input=json.dumps(list(splits.test.texts)), check=True)
+    assert json.loads(done.stdout) == [splits.labels.names[i] for i in expected]
 
 
 @every_kind

@@ -1,8 +1,6 @@
 """What a run takes: `costs.json`, and the peak of this process."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from nlptl import Trainer, TrainingConfig
 from nlptl.training import costs
 from nlptl.training.costs import count_parameters, peak_memory, restart_peak_memory
 from nlptl.training.run import Run
+from tests import processes
 
 CPU = torch.device("cpu")
 
@@ -87,8 +86,7 @@ print(high, peak_memory(cpu))
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system has no peak to be restarted")
 def test_peak_memory_starts_again():
-    out = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True).stdout
-    high, after = map(int, out.split())
+    high, after = map(int, processes.run(["-c", PEAK], check=True).stdout.split())
     assert high - after > 150_000_000
 
 

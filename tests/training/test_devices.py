@@ -9,6 +9,7 @@ import torch
 
 from nlptl import ConfigError, NonFiniteError
 from nlptl.training.devices import REFUSED, on_main, open_accelerator, processes
+from tests.processes import run as run_process
 
 
 def test_one_process_on_its_own():
@@ -65,8 +66,8 @@ def test_another_precision_in_one_process_is_refused():
         "from accelerate import Accelerator\nfrom nlptl.training.devices import open_accelerator\n"
         "Accelerator(mixed_precision='bf16', cpu=True)\nopen_accelerator('no')"
     )
-    run = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, timeout=100)
-    assert "ConfigError: Expected one precision in a Python process, found mixed_precision='no'" in run.stderr
+    done = run_process(["-c", code])
+    assert "ConfigError: Expected one precision in a Python process, found mixed_precision='no'" in done.stderr
 
 
 @pytest.mark.parametrize(("returned", "expected"), [(True, True), (False, False), (None, False)])

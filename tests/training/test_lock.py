@@ -7,13 +7,12 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from nlptl import ConfigError, ResourceError, Run, TrainingConfig
+from tests import processes
 
 CONFIG = TrainingConfig()
 HOLD = """
@@ -42,10 +41,7 @@ def is_locked(folder: Path) -> bool:
 @pytest.mark.multiprocess
 def test_folder_that_another_process_trains_in_is_refused(tmp_path):
     folder = tmp_path / "run"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
+    with processes.Process(["-c", HOLD, folder], stdin=processes.PIPE, stdout=processes.PIPE) as holder:
         assert holder.stdout.readline() == "taken\n"
         found = re.escape(
             f"found {folder} in use by pid {holder.pid} on {socket.gethostname()}. Wait until it has ended"
@@ -54,9 +50,6 @@ def test_folder_that_another_process_trains_in_is_refused(tmp_path):
             with pytest.raises(ConfigError, match=found):
                 Run.open(folder, CONFIG, **settings)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
-    finally:
-        holder.kill()
-        holder.communicate(timeout=60)
     assert Run.open(folder, CONFIG, resume=True).resume
 
 

@@ -1,13 +1,12 @@
-"""The table of what will train, on the command line too, and settings that contradict each other."""
+"""The table of what will train, and settings that contradict each other."""
 
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from nlptl import Classifier, ConfigError, Examples, Trainer, TrainingConfig, cli
+from nlptl import Classifier, ConfigError, Examples, Trainer, TrainingConfig
 from nlptl.model.encoder import FAMILIES
 from nlptl.training.plan import plan_training, training_table
 from nlptl.training.stages import Stage
@@ -122,77 +121,31 @@ def test_a_fitted_head_has_no_rates(build_model: Callable[..., Classifier]):
     assert all(row[1:] == ["0", "-", "-"] for row in table_of(model).values())
 
 
-@pytest.fixture
-def explain(capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
-    """Return a function that runs `nlptl explain-training`, and gives the lines that it prints; no step is taken."""
-
-    def run(folder: Path, flags: str) -> list[str]:
-        steps: list[object] = []
-        handle = register_optimizer_step_pre_hook(lambda *_: steps.append(1))
-        try:
-            cli.main(["explain-training", "--model", str(folder), *flags.split()])
-        finally:
-            handle.remove()
-        assert steps == []
-        return capsys.readouterr().out.splitlines()
-
-    return run
-
-
 @pytest.mark.parametrize("family", FAMILIES)
-def test_explain_training(
-    family: str,
-    family_folder: Callable[[str], Path],
-    explain: Callable[..., list[str]],
-    feature_cache: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.chdir(tmp_path)
-    depth = "embeddings" if family == "albert" else "1"
-    first, empty, *table = explain(
-        family_folder(family), f"--freeze {depth} --layer-decay 0.8 --head-learning-rate 1e-3"
+def test_every_parameter_is_in_one_row(family: str, family_folder: Callable[[str], Path]):
+    model = Classifier.from_pretrained(
+        family_folder(family), labels=("0", "1"), freeze="embeddings" if family == "albert" else 1
     )
-    assert first.startswith("training ")
-    assert empty == ""
-    rows = cells("\n".join(table))
-    model = Classifier.from_pretrained(family_folder(family), labels=("0", "1"))
+    rows = table_of(model, layer_decay=0.8, head_learning_rate=1e-3)
     assert list(rows) == [name for name in model.parts.group_names if name in model.groups.values()]
     counts = [int(row[0].replace(",", "")) for row in rows.values()]
     assert sum(counts) == sum(parameter.numel() for parameter in model.network.parameters())
-    frozen = [group for group, row in rows.items() if row[1].strip() == "0"]
+    frozen = [group for group, row in rows.items() if row[1] == "0"]
     assert frozen == (["embeddings"] if family == "albert" else ["embeddings", "layer 1"])
-    assert rows["head"][2].strip() == "0.001"
-    assert {row[2].strip() for group, row in rows.items() if group not in {*frozen, "head"}} == {"5e-05"}
-    assert list(tmp_path.iterdir()) == []
-    assert not feature_cache.exists()
+    assert rows["head"][2] == "0.001"
+    assert {row[2] for group, row in rows.items() if group not in {*frozen, "head"}} == {"5e-05"}
 
 
-def test_explain_training_shows_the_stages(tiny_bert: Path, explain: Callable[..., list[str]]):
-    lines = explain(tiny_bert, "--num-epochs 6 --unfreeze-every-epochs 1 --num-labels 3")
-    assert lines[8].split()[:3] == ["head", "99", "99"]
-    assert [line.split(":")[0] for line in lines[9:]] == ["epoch 1", "epoch 2", "epoch 3", "epochs 4 to 6"]
-    assert lines[9].endswith("(head); encoder frozen; learning rate of the head 0.005")
-    assert lines[-1].endswith("nothing frozen; learning rate of the head 5e-05")
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("--freeze 3", "found an encoder with 2 layers. Pass 'nothing', 'embeddings', 'encoder', or 1 to 2."),
-        ("--num-labels 1", "Expected --num-labels of 2 or more, found 1."),
-        ("--freeze encoder --layer-decay 0.8", "found the encoder frozen. Pass --freeze nothing"),
-        ("--lora-alpha 8", "Expected --lora-alpha only with --lora-rank"),
-        ("--warm-head-epochs 10", "Raise --num-epochs to 11 or more"),
-    ],
-)
-def test_explain_training_refuses_what_training_would(
-    flags: str, message: str, tiny_bert: Path, explain: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
-):
-    with pytest.raises(SystemExit) as end:
-        explain(tiny_bert, flags)
-    assert end.value.code == 2
-    assert message in capsys.readouterr().err
+def test_a_dry_run_shows_the_stages(build_model: Callable[..., Classifier], caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    examples = Examples.from_lists(["good", "bad"], ["positive", "negative"])
+    Trainer(build_model(), TrainingConfig(num_epochs=6, unfreeze_every_epochs=1)).estimate(examples)
+    table, *stages, estimate = caplog.messages[-6:]
+    assert cells(table.strip("\n"))["head"][:2] == ["66", "66"]
+    assert [line.split(":")[0] for line in stages] == ["epoch 1", "epoch 2", "epoch 3", "epochs 4 to 6"]
+    assert stages[0].endswith("(head); encoder frozen; learning rate of the head 0.005")
+    assert stages[-1].endswith("nothing frozen; learning rate of the head 5e-05")
+    assert estimate.startswith("estimate: ")
 
 
 FROZEN, HEAD_ONLY = {"freeze": "encoder"}, {"train_only": "head"}
@@ -243,9 +196,9 @@ LOGISTIC = {"freeze": "encoder", "head": "logistic"}
         ),
         (LOGISTIC, {"num_epochs": 3, "ema_decay": 0.9}, "found --num-epochs, --ema-decay. .* or pass --head dense"),
         (
-            {**FROZEN, "head": "knn"},
+            {**FROZEN, "head": "centroid"},
             {"early_stopping": 1},
-            "for a knn head, which scikit-learn fits, found --early-stop",
+            "for a centroid head, which scikit-learn fits, found --early-stop",
         ),
     ],
     ids=str,
