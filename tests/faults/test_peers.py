@@ -17,11 +17,10 @@ LOST = "nlptl: error: Lost another process of this training: "
 def start(launch, tiny_bert, toy_csv, tmp_path):
     """Run the recipe with faults in several processes, in the same folder each time."""
 
-    def run(faults, *flags, record="record", timeout=300, **options):
+    def run(faults, *flags, record="record", **options):
         data = ["--model", str(tiny_bert), "--dataset", str(toy_csv), "--output-dir", str(tmp_path / "run")]
         settings = ["--num-epochs", "3", "--batch-size", "24", "--eval-steps", "3"]
-        words = [str(WORKER), faults, str(tmp_path / record), *data, *settings, *flags]
-        return launch(words, timeout=timeout, **options)
+        return launch([str(WORKER), faults, str(tmp_path / record), *data, *settings, *flags], **options)
 
     return run
 
