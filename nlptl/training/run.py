@@ -97,7 +97,7 @@ class Run:
             try:
                 return _claim(folder, recorded, lock, resume=resume, overwrite=overwrite)
             except BaseException:
-                lock.give_back()
+                lock.release()
                 raise
 
         return cls(folder, recorded, resume=on_main(claim), lock=lock)
@@ -314,7 +314,7 @@ def _claim(folder: Path, config: Any, lock: FolderLock, *, resume: bool, overwri
             )
         if has_run:
             number = next(n for n in range(1, 1_000_000) if not Path(f"{folder}.{n}").exists())
-            lock.give_back(at_all=True)
+            lock.release(of_all=True)
             folder.rename(f"{folder}.{number}")
             logger.info("moved the run in %s to %s.%d", folder, folder, number)
         folder.mkdir(parents=True, exist_ok=True)
