@@ -16,7 +16,6 @@ from nlptl.evaluation.metrics import Bootstrap, Score, bootstrap_scores
 from nlptl.evaluation.uncertainty import WeightedScores
 
 _PROBABILITY, _PREDICTED = "probability_", "predicted"
-_LONGEST_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,6 @@ def read_predictions(path: Path, kind: TaskKind) -> Predictions:
     Raises:
         UntrustedFileError: If it is damaged, or of another kind of task.
     """
-    before = csv.field_size_limit(_LONGEST_CELL)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *lines = csv.reader(file)
@@ -78,8 +76,6 @@ def read_predictions(path: Path, kind: TaskKind) -> Predictions:
             f"Expected the predictions of a {kind} run in {path}, cannot read them: {error!r}. Restore the file from a "
             "copy, or train again."
         ) from error
-    finally:
-        csv.field_size_limit(before)
 
 
 def weighted_scores(*tables: Predictions) -> WeightedScores:

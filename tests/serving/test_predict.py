@@ -209,6 +209,8 @@ def test_max_length_cuts_texts(model_dir: Path, capsys: pytest.CaptureFixture[st
         (["--text", "a", "--input", "-"], "Expected --text or --input, found both."),
         (["--text", "a", "--text-column", "b"], "Expected --text-column only with a file as --input, found 'b'"),
         (["--input", "-", "--text-column", "b"], "Expected --text-column only with a file as --input, found 'b'"),
+        (["--text", "a", "--no-header"], "Expected --no-header only with a file as --input"),
+        (["--input", "-", "--separator", ";"], "Expected --separator only with a file as --input, found ';'"),
         (["--text", "a", "--output", "out.txt"], "Expected an output file in .csv, .tsv, .jsonl, .ndjson, .parquet"),
         (["--text", "a", "--max-length", "65"], "to 64, what"),
         (["--text", "a", "--batch-size", "3"], "Unknown option --batch-size."),
@@ -269,6 +271,37 @@ def test_an_input_that_cannot_be_read(
     message = refused(["predict", model_dir, "--input", "-"], 3, capsys)
     assert "Expected text in standard input, found half of a surrogate pair" in message
     assert "(row 2)" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "flags", "texts"),
+    [
+        ("a.tsv", 'text\tid\n"a great film\t1\ndull plot"\t2\n', [], ['"a great film', 'dull plot"']),
+        ("a.tsv", 'id\ttext\n1\t"great\n2\tdull"\n3\tgood\n4\tbad\n', [], ['"great', 'dull"', "good", "bad"]),
+        ("a.tsv", 'text\n"great\nhe said "no"\ndull"\n', [], ['"great', 'he said "no"', 'dull"']),
+        ("a.csv", "sep=;\ntext;id\ngreat, good;1\n", [], ["great, good"]),
+        (
+            "a.csv",
+            "a great film,1\na dull film,2\n",
+            ["--no-header", "--text-column", "1"],
+            ["a great film", "a dull film"],
+        ),
+        ("a.csv", "text^id\ngood,bad^1\n", ["--separator", "^"], ["good,bad"]),
+        ("a.csv", f'text,id\n"{"good " * 40_000}",1\n', [], ["good " * 40_000]),
+    ],
+)
+def test_files_of_other_programs(name, content, flags, texts, model_dir: Path, tmp_path: Path):
+    path, output = tmp_path / name, tmp_path / "out.jsonl"
+    path.write_text(content)
+    cli.main(["predict", str(model_dir), "--input", str(path), "--output", str(output), *flags])
+    assert [row["text"] for row in read_rows(output)] == texts
+
+
+def test_a_first_line_that_is_a_text_is_not_lost(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "a.csv").write_text("a great film was shown\nthe plot was dull\n")
+    message = refused(["predict", model_dir, "--input", tmp_path / "a.csv"], 3, capsys)
+    assert "The first line looks like an example" in message
+    assert "pass --no-header --text-column 1" in message
 
 
 def test_a_text_that_is_no_text(model_dir: Path, capsys: pytest.CaptureFixture[str]):
