@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from nlptl.errors import ConfigError
 from nlptl.formats import CONFIG_FORMAT, check_format, current_settings
-from nlptl.values import Count, NotNegative, Positive, Range, Share, Unfit, check_fields, describe, fit, options
+from nlptl.values import Count, NotNegative, Positive, Range, Seed, Share, Unfit, check_fields, describe, fit, options
 
 Freeze = Literal["nothing", "embeddings", "encoder"] | Count
 TrainOnly = Literal["norms", "biases", "head"]
@@ -293,7 +293,7 @@ class JudgingConfig:
 class RepeatsConfig:
     """Repeated runs, to measure how much a score depends on chance."""
 
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """Train once per seed on the same splits, in the folders seed-0/, seed-1/, ... of output_dir; report the mean and
     standard deviation of each score. Empty: train once, with --seed."""
     folds: Annotated[int, Range(at_least=2)] | None = None
@@ -419,9 +419,9 @@ class ClassificationConfig(Columns):
     dry_run: bool = False
     """Read the data, print what would train and about what it takes in memory, time and disk space, and stop without
     writing."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds new weights, the order of examples and dropout."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Seeds the carving of missing splits and --max-examples. It is separate from --seed so that runs with several
     seeds see the same texts."""
     transfer: TransferConfig = TransferConfig()

@@ -40,6 +40,7 @@ FINITE = Range()
 Count = Annotated[int, Range(at_least=1)]
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(at_least=0)]
+Seed = Annotated[int, Range(at_least=0)]
 Share = Annotated[float, Range(above=0, below=1)]
 
 

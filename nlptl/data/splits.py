@@ -27,7 +27,7 @@ from nlptl.data.tables import SUFFIXES
 from nlptl.data.targets import label_sets, strata
 from nlptl.errors import ConfigError, DataError
 from nlptl.labels import Labels
-from nlptl.values import Count, Range, checked
+from nlptl.values import Count, Range, Seed, checked
 
 NAMES = ("train", "validation", "test")
 CARVED_PERCENT = 10
@@ -105,7 +105,7 @@ def load_splits(
     max_examples: Annotated[int, Range(at_least=2)] | None = None,
     drop_empty: bool = False,
     deduplicate: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
     folds: Annotated[int, Range(at_least=2)] | None = None,
     fold: Count | None = None,
     strict: bool = False,

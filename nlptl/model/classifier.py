@@ -51,7 +51,7 @@ from nlptl.model.quick import quick_layers
 from nlptl.tasks.regression import Regression
 from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
-from nlptl.values import Count, Range, checked
+from nlptl.values import Count, Range, Seed, checked
 
 MAX_LENGTH = 256
 """Tokens of a text that are read where nothing else is said."""
@@ -160,7 +160,7 @@ class Classifier(nn.Module):
         long_text: LongText | None = None,
         chunk_overlap: Annotated[int, Range(at_least=0)] | None = None,
         max_chunks: Count | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> "Classifier":
         """Load an encoder and put a new head on it; or, without `labels` or `task`, a classifier that nlptl has saved.
 

@@ -1,10 +1,6 @@
 """Linear layers through oneDNN and dropout from 16 bits give what torch's own give, where they are asked to."""
 
 import copy
-import platform
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -118,31 +114,3 @@ def test_dropout_layers_are_quick_in_training_alone():
         assert set(layer(states).unique().tolist()) == {0.0, 2.0}
         assert torch.equal(layer.eval()(states), states)
     assert "forward" not in layer.__dict__
-
-
-LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-HAS_SMALL_PAGES = not LARGE_PAGES.is_file() or "[always]" not in LARGE_PAGES.read_text()
-
-KEEPING = """
-import resource, torch
-from nlptl.model.quick import quick_layers
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(15_000_000)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-print(faults(), faults())
-with quick_layers(torch.nn.Linear(1, 1)):
-    torch.ones(20_000_000)
-    print(faults(), faults())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-@pytest.mark.skipif(not HAS_SMALL_PAGES, reason="few pages, all large")
-def test_memory_that_is_freed_is_kept():
-    done = subprocess.run([sys.executable, "-c", KEEPING], capture_output=True, text=True, check=True)
-    before, within = (list(map(int, line.split())) for line in done.stdout.splitlines())
-    assert min(before) > 1000  # 60 MB page by page
-    assert min(within) < 100
