@@ -143,7 +143,7 @@ def is_missing(value: object) -> bool:
 
 def way_out(hint: Any, value: object) -> str:
     """Return what to pass in place of a value that is no data set or `Examples`; "" where none is wanted."""
-    if Path not in options(hint) and getattr(hint, "__name__", "") not in ("Examples", "Splits"):
+    if not any(option is Path or getattr(option, "__name__", "") in ("Examples", "Splits") for option in options(hint)):
         return ""
     if all(hasattr(value, name) for name in ("train", "validation", "test")):
         return "Pass one of the splits, such as splits.train."

@@ -237,7 +237,7 @@ def test_a_tracker_that_is_not_there_is_refused_first(build_model, splits, tmp_p
     trainer = Trainer(build_model(), TrainingConfig(track="tensorboard"))
     with pytest.raises(ConfigError, match="Expected the folder of a run to track with tensorboard, found none"):
         trainer.fit(splits["train"])
-    with pytest.raises(ConfigError, match="track must be 'tensorboard' or 'wandb' or 'mlflow' or 'trackio' or"):
+    with pytest.raises(ConfigError, match="track must be 'tensorboard', 'wandb', 'mlflow', 'trackio' or None, found"):
         TrainingConfig(track="visdom")
 
 
