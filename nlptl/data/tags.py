@@ -77,9 +77,7 @@ class TagCollector(RowCollector):
         count = sum(a != b for one, two in pairs if one != two for a, b in zip(one.split(), two.split(), strict=True))
         if others := sorted(prefixes - set("BI")):
             shown = ", ".join(f"{each}- as {'I' if each in 'ELM' else 'B'}-" for each in others)
-            logger.info(
-                "%s: tags that are not IOB2 are read as such: %s (%s)", self._columns.where, shown, f"{count:,}"
-            )
+            logger.info("%s: tags are read as IOB2: %s (%s tags)", self._columns.where, shown, f"{count:,}")
         elif count:
             logger.info("%s: %s tags I- that begin a span are read as B-", self._columns.where, f"{count:,}")
         return self._targets

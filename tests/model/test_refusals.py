@@ -1,5 +1,6 @@
 """What is refused: settings that cannot be obeyed, and model folders that are damaged or could run code."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,27 @@ def test_no_weights(altered: Callable[..., Path]):
     folder = altered()
     (folder / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"Expected model\.safetensors in .*, found no weights"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("model.fp16.safetensors",), r"a variant of the weights \(fp16\).* Rename it to model\.safetensors"),
+        (("model.non_ema.safetensors",), r", a variant of the weights \(non_ema\)"),
+        (
+            ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"),
+            "parts of a model without their ind",
+        ),
+        (("pytorch_model.safetensors",), r"another name\. Rename the file with the weights to model\.safetensors"),
+    ],
+)
+def test_weights_of_another_name(names: tuple[str, ...], message: str, altered: Callable[..., Path]):
+    folder = altered()
+    for name in names:
+        shutil.copy(folder / "model.safetensors", folder / name)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=f"Expected model.safetensors, .*found {names[0]}.*{message}"):
         load(folder)
 
 
