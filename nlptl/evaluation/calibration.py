@@ -18,6 +18,8 @@ BINS = 15
 IMPOSSIBLE = -1e6
 """Log probability below which a label was ruled out, not judged: such rows say nothing about the scale of logits."""
 _LOG_BOUNDS = (-10.0, 10.0)
+FEW_ROWS, _LOG_BOUNDS_OF_FEW = 50, (float(np.log(0.1)), float(np.log(10.0)))
+"""Of fewer rows, such as one that is wrong, the best temperature may be any number; it is then held from 0.1 to 10."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def fit_temperature(
 
     A small split on which no mistake is made would ask for temperature 0, and so for certainty. As Platt (1999, section
     2.2) does, a label is therefore taken to be right with probability 1 - smoothing only: a row costs
-    -(1 - smoothing) log p - smoothing log(1 - p), p being the probability of its label.
+    -(1 - smoothing) log p - smoothing log(1 - p), p being the probability of its label. Of fewer than 50 rows, the
+    temperature is from 0.1 to 10.
 
     Args:
         targets: Label ids, integers [rows].
@@ -105,7 +108,9 @@ def fit_temperature(
 
     if len(targets) == 0:
         return Calibration("temperature")
-    best = scipy.optimize.minimize_scalar(loss, bounds=_LOG_BOUNDS, method="bounded", options={"xatol": 1e-12}).x
+    is_held = smoothing is None and len(targets) < FEW_ROWS
+    bounds = _LOG_BOUNDS_OF_FEW if is_held else _LOG_BOUNDS
+    best = scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
     # The minimum is flat: only about seven digits are certain. Six give the same temperature for logits that differ by
     # rounding alone, such as those of one process and of two.
     return Calibration("temperature", float(f"{np.exp(best):.6g}"))

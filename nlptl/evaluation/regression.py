@@ -32,19 +32,25 @@ def score_values(
 
     Returns:
         spearman (Pearson of the ranks, equal numbers sharing the mean of theirs), pearson, rmse, mae and r2, each the
-        mean over the outputs. `per_class` has them for each output by its name, if there are several.
+        mean over the outputs; of a single row rmse and mae alone, since the others are undefined. `per_class` has them
+        for each output by its name, if there are several.
 
     Raises:
         DataError: If targets, values and names do not fit each other, or a number is not finite.
         ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
     """
     _check(targets, values, names)
-    scores = bootstrap_scores(weighted_scores(targets, values), len(targets), names=names, **options)
+    scores = _defined(bootstrap_scores(weighted_scores(targets, values), len(targets), names=names, **options))
     if len(names) == 1:
         return scores
     columns = {name: weighted_scores(targets[:, [i]], values[:, [i]]) for i, name in enumerate(names)}
-    by_output = {name: bootstrap_scores(column, len(targets), **options) for name, column in columns.items()}
+    by_output = {name: _defined(bootstrap_scores(column, len(targets), **options)) for name, column in columns.items()}
     return Scores(scores, per_class=by_output)
+
+
+def _defined(scores: Scores) -> Scores:
+    """Leave out what a single row does not have: an order, and a spread."""
+    return Scores({name: score for name, score in scores.items() if score.n > 1 or name in ("rmse", "mae")})
 
 
 def weighted_scores(targets: np.ndarray, values: np.ndarray) -> WeightedScores:

@@ -9,7 +9,8 @@ from typing import Any, Unpack
 import numpy as np
 
 from nlptl.config import TaskKind
-from nlptl.data.targets import label_sets, numbers
+from nlptl.data.numbers import numbers
+from nlptl.data.targets import label_sets
 from nlptl.errors import UntrustedFileError
 from nlptl.evaluation import metrics, multi_label, ordinal, regression, spans
 from nlptl.evaluation.metrics import Bootstrap, Score, bootstrap_scores

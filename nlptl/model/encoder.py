@@ -116,6 +116,11 @@ def read_config(folder: Path) -> PreTrainedConfig:
             f"Expected model.safetensors in {folder}, found no weights in this format, the only one that is read. "
             "Check the path, or take a model or a revision of it that has safetensors."
         )
+    if not any((folder / f"model.safetensors{end}").exists() for end in ("", ".index.json")):
+        raise ConfigError(
+            f"Expected model.safetensors, or its parts with model.safetensors.index.json, in {folder}, found "
+            f"{', '.join(weights[:5])}, {_of_other_name(weights)}."
+        )
     _refuse_code(values, folder / "config.json")
     if (folder / "tokenizer_config.json").exists():
         _refuse_code(_read_json(folder / "tokenizer_config.json", folder), folder / "tokenizer_config.json")
@@ -249,6 +254,19 @@ def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
     for key, value in config.to_dict().items():
         if "dropout" in key and (value is None or isinstance(value, int | float)):
             setattr(config, key, dropout)
+
+
+def _of_other_name(names: list[str]) -> str:
+    """Return what weights under other names than that of a model are, and what to do."""
+    if any(re.fullmatch(r".+-\d{5}-of-\d{5}\.safetensors", name) for name in names):
+        return "parts of a model without their index. Fetch model.safetensors.index.json as well"
+    variant = re.fullmatch(r"model\.([\w-]+)\.safetensors", names[0])
+    if variant is not None:
+        return (
+            f"a variant of the weights ({variant[1]}), which is not read by itself. Rename it to model.safetensors "
+            "(weights are computed with in float32, whatever their precision), or fetch the file of that name"
+        )
+    return "which is another name. Rename the file with the weights to model.safetensors"
 
 
 def _refuse_code(values: dict[str, Any], path: Path) -> None:

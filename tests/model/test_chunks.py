@@ -296,11 +296,11 @@ CHUNKS = {"long_text": "chunks"}
             "Expected a pooling over hidden states with long_text 'chunks', found pooling 'native': .* Pass --pooling "
             "mean, cls, max or attention",
         ),
-        (CHUNKS | {"chunk_pooling": "sum"}, "Expected chunk_pooling 'mean', 'max' or 'attention', found 'sum'"),
-        (CHUNKS | {"max_chunks": 0}, "Expected max_chunks to be a whole number from 1 on, found 0"),
-        (CHUNKS | {"max_chunks": True}, "Expected max_chunks to be a whole number from 1 on, found True"),
-        (CHUNKS | {"chunk_overlap": -1}, "Expected chunk_overlap to be a whole number from 0 on, found -1"),
-        (CHUNKS | {"chunk_overlap": 0.25}, r"Expected chunk_overlap to be a whole number from 0 on, found 0\.25"),
+        (CHUNKS | {"chunk_pooling": "sum"}, "chunk_pooling must be 'mean', 'max' or 'attention', found 'sum'"),
+        (CHUNKS | {"max_chunks": 0}, "max_chunks must be a whole number of at least 1 or None, found 0"),
+        (CHUNKS | {"max_chunks": True}, "max_chunks must be a whole number of at least 1 or None, found True"),
+        (CHUNKS | {"chunk_overlap": -1}, "chunk_overlap must be a whole number of at least 0 or None, found -1"),
+        (CHUNKS | {"chunk_overlap": 0.25}, r"chunk_overlap must be a whole number of at least 0 or None, found 0\.25"),
         (
             {"chunk_overlap": 3, "max_chunks": 2},
             "Expected chunk_overlap, max_chunks only with long_text 'chunks', found chunk_overlap=3, max_chunks=2 with "

@@ -184,11 +184,17 @@ def test_more_layers_than_a_saved_classifier_has(tiny_bert: Path, tmp_path: Path
         ({"layers": 2}, r"the last layer alone with pooling 'native' \('auto' means .*found layers=2\. Pass --pooling"),
         ({"layers": "mix", "pooling": "native"}, "the last layer alone with pooling 'native'.*found layers='mix'"),
         ({"layers": 2, "pooling": "attention"}, "the last layer alone with pooling 'attention'.*or leave --layers out"),
-        ({"layers": 0, "pooling": "mean"}, "Expected layers 'last', 'mix' or a number of layers from 1 on, found 0"),
-        ({"layers": True, "pooling": "mean"}, "a number of layers from 1 on, found True"),
-        ({"layers": "all", "pooling": "mean"}, "a number of layers from 1 on, found 'all'"),
-        ({"hidden": (8, 0), "pooling": "mean"}, "Expected every width in hidden to be 1 or more units, found 8 0"),
-        ({"hidden": "12", "pooling": "mean"}, "Expected every width in hidden to be 1 or more units, found 1 2"),
+        ({"layers": 0, "pooling": "mean"}, "layers must be 'last', 'mix' or a whole number of at least 1, found 0"),
+        ({"layers": True, "pooling": "mean"}, "a whole number of at least 1, found True"),
+        ({"layers": "all", "pooling": "mean"}, "a whole number of at least 1, found 'all'"),
+        (
+            {"hidden": (8, 0), "pooling": "mean"},
+            r"hidden must be a list of whole numbers .* found \(8, 0\)",
+        ),
+        (
+            {"hidden": "12", "pooling": "mean"},
+            "hidden must be a whole number, .* found '12'",
+        ),
         (
             {"hidden": (8, 4)},
             "no hidden layer with the architecture's own head, found hidden=8 4 with pooling 'native'",

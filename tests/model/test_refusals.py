@@ -1,8 +1,10 @@
 """What is refused: settings that cannot be obeyed, and model folders that are damaged or could run code."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2Model
@@ -17,17 +19,27 @@ NOWHERE = "no-such-owner/no-such-model"
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pooling": "sum"}, "Expected pooling 'auto', 'native', 'cls', 'mean', 'max' or 'attention', found 'sum'"),
+        ({"pooling": "sum"}, "pooling must be 'auto', 'native', 'cls', 'mean', 'max' or 'attention', found 'sum'"),
         ({"hidden": 8}, "no hidden layer with the architecture's own head, found hidden=8 .* Pass --pooling mean"),
-        ({"pooling": "mean", "hidden": 0}, "Expected every width in hidden to be 1 or more units, found 0"),
+        ({"pooling": "mean", "hidden": 0}, r"hidden must be a list of whole numbers of at least 1, found \(0,\)"),
         ({"pooling": "mean", "activation": "relu"}, "an activation only with a hidden layer, found activation='relu'"),
-        ({"pooling": "mean", "hidden": 8, "activation": "elu"}, "activation 'relu', 'gelu' or 'tanh', found 'elu'"),
-        ({"dropout": 1.0}, r"Expected dropout to be at least 0 and below 1, found 1\.0"),
-        ({"dropout": float("nan")}, "Expected dropout to be at least 0 and below 1, found nan"),
-        ({"binary_loss": "hinge"}, "Expected binary_loss 'softmax' or 'sigmoid', found 'hinge'"),
+        (
+            {"pooling": "mean", "hidden": 8, "activation": "elu"},
+            "activation must be 'relu', .* found 'elu'",
+        ),
+        ({"dropout": 1.0}, r"dropout must be a number of at least 0 and below 1 or None, found 1\.0"),
+        ({"dropout": float("nan")}, "dropout must be a number or None, found nan"),
+        ({"dropout": "0.1"}, "dropout must be a number or None, found '0.1'"),
+        ({"max_length": "12"}, "max_length must be a whole number or None, found '12'"),
+        ({"pairs": "yes"}, "pairs must be True or False, found 'yes'"),
+        ({"binary_loss": "hinge"}, "binary_loss must be 'softmax' or 'sigmoid', found 'hinge'"),
         ({"binary_loss": "sigmoid", "labels": ["a", "b", "c"]}, "Expected two labels for .* 'sigmoid', found 3"),
-        ({"labels": "ab"}, "Expected labels as a list of names, found 'ab'"),
-        ({"labels": [0, 1]}, r"Expected labels as a list of names, found \[0, 1\]"),
+        ({"labels": "ab"}, "labels must be Labels, a list of strings or None, found 'ab'"),
+        ({"labels": [0, 1]}, r"labels must be Labels, a list of strings or None, found \[0, 1\]"),
+        ({"labels": 2}, "labels must be Labels, a list of strings or None, found 2"),
+        ({"labels": {"a": 0, "b": 1}}, "labels must be .* found a dict with 'a', 'b'"),
+        ({"labels": {"a", "b"}}, "labels must be Labels, a list of strings or None, found {"),
+        ({"labels": np.array([0, 1])}, r"Expected labels as a list of names, found array\(\[0, 1\]\)"),
         ({"labels": None, "pooling": "mean"}, "Expected no settings of the head for a saved .*, found pooling"),
         ({"labels": None, "dropout": 0.1, "hidden": 8}, "which brings its own, found hidden, dropout"),
     ],
@@ -85,6 +97,27 @@ def test_no_weights(altered: Callable[..., Path]):
     folder = altered()
     (folder / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"Expected model\.safetensors in .*, found no weights"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("model.fp16.safetensors",), r"a variant of the weights \(fp16\).* Rename it to model\.safetensors"),
+        (("model.non_ema.safetensors",), r", a variant of the weights \(non_ema\)"),
+        (
+            ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"),
+            "parts of a model without their ind",
+        ),
+        (("pytorch_model.safetensors",), r"another name\. Rename the file with the weights to model\.safetensors"),
+    ],
+)
+def test_weights_of_another_name(names: tuple[str, ...], message: str, altered: Callable[..., Path]):
+    folder = altered()
+    for name in names:
+        shutil.copy(folder / "model.safetensors", folder / name)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=f"Expected model.safetensors, .*found {names[0]}.*{message}"):
         load(folder)
 
 

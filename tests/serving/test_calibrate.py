@@ -165,7 +165,7 @@ def test_what_cannot_be_calibrated(folder: Path, tiny_bert: Path, toy_csv: Path,
         calibrate(CalibrateConfig(model_dir="owner/name", dataset=str(toy_csv)))
     with pytest.raises(ConfigError, match="Expected --calibration none or --keep-calibration, found both"):
         CalibrateConfig(model_dir="x", dataset="y", calibration="none", keep_calibration=True)
-    with pytest.raises(ConfigError, match="coverage must be between 0 and 1, or unset, found 2"):
+    with pytest.raises(ConfigError, match="coverage must be a number above 0 and below 1 or None, found 2"):
         CalibrateConfig(model_dir="x", dataset="y", coverage=2)
     said = Classifier.from_pretrained(folder).predict(["good"])[0].label
     (tmp_path / "wrong.csv").write_text(f"text,label\ngood,{'negative' if said == 'positive' else 'positive'}\n")

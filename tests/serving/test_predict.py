@@ -304,6 +304,17 @@ def test_a_first_line_that_is_a_text_is_not_lost(model_dir: Path, tmp_path: Path
     assert "pass --no-header --text-column 1" in message
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_a_missing_text_gets_the_answer_of_an_empty_one(suffix: str, model_dir: Path, tmp_path: Path):
+    texts, path, output = ["great film", None, "dull"], tmp_path / f"in{suffix}", tmp_path / "out.jsonl"
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"text": texts}), path)
+    else:
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    cli.main(["predict", str(model_dir), "--input", str(path), "--output", str(output)])
+    assert read_rows(output) == expected_rows(model_dir, ["great film", "", "dull"], [1, 2, 3])
+
+
 def test_a_text_that_is_no_text(model_dir: Path, capsys: pytest.CaptureFixture[str]):
     message = refused(["predict", model_dir, "--text", "good", "b\udcffd"], 3, capsys)
     assert "Expected text in --text, found half of a surrogate pair" in message
