@@ -17,11 +17,11 @@ LOST = "nlptl: error: Lost another process of this training: "
 def start(launch, tiny_bert, toy_csv, tmp_path):
     """Run the recipe with faults in several processes, in the same folder each time."""
 
-    def run(faults, *flags, record="record", timeout=300, **options):
+    def run(faults, *flags, record="record", **options):
         data = ["--model", str(tiny_bert), "--dataset", str(toy_csv), "--output-dir", str(tmp_path / "run")]
         settings = ["--num-epochs", "3", "--batch-size", "24", "--eval-steps", "3"]
         words = [str(WORKER), faults, str(tmp_path / record), *data, *settings, *flags]
-        return launch(words, timeout=timeout, **options)
+        return launch(words, **options)
 
     return run
 
@@ -36,7 +36,6 @@ def steps_of(folder, record):
     return steps
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_killed_process_ends_the_other_and_one_goes_on(start, tmp_path):
     codes, said = start("kill:1:5", record="before")
@@ -59,7 +58,6 @@ def test_killed_process_ends_the_other_and_one_goes_on(start, tmp_path):
     assert all(sorted(before[step]) == sorted(after[step]) for step in (3, 4))
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("lost", [0, 1])
 def test_stopped_process_is_waited_for_no_longer_than_allowed(lost, start):
@@ -70,7 +68,6 @@ def test_stopped_process_is_waited_for_no_longer_than_allowed(lost, start):
     assert "raise NLPTL_PEER_TIMEOUT" in said[1 - lost]
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_error_of_one_process_is_reported_by_the_other(start):
     codes, said = start("refuse:1:5")
@@ -80,7 +77,6 @@ def test_error_of_one_process_is_reported_by_the_other(start):
     assert "rank 1 said: DataError: Expected a file on this machine, found none. Copy it." in said[0]
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_process_that_never_comes_is_not_waited_for(start):
     codes, said = start("none", processes=1, WORLD_SIZE="2", NLPTL_PEER_TIMEOUT="2")
