@@ -318,46 +318,6 @@ def with_intervals(
     return scores
 
 
-def majority_scores(
-    labels: np.ndarray, *, train_counts: np.ndarray, names: Sequence[str], **options: Unpack[Bootstrap]
-) -> Scores:
-    """Score the baseline that has read the labels of train and no text.
-
-    It predicts the most frequent class of train, the first one of equals, and gives each class its share of train as
-    probability. A class that train lacks counts as half an example, so that its log loss is not a result of clipping.
-
-    Args:
-        labels: True ids in range(classes), integers, shape [rows].
-        train_counts: Number of train examples of each class, integers, shape [classes].
-        names: Label names in the order of their ids.
-        options: See `Bootstrap`.
-
-    Raises:
-        DataError: If `train_counts` does not hold one count for each name, or `labels` are not ids of `names`.
-        ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
-    """
-    shares = shares_of_train(train_counts, names)
-    probabilities = np.broadcast_to(shares, (len(labels), len(names)))  # a view: one row in memory
-    return score_predictions(labels, probabilities, names=names, **options)
-
-
-def shares_of_train(train_counts: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Return the share of each class in train, [classes]; a class that train lacks counts as half an example.
-
-    Raises:
-        DataError: If `train_counts` does not hold one count for each name.
-    """
-    are_counts = train_counts.shape == (len(names),) and np.issubdtype(train_counts.dtype, np.integer)
-    if not are_counts or train_counts.min(initial=0) < 0 or train_counts.sum() == 0:
-        raise DataError(
-            f"Expected the number of train examples of each of the {len(names)} classes, found {train_counts.dtype} of "
-            f"shape {list(train_counts.shape)}, sum {train_counts.sum()}. "
-            "Pass np.bincount(train_labels, minlength=len(names))."
-        )
-    shares = np.maximum(train_counts, 0.5)
-    return np.asarray(shares / shares.sum())
-
-
 def score_classes(
     counts: tuple[np.ndarray, np.ndarray, np.ndarray],
     resampled: tuple[np.ndarray, np.ndarray, np.ndarray],

@@ -67,7 +67,9 @@ def score_label_sets(
     """
     _check(targets, probabilities, names)
     _check_thresholds(thresholds, num_labels=len(names))
-    return _score(targets.astype(bool), probabilities >= thresholds, probabilities, names, options)
+    targets, predicted = targets.astype(bool), probabilities >= thresholds
+    weighted, counts = weighted_scores(targets, predicted, probabilities), _indicator(targets, predicted)
+    return bootstrap_scores(weighted, len(targets), counts=counts, names=names, **options)
 
 
 def weighted_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> WeightedScores:
@@ -97,36 +99,6 @@ def weighted_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: n
     return scores
 
 
-def frequent_label_scores(
-    targets: np.ndarray, *, train_shares: np.ndarray, names: Sequence[str], **options: Unpack[Bootstrap]
-) -> Scores:
-    """Score the baseline that has read the labels of train and no text.
-
-    It predicts the most frequent label of train, the first one of equals, for every row, and gives each label its share
-    of the rows of train as probability. The log loss of a label with a share of 0 or 1 is a result of clipping.
-
-    Args:
-        targets: Whether each row has each label, bool or integers 0 and 1, shape [rows, labels].
-        train_shares: The share of the rows of train that have each label, floats, shape [labels].
-        names: Label names in the order of their ids.
-        options: See `Bootstrap`.
-
-    Raises:
-        DataError: If `train_shares` does not hold one share for each name, or `targets` does not fit `names`.
-        ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
-    """
-    is_float = np.issubdtype(train_shares.dtype, np.floating)
-    if train_shares.shape != (len(names),) or not is_float or not _in_unit_interval(train_shares):
-        raise DataError(
-            f"Expected the share of train rows that have each of the {len(names)} labels, floats from 0 to 1, found "
-            f"{train_shares.dtype} of shape {list(train_shares.shape)}. Pass train_targets.mean(axis=0)."
-        )
-    probabilities = np.broadcast_to(train_shares, (len(targets), len(names)))  # a view: one row in memory
-    _check(targets, probabilities, names)
-    predicted = np.broadcast_to(np.arange(len(names)) == train_shares.argmax(), probabilities.shape)
-    return _score(targets.astype(bool), predicted, probabilities, names, options)
-
-
 def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray, *, metric: str = "f1") -> np.ndarray:
     """Return the threshold with the best score of each label on these rows, float64, shape [labels].
 
@@ -148,13 +120,6 @@ def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray, *, metric: s
     _check(targets, probabilities)
     columns = zip(targets.T.astype(bool), probabilities.T.astype(np.float64), strict=True)
     return np.array([_best_threshold(*column, metric) if column[0].any() else 0.5 for column in columns])
-
-
-def _score(
-    targets: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, names: Sequence[str], options: Bootstrap
-) -> Scores:
-    weighted, counts = weighted_scores(targets, predicted, probabilities), _indicator(targets, predicted)
-    return bootstrap_scores(weighted, len(targets), counts=counts, names=names, **options)
 
 
 def _indicator(targets: np.ndarray, predicted: np.ndarray) -> sparse.csr_array:

@@ -19,7 +19,6 @@ from nlptl.evaluation.metrics import (
     log_loss,
     point_values,
     ratio,
-    shares_of_train,
     split_counts,
 )
 from nlptl.evaluation.uncertainty import WeightedScores, class_indicator
@@ -114,19 +113,6 @@ def weighted_scores(
         }
 
     return scores
-
-
-def median_class_scores(
-    labels: np.ndarray, *, train_counts: np.ndarray, names: Sequence[str], **options: Unpack[Bootstrap]
-) -> Scores:
-    """Score the baseline that has read the labels of train and no text.
-
-    It gives each class its share of train as probability, and so predicts the median class of train. Arguments and
-    errors are those of `nlptl.evaluation.metrics.majority_scores`; ids are ranks.
-    """
-    shares = shares_of_train(train_counts, names)
-    probabilities = np.broadcast_to(shares, (len(labels), len(names)))  # a view: one row in memory
-    return score_ranks(labels, probabilities, names=names, **options)
 
 
 def _weighted(labels: np.ndarray, probabilities: np.ndarray) -> WeightedScores:

@@ -68,31 +68,6 @@ def weighted_scores(targets: np.ndarray, values: np.ndarray) -> WeightedScores:
     return scores
 
 
-def mean_scores(
-    targets: np.ndarray, *, train_mean: np.ndarray, names: Sequence[str], **options: Unpack[Bootstrap]
-) -> Scores:
-    """Score the baseline that has read no text and predicts the mean of train for every row.
-
-    Args:
-        targets: True numbers, floats, shape [rows, outputs].
-        train_mean: The mean of each output over the rows of train, floats, shape [outputs].
-        names: Names of the outputs.
-        options: See `Bootstrap`.
-
-    Raises:
-        DataError: If `train_mean` does not hold one number for each name, or `targets` does not fit `names`.
-        ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
-    """
-    is_float = np.issubdtype(train_mean.dtype, np.floating)
-    if train_mean.shape != (len(names),) or not is_float or not np.isfinite(train_mean).all():
-        raise DataError(
-            f"Expected the mean over train of each of the {len(names)} outputs, finite floats, found "
-            f"{train_mean.dtype} of shape {list(train_mean.shape)}. Pass train_targets.mean(axis=0)."
-        )
-    values = np.broadcast_to(train_mean, (len(targets), len(names)))  # a view: one row in memory
-    return score_values(targets, values, names=names, **options)
-
-
 def _weighted_column(targets: np.ndarray, values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that gives the scores of one output, [metrics, resamples], from weights [resamples, rows].
 

@@ -27,16 +27,13 @@ from nlptl.data.splits import Splits
 from nlptl.data.writers import check_output, write_json
 from nlptl.errors import ConfigError
 from nlptl.evaluation.comparison import paired_bootstrap, randomization_test
-from nlptl.evaluation.metrics import LOWER_IS_BETTER, Scores, shares_of_train
+from nlptl.evaluation.metrics import LOWER_IS_BETTER, Scores
 from nlptl.json_files import read_object
 from nlptl.judging.predictions import Predictions, weighted_scores
 from nlptl.judging.words import fit_words, name_of_words
 from nlptl.model.reinit import start_anew
 from nlptl.tasks.kinds import make_task
-from nlptl.tasks.multi_label import MultiLabel
-from nlptl.tasks.regression import Regression
 from nlptl.tasks.task import Task
-from nlptl.tasks.tokens import TokenLabels
 from nlptl.training.assembly import classifier_of, splits_of
 from nlptl.training.costs import count_parameters
 from nlptl.training.plan import check_metric, selection_metric
@@ -220,7 +217,7 @@ def compare_with_baselines(config: ClassificationConfig, splits: Splits, trainer
         kind = "frozen"
     costs = {} if trainer.run is None else read_object(trainer.run.path / "costs.json")
     name = "this run" if kind is None else f"{NAMES[kind]} (this run)"
-    own = _trained_row(name, trainer, costs.get("train_seconds"))
+    own = _trained_row(name, trainer, splits, costs.get("train_seconds"))
     rows = _train_rows(config, splits, [row for row in ROWS if row != kind])
     return _judge([*rows, own], splits, config)
 
@@ -261,23 +258,15 @@ def _train_encoder(kind: BaselineRow, config: ClassificationConfig, splits: Spli
         trainer.fit(splits.train, validation=splits.validation)
         seconds = time.monotonic() - start
         trainer.evaluate(splits.test)
-    return _trained_row(NAMES[kind], trainer, seconds, has_transfer=kind != "random")
+    return _trained_row(NAMES[kind], trainer, splits, seconds, has_transfer=kind != "random")
 
 
-def _trained_row(name: str, trainer: Trainer, seconds: float | None, *, has_transfer: bool = True) -> Row:
+def _trained_row(
+    name: str, trainer: Trainer, splits: Splits, seconds: float | None, *, has_transfer: bool = True
+) -> Row:
     task, counts = trainer.model.task, count_parameters(trainer.model.network)
-    validation, test = (trainer.evaluations[split] for split in ("validation", "test"))
-    outputs = task.outputs(test.logits)
-    return Row(
-        name,
-        has_transfer,
-        task,
-        outputs,
-        task.score(test.targets, outputs, seed=trainer.seed),
-        task.point_scores(validation.targets, task.outputs(validation.logits)),
-        seconds,
-        **counts,
-    )
+    validation, test = (task.outputs(trainer.evaluations[split].logits) for split in ("validation", "test"))
+    return _row(name, task, splits, validation, test, seconds, seed=trainer.seed, has_transfer=has_transfer, **counts)
 
 
 def _fit_words(splits: Splits, config: ClassificationConfig) -> Row:
@@ -287,19 +276,18 @@ def _fit_words(splits: Splits, config: ClassificationConfig) -> Row:
     fitted = fit_words(
         task, splits, metric=selection_metric(task, config.train), class_weights=_class_weights(config.train)
     )
-    targets = task.targets(splits.validation)
-    task = task.tuned(targets, fitted.validation, config.train)
-    seconds, outputs = time.monotonic() - start, task.outputs(fitted.test)
-    return Row(
+    task = task.tuned(task.targets(splits.validation), fitted.validation, config.train)
+    validation, test = task.outputs(fitted.validation), task.outputs(fitted.test)
+    return _row(
         name_of_words(task),
-        False,
         task,
-        outputs,
-        task.score(task.targets(splits.test), outputs, seed=config.seed),
-        task.point_scores(targets, task.outputs(fitted.validation)),
-        seconds,
-        fitted.parameters,
-        fitted.parameters,
+        splits,
+        validation,
+        test,
+        time.monotonic() - start,
+        seed=config.seed,
+        parameters=fitted.parameters,
+        trainable_parameters=fitted.parameters,
     )
 
 
@@ -313,29 +301,29 @@ def _count_targets(splits: Splits, config: ClassificationConfig) -> Row:
     start = time.monotonic()
     task = make_task(splits, label_order=config.label_order)
     targets = {split: task.targets(splits[split]) for split in ("train", "validation", "test")}
-    task, output = _constant(task, targets["train"])
-    validation, test = (
-        np.tile(output, (len(np.concatenate(targets[split])) if task.is_per_token else len(targets[split]), 1))
-        for split in ("validation", "test")
-    )
-    scores = task.score(targets["test"], test, seed=config.seed)
-    on_validation = task.point_scores(targets["validation"], validation)
+    task, output = task.constant(targets["train"])
+    validation, test = (np.tile(output, (len(task.flat(targets[split])), 1)) for split in ("validation", "test"))
     seconds = time.monotonic() - start
-    return Row(task.baseline_name, False, task, test, scores, on_validation, seconds, 0, 0)
+    return _row(task.baseline_name, task, splits, validation, test, seconds, seed=config.seed)
 
 
-def _constant(task: Task, targets: np.ndarray) -> tuple[Task, np.ndarray]:
-    """Return what `task.baseline` predicts for every example, float64 [names], and the task that reads it so."""
-    count = len(task.names)
-    if isinstance(task, TokenLabels):
-        return task, np.eye(count)[0]
-    if isinstance(task, Regression):
-        return task, targets.mean(axis=0)
-    if isinstance(task, MultiLabel):
-        shares = targets.mean(axis=0)
-        thresholds = np.where(np.arange(count) == shares.argmax(), shares, 1.0)
-        return replace(task, thresholds=tuple(thresholds.tolist())), shares
-    return task, shares_of_train(np.bincount(targets, minlength=count), task.names)
+def _row(
+    name: str,
+    task: Task,
+    splits: Splits,
+    validation: np.ndarray,
+    test: np.ndarray,
+    seconds: float | None,
+    *,
+    seed: int,
+    has_transfer: bool = False,
+    parameters: int = 0,
+    trainable_parameters: int = 0,
+) -> Row:
+    """Return a scored row, from the outputs of validation and test."""
+    scores = task.score(task.targets(splits.test), test, seed=seed)
+    on_validation = task.point_scores(task.targets(splits.validation), validation)
+    return Row(name, has_transfer, task, test, scores, on_validation, seconds, parameters, trainable_parameters)
 
 
 def _judge(rows: Sequence[Row], splits: Splits, config: ClassificationConfig) -> Baselines:

@@ -30,7 +30,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from nlptl.model.parts import EncoderParts
 from nlptl.model.quick import drop
-from nlptl.model.relative_attention import deberta_attention, mpnet_attention
+from nlptl.model.relative_attention import deberta_attention
 from nlptl.model.text_groups import TextGroup, attend_in_groups, cut_into_groups, text_offsets, whole_group
 
 PACKED = "nlptl_packed"
@@ -41,10 +41,10 @@ FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electr
 KEY_VALUE = {"distilbert": ("k_lin", "v_lin")}
 """Names of the linear layers of keys and values; elsewhere key and value. They read what the layer reads."""
 
-OWN = {"mpnet": "MPNetSelfAttention", "deberta-v2": "DisentangledSelfAttention"}
-"""By model type, the class whose forward `nlptl.model.relative_attention` takes the place of."""
+DEBERTA, DEBERTA_ATTENTION = "deberta-v2", "DisentangledSelfAttention"
+"""A model type, and its class whose forward `nlptl.model.relative_attention` replaces."""
 
-ALL_TOKENS = ("modernbert", *OWN)
+ALL_TOKENS = ("modernbert", DEBERTA)
 """Model types whose last layer computes all tokens, even if the first ones alone are read: queries, keys and values
 come of one product, after a norm, or scores of distances."""
 
@@ -98,7 +98,7 @@ def can_pack(encoder: PreTrainedModel, parts: EncoderParts) -> bool:
     family, kind = config.model_type, config._attn_implementation
     # A decoder's tokens do not see the next ones; of ALBERT's groups of layers, what a group reads is not what all do.
     is_plain = not getattr(config, "is_decoder", False) and getattr(config, "inner_group_num", 1) == 1
-    return is_plain and (family in OWN or (family in FAMILIES and kind == "sdpa")) and not parts.between
+    return is_plain and (family == DEBERTA or (family in FAMILIES and kind == "sdpa")) and not parts.between
 
 
 @contextmanager
@@ -128,11 +128,11 @@ def packed(
         ):
             undo.callback(hook.remove)
         for module in encoder.modules():
-            if type(module).__name__ == OWN.get(family):
+            if family == DEBERTA and type(module).__name__ == DEBERTA_ATTENTION:
                 undo.callback(delattr, module, "forward")
                 module.forward = partial(_attend_by_distance, module)
         undo.callback(setattr, encoder.config, "_attn_implementation", kind)
-        encoder.config._attn_implementation = kind if family in OWN else PACKED
+        encoder.config._attn_implementation = kind if family == DEBERTA else PACKED
         undo.callback(_packing.reset, _packing.set(packing))
         yield
 
@@ -287,14 +287,10 @@ def _attend_in_one_row(
 
 
 def _attend_by_distance(
-    module: nn.Module, hidden: torch.Tensor, attention_mask: torch.Tensor | None, *args: Any, **kwargs: Any
+    module: nn.Module, hidden: torch.Tensor, attention_mask: torch.Tensor, *args: Any, **kwargs: Any
 ) -> Any:
-    groups = _current().groups
-    if type(module).__name__ == OWN["mpnet"]:
-        return mpnet_attention(module, groups, hidden, attention_mask, *args)
-    assert attention_mask is not None  # DeBERTa makes one of every batch
     distances = {name: kwargs[name] for name in ("relative_pos", "rel_embeddings")}
-    return deberta_attention(module, groups, hidden, attention_mask, **distances)
+    return deberta_attention(module, _current().groups, hidden, attention_mask, **distances)
 
 
 def _attention(

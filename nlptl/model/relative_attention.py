@@ -1,8 +1,8 @@
-"""Attention of families that do not go through transformers' attention interface: MPNet and DeBERTa-v2 (v3 too).
+"""Attention of DeBERTa-v2 and v3, which does not go through transformers' attention interface.
 
-Each class below takes the place of an attention module's forward while layers see no padding. Scores are those of the
-papers; what depends on the distance of two tokens alone is computed once in a layer, and for the distances there are,
-where transformers computes it for each text and for all distances that there could be.
+It replaces the forward of an attention module while layers see no padding. Scores are those of the paper; the part that
+depends only on the distance of two tokens is computed once per layer and for the distances that occur, where
+transformers computes it for every text and every possible distance.
 """
 
 from collections.abc import Sequence
@@ -13,36 +13,6 @@ from torch import nn
 
 from nlptl.model.quick import drop
 from nlptl.model.text_groups import TextGroup, attend_in_groups
-
-
-def mpnet_attention(
-    module: Any,
-    groups: Sequence[TextGroup],
-    hidden: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    position_bias: torch.Tensor,
-) -> tuple[torch.Tensor]:
-    """Return what `MPNetSelfAttention` does (Song et al. 2020) of tokens [1, tokens, width].
-
-    Args:
-        module: The attention module.
-        groups: The texts.
-        hidden: What the layer reads.
-        attention_mask: What is added to scores: [texts, 1, longest or 1, longest]. None: texts are equally long.
-        position_bias: What is added for each pair of tokens, the same in all texts: [texts, heads, longest, longest].
-    """
-    scale = module.attention_head_size**-0.5
-    query, key, value = (f(hidden).squeeze(0) for f in (module.q, module.k, module.v))
-
-    def attend(group: TextGroup, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        length = group.longest
-        bias = position_bias[:1, :, :length, :length]
-        if attention_mask is not None:
-            bias = bias + attention_mask[group.rows, :, :length, :length]
-        return _attend(query @ key.transpose(2, 3) + bias, value, module.dropout)
-
-    attended = attend_in_groups(attend, groups, query * scale, key, value, num_heads=module.num_attention_heads)
-    return (module.o(attended[None]),)
 
 
 def deberta_attention(

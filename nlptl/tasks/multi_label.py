@@ -14,7 +14,7 @@ from nlptl.data.tokens import Tokens
 from nlptl.errors import ConfigError
 from nlptl.evaluation.calibration import fit_platt
 from nlptl.evaluation.metrics import Scores
-from nlptl.evaluation.multi_label import frequent_label_scores, point_scores, score_label_sets, tune_thresholds
+from nlptl.evaluation.multi_label import point_scores, score_label_sets, tune_thresholds
 from nlptl.labels import Labels
 from nlptl.tasks.losses import binary_losses
 from nlptl.tasks.task import Objective, Task
@@ -123,9 +123,11 @@ class MultiLabel(Task):
         """Return the scores with intervals, and those of each label."""
         return score_label_sets(targets, outputs, thresholds=self._thresholds(), names=self.names, seed=seed)
 
-    def baseline(self, targets: np.ndarray, *, train_targets: np.ndarray, seed: int) -> Scores:
-        """Return the scores of the most frequent label of train."""
-        return frequent_label_scores(targets, train_shares=train_targets.mean(axis=0), names=self.names, seed=seed)
+    def constant(self, train_targets: np.ndarray) -> tuple[Self, np.ndarray]:
+        """Return the task that predicts the most frequent label of train, and the share of each label in train."""
+        shares = train_targets.mean(axis=0)
+        thresholds = np.where(np.arange(len(shares)) == shares.argmax(), shares, 1.0)
+        return replace(self, thresholds=tuple(thresholds.tolist())), shares
 
     def columns(self, outputs: np.ndarray, read: Sequence[str], texts: Sequence[str], *, name: str) -> dict[str, Any]:
         """Return the labels, and the probability of each label."""

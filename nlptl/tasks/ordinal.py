@@ -21,7 +21,6 @@ from nlptl.evaluation.calibration import fit_temperature
 from nlptl.evaluation.metrics import Scores
 from nlptl.evaluation.ordinal import (
     median_class,
-    median_class_scores,
     point_scores,
     scale_rank_odds,
     score_ranks,
@@ -110,11 +109,6 @@ class Ordinal(SingleLabel):
     def score(self, targets: np.ndarray, outputs: np.ndarray, *, seed: int) -> Scores:
         """Return the scores with intervals, and those of each label."""
         return score_ranks(targets, outputs, names=self.names, seed=seed)
-
-    def baseline(self, targets: np.ndarray, *, train_targets: np.ndarray, seed: int) -> Scores:
-        """Return the scores of the median label of train."""
-        counts = np.bincount(train_targets, minlength=len(self.names))
-        return median_class_scores(targets, train_counts=counts, names=self.names, seed=seed)
 
 
 def _tempered(logits: np.ndarray, temperature: float) -> np.ndarray:

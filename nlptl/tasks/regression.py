@@ -18,7 +18,7 @@ from nlptl.data.targets import numbers
 from nlptl.data.tokens import Tokens
 from nlptl.errors import DataError
 from nlptl.evaluation.metrics import Scores
-from nlptl.evaluation.regression import mean_scores, point_scores, score_values
+from nlptl.evaluation.regression import point_scores, score_values
 from nlptl.labels import Labels
 from nlptl.tasks.task import Objective, Task
 
@@ -127,9 +127,9 @@ class Regression(Task):
         """Return correlations and errors with intervals."""
         return score_values(targets, outputs, names=self.names, seed=seed)
 
-    def baseline(self, targets: np.ndarray, *, train_targets: np.ndarray, seed: int) -> Scores:
-        """Return the scores of the mean of train."""
-        return mean_scores(targets, train_mean=train_targets.mean(axis=0), names=self.names, seed=seed)
+    def constant(self, train_targets: np.ndarray) -> tuple[Self, np.ndarray]:
+        """Return the task and the mean of train."""
+        return self, train_targets.mean(axis=0)
 
     def columns(self, outputs: np.ndarray, read: Sequence[str], texts: Sequence[str], *, name: str) -> dict[str, Any]:
         """Return a column for each score."""

@@ -26,7 +26,7 @@ from nlptl.evaluation.decisions import (
     scope_scores,
     share_text,
 )
-from nlptl.evaluation.metrics import Scores, majority_scores, point_scores, score_predictions
+from nlptl.evaluation.metrics import Scores, point_scores, score_predictions
 from nlptl.evaluation.multi_label import tune_thresholds
 from nlptl.labels import Labels
 from nlptl.tasks.losses import adjust_logits, focal_losses
@@ -168,10 +168,10 @@ class SingleLabel(Task):
         """Return the scores with intervals, and those of each label."""
         return score_predictions(targets, outputs, names=self.names, predictions=self.chosen(outputs), seed=seed)
 
-    def baseline(self, targets: np.ndarray, *, train_targets: np.ndarray, seed: int) -> Scores:
-        """Return the scores of the most frequent label of train."""
-        counts = np.bincount(train_targets, minlength=len(self.names))
-        return majority_scores(targets, train_counts=counts, names=self.names, seed=seed)
+    def constant(self, train_targets: np.ndarray) -> tuple[Self, np.ndarray]:
+        """Return the task and the share of each label in train; a missing label counts as half a text."""
+        counts = np.maximum(np.bincount(train_targets, minlength=len(self.names)), 0.5)
+        return self, counts / counts.sum()
 
     def columns(self, outputs: np.ndarray, read: Sequence[str], texts: Sequence[str], *, name: str) -> dict[str, Any]:
         """Return the label, its probability, and the probability of each label."""

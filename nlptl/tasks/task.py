@@ -167,8 +167,18 @@ class Task(ABC):
         """Return the scores with 95 % intervals."""
 
     @abstractmethod
+    def constant(self, train_targets: np.ndarray) -> tuple[Self, np.ndarray]:
+        """Return the baseline that has read the targets of train and no text.
+
+        Returns:
+            The task, with thresholds if it needs some, and the outputs of every text, float64 [names].
+        """
+
     def baseline(self, targets: np.ndarray, *, train_targets: np.ndarray, seed: int) -> Scores:
-        """Return the scores of a baseline that has read the targets of train and no text."""
+        """Return the scores of the baseline that has read the targets of train and no text."""
+        task, output = self.untuned().constant(train_targets)
+        outputs = np.broadcast_to(output, (len(self.flat(targets)), len(output)))  # a view: one row in memory
+        return task.score(targets, outputs, seed=seed)
 
     @abstractmethod
     def columns(self, outputs: np.ndarray, read: Sequence[str], texts: Sequence[str], *, name: str) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from torch.distributed import DistError, Store, TCPStore
 from nlptl.errors import ConfigError, PeerLostError
 
 VARIABLE, DEFAULT_TIMEOUT = "NLPTL_PEER_TIMEOUT", 600
-STORE_SECONDS = 3
-"""Longest wait for the store in which the processes leave their last words."""
+STORE_SECONDS = 2
+"""Longest wait for a connection to the store in which the processes leave their last words."""
 
 
 def peer_timeout() -> timedelta:
@@ -103,7 +103,8 @@ def _with_store(action: Callable[[Store], object]) -> None:
             seconds = timedelta(seconds=STORE_SECONDS)
             action(TCPStore(*address, is_master=False, wait_for_workers=False, timeout=seconds))
 
-    # Where the host is stopped, TCPStore waits forever, whatever its timeout.
+    # Where the host is stopped, TCPStore waits forever, whatever its timeout. A thread that is answered while Python
+    # ends would abort the process, so that all but such a host gets time enough to answer.
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
-    thread.join(timeout=STORE_SECONDS)
+    thread.join(timeout=4 * STORE_SECONDS)

@@ -76,7 +76,6 @@ COMPARISONS = (
     Comparison(
         "techniques", "padding_free=False, deberta-v3-xsmall", "ours_full32_deberta", "ours_padded_deberta", 1.03
     ),
-    Comparison("techniques", "padding_free=False, mpnet-base", "ours_full32_mpnet", "ours_padded_mpnet", 1.03),
     Comparison("techniques", "gradient_checkpointing=True", "ours_full32", "ours_checkpointing", 0.6),
     Comparison(
         "techniques",

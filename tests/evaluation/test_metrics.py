@@ -18,7 +18,6 @@ from nlptl.evaluation.metrics import (
     count_classes,
     from_counts,
     log_loss,
-    majority_scores,
     score_predictions,
 )
 
@@ -256,20 +255,6 @@ def test_class_scores_are_zero_without_a_denominator():
     }
 
 
-def test_majority_predicts_the_most_frequent_class_of_train():
-    labels = np.array([0, 1, 1, 2])
-    scores = majority_scores(labels, train_counts=np.array([1, 6, 1]), names=["a", "b", "c"], resamples=50)
-    assert scores["accuracy"].value == 0.5
-    assert scores["matthews"].value == 0
-    assert scores["log_loss"].value == pytest.approx(-(2 * math.log(1 / 8) + 2 * math.log(6 / 8)) / 4)
-
-
-def test_majority_gives_a_class_that_train_lacks_half_an_example():
-    scores = majority_scores(np.array([0]), train_counts=np.array([0, 1]), names=["new", "old"], resamples=10)
-    assert scores["accuracy"].value == 0
-    assert scores["log_loss"].value == pytest.approx(math.log(3))
-
-
 LABELS = np.array([0, 1, 1])
 PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
 
@@ -298,12 +283,6 @@ PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
 def test_bad_predictions_are_refused(labels, probabilities, message):
     with pytest.raises(DataError, match=re.escape(message)):
         score_predictions(labels, probabilities, names=["a", "b"])
-
-
-@pytest.mark.parametrize("counts", [[3], [3, -1], [0, 0], [0.5, 0.5]])
-def test_bad_train_counts_are_refused(counts):
-    with pytest.raises(DataError, match="Expected the number of train examples of each of the 2 classes, found"):
-        majority_scores(LABELS, train_counts=np.array(counts), names=["a", "b"])
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import sklearn.metrics
 
 from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation import uncertainty
-from nlptl.evaluation.metrics import Score
-from nlptl.evaluation.multi_label import frequent_label_scores, point_scores, score_label_sets, tune_thresholds
+from nlptl.evaluation.multi_label import point_scores, score_label_sets, tune_thresholds
 
 # rows, labels, share of true cells
 CASES = [(1, 2, 0.5), (1, 3, 0.0), (20, 3, 1.0), (200, 28, 0.05), (400, 6, 0.4)]
@@ -139,17 +138,6 @@ def test_tuned_thresholds_at_the_edges(targets, probabilities, threshold):
     assert tune_thresholds(np.array([targets]).T, np.array([probabilities]).T).tolist() == pytest.approx([threshold])
 
 
-def test_baseline_predicts_the_most_frequent_label_of_train():
-    targets = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 0, 1]])
-    shares = np.array([0.2, 0.6, 0.6])
-    scores = frequent_label_scores(targets, train_shares=shares, names=["a", "b", "c"], resamples=50)
-    predicted = np.tile([False, True, False], (4, 1))
-    assert scores["micro_f1"].value == sklearn.metrics.f1_score(targets, predicted, average="micro")
-    expected = sklearn.metrics.log_loss(targets.ravel(), np.tile(shares, 4))
-    assert scores["log_loss"].value == pytest.approx(expected)
-    assert scores.per_class["b"]["recall"] == Score(1.0, 1.0, 1.0, 1)
-
-
 TARGETS = np.array([[1, 0], [0, 1], [1, 1]])
 PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
 
@@ -185,6 +173,3 @@ def test_other_bad_arguments_are_refused():
         score_label_sets(TARGETS, PROBABILITIES, **{**settings, "names": ["a", "a"]})
     with pytest.raises(ConfigError, match="Expected 1 resample or more, found 0"):
         score_label_sets(TARGETS, PROBABILITIES, **settings, resamples=0)
-    for shares in (np.array([0.5]), np.array([1, 0]), np.array([0.5, 1.5])):
-        with pytest.raises(DataError, match="Expected the share of train rows that have each of the 2 labels"):
-            frequent_label_scores(TARGETS, train_shares=shares, names=["a", "b"])

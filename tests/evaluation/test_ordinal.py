@@ -9,7 +9,7 @@ import sklearn.metrics
 
 from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation import uncertainty
-from nlptl.evaluation.ordinal import median_class, median_class_scores, point_scores, score_ranks
+from nlptl.evaluation.ordinal import median_class, point_scores, score_ranks
 
 CASES = [(1, 2), (3, 4), (60, 2), (200, 5), (500, 30)]  # rows, classes
 
@@ -103,17 +103,6 @@ def test_kappa_of_one_class_is_zero():
     assert (scores["quadratic_kappa"].value, scores["accuracy"].value) == (0, 1)
 
 
-def test_baseline_predicts_the_median_class_of_train():
-    labels = np.array([0, 1, 2, 2])
-    scores = median_class_scores(labels, train_counts=np.array([5, 3, 4]), names=["a", "b", "c"], resamples=50)
-    assert scores["accuracy"].value == 0.25
-    assert scores["mae"].value == 0.75
-    assert scores["quadratic_kappa"].value == 0
-    assert scores["log_loss"].value == pytest.approx(-math.log(5 * 3 * 4 * 4 / 12**4) / 4)
-    lacking = median_class_scores(np.array([0]), train_counts=np.array([0, 1]), names=["a", "b"], resamples=10)
-    assert lacking["log_loss"].value == pytest.approx(math.log(3))
-
-
 LABELS = np.array([0, 1, 1])
 PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
 
@@ -133,9 +122,6 @@ def test_bad_predictions_are_refused(labels, probabilities, message):
 
 
 def test_other_bad_arguments_are_refused():
-    for counts in ([3], [3, -1], [0, 0], [0.5, 0.5]):
-        with pytest.raises(DataError, match="Expected the number of train examples of each of the 2 classes, found"):
-            median_class_scores(LABELS, train_counts=np.array(counts), names=["a", "b"])
     with pytest.raises(ConfigError, match="Expected 1 resample or more, found 0"):
         score_ranks(LABELS, PROBABILITIES, names=["a", "b"], resamples=0)
     with pytest.raises(ConfigError, match="Expected different label names"):

@@ -10,7 +10,7 @@ from scipy import stats
 from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation import uncertainty
 from nlptl.evaluation.metrics import Score
-from nlptl.evaluation.regression import mean_scores, point_scores, score_values
+from nlptl.evaluation.regression import point_scores, score_values
 
 METRICS = ["spearman", "pearson", "rmse", "mae", "r2"]
 
@@ -90,15 +90,6 @@ def test_r2_of_constant_targets_is_that_of_scikit_learn():
         assert point_scores(targets, values)["r2"] == sklearn.metrics.r2_score(targets, values)
 
 
-def test_baseline_predicts_the_mean_of_train():
-    targets = numbers_of(50, 2)[0]
-    mean = np.array([0.3, -0.2])
-    scores = mean_scores(targets, train_mean=mean, names=["a", "b"], resamples=50)
-    expected = by_reference(targets, np.tile(mean, (50, 1)))
-    assert values_of(scores) == pytest.approx(expected.mean(axis=1))
-    assert values_of(scores.per_class["b"]) == pytest.approx(expected[:, 1])
-
-
 TARGETS = np.array([[1.0], [0.0], [2.5]])
 
 
@@ -128,9 +119,6 @@ def test_bad_numbers_are_refused(targets, values, message):
 
 
 def test_other_bad_arguments_are_refused():
-    for mean in (np.array([0.1, 0.2]), np.array([np.nan]), np.array([1])):
-        with pytest.raises(DataError, match="Expected the mean over train of each of the 1 outputs, finite floats"):
-            mean_scores(TARGETS, train_mean=mean, names=["a"])
     with pytest.raises(ConfigError, match="found \\['a'\\] more than once"):
         score_values(np.zeros((3, 2)), np.zeros((3, 2)), names=["a", "a"])
     with pytest.raises(ConfigError, match="Expected 1 resample or more, found 0"):

@@ -20,8 +20,7 @@ def start(launch, tiny_bert, toy_csv, tmp_path):
     def run(faults, *flags, record="record", **options):
         data = ["--model", str(tiny_bert), "--dataset", str(toy_csv), "--output-dir", str(tmp_path / "run")]
         settings = ["--num-epochs", "3", "--batch-size", "24", "--eval-steps", "3"]
-        words = [str(WORKER), faults, str(tmp_path / record), *data, *settings, *flags]
-        return launch(words, **options)
+        return launch([str(WORKER), faults, str(tmp_path / record), *data, *settings, *flags], **options)
 
     return run
 

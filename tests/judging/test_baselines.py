@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nlptl import ConfigError, TrainingConfig, cli, load_splits, make_task, train_classifier
+from nlptl import ConfigError, TrainingConfig, cli, train_classifier
 from nlptl.config import ClassificationConfig, JudgingConfig, TransferConfig
-from nlptl.judging.baselines import BaselinesConfig, Gain, _constant, compare_baselines, describe_gain, doubt_gain
+from nlptl.judging.baselines import BaselinesConfig, Gain, compare_baselines, describe_gain, doubt_gain
 from tests.conftest import toy_rows
 from tests.recipes.test_tasks import toy_data
 
@@ -110,23 +110,6 @@ def test_every_kind_of_task(name: str, tiny_bert: Path, tmp_path: Path):
     assert found.gain.over == found.rows[1].name
     assert found.gain.low <= found.gain.difference <= found.gain.high
     json.dumps(found.to_json(), allow_nan=False)
-
-
-@pytest.mark.parametrize("name", ["multilabel", "sentence_pair", "regression", "ordinal", "token_classification"])
-def test_what_the_majority_predicts_scores_as_the_baseline_of_the_task(name: str, tmp_path: Path):
-    data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in toy_data(name)[:101]))
-    kinds = {"multilabel": "multi_label", "sentence_pair": "single_label", "token_classification": "tokens"}
-    splits = load_splits(data, task=kinds.get(name, name), near_duplicates=False)
-    task = make_task(splits)
-    train, test = task.targets(splits.train), task.targets(splits.test)
-    constant, output = _constant(task, train)
-    outputs = np.tile(output, (sum(map(len, test)) if task.is_per_token else len(test), 1))
-    wanted = task.baseline(test, train_targets=train, seed=3)
-    found = constant.score(test, outputs, seed=3)
-    assert {key: score.value for key, score in found.items()} == pytest.approx(
-        {key: score.value for key, score in wanted.items()}
-    )
 
 
 @pytest.mark.parametrize(

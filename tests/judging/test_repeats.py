@@ -177,7 +177,7 @@ def test_a_run_that_has_collapsed_is_named(settings, caplog):
         ({"seeds": (0, 1), "folds": 2}, "Expected --seeds or --folds, found both. Pass one of the two."),
         ({"seeds": (0, 0)}, "Expected two or more different seeds, found 0, 0."),
         ({"seeds": (3,)}, "Expected two or more different seeds, found 3. Pass for instance --seeds 0 1 2 3 4, or one"),
-        ({"folds": 1}, "Expected two or more folds, found 1. Pass for instance --folds 5."),
+        ({"folds": 1}, "folds must be a whole number of at least 2 or None, found 1."),
         ({"folds": 3, "fold": 4}, "Expected a fold from 1 to the number of folds, found fold 4 of --folds 3."),
         ({"fold": 1}, "found fold 1 of --folds None. Pass both, or leave out fold."),
     ],
