@@ -41,7 +41,6 @@ def test_importing_nlptl_imports_neither_torch_nor_transformers():
     assert run(code).strip() == "[]"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imports", "pooling"),
     [

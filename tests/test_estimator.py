@@ -283,7 +283,7 @@ def test_cross_validation(quick: TextClassifier, data: Examples):
     np.testing.assert_array_equal(scores, cross_val_score(quick, pd.Series(data.texts), np.array(data.labels), cv=3))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_grid_search_finds_the_rate_that_learns(tiny_bert: Path, data: Examples):
     grid = {"learning_rate": np.array([1e-9, 3e-3]), "batch_size": np.array([8])}
     search = GridSearchCV(TextClassifier(str(tiny_bert), **FULL), grid, cv=2, error_score="raise")

@@ -138,8 +138,8 @@ def test_a_stopped_run_ends_in_the_same_bytes(
     assert torch.equal(resumed.predict_probabilities(TEXTS), model.predict_probabilities(TEXTS))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("regime", ["gradual unfreezing", "all regularizers", "attention"])
-@pytest.mark.slow
 def test_a_run_that_is_stopped_after_every_step_ends_in_the_same_bytes(
     regime: str, train: Callable[..., Classifier], outcome: Callable[[Path], dict[str, object]], tmp_path: Path
 ):

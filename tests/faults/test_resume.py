@@ -211,7 +211,6 @@ def test_other_settings_are_refused(change, message, train, stopped):
         train(stopped, resume=True, **change)
 
 
-@pytest.mark.slow
 def test_killed_recipe_resumes_to_the_same_bytes(tiny_bert, toy_csv, outcome, tmp_path):
     words = [REPOSITORY / "recipes/sentiment.py", "--model", tiny_bert]
     words += ["--dataset", toy_csv, "--num-epochs", "40", "--eval-steps", "7", "--logging-steps", "5"]

@@ -212,7 +212,6 @@ def test_in_another_thread_signals_are_left_alone(train, outcome, whole, tmp_pat
     assert outcome(tmp_path / "run") == whole
 
 
-@pytest.mark.slow
 def test_exit_code_of_the_command(tiny_bert, toy_csv, tmp_path):
     words = ["-m", "nlptl", "run", "sentiment", "--model", tiny_bert, "--dataset", toy_csv, "--num-epochs", 100_000]
     words += ["--freeze", "nothing", "--output-dir", tmp_path / "run", "--logging-steps", 1]

@@ -283,7 +283,6 @@ def found(deep_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
     return output
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("regime", transfer_worker.REGIMES)
 def test_two_processes_give_the_weights_of_one(regime: str, found: Path):

@@ -371,8 +371,7 @@ with torch.no_grad():
 """
 
 
-@pytest.mark.slow
-@either_kind
+@pytest.mark.parametrize("dora", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_a_fresh_process_without_nlptl(dora: bool, family_folder: Callable[[str], Path], tmp_path: Path):
     base = family_folder("roberta")
     network = load(base, torch.float32)

@@ -382,8 +382,8 @@ def documents(count: int, seed: int) -> Examples:
         ({"long_text": "head"}, False),
         ({"long_text": "tail"}, True),
         ({"chunk_pooling": "mean"}, True),
-        pytest.param({"chunk_pooling": "max"}, True, marks=pytest.mark.slow),
-        pytest.param({"chunk_pooling": "attention"}, True, marks=pytest.mark.slow),
+        pytest.param({"chunk_pooling": "max"}, True, marks=pytest.mark.nightly),
+        pytest.param({"chunk_pooling": "attention"}, True, marks=pytest.mark.nightly),
         ({"max_chunks": 2}, False),
     ],
     ids=str,
@@ -431,7 +431,7 @@ def reports(count: int, seed: int) -> Examples:
     return Examples.from_lists(texts, labels)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("settings", "is_seen"),
     [

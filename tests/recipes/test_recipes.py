@@ -380,7 +380,6 @@ def alone(tiny_bert: Path, toy_csv: Path, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_learn_what_one_does(launcher: str, alone: Path, tiny_bert: Path, toy_csv: Path, tmp_path: Path):
@@ -400,7 +399,6 @@ def test_two_processes_learn_what_one_does(launcher: str, alone: Path, tiny_bert
             assert found[split][metric] == pytest.approx(expected[split][metric], abs=1e-5)
 
 
-@pytest.mark.slow
 def test_the_nlptl_command_runs_it_to_the_same_bytes(alone: Path, tiny_bert: Path, toy_csv: Path, tmp_path: Path):
     words = ["-m", "nlptl", "run", "sentiment", "--model", tiny_bert, "--dataset", toy_csv]
     processes.run([*words, *ALONE.split(), "--output-dir", tmp_path / "run"], check=True)

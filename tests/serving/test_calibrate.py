@@ -214,7 +214,7 @@ def test_a_model_that_is_trained_on_forgets_its_calibration(folder: Path, toy_cs
         Trainer(model, TrainingConfig(coverage=0.9)).fit(splits.train)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_small_data_makes_overconfident_and_calibration_halves_the_error(tmp_path: Path, capsys):
     """A full fine-tuning on 200 texts, scored by its last weights on 1,000 others, with validation of 200."""
     reviews = load_splits("sample:rotten_tomatoes", near_duplicates=False).train

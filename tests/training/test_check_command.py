@@ -161,7 +161,7 @@ def test_no_torch_without_a_model(tmp_path: Path):
     assert not {"torch", "transformers", "sklearn", "datasets"}.intersection(modules)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_all_that_was_planted_in_real_data_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Near duplicates across splits, flipped labels, texts that are cut off and a word that gives a class away."""
     draw = random.Random(0)

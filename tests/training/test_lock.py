@@ -37,7 +37,6 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_folder_that_another_process_trains_in_is_refused(tmp_path):
     folder = tmp_path / "run"
