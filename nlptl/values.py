@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 from nlptl.errors import ConfigError
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
