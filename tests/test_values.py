@@ -17,11 +17,13 @@ from nlptl import (
     Examples,
     Labels,
     MultiLabel,
+    Run,
     TextClassifier,
     Trainer,
     TrainingConfig,
     load_splits,
     make_task,
+    train_classifier,
 )
 
 TEXTS, LABELS = ["good film", "bad film", "dull"], ["a", "b", "a"]
@@ -151,6 +153,10 @@ def test_data_in_memory_is_refused_where_examples_or_files_are_wanted(found: str
         ),
         (lambda trainer: MultiLabel("joy"), "names must be a list of strings, found 'joy'"),
         (lambda trainer: Labels("ab"), "names must be a list of strings, found 'ab'"),
+        (lambda trainer: trainer.model.save(None), "directory must be a string or a path, found None"),
+        (lambda trainer: trainer.model.use_engine("tensorrt", "."), "engine must be 'torch', .* found 'tensorrt'"),
+        (lambda trainer: train_classifier({"num_epochs": 3}), "config must be ClassificationConfig, found a dict with"),
+        (lambda trainer: Run.open(3, trainer.config), r"values for Run\.open\(\): path must be a string or a path, fo"),
         (lambda trainer: Classifier.from_pretrained(None), "name must be a string or a path, found None"),
     ],
 )

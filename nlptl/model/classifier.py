@@ -673,6 +673,7 @@ class Classifier(nn.Module):
         """Token id that fills up shorter texts."""
         return int(self.tokenizer.pad_token_id)
 
+    @checked
     def save(self, directory: str | Path) -> None:
         """Write the model folder: stock transformers files, and `nlptl.json` with labels and settings.
 
@@ -699,6 +700,7 @@ class Classifier(nn.Module):
             self.tokenizer.save_pretrained(folder)
             write_card(folder, card, self.tokenizer)
 
+    @checked
     def export_onnx(self, path: str | Path, *, int8: bool = False) -> None:
         """Write the network as an ONNX file: logits of token ids, of any number of texts of any length.
 
@@ -724,6 +726,7 @@ class Classifier(nn.Module):
             finally:
                 self.network.to(device)
 
+    @checked
     def use_engine(self, engine: Engine, folder: str | Path) -> None:
         """Compute logits by torch, or by ONNX Runtime, from what `nlptl export` has written into a model folder.
 
@@ -732,6 +735,7 @@ class Classifier(nn.Module):
         """
         self.onnx = None if engine == "torch" else OnnxNetwork(Path(folder) / FILES[engine])
 
+    @checked
     def save_adapter(self, directory: str | Path) -> None:
         """Write the low-rank updates as a stock peft adapter; `PeftModel.from_pretrained` puts it on the encoder.
 

@@ -34,6 +34,7 @@ from nlptl.model.classifier import Classifier
 from nlptl.training.checkpoint import prune_checkpoints, saved_steps
 from nlptl.training.devices import on_main, processes
 from nlptl.training.lock import FolderLock
+from nlptl.values import checked
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Run:
         self.identity = ""  # tells its checkpoints from those of other runs; known once `record_data` was called
 
     @classmethod
+    @checked
     def open(cls, path: str | Path, config: Any, *, resume: bool = False, overwrite: bool = False) -> "Run":
         """Claim the folder `path` for a run with the settings `config`, a dataclass, and write `config.json`.
 
