@@ -8,7 +8,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import csv
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,21 @@ OTHER_FAMILIES = {
     "deberta without relative positions": ("deberta", {"relative_attention": False, "pos_att_type": None}),
 }
 """Model types with settings that change their structure."""
+
+
+def cover(*factors: Iterable[object]) -> list[tuple[object, ...]]:
+    """Return cases in which each value of each factor occurs: as many as the longest factor has values."""
+    values = [list(factor) for factor in factors]
+    return [tuple(each[i % len(each)] for each in values) for i in range(max(map(len, values)))]
+
+
+def cover_pairs(
+    first: Iterable[object], second: Iterable[object], third: Iterable[object]
+) -> list[tuple[object, object, object]]:
+    """Return cases in which each value of `first` meets each of `second`, and both in turn those of `third`."""
+    others = list(third)
+    return [(a, b, others[(i + j) % len(others)]) for i, a in enumerate(first) for j, b in enumerate(second)]
+
 
 SENTENCES = (
     "a the film movie story plot acting scene was is and but very quite rather it this good great fine lovely superb "

@@ -166,11 +166,16 @@ def damage(path, how):
         path.write_bytes({"empty": b"", "half": content[: len(content) // 2], "short": content[:-1]}[how])
 
 
-@pytest.mark.parametrize("how", ["missing", "flipped", "empty", "half", "short"])
-@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [
+        *(("weights.safetensors", how) for how in ("missing", "flipped", "empty", "half", "short")),
+        ("optimizer.safetensors", "flipped"),
+        ("state.json", "flipped"),
+        *(("manifest.json", how) for how in ("missing", "flipped", "half")),
+    ],
+)
 def test_damaged_checkpoint_is_skipped_for_the_one_before(file, how, train, outcome, whole, stopped, caplog):
-    if (file, how) == ("manifest.json", "short"):
-        how = "half"  # without its last line break it says the same
     damage(stopped / "checkpoints/step-000006" / file, how)
     caplog.set_level(logging.INFO)
     train(stopped, resume=True)

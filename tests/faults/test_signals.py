@@ -70,9 +70,16 @@ def whole(train, outcome, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("place", "count", "step"), [("step", 1, 1), ("step", 5, 5), ("backward", 23, 5), ("say", 2, 6), ("step", 8, 8)]
+    ("number", "place", "count", "step"),
+    [
+        (signal.SIGTERM, "step", 1, 1),
+        (signal.SIGINT, "step", 5, 5),
+        (signal.SIGTERM, "backward", 23, 5),
+        (signal.SIGINT, "backward", 23, 5),
+        (signal.SIGTERM, "say", 2, 6),
+        (signal.SIGINT, "step", 8, 8),
+    ],
 )
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_step_is_finished_and_saved(
     number, place, count, step, train, train_or_stop, outcome, whole, send_at, tmp_path, caplog, capfd
 ):

@@ -14,6 +14,7 @@ from nlptl.model.classifier import Classifier
 from nlptl.model.encoder import FAMILIES
 from nlptl.model.inference import evaluating
 from tests import conftest
+from tests.conftest import cover
 
 POOLINGS = ("native", "mean", "max", "cls")
 LABELS = ["negative", "positive", "mixed"]
@@ -22,7 +23,12 @@ INPUT_IDS = torch.tensor([[2, 5, 22, 7, 3, 0, 0, 0], [2, 30, 3, 0, 0, 0, 0, 0], 
 BATCH = {"input_ids": INPUT_IDS, "attention_mask": (INPUT_IDS != 0).long()}
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
-every_pooling = pytest.mark.parametrize("pooling", POOLINGS)
+every_pooling = pytest.mark.parametrize(
+    ("family", "pooling"), [*cover(FAMILIES, POOLINGS), *(("bert", pooling) for pooling in POOLINGS[1:])]
+)
+either_head = pytest.mark.parametrize(
+    ("family", "pooling"), [*cover(FAMILIES, ["native", "mean"]), ("bert", "mean"), ("distilbert", "native")]
+)
 
 
 def train_one_step(model: Classifier) -> set[str]:
@@ -50,7 +56,6 @@ def test_every_family_has_a_tiny_model():
 
 
 @every_pooling
-@every_family
 def test_train_save_and_load(family: str, pooling: str, family_folder: Callable[[str], Path], tmp_path: Path):
     model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, max_length=12)
     before = logits_of(model)
@@ -74,7 +79,6 @@ def test_train_save_and_load(family: str, pooling: str, family_folder: Callable[
 
 
 @every_pooling
-@every_family
 def test_the_head_over_features_is_the_whole_network(family: str, pooling: str, family_folder: Callable[[str], Path]):
     model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling)
     with evaluating(model):
@@ -88,8 +92,7 @@ def test_the_head_over_features_is_the_whole_network(family: str, pooling: str, 
     assert with_gradient
 
 
-@every_family
-@pytest.mark.parametrize("pooling", ["native", "mean"])
+@either_head
 def test_a_frozen_encoder_stays_as_it_is(family: str, pooling: str, family_folder: Callable[[str], Path]):
     model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, freeze="encoder")
     assert model.trains_head_only
@@ -164,8 +167,7 @@ def test_what_freeze_takes(what: object, tiny_bert: Path):
         Classifier.from_pretrained(tiny_bert, labels=LABELS, freeze=what)
 
 
-@pytest.mark.parametrize("pooling", ["native", "mean"])
-@every_family
+@either_head
 def test_every_dropout_is_set(family: str, pooling: str, family_folder: Callable[[str], Path], tmp_path: Path):
     model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, dropout=0.3)
     check_dropout(model, 0.3)

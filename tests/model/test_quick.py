@@ -8,7 +8,7 @@ from scipy import stats
 from torch import nn
 
 from nlptl.model import quick
-from nlptl.model.quick import drop, prefers_onednn, quick_layers
+from nlptl.model.quick import drop, quick_layers
 
 with_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
@@ -62,22 +62,6 @@ def test_other_types_and_other_machines_are_left_alone(network, monkeypatch):
         monkeypatch.setattr(quick, "prefers_onednn", lambda wanted=wanted: wanted)
         with quick_layers(network.to(dtype)):
             assert not any("forward" in module.__dict__ for module in network.modules())
-
-
-@pytest.mark.parametrize(
-    ("about", "expected"),
-    [
-        ("vendor_id : GenuineIntel\nflags : avx2 avx512f", False),
-        ("vendor_id : AuthenticAMD\nflags : avx2 avx512f", True),
-        ("vendor_id : AuthenticAMD\nflags : avx2", False),
-    ],
-)
-def test_the_rule_is_about_the_vendor_and_its_instructions(about, expected, monkeypatch):
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(quick.Path, "is_file", lambda path: True)
-    monkeypatch.setattr(quick.Path, "read_text", lambda path: about)
-    assert prefers_onednn.__wrapped__() is expected
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
