@@ -233,7 +233,8 @@ class HeadConfig:
     """dense: trained by gradient. logistic, centroid: fitted by scikit-learn over a frozen encoder."""
     pooling: Pooling = "auto"
     """What the head reads. native: the architecture's own head. cls, mean, max, attention: a pooling of the hidden
-    states. auto: native when the encoder trains, mean when it is frozen or texts are read in chunks."""
+    states. auto: native when the encoder trains, if its own head reads one vector per text; mean otherwise, and when
+    texts are read in chunks."""
     chunk_pooling: ChunkPooling = "mean"
     """How the chunks of a text are combined with long_text chunks. attention: weighted by a learned query."""
     layers: HeadLayers = "last"

@@ -37,12 +37,12 @@ from nlptl.model.adaptation import adapt_encoder
 from nlptl.model.adapters import has_adapters, merged_state_dict, save_adapter
 from nlptl.model.boundary import starting_from
 from nlptl.model.chunks import check_overlap, check_reading
-from nlptl.model.encoder import max_positions, quiet_transformers
+from nlptl.model.encoder import FAMILIES, max_positions, quiet_transformers
 from nlptl.model.folder import Card, forget_paths, new_folder, write_card
 from nlptl.model.freezing import check_transfer
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.inference import ModelLock, evaluating, map_rows
-from nlptl.model.native import native_features, native_logits
+from nlptl.model.native import native_features, native_logits, native_pooling, unread_names
 from nlptl.model.onnx_runtime import FILES, Engine, OnnxNetwork, write_onnx
 from nlptl.model.packing import can_pack, without_padding
 from nlptl.model.parts import find_parts
@@ -96,10 +96,15 @@ class Classifier(nn.Module):
         names = [name for name, _ in network.named_parameters()]
         self.head_names = frozenset(name for name in names if not name.startswith(prefix)) | new_names
         self.reinit_names: frozenset[str] = frozenset()  # of the encoder, but with no pretrained weights
-        reads_pooler = head.pooling == "native" and not task.is_per_token
+        reads_native = head.pooling == "native" and not task.is_per_token
+        self.native_pooling = native_pooling(network) if reads_native else None
+        reads_pooler = self.native_pooling == "pooler"
         self.unused_names = frozenset(n for n in names if n.startswith(f"{prefix}pooler.") and not reads_pooler)
+        encoder = cast(PreTrainedModel, network.base_model)
+        if encoder.config.model_type not in FAMILIES and head.head == "dense":
+            self.unused_names |= unread_names(network)
         # Below the special tokens and one more, tokenizers does not truncate.
-        least, most = tokenizer.num_special_tokens_to_add(pair=reads_pairs) + 1, max_positions(network.base_model)
+        least, most = tokenizer.num_special_tokens_to_add(pair=reads_pairs) + 1, max_positions(encoder)
         self.max_length = min(MAX_LENGTH, most) if max_length is None else max_length
         if not least <= self.max_length <= most:
             raise ConfigError(
@@ -121,7 +126,7 @@ class Classifier(nn.Module):
         check_overlap(chunk_overlap, max_length=self.max_length, most=self.max_length - least)
         if isinstance(network.config, HeadedConfig):
             network.config.chunk_length = self.max_length if self.reads_chunks else None
-        self.parts = find_parts(cast(PreTrainedModel, network.base_model))
+        self.parts = find_parts(encoder)
         self.transfer = TransferConfig()
         self.is_padding_free: bool | None = None
         self.is_quick = True  # whether `quick_layers` may change how layers compute
@@ -474,7 +479,8 @@ class Classifier(nn.Module):
         """Return what the head reads of token ids [batch, tokens]: shape [batch, width]."""
         with self._running():
             if self.head.pooling == "native":
-                return native_features(self.network, input_ids, attention_mask, **token_types)
+                assert self.native_pooling is not None
+                return native_features(self.network, self.native_pooling, input_ids, attention_mask, **token_types)
             features: torch.Tensor = self.network.features(input_ids, attention_mask, **token_types)
             return features
 

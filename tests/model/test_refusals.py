@@ -150,11 +150,26 @@ def test_code_beside_a_model_is_not_run(settings: dict[str, object], altered: Ca
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "t5", "vit", None, ["bert"], "nlptl"])
-def test_other_families_are_refused(model_type: object, altered: Callable[..., Path]):
-    families = "bert, .*, modernbert, or one that transformers builds alike, found"
-    with pytest.raises(ConfigError, match=f"Expected an encoder of one of the families {families}"):
+@pytest.mark.parametrize(
+    ("model_type", "found"),
+    [
+        ("gpt2", "'gpt2' in .*, a decoder, whose tokens do not see the next ones"),
+        ("t5", "'t5' in .*, which has a decoder after its encoder"),
+        ("vit", "'vit' in .*, which reads pixel_values, not token ids"),
+        (None, "None in .*, which AutoModel of transformers does not know"),
+        (["bert"], r"\['bert'\] in .*, which AutoModel of transformers does not know"),
+        ("nlptl", "None in .*, which AutoModel of transformers does not know"),
+    ],
+)
+def test_other_models_are_refused(model_type: object, found: str, altered: Callable[..., Path]):
+    message = f"Expected a text encoder, found {found}. Pass an encoder, such as one of the families bert, .*, modernb"
+    with pytest.raises(ConfigError, match=message):
         load(altered(model_type=model_type))
+
+
+def test_an_encoder_and_a_decoder_in_one_are_refused(altered: Callable[..., Path]):
+    with pytest.raises(ConfigError, match="found 'ernie' in .*, which has a decoder after its encoder"):
+        load(altered(model_type="ernie", is_encoder_decoder=True))
 
 
 def test_a_real_decoder_is_refused(tmp_path: Path):
