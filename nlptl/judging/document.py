@@ -1,7 +1,7 @@
-"""What a report is made of, before it is a page, Markdown or a model card; and how numbers and names are written.
+"""The parts of a report, before they become HTML or Markdown, and how numbers and names are written.
 
-Whatever comes from the user's data stands between U+2068 and U+2069 (`name`), so that each format can set it apart:
-HTML as <bdi>, Markdown as code. No other text holds these two, since `printable` writes them as escapes.
+Text from the user's data is enclosed in U+2068 and U+2069 (`name`), which become <bdi> in HTML and code in Markdown.
+No other text contains these two characters, because `printable` escapes them.
 """
 
 import re
@@ -24,11 +24,9 @@ METRICS = {
     "spearman": "Spearman correlation",
     "matthews": "Matthews correlation",
 }
-"""Names of scores that are not spelled as in settings and files."""
+"""Names of scores that differ from their key in settings and files."""
 MOST_ROWS = 100
-"""Rows of a table; its caption says how many there are in all."""
-MANY_ROWS = 12
-"""A table with more rows is folded up."""
+"""Rows shown of a table; its caption gives the total."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Tiles:
-    """A few numbers for the first look: what, the number, and what to hold against it."""
+    """Key numbers: each with its label, its value, and a note."""
 
     tiles: Sequence[tuple[str, str, str]]
 
@@ -54,25 +52,22 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     texts: int = 1
-    """How many columns, from the left, hold texts; the others hold numbers."""
+    """Number of columns, from the left, that hold text; the others hold numbers."""
     marked: frozenset[int] = frozenset()
-    """Rows that stand out."""
-    is_long: bool = False
-    """Whether it is folded up in a page, and left out of Markdown."""
+    """Indices of highlighted rows."""
 
 
 @dataclass(frozen=True)
 class Quotes:
-    """Texts, each under a line about it; None: the text is not shown."""
+    """Texts, each below a line about it; None hides the text."""
 
     caption: str
     quotes: Sequence[tuple[str, str | None]]
-    is_long: bool = False
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """A text whose words have weights, -1 to 1 once divided by `largest`."""
+    """A text with a weight for each word, from -1 to 1 after division by `largest`."""
 
     caption: str
     tokens: Sequence[tuple[str, float]]
@@ -80,24 +75,24 @@ class Weighted:
 
     @property
     def largest(self) -> float:
-        """The largest weight, or 1 where all are 0."""
+        """The largest absolute weight, or 1 if all are 0."""
         return max((abs(weight) for _, weight in self.tokens), default=0.0) or 1.0
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as SVG, with what it shows in words."""
+    """A figure as SVG, with a description in words."""
 
     caption: str
     alternative: str
     svg: str
     width: int
-    """In units of its own, in which letters are 10 high."""
+    """Width in SVG units, in which letters are 10 high."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """Something to copy."""
+    """Code to copy."""
 
     caption: str
     text: str
@@ -108,51 +103,51 @@ Part = Words | Tiles | Table | Quotes | Weighted | Picture | Code
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report under a heading."""
+    """Parts of a report under a heading."""
 
     title: str
     parts: Sequence[Part]
 
     @property
     def anchor(self) -> str:
-        """Where links lead."""
+        """The HTML id that links point to."""
         return re.sub(r"\W+", "-", self.title.lower())
 
 
 def metric_name(metric: str) -> str:
-    """Return the name of a score as it is written in a sentence."""
+    """Return the name of a score as written in a sentence."""
     return METRICS.get(metric, metric.replace("_", " ").replace(" f1", " F1"))
 
 
 def name(text: object) -> str:
-    """Return something that comes from the user's data or settings, set apart from the words around it."""
+    """Return text from the user's data or settings, enclosed in marks."""
     return f"{FIRST}{printable(str(text))}{LAST}"
 
 
 def plain(text: str) -> str:
-    """Return a text without the marks around names."""
+    """Return `text` without the marks around names."""
     return text.replace(FIRST, "").replace(LAST, "")
 
 
 def names(values: Sequence[object], *, most: int = 20) -> str:
-    """Return a list of names, and how many there are if that is not all."""
+    """Return the first `most` names as a list, with the total if there are more."""
     listed = ", ".join(name(value) for value in values[:most])
     return listed if len(values) <= most else f"{listed}, ... ({len(values):,} in all)"
 
 
 def shorten(text: str, most: int) -> str:
-    """Return the first letters of a text on one line."""
+    """Return the first `most` characters of a text on one line."""
     flat = " ".join(text.split())
     return flat if len(flat) <= most else f"{flat[: most - 1]}\u2026"
 
 
 def capital(text: str) -> str:
-    """Return a text with its first letter a capital."""
+    """Return `text` with its first letter in upper case."""
     return text[:1].upper() + text[1:]
 
 
 def cut(total: int, which: str = "first") -> str:
-    """Return what a caption says of a table that has not all rows."""
+    """Return the end of the caption of a table: which of `total` rows it shows, empty if all."""
     return f" (the {which} {MOST_ROWS} of {total:,})" if total > MOST_ROWS else ""
 
 
@@ -162,7 +157,7 @@ def count(value: int | None) -> str:
 
 
 def decimal(value: float | None) -> str:
-    """Return a number with three decimals, or with fewer where it is large."""
+    """Return a number with three decimals, or fewer if it is large."""
     if value is None:
         return NOTHING
     if abs(value) >= 1000:
@@ -174,13 +169,13 @@ def decimal(value: float | None) -> str:
 
 def signed(value: float | None) -> str:
     """Return a difference with its sign."""
-    if value is None:
-        return NOTHING
-    return f"{value:+.3f}" if abs(value) < 100 else f"{'+' if value > 0 else ''}{decimal(value)}"
+    if value is not None and abs(value) < 100:
+        return f"{value:+.3f}"
+    return f"{'+' if value and value > 0 else ''}{decimal(value)}"
 
 
 def percent(value: float | None) -> str:
-    """Return a share in percent."""
+    """Return a fraction in percent."""
     return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
@@ -191,7 +186,7 @@ def interval(score: Mapping[str, Any]) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Return a time."""
+    """Return a duration in seconds or minutes."""
     if value is None:
         return NOTHING
     if value >= 120:
@@ -200,7 +195,5 @@ def seconds(value: float | None) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """Return a p-value, of which nothing below a thousandth matters."""
-    if value is None:
-        return NOTHING
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    """Return a p-value with three decimals, or "< 0.001"."""
+    return NOTHING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

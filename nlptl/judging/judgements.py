@@ -1,30 +1,10 @@
-"""The sections of a report on what was found out about the predictions on test: they are made from analysis.json."""
+"""Report sections from analysis.json: calibration, decisions, confusion, slices, errors, probes, attributions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nlptl.judging import document as doc
 from nlptl.judging import figures
-from nlptl.judging.document import (
-    MANY_ROWS,
-    MOST_ROWS,
-    Part,
-    Quotes,
-    Section,
-    Table,
-    Weighted,
-    Words,
-    capital,
-    count,
-    cut,
-    decimal,
-    interval,
-    metric_name,
-    name,
-    p_value,
-    percent,
-    shorten,
-    signed,
-)
 from nlptl.judging.run_files import RunFiles
 
 FEW_SLICES = 8
@@ -36,215 +16,207 @@ MOST_PAIRS = 10
 STRONGEST = 5
 
 
-def calibration(run: RunFiles) -> Section | None:
-    """Return how far probabilities can be believed, before and after calibration."""
+def calibration(run: RunFiles) -> doc.Section | None:
+    """Return how well calibrated the probabilities are, before and after calibration."""
     found = run.analysis.get("calibration")
     if not found:
         return None
-    before, after = found.get("before") or {}, found.get("after") or {}
-    method = found.get("method", "none")
-    parts: list[Part] = [Words(calibrated(found))]
-    reliability = found.get("reliability") or {}
-    for key, caption in (("before", "Reliability before calibration"), ("after", "Reliability after calibration")):
-        bins = reliability.get(key)
-        if bins and figures.can_draw() and not (key == "after" and method == "none"):
-            parts.append(figures.draw_reliability(f"reliability-{key}", caption, bins))
-    rows = [[metric_name(key), decimal(before[key]), decimal(after.get(key))] for key in before]
-    parts.append(Table("Before and after calibration", ("score", "before", "after"), rows))
-    return Section("Calibration", parts)
+    before, after, reliability = (found.get(key) or {} for key in ("before", "after", "reliability"))
+    parts: list[doc.Part] = [doc.Words(calibrated(found))]
+    for key in ("before", "after") if found.get("method", "none") != "none" else ("before",):
+        if reliability.get(key) and figures.can_draw():
+            caption = f"Reliability {key} calibration"
+            parts.append(figures.draw_reliability(f"reliability-{key}", caption, reliability[key]))
+    rows = [[doc.metric_name(key), doc.decimal(before[key]), doc.decimal(after.get(key))] for key in before]
+    parts.append(doc.Table("Before and after calibration", ("score", "before", "after"), rows))
+    return doc.Section("Calibration", parts)
 
 
 def calibrated(found: Mapping[str, Any]) -> str:
-    """Return how far probabilities can be believed, from the calibration in analysis.json."""
-    before, after = found.get("before") or {}, found.get("after") or {}
-    method = found.get("method", "none")
+    """Return a sentence on the calibration error, from the calibration in analysis.json."""
+    before, after, method = found.get("before") or {}, found.get("after") or {}, found.get("method", "none")
     if method == "none" or not after:
-        off = decimal(before.get("ece"))
-        return f"Probabilities are those of the model, not calibrated; they are off by {off} on average (ECE)."
+        return f"Probabilities are not calibrated; their calibration error (ECE) is {doc.decimal(before.get('ece'))}."
     ways = {
         "temperature": "one temperature for all logits",
         "vector": "a scale and a shift for each class",
         "platt": "a logistic function for each label",
     }
-    return (
-        f"Probabilities are calibrated on validation by {ways.get(method, method)}: on average they are off by "
-        f"{decimal(after.get('ece'))} (ECE), before by {decimal(before.get('ece'))}."
-    )
+    errors = f"from {doc.decimal(before.get('ece'))} to {doc.decimal(after.get('ece'))}"
+    way = ways.get(method, method)
+    return f"Probabilities are calibrated on validation by {way}: the calibration error (ECE) goes {errors}."
 
 
-def decisions(run: RunFiles) -> Section | None:
-    """Return what `predict` does besides taking the most probable label."""
-    parts: list[Part] = [Words(line) for line in decided(run)]
-    if not run.is_calibrated_anew:
-        parts += [Words(f"On {run.split}: {name(line)}.") for line in run.analysis.get("remarks") or []]
-    thresholds = run.model.get("thresholds")
-    if thresholds:
-        rows = [[name(label), decimal(each)] for label, each in zip(run.model["labels"], thresholds, strict=True)]
-        caption = f"From which probability on a label is given{cut(len(rows))}"
-        parts.append(Table(caption, ("label", "threshold"), rows[:MOST_ROWS], is_long=len(rows) > MANY_ROWS))
-    return Section("Decisions", parts) if parts else None
+def decisions(run: RunFiles) -> doc.Section | None:
+    """Return the decisions chosen after training: threshold, abstention, sets, scope, thresholds of labels."""
+    parts: list[doc.Part] = [doc.Words(line) for line in decided(run)]
+    if not run.is_recalibrated:
+        parts += [doc.Words(f"On {run.split}: {doc.name(line)}.") for line in run.analysis.get("remarks") or []]
+    if thresholds := run.model.get("thresholds"):
+        labels = zip(run.model["labels"], thresholds, strict=True)
+        rows = [[doc.name(label), doc.decimal(each)] for label, each in labels][: doc.MOST_ROWS]
+        caption = f"Probability above which a label is predicted{doc.cut(len(thresholds))}"
+        parts.append(doc.Table(caption, ("label", "threshold"), rows))
+    return doc.Section("Decisions", parts) if parts else None
 
 
 def decided(run: RunFiles) -> list[str]:
-    """Return a sentence on each decision that was chosen on validation."""
-    found, labels, lines = run.model.get("decisions") or {}, run.model.get("labels") or [], []
+    """Return a sentence on each decision of the model, except thresholds of labels."""
+    found, lines = run.model.get("decisions") or {}, []
     if found.get("threshold") is not None:
-        lines.append(f"{name(labels[1])} is predicted from a probability of {decimal(found['threshold'])} on.")
-    abstention = found.get("abstention")
-    if abstention:
-        line = f"No label is given where the probability of the best one is below {decimal(abstention['below'])}"
+        label = doc.name(run.model["labels"][1])
+        lines.append(f"{label} is predicted if its probability is {doc.decimal(found['threshold'])} or more.")
+    if abstention := found.get("abstention"):
+        line = f"Texts whose best label has a probability below {doc.decimal(abstention['below'])} get no label"
         if abstention.get("accuracy") is not None:
-            line += (
-                f"; of the texts that this was chosen on, {percent(abstention['coverage'])} got a label, of which "
-                f"{percent(abstention['accuracy'])} were right"
-            )
+            share, accuracy = doc.percent(abstention["coverage"]), doc.percent(abstention["accuracy"])
+            line += f"; {share} of the texts it was fitted on got one, and {accuracy} of these labels were right"
         lines.append(f"{line}.")
-    if found.get("sets"):
+    if sets := found.get("sets"):
         lines.append(
-            f"With each prediction comes a set of labels, which holds the true one with a probability of "
-            f"{decimal(found['sets']['coverage'])} (split conformal prediction, fitted on {count(found['sets']['n'])} "
-            "texts)."
+            "Each prediction comes with a set of labels that contains the true one with probability "
+            f"{doc.decimal(sets['coverage'])} (split conformal prediction, fitted on {doc.count(sets['n'])} texts)."
         )
-    if found.get("scope"):
+    if scope := found.get("scope"):
         lines.append(
-            f"Texts unlike those of training are labelled out of scope; {percent(found['scope']['kept'])} of those "
-            "that this was chosen on were in scope."
+            "Texts unlike the training texts are labelled out of scope; "
+            f"{doc.percent(scope['kept'])} of the texts it was fitted on were in scope."
         )
     return lines
 
 
-def confusion(run: RunFiles) -> Section | None:
-    """Return which labels are taken for which."""
+def confusion(run: RunFiles) -> doc.Section | None:
+    """Return which labels are predicted as which."""
     matrix, pairs = run.analysis.get("confusion"), run.analysis.get("confused") or []
-    if not matrix and not pairs:
-        return None
-    parts: list[Part] = []
+    parts: list[doc.Part] = []
     if matrix:
         labels, counts = matrix["names"], matrix["counts"]
         if figures.can_draw() and len(labels) <= figures.MOST_CLASSES:
             caption = "Confusion matrix: labels in rows, predictions in columns"
             parts.append(figures.draw_confusion("confusion", caption, labels, counts))
         else:
-            rows = [[name(label), *map(count, row)] for label, row in zip(labels, counts, strict=True)]
-            columns = ("label \\ predicted", *map(name, labels))
-            parts.append(Table("Counts of labels (rows) and predictions (columns)", columns, rows))
+            rows = [[doc.name(label), *map(doc.count, row)] for label, row in zip(labels, counts, strict=True)]
+            columns = ("label \\ predicted", *map(doc.name, labels))
+            parts.append(doc.Table("Counts of labels (rows) and predictions (columns)", columns, rows))
     if pairs:
-        rows = [[name(p["label"]), name(p["predicted"]), count(p["count"]), percent(p["share"])] for p in pairs]
-        columns = ("label", "predicted", "texts", "share of it")
-        parts.append(Table("Labels that are taken for others", columns, rows[:MOST_PAIRS], texts=2))
+        rows = [
+            [doc.name(p["label"]), doc.name(p["predicted"]), doc.count(p["count"]), doc.percent(p["share"])]
+            for p in pairs[:MOST_PAIRS]
+        ]
+        columns = ("label", "predicted", "texts", "share of the label")
+        parts.append(doc.Table("Most frequent confusions", columns, rows, texts=2))
         if run.task in ("multi_label", "tokens"):
-            parts.append(Words("(none) as the label: given where nothing was missed; as the prediction: missed."))
-    return Section("Confusion", parts)
+            parts.append(doc.Words("Label (none): predicted where nothing was missed. Predicted (none): missed."))
+    return doc.Section("Confusion", parts) if parts else None
 
 
-def slices(run: RunFiles) -> Section | None:
-    """Return on which parts of the texts the model is worse."""
+def slices(run: RunFiles) -> doc.Section | None:
+    """Return on which slices of the texts the model is worse."""
     found = run.analysis.get("slices")
     if not found or not found.get("rows"):
         return None
-    rows, metric = found["rows"], metric_name(found["metric"])
-    parts: list[Part] = [Words(_flags(found))]
+    rows, metric = found["rows"], doc.metric_name(found["metric"])
+    parts: list[doc.Part] = [doc.Words(_flags(found))]
     drawn = [
         (f"{row['column']}: {row['value']}", row["score"], row.get("low"), row.get("high"))
         for row in rows[:MOST_DRAWN]
         if row["score"] is not None
     ]
     if drawn and figures.can_draw():
-        caption = f"{capital(metric)} on slices; dashed: on all texts"
+        caption = f"{doc.capital(metric)} on slices; dashed: on all texts"
         parts.append(figures.draw_intervals("slices", caption, drawn, reference=found["overall"]))
-    columns = ("slice", metric, "difference to the rest", "p", "texts", "95 % interval", "")
+    columns = ("slice", metric, "difference from the rest", "p", "texts", "95 % interval", "")
     shown = rows[: max(FEW_SLICES, sum(bool(row["flagged"]) for row in rows[:MOST_SLICES]))]
     cells = [
         [
-            f"{name(row['column'])}: {name(row['value'])}",
-            decimal(row["score"]),
-            signed(row["difference"]),
-            p_value(row["p"]),
-            count(row["n"]),
-            interval(row),
+            f"{doc.name(row['column'])}: {doc.name(row['value'])}",
+            doc.decimal(row["score"]),
+            doc.signed(row["difference"]),
+            doc.p_value(row["p"]),
+            doc.count(row["n"]),
+            doc.interval(row),
             "flagged" if row["flagged"] else "",
         ]
         for row in shown
     ]
     marked = frozenset(i for i, row in enumerate(shown) if row["flagged"])
-    parts.append(Table("Slices, the strongest evidence first", columns, cells, marked=marked))
-    return Section("Slices", parts)
+    parts.append(doc.Table("Slices, strongest evidence first", columns, cells, marked=marked))
+    return doc.Section("Slices", parts)
 
 
 def _flags(found: Mapping[str, Any]) -> str:
     flagged = sum(bool(row["flagged"]) for row in found["rows"])
-    overall = f"On all texts, {metric_name(found['metric'])} is {decimal(found['overall'])}."
-    tested = found.get("tested", len(found["rows"]))
+    overall = f"On all texts, {doc.metric_name(found['metric'])} is {doc.decimal(found['overall'])}."
+    tested = doc.count(found.get("tested", len(found["rows"])))
     if not flagged:
-        return f"Of {count(tested)} slices none is flagged: on none is the model worse by more than chance. {overall}"
-    are = "is" if flagged == 1 else "are"
-    return f"Of {count(tested)} slices {flagged} {are} flagged: there the model is worse than on the rest. {overall}"
+        return f"None of {tested} slices is flagged: the model is worse on none by more than chance. {overall}"
+    is_worse = "is flagged: the model is worse on it" if flagged == 1 else "are flagged: the model is worse on them"
+    return f"{flagged} of {tested} slices {is_worse} than on the rest. {overall}"
 
 
-def errors(run: RunFiles) -> Section | None:
-    """Return the predictions that are furthest off."""
+def errors(run: RunFiles) -> doc.Section | None:
+    """Return the worst predictions."""
     found = run.analysis.get("errors") or {}
-    parts: list[Part] = []
+    parts: list[doc.Part] = []
     for key, caption in (("highest_loss", "Highest loss"), ("most_confident", "Most confident mistakes")):
         if found.get(key):
-            quotes = [(_about(each), None if each.get("text") is None else name(each["text"])) for each in found[key]]
-            parts.append(Quotes(caption, quotes, is_long=bool(parts)))
-    if not parts:
-        return None
-    if run.analysis.get("texts_shown") == "none":
-        parts.insert(0, Words("Texts are not shown; the rows are those of the data set."))
-    return Section("Errors", parts)
+            quotes = [(_about(e), None if e.get("text") is None else doc.name(e["text"])) for e in found[key]]
+            parts.append(doc.Quotes(caption, quotes))
+    if parts and run.analysis.get("texts_shown") == "none":
+        parts.insert(0, doc.Words("Texts are not shown; row numbers are those of the data set."))
+    return doc.Section("Errors", parts) if parts else None
+
+
+def _short(each: Mapping[str, Any], key: str) -> str:
+    return doc.name(doc.shorten(str(each.get(key)), MOST_LETTERS))
 
 
 def _about(each: Mapping[str, Any]) -> str:
-    label, predicted = (name(shorten(str(each[key]), MOST_LETTERS)) for key in ("label", "predicted"))
-    line = f"Row {each['row']}: {label} predicted as {predicted}"
-    if each.get("probability") is not None:
-        line += f", probability {decimal(each['probability'])}"
-    return line + (f", loss {decimal(each['loss'])}" if each.get("loss") is not None else "")
+    line = f"Row {each['row']}: {_short(each, 'label')} predicted as {_short(each, 'predicted')}"
+    for key in ("probability", "loss"):
+        line += f", {key} {doc.decimal(each[key])}" if each.get(key) is not None else ""
+    return line
 
 
-def probes(run: RunFiles) -> Section | None:
-    """Return what small changes of the texts do."""
+def probes(run: RunFiles) -> doc.Section | None:
+    """Return the effect of small changes of the texts."""
     found = run.analysis.get("probes")
     if not found:
         return None
     rows = [
         [
-            name(each["name"]),
-            count(each["changed"]),
-            decimal(each["score"]),
-            signed(each["difference"]),
-            interval({"low": each.get("difference_low"), "high": each.get("difference_high")}),
-            percent(each["flipped"]),
+            doc.name(each["name"]),
+            doc.count(each["changed"]),
+            doc.decimal(each["score"]),
+            doc.signed(each["difference"]),
+            doc.interval({"low": each.get("difference_low"), "high": each.get("difference_high")}),
+            doc.percent(each["flipped"]),
         ]
         for each in found
     ]
-    metric = metric_name((run.analysis.get("slices") or {}).get("metric", run.metric))
-    columns = ("change", "texts changed", metric, "difference", "95 % interval of it", "predictions that flip")
-    return Section("Robustness", [Table("What small changes of the texts do", columns, rows)])
+    metric = doc.metric_name((run.analysis.get("slices") or {}).get("metric", run.metric))
+    columns = ("change", "changed texts", metric, "difference", "95 % interval", "changed predictions")
+    return doc.Section("Robustness", [doc.Table("Effect of small changes of the texts", columns, rows)])
 
 
-def attributions(run: RunFiles) -> Section | None:
-    """Return what single words add to a prediction."""
+def attributions(run: RunFiles) -> doc.Section | None:
+    """Return the weight of each word in some predictions."""
     found = run.analysis.get("attributions")
     if not found:
         return None
-    parts: list[Part] = [
-        Words("Words of positive weight (blue) speak for the predicted label, of negative weight (orange) against it.")
+    parts: list[doc.Part] = [
+        doc.Words("Words with a positive weight (blue) support the predicted label, others (orange) oppose it.")
     ]
     for each in found:
         tokens = [(str(token), float(weight)) for token, weight in each["tokens"][:MOST_TOKENS]]
-        label, predicted, target = (
-            name(shorten(str(each.get(k)), MOST_LETTERS)) for k in ("label", "predicted", "target")
-        )
-        caption = f"Row {each['row']}: {label} predicted as {predicted}"
-        caption += f"; for or against {target}" if target not in (predicted, name(None)) else ""
-        parts.append(Weighted(caption, tokens, _strongest(tokens)))
-    return Section("Which words decide", parts)
+        predicted, target = _short(each, "predicted"), _short(each, "target")
+        caption = f"Row {each['row']}: {_short(each, 'label')} predicted as {predicted}"
+        caption += f"; for or against {target}" if target not in (predicted, doc.name(None)) else ""
+        parts.append(doc.Weighted(caption, tokens, _strongest(tokens)))
+    return doc.Section("Which words decide", parts)
 
 
 def _strongest(tokens: Sequence[tuple[str, float]]) -> str:
     ordered = sorted(tokens, key=lambda each: -abs(each[1]))[:STRONGEST]
-    told = [f"\u201c{name(token)}\u201d {signed(weight)}" for token, weight in ordered if weight]
+    told = [f"\u201c{doc.name(token)}\u201d {doc.signed(weight)}" for token, weight in ordered if weight]
     return f"Strongest: {', '.join(told) or 'none'}."

@@ -1,40 +1,37 @@
-"""A report, or a model card, as GitHub Markdown."""
+"""Reports and model cards as GitHub Markdown."""
 
 import re
 from collections.abc import Iterator, Sequence
 
-from nlptl.judging.document import FIRST, LAST, Code, Part, Quotes, Section, Table, Tiles, Weighted, Words
+from nlptl.judging.document import FIRST, LAST, Code, Part, Quotes, Section, Table, Weighted, Words
 
 _MARKUP = re.compile(r"([\\`*_\[\]<>|#~$])")
 _JOINER = "\u2060"
-"""Keeps what follows from being read as the address of a person, an issue or a page; it has no width."""
+"""A character without width that keeps GitHub from linking a mention, an issue or an address."""
 
 
 def to_markdown(title: str, sections: Sequence[Section]) -> str:
-    """Return a report as Markdown: tables without figures and without what a page folds up."""
+    """Return a report as Markdown, without its figures and tiles."""
     lines = [f"# {inline(title)}", ""]
     for section in sections:
-        parts = [line for part in section.parts for line in part_lines(part)]
-        if parts:
+        if parts := [line for part in section.parts for line in part_lines(part)]:
             lines += [f"## {inline(section.title)}", "", *parts]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def inline(text: str, *, in_table: bool = False) -> str:
-    """Return a text for a line or a cell: what comes from the user's data as code, the rest without markup."""
+    """Return a text for a line or a cell: the user's data as code, the rest escaped."""
     pieces = re.split(f"{FIRST}([^{LAST}]*){LAST}", text)
     return "".join(_code(piece, in_table=in_table) if i % 2 else _escaped(piece) for i, piece in enumerate(pieces))
 
 
 def part_lines(part: Part) -> Iterator[str]:
-    """Yield the lines of a part, with an empty one at its end; none for what Markdown leaves out."""
+    """Yield the lines of a part and an empty line; nothing for figures and tiles."""
     if isinstance(part, Words):
         yield from (f"**Warning:** {inline(part.text)}" if part.is_warning else inline(part.text), "")
-    elif isinstance(part, Tiles):
-        return
-    elif isinstance(part, Table) and not part.is_long:
+    elif isinstance(part, Table):
         yield from table_lines(part)
-    elif isinstance(part, Quotes) and not part.is_long:
+    elif isinstance(part, Quotes):
         yield from (f"**{inline(part.caption)}**", "")
         for about, text in part.quotes:
             yield f"- {inline(about)}"
@@ -48,7 +45,7 @@ def part_lines(part: Part) -> Iterator[str]:
 
 
 def table_lines(table: Table) -> Iterator[str]:
-    """Yield a table under its caption."""
+    """Yield the lines of a table, its caption first."""
     yield from (f"**{inline(table.caption)}**", "")
     columns = [inline(column, in_table=True) or " " for column in table.columns]
     yield f"| {' | '.join(columns)} |"
@@ -60,12 +57,12 @@ def table_lines(table: Table) -> Iterator[str]:
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines of a text that are not inside what comes from the user's data."""
+    """Split a text at line breaks, except those inside the user's data."""
     return re.split(f"\n(?=[^{LAST}]*(?:{FIRST}|$))", text)
 
 
 def _code(text: str, *, in_table: bool) -> str:
-    """Return a text of the user as code, in which Markdown, HTML, links and mentions mean nothing."""
+    """Return the user's text as code, so that it cannot act as Markdown, HTML, a link or a mention."""
     flat = " ".join(text.split())
     if not flat:
         return ""

@@ -1,8 +1,9 @@
-"""What the folder of a run says of its test split, read without the model: `predictions.csv` for each kind of task."""
+"""Read `predictions.csv` of a run, of any kind of task, and score it without the model."""
 
 import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,7 +22,7 @@ _PROBABILITY, _PREDICTED = "probability_", "predicted"
 
 @dataclass(frozen=True)
 class Predictions:
-    """The test examples of a run: where each stands, its target in the normal form of the task, what was predicted."""
+    """The test examples of a run: row numbers, labels in the normal form of the task, and columns of predictions."""
 
     kind: TaskKind
     rows: list[str]
@@ -33,36 +34,33 @@ class Predictions:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The labels that have a probability, or the scores that are predicted."""
+        """The labels with a probability, or the predicted outputs."""
         prefix = _PROBABILITY if self.kind != "regression" else f"{_PREDICTED}_"
         return tuple(name.removeprefix(prefix) for name in self.columns if name.startswith(prefix))
 
     def is_correct(self) -> np.ndarray | None:
-        """Return whether each example is predicted as it is labelled, bool [rows]; None: there is no yes or no."""
+        """Return whether each prediction is right, bool [rows]; None for regression and tags."""
         if self.kind in ("regression", "tokens"):
             return None
-        pairs = zip(self._sets(self.labels), self._sets(self.columns[_PREDICTED]), strict=True)
-        return np.array([label == predicted for label, predicted in pairs])
+        labels, predicted = (label_sets(cells, self.kind) for cells in (self.labels, self.columns[_PREDICTED]))
+        return np.array([label == other for label, other in zip(labels, predicted, strict=True)])
 
     def is_collapsed(self) -> bool:
-        """Return whether all predictions are the same while the labels are not, as `Task.doubts` says."""
+        """Return whether all predictions are the same although the labels differ, as `Task.doubts` does."""
         if self.kind == "regression":
             targets, values = _numbers(self, self.names)
             return bool((values.std(axis=0) < 0.01 * targets.std(axis=0)).any())
         predicted = self.columns[_PREDICTED]
         if self.kind == "tokens":
             return all(set(tags.split(" ")) == {"O"} for tags in predicted)
-        return len(set(self._sets(predicted))) == 1 < len(set(self._sets(self.labels)))
-
-    def _sets(self, cells: Sequence[str]) -> list[tuple[str, ...]]:
-        return label_sets(cells, self.kind)
+        return len(set(label_sets(predicted, self.kind))) == 1 < len(set(label_sets(self.labels, self.kind)))
 
 
 def read_predictions(path: Path, kind: TaskKind) -> Predictions:
     """Read the `predictions.csv` of a run.
 
     Raises:
-        UntrustedFileError: If it is damaged, or of another kind of task.
+        UntrustedFileError: If the file is damaged, or is from another kind of task.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -80,20 +78,11 @@ def read_predictions(path: Path, kind: TaskKind) -> Predictions:
 
 
 def weighted_scores(*tables: Predictions) -> WeightedScores:
-    """Return what scores the rows of one table, or of several one after the other, by how often each counts.
+    """Return a function that scores weighted rows: those of all tables, one table after the other.
 
     Raises:
-        UntrustedFileError: If tables of an ordinal task have their labels in another order.
+        UntrustedFileError: If the tables of an ordinal task order their labels differently.
     """
-    return _BY_KIND[tables[0].kind](tables, _names_of_all(tables))
-
-
-def score_tables(*tables: Predictions, **options: Unpack[Bootstrap]) -> dict[str, Score]:
-    """Return the scores of the rows of all tables together, with percentile bootstrap intervals over the rows."""
-    return bootstrap_scores(weighted_scores(*tables), sum(map(len, tables)), **options)
-
-
-def _names_of_all(tables: Sequence[Predictions]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name for table in tables for name in table.names))
     if tables[0].kind == "ordinal" and any(table.names != names for table in tables):
         orders = "; ".join(", ".join(table.names) for table in tables)
@@ -101,24 +90,29 @@ def _names_of_all(tables: Sequence[Predictions]) -> tuple[str, ...]:
             f"Expected the labels of an ordinal task in one order, found {orders}. Compare runs with the same "
             "--label-order."
         )
-    return names
+    return _BY_KIND[tables[0].kind](tables, names)
 
 
-def _classes(module: Any) -> Callable[[Sequence[Predictions], tuple[str, ...]], WeightedScores]:
-    def of(tables: Sequence[Predictions], names: tuple[str, ...]) -> WeightedScores:
-        id_of = {name: i for i, name in enumerate(names)}
-        labels, predicted = (
-            np.array([id_of[name] for table in tables for name in cells(table)], dtype=np.int64)
-            for cells in (lambda table: table.labels, lambda table: table.columns[_PREDICTED])
-        )
-        losses = metrics.log_loss(labels, _probabilities(tables, names))
-        scores: WeightedScores = module.weighted_scores(labels, predicted, losses, num_classes=len(names))
-        return scores
-
-    return of
+def score_tables(*tables: Predictions, **options: Unpack[Bootstrap]) -> dict[str, Score]:
+    """Return the scores over the rows of all tables, with percentile bootstrap intervals."""
+    return bootstrap_scores(weighted_scores(*tables), sum(map(len, tables)), **options)
 
 
-def _label_sets(tables: Sequence[Predictions], names: tuple[str, ...]) -> WeightedScores:
+def _cells(tables: Sequence[Predictions]) -> tuple[list[str], list[str]]:
+    """Return the labels and the predictions in the rows of all tables."""
+    labels = [label for table in tables for label in table.labels]
+    return labels, [cell for table in tables for cell in table.columns[_PREDICTED]]
+
+
+def _score_classes(module: Any, tables: Sequence[Predictions], names: tuple[str, ...]) -> WeightedScores:
+    id_of = {name: i for i, name in enumerate(names)}
+    labels, predicted = (np.array([id_of[name] for name in cells], dtype=np.int64) for cells in _cells(tables))
+    losses = metrics.log_loss(labels, _probabilities(tables, names))
+    scores: WeightedScores = module.weighted_scores(labels, predicted, losses, num_classes=len(names))
+    return scores
+
+
+def _score_label_sets(tables: Sequence[Predictions], names: tuple[str, ...]) -> WeightedScores:
     id_of = {name: i for i, name in enumerate(names)}
 
     def indicators(cells: list[str]) -> np.ndarray:
@@ -127,33 +121,30 @@ def _label_sets(tables: Sequence[Predictions], names: tuple[str, ...]) -> Weight
             found[row, [id_of[label] for label in labels]] = True
         return found
 
-    targets = indicators([label for table in tables for label in table.labels])
-    predicted = indicators([cell for table in tables for cell in table.columns[_PREDICTED]])
+    targets, predicted = map(indicators, _cells(tables))
     return multi_label.weighted_scores(targets, predicted, _probabilities(tables, names))
 
 
-def _scores(tables: Sequence[Predictions], names: tuple[str, ...]) -> WeightedScores:
+def _score_numbers(tables: Sequence[Predictions], names: tuple[str, ...]) -> WeightedScores:
     targets, values = map(np.concatenate, zip(*(_numbers(table, names) for table in tables), strict=True))
     return regression.weighted_scores(targets, values)
 
 
-def _tags(tables: Sequence[Predictions], names: tuple[str, ...]) -> WeightedScores:
-    true = [tags.split(" ") for table in tables for tags in table.labels]
-    predicted = [tags.split(" ") for table in tables for tags in table.columns[_PREDICTED]]
-    return spans.weighted_scores(true, predicted)
+def _score_tags(tables: Sequence[Predictions], _: tuple[str, ...]) -> WeightedScores:
+    return spans.weighted_scores(*([tags.split(" ") for tags in cells] for cells in _cells(tables)))
 
 
 _BY_KIND: dict[TaskKind, Callable[[Sequence[Predictions], tuple[str, ...]], WeightedScores]] = {
-    "single_label": _classes(metrics),
-    "ordinal": _classes(ordinal),
-    "multi_label": _label_sets,
-    "regression": _scores,
-    "tokens": _tags,
+    "single_label": partial(_score_classes, metrics),
+    "ordinal": partial(_score_classes, ordinal),
+    "multi_label": _score_label_sets,
+    "regression": _score_numbers,
+    "tokens": _score_tags,
 }
 
 
 def _probabilities(tables: Sequence[Predictions], names: tuple[str, ...]) -> np.ndarray:
-    """Return the probabilities [rows, names]; 0 for a label that a table does not have."""
+    """Return the probabilities [rows, names]; 0 for labels that a table does not have."""
     found = np.zeros((sum(map(len, tables)), len(names)))
     start = 0
     for table in tables:
@@ -165,7 +156,7 @@ def _probabilities(tables: Sequence[Predictions], names: tuple[str, ...]) -> np.
 
 
 def _numbers(table: Predictions, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return targets and predicted scores, floats [rows, scores]."""
+    """Return targets and predicted numbers, floats [rows, outputs]."""
     columns = [f"{_PREDICTED}_{name}" for name in names] or [_PREDICTED]
     targets = [numbers(label) for label in table.labels]
     wanted = names or tuple(targets[0])

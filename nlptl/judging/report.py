@@ -1,4 +1,4 @@
-"""The report of a run, made from its files: `nlptl report`."""
+"""The report of a run, from its files: `nlptl report`."""
 
 import logging
 import shlex
@@ -20,27 +20,27 @@ TEMPLATE = "report.html.jinja"
 """The page: the style sheet, and one macro for each kind of part."""
 
 LETTERS_SHOWN = 600
-"""A longer text is folded up behind the first half of that."""
+"""Longer texts are collapsed to the first half of this many characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """The report of a run, anew from its files: one page that needs no network, or Markdown."""
+    """Write the report of a run again from its files: one page that needs no network, or Markdown."""
 
     run: Path
     """Folder of the run."""
     output: Path | None = None
-    """File for the report; one that is there is replaced. None: report.html in the folder of the run, and for Markdown
+    """File for the report; an existing one is replaced. None: report.html in the folder of the run; Markdown goes to
     standard output."""
     markdown: bool = False
-    """Write tables as GitHub shows them, without figures, in place of a page."""
+    """Write GitHub Markdown, with tables and without figures, instead of a page."""
 
 
 def report(config: ReportConfig) -> None:
     """Write the report of a run.
 
     Raises:
-        ConfigError: If the folder holds no run, or one without scores.
+        ConfigError: If the folder is not a run with scores.
         UntrustedFileError: If a file of the run is damaged.
         ResourceError: If the report cannot be written.
     """
@@ -51,21 +51,23 @@ def report(config: ReportConfig) -> None:
         if config.output is None and run.scores and (run.folder / "model").is_dir():
             write_model_card(run)
         write_report(run, config.output or run.folder / "report.html")
-    elif config.output is None:
-        logger.info("%s", to_markdown(sections.title(run), report_sections(run)).rstrip("\n"))
+        return
+    markdown = to_markdown(sections.title(run), report_sections(run))
+    if config.output is None:
+        logger.info("%s", markdown.rstrip("\n"))
     else:
-        write_text(config.output, to_markdown(sections.title(run), report_sections(run)))
+        write_text(config.output, markdown)
         logger.info("wrote the report to %s", config.output)
 
 
 def report_run(folder: Path) -> None:
-    """Write the report and the model card of a run that has ended; a failure is logged, and the run stays as it is."""
+    """Write the report and the model card of a finished run. A failure is logged and leaves the run as it is."""
     try:
         run = read_run(folder)
-        if run.scores:  # else it is a folder of several runs
+        if run.scores:  # otherwise it is a folder of several runs
             write_model_card(run)
         write_report(run, folder / "report.html")
-    except Exception as error:  # whatever it is, the model is trained and its scores are written
+    except Exception as error:  # the trained model and its scores are saved: no failure here may end the run
         logger.error(
             "Cannot write the report of %s: %s. The model and its scores are saved. Run nlptl report %s to try again, "
             "or pass --no-report to train without one.",
@@ -87,7 +89,7 @@ def write_report(run: RunFiles, path: Path) -> None:
 
 
 def report_sections(run: RunFiles) -> list[Section]:
-    """Return the sections of the report of a run, those for which there are files.
+    """Return the sections of the report for which the run has files.
 
     Raises:
         UntrustedFileError: If a file of the run is damaged.
@@ -116,19 +118,19 @@ def report_sections(run: RunFiles) -> list[Section]:
         made = [maker(run) for maker in makers]
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, StopIteration) as error:
         raise UntrustedFileError(
-            f"Expected the files of a run in {run.folder}, found one that is not as nlptl writes it: {error!r}. "
-            "Restore it from a copy; without analysis.json, baselines.json and others there is a report too."
+            f"Expected the files of a run in {run.folder}, found one that nlptl did not write: {error!r}. Restore it "
+            "from a copy; the report can also be written without analysis.json or baselines.json."
         ) from error
     return [section for section in made if section is not None]
 
 
 def to_html(title: str, parts: Sequence[Section]) -> str:
-    """Return a report as one page, with nothing in it that is loaded or run."""
+    """Return a report as one page that loads and runs nothing."""
     import jinja2
     from markupsafe import Markup, escape
 
     def isolated(text: str) -> Markup:
-        """Set what comes from the user's data apart, so that its direction does not reach the words around it."""
+        """Isolate the user's data, so that its text direction does not affect the words around it."""
         return Markup(str(escape(text)).replace(FIRST, "<bdi>").replace(LAST, "</bdi>"))
 
     environment = jinja2.Environment(

@@ -1,7 +1,7 @@
-"""Finished runs, as their folders tell of them: settings, scores, costs, predictions; without a model, or torch."""
+"""Finished runs that can be compared: their settings, scores, costs and predictions, read without torch."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,8 @@ from typing import Any
 from nlptl.config import ClassificationConfig, TaskKind, flat, to_json
 from nlptl.errors import ConfigError, UntrustedFileError
 from nlptl.evaluation.metrics import METRICS, main_metric, point_values
-from nlptl.formats import translated
-from nlptl.json_files import read_object
 from nlptl.judging.predictions import Predictions, read_predictions, weighted_scores
+from nlptl.judging.run_files import RunFiles
 
 logger = logging.getLogger(__name__)
 
@@ -27,42 +26,41 @@ class FinishedRun:
     folder: Path
     kind: TaskKind
     settings: dict[str, Any]
-    """From `config.json`, all on one level."""
+    """The settings in `config.json`, without nesting."""
     scores: dict[str, dict[str, Any]]
-    """On test: by metric, value, low, high and n."""
+    """Value, low, high and n on test, by metric."""
     costs: dict[str, Any]
     test_sha256: str | None
-    """Hash of the texts and labels of test; None: the run does not say."""
+    """Hash of the texts and labels of test; None if the run did not record it."""
     predictions: Predictions
 
 
 def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
-    """Read the runs in some folders; what is no finished run is left out, and said to be, where others remain.
+    """Read finished runs. Other folders are skipped with a warning, if two or more runs remain.
 
     Raises:
-        ConfigError: If none of several is a finished run but one, or if they are of different kinds of tasks or have
-            different test data.
-        UntrustedFileError: If a file is damaged, or predictions and scores are not of one run.
+        ConfigError: If too few folders hold a finished run, or the runs differ in their kind of task or test data.
+        UntrustedFileError: If a file is damaged, or predictions and scores are from different runs.
     """
     folders = list(dict.fromkeys(Path(folder).expanduser() for folder in folders))
     if not folders:
-        raise ConfigError("Expected the folders of runs, found none. Pass for instance runs/*.")
+        raise ConfigError("Expected the folders of runs, found none. Pass for example runs/*.")
     flaws = {folder: flaw for folder in folders if (flaw := _flaw(folder)) is not None}
     kept = [folder for folder in folders if folder not in flaws]
     if not kept or (flaws and len(kept) == 1):
         found = "; ".join(f"{folder} {flaw}" for folder, flaw in flaws.items())
-        raise ConfigError(f"Expected the folders of finished runs, found others: {found}. Pass those of runs.")
+        raise ConfigError(f"Expected the folders of finished runs, found others: {found}. Pass finished runs.")
     for folder, flaw in flaws.items():
-        logger.warning("left out: %s %s", folder, flaw)
+        logger.warning("skipped: %s %s", folder, flaw)
     runs = [_read_run(folder, name) for folder, name in zip(kept, _short_names(kept), strict=True)]
     _check_comparable(runs)
     return runs
 
 
 def differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[Any]]:
-    """Return the settings in which runs differ, with the value of each run; where it is written is left out.
+    """Return the settings that differ between runs, with the value of each run; the output folder is left out.
 
-    A setting that a recipe did not have yet when it was run has its default; None: a run from Python does not have it.
+    A setting that is newer than a run has its default there; None if a run from Python does not have it.
     """
     defaults = flat(to_json(ClassificationConfig()))
     settings = [(defaults if "dataset" in run.settings else {}) | run.settings for run in runs]
@@ -72,69 +70,58 @@ def differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[Any]]:
 
 
 def _flaw(folder: Path) -> str | None:
-    """Return why a folder is no finished run; None: it is one."""
+    """Return why a folder is not a finished run; None if it is one."""
     if not folder.is_dir():
-        return "is no folder"
+        return "is not a folder"
     for file, pattern in _SEVERAL.items():
         if (folder / file).exists() or any(folder.glob(f"{pattern}/config.json")):
             return f"holds several runs: pass {folder}/{pattern}"
     if not (folder / "config.json").exists() or (folder / "nlptl.json").exists():
         return "is not the folder of a run"
-    if "test" not in read_object(folder / "scores.json") or not (folder / "predictions.csv").exists():
-        return "is a run that has not been scored on test yet: go on with --resume"
+    if "test" not in RunFiles(folder).scores or not (folder / "predictions.csv").exists():
+        return "has no scores on test yet: continue it with --resume"
     return None
 
 
 def _read_run(folder: Path, name: str) -> FinishedRun:
-    settings = translated(flat(read_object(folder / "config.json")))
-    manifest = read_object(folder / "manifest.json")
-    kind = settings.get("task", manifest.get("task"))
+    run = RunFiles(folder)
+    kind = run.settings.get("task", run.manifest.get("task"))
     if kind not in METRICS:
         raise UntrustedFileError(
             f"Expected the kind of task in {folder / 'manifest.json'}, found {kind!r}. Restore the file from a copy."
         )
     predictions = read_predictions(folder / "predictions.csv", kind)
-    scores = {
-        metric: score
-        for metric, score in read_object(folder / "scores.json")["test"].items()
-        if isinstance(score, dict) and "value" in score
-    }
-    _check_scores(folder, scores, predictions)
-    sha256 = read_object(folder / "data_report.json").get("test_sha256")
-    return FinishedRun(name, folder, kind, settings, scores, read_object(folder / "costs.json"), sha256, predictions)
-
-
-def _check_scores(folder: Path, scores: Mapping[str, Any], predictions: Predictions) -> None:
-    """Refuse predictions that do not give the scores in scores.json."""
     values = point_values(weighted_scores(predictions), len(predictions))
-    metric = main_metric(predictions.kind, scores)
+    scores = {m: score for m, score in run.scores["test"].items() if isinstance(score, dict) and "value" in score}
+    metric = main_metric(kind, scores)
     written = scores.get(metric, {}).get("value")
     if written is None or abs(written - values[metric]) > _TOLERANCE:
         raise UntrustedFileError(
-            f"Expected scores.json and predictions.csv of one run in {folder}, found {metric} {written} in the one and "
-            f"{values[metric]:.6g} from the other. Restore them from a copy, or train again."
+            f"Expected scores.json and predictions.csv of one run in {folder}, found {metric} {written} in the first "
+            f"and {values[metric]:.6g} from the second. Restore them from a copy, or train again."
         )
+    return FinishedRun(name, folder, kind, run.settings, scores, run.costs, run.data.get("test_sha256"), predictions)
 
 
 def _check_comparable(runs: Sequence[FinishedRun]) -> None:
-    kinds = {run.name: run.kind for run in runs}
-    if len(set(kinds.values())) > 1:
-        found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
-        raise ConfigError(f"Expected runs of one kind of task, found {found}. Compare those of one kind.")
+    if len({run.kind for run in runs}) > 1:
+        found = ", ".join(f"{run.name} ({run.kind})" for run in runs)
+        raise ConfigError(f"Expected runs of one kind of task, found {found}. Compare runs of one kind.")
     groups: list[list[FinishedRun]] = []
     for run in runs:
-        group = next((group for group in groups if _has_same_test(group[0], run)), None)
-        if group is None:
-            groups.append([run])
+        for group in groups:
+            if _has_same_test(group[0], run):
+                group.append(run)
+                break
         else:
-            group.append(run)
+            groups.append([run])
     if len(groups) > 1:
         found = "; ".join(
             f"{', '.join(run.name for run in group)} ({len(group[0].predictions):,} texts)" for group in groups
         )
         raise ConfigError(
             f"Expected runs with the same test data, found {len(groups)} different test splits: {found}. Compare runs "
-            "with one of them; --split-seed and --max-examples change what is set aside for test."
+            "with one of them; --split-seed and --max-examples change the test split."
         )
 
 
@@ -145,7 +132,7 @@ def _has_same_test(a: FinishedRun, b: FinishedRun) -> bool:
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
-    """Return the names of folders without what they have in common at the beginning."""
+    """Return the paths of folders without their common beginning."""
     parts = [folder.absolute().parts for folder in folders]
     common = 0
     while all(len(each) > common + 1 for each in parts) and len({each[common] for each in parts}) == 1:

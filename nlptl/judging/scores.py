@@ -1,143 +1,119 @@
-"""The sections of a report on scores: beside baselines, of each class, of several runs, and as training went on."""
+"""Report sections on scores: beside baselines, by class, over several runs, and during training."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nlptl.evaluation.metrics import LOWER_IS_BETTER
+from nlptl.judging import document as doc
 from nlptl.judging import figures
-from nlptl.judging.document import (
-    MANY_ROWS,
-    MOST_ROWS,
-    Part,
-    Section,
-    Table,
-    Tiles,
-    Words,
-    capital,
-    count,
-    cut,
-    decimal,
-    interval,
-    metric_name,
-    name,
-    p_value,
-    seconds,
-    signed,
-)
 from nlptl.judging.run_files import RunFiles
 
 THIS_RUN = "this run"
-"""By which the row of a run is known among its baselines."""
+"""Marks the row of the run among its baselines."""
+MOST_RUNS = 12
+"""Runs drawn and linked in the report of several."""
 
 
-def scores(run: RunFiles) -> Section:
+def scores(run: RunFiles) -> doc.Section:
     """Return the scores with their intervals, beside the baselines."""
-    parts = [_against(run)] if figures.can_draw() and _rivals(run) else []
-    return Section("Scores", [*parts, *score_tables(run)])
+    drawn = _drawn(run) if figures.can_draw() else []
+    caption = f"{doc.capital(doc.metric_name(run.metric))} on {run.split} with 95 % intervals"
+    parts = [figures.draw_intervals("scores", caption, drawn, reference=None)] if len(drawn) > 1 else []
+    return doc.Section("Scores", [*parts, *score_tables(run)])
 
 
-def score_tables(run: RunFiles) -> list[Part]:
-    """Return all scores as tables."""
+def score_tables(run: RunFiles) -> list[doc.Part]:
+    """Return the tables of all scores."""
     of_split, baseline = run.scores[run.split], run.baseline
     metrics = [run.metric, *(key for key in of_split if key not in ("per_class", run.metric))]
-    beside = [] if baseline is None else [baseline[0]]
 
-    def rows(scores: Mapping[str, Any]) -> list[list[str]]:
+    def rows(found: Mapping[str, Any]) -> list[list[str]]:
         return [
-            [metric_name(m), decimal(scores[m]["value"]), interval(scores[m]), count(scores[m]["n"])] for m in metrics
+            [doc.metric_name(m), doc.decimal(found[m]["value"]), doc.interval(found[m]), doc.count(found[m]["n"])]
+            for m in metrics
         ]
 
-    on_split = rows(of_split)
+    columns, on_split = ("score", "value", "95 % interval", "texts"), rows(of_split)
+    beside: tuple[str, ...] = ()
     if baseline is not None:
-        others = (decimal(baseline[1].get(metric, {}).get("value")) for metric in metrics)
-        on_split = [[*row, other] for row, other in zip(on_split, others, strict=True)]
-    columns = ("score", "value", "95 % interval", "texts", *beside)
-    parts: list[Part] = [Table(f"Scores on {run.split}", columns, on_split)]
-    parts += _baselines(run)
-    parts += _per_class(run, of_split.get("per_class") or {})
-    parts += _repeats(run)
+        beside, others = (baseline[0],), (baseline[1].get(metric, {}).get("value") for metric in metrics)
+        on_split = [[*row, doc.decimal(other)] for row, other in zip(on_split, others, strict=True)]
+    parts: list[doc.Part] = [doc.Table(f"Scores on {run.split}", (*columns, *beside), on_split)]
+    parts += [*_baselines(run), *_per_class(run, of_split.get("per_class") or {}), *_repeats(run)]
     if run.split == "test" and "validation" in run.scores:
         caption = "Scores on validation, which chose the model"
-        parts.append(Table(caption, columns[:4], rows(run.scores["validation"]), is_long=True))
+        parts.append(doc.Table(caption, columns, rows(run.scores["validation"])))
     return parts
 
 
-def _rivals(run: RunFiles) -> list[tuple[str, dict[str, Any]]]:
-    """Return what the model is held against, and its score of the metric that matters most."""
+def _drawn(run: RunFiles) -> list[tuple[str, float, float | None, float | None]]:
+    """Return the name, main score and interval of this run and of what it is compared with."""
     rows = [(row["name"], row["scores"].get(run.metric) or {}) for row in run.baselines.get("rows", [])]
     if not rows and run.baseline is not None:
         rows = [(run.baseline[0], run.baseline[1].get(run.metric) or {})]
-    return [(rival, score) for rival, score in rows if score.get("value") is not None]
+    rows = [(THIS_RUN if THIS_RUN in rival else rival, of) for rival, of in rows]
+    if THIS_RUN not in dict(rows):
+        rows.insert(0, (THIS_RUN, run.scores[run.split][run.metric]))
+    return [(rival, of["value"], of.get("low"), of.get("high")) for rival, of in rows if of.get("value") is not None]
 
 
-def _against(run: RunFiles) -> Part:
-    score = run.scores[run.split][run.metric]
-    rivals = [(THIS_RUN if THIS_RUN in rival else rival, of) for rival, of in _rivals(run)]
-    is_among_them = THIS_RUN in [rival for rival, _ in rivals]
-    rows = rivals if is_among_them else [(THIS_RUN, score), *rivals]
-    drawn = [(rival, of["value"], of.get("low"), of.get("high")) for rival, of in rows if of["value"] is not None]
-    caption = f"{capital(metric_name(run.metric))} on {run.split} with 95 % intervals"
-    return figures.draw_intervals("scores", caption, drawn, reference=None)
-
-
-def _baselines(run: RunFiles) -> Iterable[Part]:
+def _baselines(run: RunFiles) -> Iterable[doc.Part]:
     rows = run.baselines.get("rows")
     if not rows:
         return
     metrics = list(dict.fromkeys([run.metric, *(m for row in rows for m in row["scores"] if m != "per_class")]))[:3]
-    shown = [metric_name(metric) for metric in metrics]
-    yield Table(
-        "Did transfer help? The scores of simpler methods on the same texts",
-        ("", *shown, f"95 % interval of {shown[0]}", "training", "parameters trained"),
+    shown = [doc.metric_name(metric) for metric in metrics]
+    yield doc.Table(
+        "Did transfer help? Scores of simpler methods on the same texts",
+        ("", *shown, f"95 % interval of {shown[0]}", "training", "trainable parameters"),
         [
             [
-                name(row["name"]),
-                *(decimal((row["scores"].get(m) or {}).get("value")) for m in metrics),
-                interval(row["scores"].get(metrics[0]) or {}),
-                seconds(row.get("train_seconds")),
-                count(row.get("trainable_parameters")),
+                doc.name(row["name"]),
+                *(doc.decimal((row["scores"].get(m) or {}).get("value")) for m in metrics),
+                doc.interval(row["scores"].get(metrics[0]) or {}),
+                doc.seconds(row.get("train_seconds")),
+                doc.count(row.get("trainable_parameters")),
             ]
             for row in rows
         ],
         marked=frozenset(i for i, row in enumerate(rows) if THIS_RUN in row["name"]),
     )
-    gain = run.baselines.get("gain")
-    if gain:
-        metric = metric_name(run.baselines.get("metric", run.metric))
-        yield Words(
-            f"The gain of {name(gain.get('row', THIS_RUN))} over {name(gain['over'])}: {signed(gain['difference'])} "
-            f"{metric} (95 % interval {interval(gain)}, p {p_value(gain['p'])})."
-        )
+    if gain := run.baselines.get("gain"):
+        metric = doc.metric_name(run.baselines.get("metric", run.metric))
+        pair = f"{doc.name(gain.get('row', THIS_RUN))} over {doc.name(gain['over'])}"
+        tested = f"(95 % interval {doc.interval(gain)}, p {doc.p_value(gain['p'])})"
+        yield doc.Words(f"The gain of {pair}: {doc.signed(gain['difference'])} {metric} {tested}.")
 
 
-def _per_class(run: RunFiles, per_class: Mapping[str, Mapping[str, Any]]) -> Iterable[Part]:
+def _per_class(run: RunFiles, per_class: Mapping[str, Mapping[str, Any]]) -> Iterable[doc.Part]:
     if not per_class:
         return
-    metrics = list(next(iter(per_class.values())))
-    kind = {"regression": "output", "tokens": "type of span", "multi_label": "label"}.get(run.task, "class")
-    rows = []
-    for label, row in list(per_class.items())[:MOST_ROWS]:
-        last = row[metrics[-1]]
-        rows.append([name(label), *(decimal(row[m]["value"]) for m in metrics), interval(last), count(last["n"])])
-    columns = (kind, *map(metric_name, metrics), f"95 % interval of {metric_name(metrics[-1])}", "n")
-    caption = f"Scores of each {kind}{cut(len(per_class))}"
-    yield Table(caption, columns, rows, is_long=len(rows) > MANY_ROWS)
+    *_, last = metrics = list(next(iter(per_class.values())))
+    kind = {"regression": "output", "tokens": "span type", "multi_label": "label"}.get(run.task, "class")
+    rows = [
+        [doc.name(label), *(doc.decimal(row[m]["value"]) for m in metrics), doc.interval(row[last])]
+        + [doc.count(row[last]["n"])]
+        for label, row in list(per_class.items())[: doc.MOST_ROWS]
+    ]
+    columns = (kind, *map(doc.metric_name, metrics), f"95 % interval of {doc.metric_name(last)}", "n")
+    yield doc.Table(f"Scores of each {kind}{doc.cut(len(per_class))}", columns, rows)
 
 
-def repeats_verdict(run: RunFiles) -> Section:
-    """Return what several runs give on average, where a folder holds them and no run of its own."""
+def repeats_verdict(run: RunFiles) -> doc.Section:
+    """Return the mean score of several runs, for a folder that holds no run of its own."""
     repeats, kind = run.repeats
-    metric, found = metric_name(run.metric), repeats["summary"][run.metric]
-    said = "95 % interval of the mean" if kind == "seed" else "lowest and highest"
-    sentence = (
-        f"Over {count(found['n'])} {kind}s, {metric} on test is {decimal(found['mean'])} on average ({said} "
-        f"{interval(found)}; standard deviation {decimal(found['sd'])})."
-    )
-    tiles = [(f"{metric}, mean of {found['n']} {kind}s", decimal(found["mean"]), f"{said} {interval(found)}")]
-    return Section("Verdict", [Words(sentence), Tiles(tiles)])
+    metric, found = doc.metric_name(run.metric), repeats["summary"][run.metric]
+    said = f"{'95 % interval of the mean' if kind == 'seed' else 'lowest and highest'} {doc.interval(found)}"
+    mean = doc.decimal(found["mean"])
+    sentence = f"Over {doc.count(found['n'])} {kind}s, {metric} on test is {mean} on average ({said}; "
+    parts: list[doc.Part] = [
+        doc.Words(f"{sentence}standard deviation {doc.decimal(found['sd'])})."),
+        doc.Tiles([(f"{metric}, mean of {found['n']} {kind}s", mean, said)]),
+    ]
+    return doc.Section("Verdict", parts)
 
 
-def repeats_scores(run: RunFiles) -> Section:
+def repeats_scores(run: RunFiles) -> doc.Section:
     """Return the scores of each of several runs."""
     repeats, kind = run.repeats
     rows = [
@@ -145,80 +121,70 @@ def repeats_scores(run: RunFiles) -> Section:
         for each in repeats["runs"]
         if (score := each["scores"].get(run.metric)) and score["value"] is not None
     ]
-    parts: list[Part] = []
+    parts: list[doc.Part] = []
     if rows and figures.can_draw():
-        caption = f"{capital(metric_name(run.metric))} on test with 95 % intervals; dashed: mean"
+        caption = f"{doc.capital(doc.metric_name(run.metric))} on test with 95 % intervals; dashed: mean"
         mean = repeats["summary"][run.metric]["mean"]
-        parts = [figures.draw_intervals("scores", caption, rows[:MANY_ROWS], reference=mean)]
-    folders = ", ".join(name(f"{each['folder']}/report.html") for each in repeats["runs"][:MANY_ROWS])
-    return Section("Scores", [*parts, *_repeats(run), Words(f"The reports of the runs: {folders}.")])
+        parts.append(figures.draw_intervals("scores", caption, rows[:MOST_RUNS], reference=mean))
+    folders = ", ".join(doc.name(f"{each['folder']}/report.html") for each in repeats["runs"][:MOST_RUNS])
+    return doc.Section("Scores", [*parts, *_repeats(run), doc.Words(f"The reports of the runs: {folders}.")])
 
 
-def _repeats(run: RunFiles) -> Iterable[Part]:
+def _repeats(run: RunFiles) -> Iterable[doc.Part]:
     repeats, kind = run.repeats
     if not repeats:
         return
-    summary, runs = repeats["summary"], repeats["runs"]
+    summary, runs = repeats["summary"], repeats["runs"][: doc.MOST_ROWS]
     metrics = list(dict.fromkeys([*([run.metric] if run.metric in summary else []), *summary]))
     rows = [
-        [str(each[kind]), *(decimal((each["scores"].get(m) or {}).get("value")) for m in metrics)]
-        for each in runs[:MOST_ROWS]
+        [str(each[kind]), *(doc.decimal((each["scores"].get(m) or {}).get("value")) for m in metrics)] for each in runs
     ]
     spread = [
-        [what, *(decimal(summary[m][key]) for m in metrics)]
+        [what, *(doc.decimal(summary[m][key]) for m in metrics)]
         for what, key in (("mean", "mean"), ("standard deviation", "sd"))
     ]
-    fell = frozenset(i for i, each in enumerate(runs[:MOST_ROWS]) if each.get("collapsed"))
-    yield Table(f"Scores by {kind}{cut(len(runs))}", (kind, *map(metric_name, metrics)), [*rows, *spread], marked=fell)
-    if fell:
-        which = ", ".join(str(runs[i][kind]) for i in sorted(fell))
-        yield Words(f"These models predict the same for all texts: {kind} {which}.", is_warning=True)
-    pooled = (repeats.get("pooled") or {}).get(run.metric)
-    if pooled:
-        yield Words(
-            f"{capital(metric_name(run.metric))} over the texts of all folds: {decimal(pooled['value'])} "
-            f"(95 % interval {interval(pooled)})."
-        )
+    collapsed = frozenset(i for i, each in enumerate(runs) if each.get("collapsed"))
+    caption, columns = f"Scores by {kind}{doc.cut(len(repeats['runs']))}", (kind, *map(doc.metric_name, metrics))
+    yield doc.Table(caption, columns, [*rows, *spread], marked=collapsed)
+    if collapsed:
+        which = ", ".join(str(runs[i][kind]) for i in sorted(collapsed))
+        yield doc.Words(f"These models predict the same for all texts: {kind} {which}.", is_warning=True)
+    if pooled := (repeats.get("pooled") or {}).get(run.metric):
+        said = f"{doc.decimal(pooled['value'])} (95 % interval {doc.interval(pooled)})"
+        yield doc.Words(f"{doc.capital(doc.metric_name(run.metric))} over the texts of all folds: {said}.")
 
 
-def curves(run: RunFiles) -> Section | None:
-    """Return how training went."""
-    wanted = f"validation_{run.chosen_by}"
+def curves(run: RunFiles) -> doc.Section | None:
+    """Return the loss, the score and the learning rate during training; None without records."""
+    wanted, chosen_by = f"validation_{run.chosen_by}", doc.metric_name(run.chosen_by)
     evaluations = [record for record in run.records if wanted in record]
-    epochs = [record for record in run.records if "epoch" in record]  # others have the loss of a single step
-    best = _best(evaluations, run.chosen_by)
-    parts: list[Part] = []
+    epochs = [record for record in run.records if "epoch" in record]  # other records have the loss of a single step
+    sign = -1 if run.chosen_by in LOWER_IS_BETTER else 1
+    known = [record for record in evaluations if record[wanted] is not None]
+    best = max(known, key=lambda record: sign * record[wanted])["step"] if known else None
+    parts: list[doc.Part] = []
     if figures.can_draw():
         loss = {
             "train": _line(epochs if len(epochs) > 1 else run.records, "loss"),
             "validation log loss": _line(evaluations, "validation_log_loss"),
         }
-        score = {metric_name(run.chosen_by): _line(evaluations, wanted)}
-        rate = {"learning rate": _line(run.records, "learning_rate")}
         for key, caption, lines in (
             ("loss", "Loss", loss),
-            ("score", f"{capital(metric_name(run.chosen_by))} on validation", score),
-            ("rate", "Learning rate", rate),
+            ("score", f"{doc.capital(chosen_by)} on validation", {chosen_by: _line(evaluations, wanted)}),
+            ("rate", "Learning rate", {"learning rate": _line(run.records, "learning_rate")}),
         ):
             drawn = {label: line for label, line in lines.items() if len(line[0]) > 1}
             if drawn:
                 parts.append(figures.draw_line(key, caption, drawn, mark=None if key == "rate" else best))
     if evaluations and not parts:
-        chosen = evaluations[-MOST_ROWS:]
+        shown = evaluations[-doc.MOST_ROWS :]
         wishes = dict.fromkeys(["epoch", "loss", wanted, "validation_log_loss"])
-        keys = [key for key in wishes if any(key in record for record in chosen)]
-        rows = [[count(record["step"]), *(decimal(record.get(key)) for key in keys)] for record in chosen]
-        marked = frozenset(i for i, record in enumerate(chosen) if record["step"] == best)
-        caption = f"Evaluations on validation{cut(len(evaluations), 'last')}; the model of the marked step was kept"
-        columns = ("step", *(metric_name(key) for key in keys))
-        parts.append(Table(caption, columns, rows, marked=marked))
-    return Section("Learning curves", parts) if parts else None
-
-
-def _best(evaluations: Sequence[Mapping[str, Any]], metric: str) -> int | None:
-    key, sign = f"validation_{metric}", -1 if metric in LOWER_IS_BETTER else 1
-    known = [record for record in evaluations if record[key] is not None]
-    return max(known, key=lambda record: sign * record[key])["step"] if known else None
+        keys = [key for key in wishes if any(key in record for record in shown)]
+        rows = [[doc.count(record["step"]), *(doc.decimal(record.get(key)) for key in keys)] for record in shown]
+        marked = frozenset(i for i, record in enumerate(shown) if record["step"] == best)
+        caption = f"Evaluations on validation{doc.cut(len(evaluations), 'last')}; the model of the marked step was kept"
+        parts.append(doc.Table(caption, ("step", *map(doc.metric_name, keys)), rows, marked=marked))
+    return doc.Section("Learning curves", parts) if parts else None
 
 
 def _line(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:

@@ -37,7 +37,7 @@ def test_the_hub_reads_its_metadata(task: str, tmp_path: Path):
     assert "worse on 1 slice" in content
     assert ("ECE" in content) == (task not in ("regression", "tokens"))
     assert ["num_epochs", "3"] in rows(content)
-    assert "Of 25.0 % of the test texts" in content
+    assert "25.0 % of the test texts are too long" in content
 
 
 def test_names_on_the_hub_are_linked_and_folders_stay_private(tmp_path: Path):

@@ -96,9 +96,9 @@ def test_on_paper_everything_is_unfolded(browser: Browser, pages: dict[str, Path
         "[...document.querySelectorAll('main details *')].filter(e => !e.checkVisibility({contentVisibilityAuto: true, "
         "opacityProperty: true, visibilityProperty: true}) || e.getBoundingClientRect().height == 0).length"
     )
-    browser.open(pages["single_label"], width=800)
+    browser.open(pages["many classes"], width=800)
     assert browser.evaluate(hidden) > 10
-    browser.open(pages["single_label"], width=800, media="print", scheme="dark")
+    browser.open(pages["many classes"], width=800, media="print", scheme="dark")
     assert browser.evaluate(hidden) == 0
     assert browser.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
     assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"

@@ -44,9 +44,7 @@ def test_runs_that_cannot_be_told_apart(kind, write_run, caplog):
     (found,), out = compared(caplog, *runs)
     assert not found.is_significant
     assert f"A test set of 200 texts cannot tell {found.first} from {found.second} (" in out
-    smallest = (
-        f"; the smallest true difference that would show, in four of five cases, is {found.smallest_difference:.4f}"
-    )
+    smallest = f"; the smallest true difference detected in four of five cases is {found.smallest_difference:.4f}"
     assert smallest in out
     assert "is better than" not in out
 
@@ -94,7 +92,7 @@ def test_tables(write_run, caplog):
     assert ["learning_rate", "-", "0.1"] in lines
     assert not any(line[:1] in (["output_dir"], ["num_epochs"], ["task"]) for line in lines)
     _, out = compared(caplog, runs[0], write_run("c", noise=0.4, freeze="encoder"))
-    assert "no setting differs" in out
+    assert "no settings differ" in out
 
 
 def test_markdown(write_run, caplog):
@@ -135,9 +133,9 @@ def test_one_run_says_what_its_test_set_can_show(write_run, caplog):
     share = read_runs([folder])[0].predictions.is_correct().mean()
     expected = smallest_accuracy_difference(200, 2 * share * (1 - share))
     assert found == []
-    assert f"in four of five cases, is {expected:.4f}, for a model about as accurate" in out
+    assert f"in accuracy from only is {expected:.4f}, for a model that is about as accurate" in out
     _, out = compared(caplog, write_run("scores", "regression"))
-    assert "There is nothing to compare scores with: pass another run on these 200 texts." in out
+    assert "There is no run to compare scores with. Pass another run on these 200 texts." in out
 
 
 def test_runs_on_other_data_are_refused(write_run):
@@ -175,18 +173,18 @@ def test_what_is_no_finished_run_is_left_out_where_others_remain(write_run, tmp_
     (tmp_path / "seeds").mkdir()
     (tmp_path / "seeds/seeds.json").touch()
     flaws = {
-        unfinished: "is a run that has not been scored on test yet: go on with --resume",
+        unfinished: "has no scores on test yet: continue it with --resume",
         tmp_path / "notes": "is not the folder of a run",
-        tmp_path / "file.txt": "is no folder",
+        tmp_path / "file.txt": "is not a folder",
         tmp_path / "seeds": f"holds several runs: pass {tmp_path / 'seeds'}/seed-*",
     }
     assert [run.name for run in read_runs([*runs, *flaws])] == ["a", "b"]
-    assert caplog.messages == [f"left out: {folder} {flaw}" for folder, flaw in flaws.items()]
+    assert caplog.messages == [f"skipped: {folder} {flaw}" for folder, flaw in flaws.items()]
     for folder, flaw in flaws.items():
         with pytest.raises(ConfigError, match="Expected the folders of finished runs, found others: ") as error:
             read_runs([runs[0], folder])
         assert f"{folder} {flaw}" in str(error.value)
-    with pytest.raises(ConfigError, match="Expected the folders of runs, found none. Pass for instance"):
+    with pytest.raises(ConfigError, match="Expected the folders of runs, found none. Pass for example"):
         read_runs([])
 
 

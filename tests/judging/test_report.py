@@ -214,7 +214,7 @@ def test_a_flagged_slice_and_a_warning_are_in_the_verdict(tmp_path: Path):
     assert "Transfer helps" not in page.text("p", "bdi")
     assert "The gain of frozen encoder (this run) over majority: +0.250 accuracy" in page.text("p", "bdi")
     assert page.text("text").count("this run") == 1
-    assert "Of 25.0 % of the test texts, the model reads a part alone" in page.text("p")
+    assert "25.0 % of the test texts are too long: the model reads only a part" in page.text("p")
     assert len([row for row in page.all("tr") if row.get("class") == "marked"]) == 2  # slice, this run
 
 
@@ -223,7 +223,7 @@ def test_a_gain_is_in_the_verdict(tmp_path: Path):
     assert "Transfer helps: frozen encoder (this run) is better than majority by 0.250" in page.text("p", "bdi")
 
 
-def test_a_model_that_was_calibrated_anew_is_told_from_the_one_that_was_scored(tmp_path: Path):
+def test_a_recalibrated_model_is_told_from_the_one_that_was_scored(tmp_path: Path):
     folder = write_run(tmp_path / "run")
     (folder / "model").mkdir()
     chosen = {"calibration": {"method": "temperature", "temperature": 2.0}}
@@ -231,7 +231,7 @@ def test_a_model_that_was_calibrated_anew_is_told_from_the_one_that_was_scored(t
     analysis = json.loads((folder / "analysis.json").read_text())
     analysis |= {"chosen": chosen, "remarks": ["scope: 0.9500 of the texts are in it"]}
     (folder / "analysis.json").write_text(json.dumps(analysis))
-    told, remark = "The model was calibrated anew after it was scored", "On test: scope: 0.9500 of the texts are in it."
+    told, remark = "The model was recalibrated after it was scored", "On test: scope: 0.9500 of the texts are in it."
     text = check_page(report(folder)).text("p", "bdi")
     assert told not in text
     assert remark in text
@@ -256,10 +256,10 @@ def test_what_was_decided_on_validation_is_told(tmp_path: Path):
     saved.write_text(json.dumps({"labels": LABELS["single_label"], "decisions": decisions}))
     text = check_page(report(folder)).text("p", "bdi")
     for said in (
-        "positive is predicted from a probability of 0.400 on.",
-        "below 0.800; of the texts that this was chosen on, 60.0 % got a label, of which 95.1 % were right.",
-        "holds the true one with a probability of 0.900 (split conformal prediction, fitted on 100 texts).",
-        "labelled out of scope; 95.0 % of those that this was chosen on were in scope.",
+        "positive is predicted if its probability is 0.400 or more.",
+        "below 0.800 get no label; 60.0 % of the texts it was fitted on got one, and 95.1 % of these labels were",
+        "contains the true one with probability 0.900 (split conformal prediction, fitted on 100 texts).",
+        "labelled out of scope; 95.0 % of the texts it was fitted on were in scope.",
     ):
         assert said in text
         assert said.removeprefix("positive") in model_card(read_run(folder))
@@ -371,7 +371,7 @@ def contrast(a: list[float], b: list[float]) -> float:
             2,
             "Expected the folder of a run at {run}, found no config.json in it. Pass the --output",
         ),
-        ("scores.json", None, 2, "Expected a run with scores in {run}, found none in scores.json. Let it end first"),
+        ("scores.json", None, 2, "Expected a run with scores in {run}, found none in scores.json. Let the run finish"),
         ("scores.json", "{}", 2, "found none in scores.json"),
         (
             "scores.json",
@@ -385,7 +385,7 @@ def contrast(a: list[float], b: list[float]) -> float:
             4,
             "a JSON object in {run}/analysis.json, found something else: Expecting property",
         ),
-        ("analysis.json", '{"slices": {"rows": [1]}}', 4, "found one that is not as nlptl writes it: TypeError"),
+        ("analysis.json", '{"slices": {"rows": [1]}}', 4, "found one that nlptl did not write: TypeError"),
         ("metrics.jsonl", "{]}\n", 4, "cannot read it: Expecting property name"),
     ],
 )
