@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nlptl.model.parts import EncoderParts
+from nlptl.model.parts import FAILURES, EncoderParts
 
 
 class _Reached(Exception):
@@ -36,6 +36,20 @@ def hidden_states_after(encoder: nn.Module, parts: EncoderParts, depth: int, **i
         hook.remove()
     hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
     return hidden
+
+
+def can_be_cut(encoder: nn.Module, parts: EncoderParts) -> bool:
+    """Return whether an encoder that goes on from the output of its lowest layer gives the same on some tokens."""
+    ids = torch.arange(2, 7, device=next(encoder.parameters()).device)[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        whole = encoder(**inputs).last_hidden_state
+        hidden = hidden_states_after(encoder, parts, 1, **inputs)[:, : ids.shape[1]]
+        try:
+            with starting_from(parts, 1, hidden):
+                return torch.allclose(encoder(**inputs).last_hidden_state, whole, atol=1e-5)
+        except FAILURES:
+            return False
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from nlptl.labels import Labels
 from nlptl.model import freezing
 from nlptl.model.adaptation import adapt_encoder
 from nlptl.model.adapters import has_adapters, merged_state_dict, save_adapter
-from nlptl.model.boundary import starting_from
+from nlptl.model.boundary import can_be_cut, starting_from
 from nlptl.model.chunks import check_overlap, check_reading
 from nlptl.model.encoder import FAMILIES, max_positions, quiet_transformers
 from nlptl.model.folder import Card, forget_paths, new_folder, write_card
@@ -127,6 +127,8 @@ class Classifier(nn.Module):
         if isinstance(network.config, HeadedConfig):
             network.config.chunk_length = self.max_length if self.reads_chunks else None
         self.parts = find_parts(encoder)
+        if self.parts.runs_in_turn and encoder.config.model_type not in FAMILIES:
+            self.parts = replace(self.parts, runs_in_turn=can_be_cut(encoder, self.parts))
         self.transfer = TransferConfig()
         self.is_padding_free: bool | None = None
         self.is_quick = True  # whether `quick_layers` may change how layers compute

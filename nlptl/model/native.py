@@ -10,12 +10,9 @@ from nlptl.errors import ConfigError, one_line
 from nlptl.model.encoder import FAMILIES, max_positions
 from nlptl.model.heads import pool
 from nlptl.model.inference import evaluating
-from nlptl.model.parts import check_tokens, find_parts
+from nlptl.model.parts import FAILURES, check_tokens, find_parts
 
 NativePooling = Literal["pooler", "cls", "mean"]
-
-FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, LookupError)
-"""What a model raises that is called in a way that it was not made for."""
 
 MOST_TOKENS = 512
 """Length of the text on which a family that was not tested is tried."""

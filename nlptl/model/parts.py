@@ -17,13 +17,16 @@ from nlptl.errors import ConfigError
 
 EMBEDDINGS, FINAL_NORM, POOLER, HEAD = "embeddings", "final norm", "pooler", "head"
 
+FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, LookupError)
+"""What a model raises that is called in a way that it was not made for."""
+
 
 @dataclass(frozen=True)
 class EncoderParts:
     """The modules of an encoder by depth; what stands nowhere here belongs to the embeddings.
 
     If `runs_in_turn` is False, the layers are known, but none of them can be run or replaced on its own: their parts
-    are called one by one (xlm), or in a way that hooks do not see (squeezebert).
+    are called one by one (xlm), or in a way that hooks do not see (squeezebert), or on other lengths (longformer).
     `layers` are lowest first; if `shares_layers`, there are fewer of them than times that a layer is run (albert).
     `layer_outputs` is the length of the tuple that a layer returns; None: it returns the hidden states alone.
     `embeddings` is the module whose output the lowest layer reads as it is, if there is one (albert has none).

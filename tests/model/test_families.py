@@ -202,11 +202,15 @@ def check_dropout(model: Classifier, expected: float) -> None:
 
 WITHOUT_A_KNOWN_HEAD = ("eurobert", "longformer", "splinter")
 """Families whose own head reads more than one vector of each text, or that have none."""
-WITHOUT_CUTS = ("flaubert", "squeezebert", "xlm")
+WITHOUT_CUTS = ("flaubert", "longformer", "squeezebert", "xlm")
 """Families whose layers cannot be run one by one."""
+AT_NIGHT = ("longformer", "mobilebert", "rembert", "roberta-prelayernorm", "splinter", "xmod")
+every_unlisted_family = pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=[pytest.mark.nightly] * (f in AT_NIGHT)) for f in conftest.UNLISTED]
+)
 
 
-@pytest.mark.parametrize("family", conftest.UNLISTED)
+@every_unlisted_family
 def test_families_that_are_not_listed(family: str, tmp_path: Path):
     folder = conftest.build_model(family, tmp_path / "encoder")
     model = Classifier.from_pretrained(folder, labels=LABELS)
@@ -233,7 +237,7 @@ def test_families_that_are_not_listed(family: str, tmp_path: Path):
     torch.testing.assert_close(loaded.predict_logits(texts), alone)
 
 
-@pytest.mark.parametrize("family", conftest.UNLISTED)
+@every_unlisted_family
 def test_freezing_of_families_that_are_not_listed(family: str, tmp_path: Path):
     model = Classifier.from_pretrained(conftest.build_model(family, tmp_path), labels=LABELS, freeze="encoder")
     assert train_one_step(model) == model.head_names
