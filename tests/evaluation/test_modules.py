@@ -92,6 +92,7 @@ def test_cache_dir_is_used_and_emptied(tmp_path):
     assert (tmp_path / "accuracy" / "default").is_dir()
 
 
+@pytest.mark.nightly
 def test_in_memory_writes_nothing_to_the_home(tmp_path):
     home = tmp_path / "home"
     home.mkdir()

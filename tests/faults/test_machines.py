@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT, WORKER = ROOT / "recipes/launch/two_machines.sh", Path(__file__).with_name("peer_worker.py")
 SETTINGS = "--num-epochs 3 --batch-size 24 --eval-steps 3 --logging-steps 1 --freeze nothing"
 
-pytestmark = [pytest.mark.nightly, pytest.mark.multiprocess]
+pytestmark = pytest.mark.multiprocess
 
 
 def popen(stack, words, environment):
@@ -140,6 +140,25 @@ def finish(launched):
     return [launcher.returncode for launcher in launched], said
 
 
+def test_processes_that_are_killed_and_started_again(launch, tiny_bert, toy_csv, outcome, tmp_path):
+    """As on two machines with one process each, all of which are started again."""
+
+    def train(output, faults="none", *flags):
+        words = [WORKER, faults, output.with_name("record"), "--output-dir", output]
+        words += ["--model", tiny_bert, "--dataset", toy_csv, *SETTINGS.split(), *flags]
+        return launch(words, LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", NLPTL_PEER_TIMEOUT="15")
+
+    codes, said = train(tmp_path / "whole")
+    assert codes == [0, 0], said
+    codes, said = train(tmp_path / "run", "kill:1:5")
+    assert codes == [7, -9], said
+    codes, said = train(tmp_path / "run", "none", "--resume")
+    assert codes == [0, 0], said
+    assert "resuming after step 3" in said[0]
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.nightly
 def test_machine_that_is_killed_comes_back(machines, launch_on, outcome, tmp_path):
     codes, said = finish(launch_on(tmp_path / "whole"))
     assert codes == [0, 0], said
