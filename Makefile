@@ -6,10 +6,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check format clean
+.PHONY: help quickstart test test-all check format clean
 
 help:  ## Print this list.
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing nlptl and its tools into .venv: once, some minutes."
@@ -20,8 +20,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED)  ## Train a sentiment classifier on real reviews; the run is kept in runs/quickstart.
 	$(BIN)/python recipes/sentiment.py --output-dir runs/quickstart --overwrite
 
-test: $(INSTALLED)  ## Run all tests that need no accelerator, the slow ones included.
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not gpu"
+test: $(INSTALLED)  ## Run the tests that every change has to pass.
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not gpu and not nightly"
+
+test-all: $(INSTALLED)  ## Run the long tests too; only those that need an accelerator are left out.
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not gpu"
 
 check: $(INSTALLED)  ## Lint, check the format, the types and who imports whom.
 	$(BIN)/ruff check

@@ -12,8 +12,10 @@ from nlptl.training.devices import on_main
 from nlptl.training.estimate import check_disk
 from nlptl.training.run import Run
 from nlptl.training.trainer import Trainer
+from nlptl.values import checked
 
 
+@checked
 def train_classifier(config: ClassificationConfig) -> Scores:
     """Load and split the data, train, keep the best model on validation, and return the scores on test.
 

@@ -6,6 +6,7 @@ The one file that imports tyro. Nothing here imports torch: what a command needs
 import ast
 import contextlib
 import csv
+import ctypes
 import dataclasses
 import errno
 import gc
@@ -29,8 +30,12 @@ from nlptl.config import load_config
 from nlptl.errors import ConfigError, ResourceError, UserError
 from nlptl.flags import check_flags, nearest
 from nlptl.printable import printable
+from nlptl.training.interruption import stop_on_signals
 
 T = TypeVar("T")
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Settings of glibc's malloc, with the numbers that its malloc.h gives them."""
 
 
 class Command(NamedTuple):
@@ -132,7 +137,8 @@ def run(
 ) -> None:
     """Call `main` with the configuration that the flags in `argv` spell, as a script does.
 
-    A mistake of the user ends the process with one message and its exit code; `--debug` shows the traceback.
+    A mistake of the user ends the process with one message and its exit code; `--debug` shows the traceback. The first
+    SIGTERM or Ctrl-C lets a training finish its step and save.
 
     Args:
         main: What is run, a function of its configuration.
@@ -147,9 +153,12 @@ def run(
     doc = sys.modules[cls.__module__].__doc__ if doc is None else doc
     stream = sys.stdout if log_to is None else log_to
     with _errors_as_messages(debug="--debug" in words), _process_group(), _logging(stream):
-        # A setting of the whole process, so that only the command line changes it.
+        # Settings of the whole process, so that only the command line changes them.
         csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
-        main(parse(cls, flags, prog=prog, description=doc))
+        config = parse(cls, flags, prog=prog, description=doc)
+        _keep_freed_memory()
+        with stop_on_signals():
+            main(config)
 
 
 def parse(
@@ -293,6 +302,18 @@ def _process_group() -> Iterator[None]:
         if distributed is not None and distributed.is_available() and distributed.is_initialized():
             gc.collect()
             distributed.destroy_process_group()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep memory that is freed; by default each step's large tensors are mapped and zeroed again.
+
+    The memory kept is not bounded: it is the most that the process has used at once. That is for a process of ours, not
+    for one that imports nlptl.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextlib.contextmanager

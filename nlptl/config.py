@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from nlptl.errors import ConfigError
 from nlptl.formats import CONFIG_FORMAT, check_format, current_settings
-from nlptl.values import Count, NotNegative, Positive, Range, Share, Unfit, check_fields, describe, fit, options
+from nlptl.values import Count, NotNegative, Positive, Range, Seed, Share, Unfit, check_fields, describe, fit, options
 
 Freeze = Literal["nothing", "embeddings", "encoder"] | Count
 TrainOnly = Literal["norms", "biases", "head"]
@@ -233,7 +233,8 @@ class HeadConfig:
     """dense: trained by gradient. logistic, centroid: fitted by scikit-learn over a frozen encoder."""
     pooling: Pooling = "auto"
     """What the head reads. native: the architecture's own head. cls, mean, max, attention: a pooling of the hidden
-    states. auto: native when the encoder trains, mean when it is frozen or texts are read in chunks."""
+    states. auto: native when the encoder trains, if its own head reads one vector per text; mean otherwise, and when
+    texts are read in chunks."""
     chunk_pooling: ChunkPooling = "mean"
     """How the chunks of a text are combined with long_text chunks. attention: weighted by a learned query."""
     layers: HeadLayers = "last"
@@ -293,7 +294,7 @@ class JudgingConfig:
 class RepeatsConfig:
     """Repeated runs, to measure how much a score depends on chance."""
 
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """Train once per seed on the same splits, in the folders seed-0/, seed-1/, ... of output_dir; report the mean and
     standard deviation of each score. Empty: train once, with --seed."""
     folds: Annotated[int, Range(at_least=2)] | None = None
@@ -419,9 +420,9 @@ class ClassificationConfig(Columns):
     dry_run: bool = False
     """Read the data, print what would train and about what it takes in memory, time and disk space, and stop without
     writing."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds new weights, the order of examples and dropout."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Seeds the carving of missing splits and --max-examples. It is separate from --seed so that runs with several
     seeds see the same texts."""
     transfer: TransferConfig = TransferConfig()

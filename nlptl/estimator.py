@@ -110,9 +110,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         Lists, arrays and pandas Series will do for both.
 
         Raises:
-            DataError: If the texts are no texts, if there are more or fewer of them than labels, if a label is missing
+            DataError: If there are more or fewer of them than labels, if a label is missing
                 or no class, or if there are fewer than two classes.
-            ConfigError: If a parameter is out of range.
+            ConfigError: If the texts are no list of texts, or a parameter is out of range.
             ValueError: If the labels are a table.
         """
         targets = column_or_1d(labels)
@@ -163,7 +163,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """Return the probability of each class, float64 [texts, classes], in the order of `classes_`.
 
         Raises:
-            DataError: If the texts are no texts.
+            ConfigError: If the texts are no list of texts.
             NotFittedError: Before `fit`.
         """
         check_is_fitted(self)
@@ -174,7 +174,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """Return the most probable class of each text, shape [texts].
 
         Raises:
-            DataError: If the texts are no texts.
+            ConfigError: If the texts are no list of texts.
             NotFittedError: Before `fit`.
         """
         best = self.predict_proba(texts).argmax(axis=1)

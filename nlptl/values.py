@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 from nlptl.errors import ConfigError
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ FINITE = Range()
 Count = Annotated[int, Range(at_least=1)]
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(at_least=0)]
+Seed = Annotated[int, Range(at_least=0)]
 Share = Annotated[float, Range(above=0, below=1)]
 
 
@@ -53,7 +55,8 @@ def check_fields(config: Any) -> None:
     Raises:
         ConfigError: If a value has another type or is out of range; all such values are named in one message.
     """
-    hints = _field_hints(type(config))
+    cls: Any = type(config)
+    hints = _field_hints(cls)
     values = _fitted(hints, {name: getattr(config, name) for name in hints}, "Expected settings within their ranges")
     for name, value in values.items():
         object.__setattr__(config, name, value)
@@ -143,7 +146,7 @@ def is_missing(value: object) -> bool:
 
 def way_out(hint: Any, value: object) -> str:
     """Return what to pass in place of a value that is no data set or `Examples`; "" where none is wanted."""
-    if Path not in options(hint) and getattr(hint, "__name__", "") not in ("Examples", "Splits"):
+    if not any(option is Path or getattr(option, "__name__", "") in ("Examples", "Splits") for option in options(hint)):
         return ""
     if all(hasattr(value, name) for name in ("train", "validation", "test")):
         return "Pass one of the splits, such as splits.train."
@@ -194,7 +197,7 @@ def _fitted(hints: Mapping[str, Any], values: Mapping[str, Any], expected: str) 
 
 
 @functools.cache
-def _field_hints(cls: type) -> dict[str, Any]:
+def _field_hints(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
@@ -259,4 +262,4 @@ def _describe_one(hint: Any, none: str) -> str:
         each = describe(arguments[0], none=none)
         word = next((word for word in _PLURALS if each.startswith(word)), "")
         return f"a list of {_PLURALS[word]}{each[len(word) :]}" if word else "a list"
-    return _SCALARS.get(hint) or getattr(hint, "__name__", str(hint))
+    return str(_SCALARS.get(hint) or getattr(hint, "__name__", hint))

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from nlptl.printable import one_line
+
 
 def list_names(names: Iterable[object], most: int = 20) -> str:
     """Return names as Python writes them, separated by commas; of more than `most`, the first ones and their number."""
@@ -11,6 +13,7 @@ def list_names(names: Iterable[object], most: int = 20) -> str:
 
 def align_table(rows: Sequence[Sequence[str]]) -> str:
     """Return rows of cells, the first one the header, as lines; the first column is aligned left, the others right."""
+    rows = [list(map(one_line, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
@@ -19,6 +22,6 @@ def align_table(rows: Sequence[Sequence[str]]) -> str:
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Return rows of cells, the first one the header, as a table in Markdown."""
     # Escapes what would end a cell, or begin HTML, in the name of a run or a label.
-    shown = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in rows]
+    shown = [[one_line(cell).replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in rows]
     lines = ["| " + " | ".join(row) + " |" for row in shown]
     return "\n".join([lines[0], "|" + " --- |" + " ---: |" * (len(rows[0]) - 1), *lines[1:]])

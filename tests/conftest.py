@@ -8,7 +8,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import csv
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,12 +28,46 @@ FAMILIES = {
 }
 """Every supported model type, and what its tiny configuration needs besides the common sizes."""
 
+UNLISTED = {
+    "big_bird": {"block_size": 4, "num_random_blocks": 1},
+    "ernie": {},
+    "eurobert": {"num_key_value_heads": 1},
+    "flaubert": {"emb_dim": 32},
+    "longformer": {"attention_window": 4},
+    "megatron-bert": {},
+    "mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16},
+    "nomic_bert": {},
+    "rembert": {"input_embedding_size": 16},
+    "roberta-prelayernorm": {},
+    "roformer": {},
+    "splinter": {},
+    "squeezebert": {"embedding_size": 32, "q_groups": 2, "k_groups": 2, "v_groups": 2, "output_groups": 2},
+    "xlm": {"emb_dim": 32},
+    "xmod": {"default_language": "en_XX"},
+}
+"""Model types that are not listed, and pass the checks when they are loaded."""
+
 OTHER_FAMILIES = {
     "deberta-v2 with a convolution": ("deberta-v2", {"conv_kernel_size": 3, "norm_rel_ebd": "layer_norm"}),
     "electra without a projection": ("electra", {"embedding_size": 32}),
     "deberta without relative positions": ("deberta", {"relative_attention": False, "pos_att_type": None}),
 }
 """Model types with settings that change their structure."""
+
+
+def cover(*factors: Iterable[object]) -> list[tuple[object, ...]]:
+    """Return cases in which each value of each factor occurs: as many as the longest factor has values."""
+    values = [list(factor) for factor in factors]
+    return [tuple(each[i % len(each)] for each in values) for i in range(max(map(len, values)))]
+
+
+def cover_pairs(
+    first: Iterable[object], second: Iterable[object], third: Iterable[object]
+) -> list[tuple[object, object, object]]:
+    """Return cases in which each value of `first` meets each of `second`, and both in turn those of `third`."""
+    others = list(third)
+    return [(a, b, others[(i + j) % len(others)]) for i, a in enumerate(first) for j, b in enumerate(second)]
+
 
 SENTENCES = (
     "a the film movie story plot acting scene was is and but very quite rather it this good great fine lovely superb "
@@ -88,7 +122,9 @@ def build_model(family: str, folder: Path, **settings: object) -> Path:
             common.pop(name)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = AutoConfig.for_model(family, **{**common, **FAMILIES.get(family, {}), **settings})
+        config = AutoConfig.for_model(
+            family, **{**common, **FAMILIES.get(family, {}), **UNLISTED.get(family, {}), **settings}
+        )
         AutoModel.from_config(config).save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
     return folder

@@ -1,4 +1,4 @@
-"""transformers in other processes: with `import nlptl`, before or after; and without it."""
+"""transformers in other processes: with `import nlptl.heads`, before or after; and without it."""
 
 import json
 import os
@@ -41,15 +41,15 @@ def test_importing_nlptl_imports_neither_torch_nor_transformers():
     assert run(code).strip() == "[]"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imports", "pooling"),
     [
-        ("import nlptl", "mean"),
-        ("from transformers import AutoConfig, AutoModelForSequenceClassification\nimport nlptl", "mean"),
+        ("import nlptl.heads", "mean"),
+        ("from transformers import AutoConfig, AutoModelForSequenceClassification\nimport nlptl.heads", "mean"),
+        ("from nlptl import Classifier\nClassifier", "mean"),
         ("", "native"),
     ],
-    ids=["nlptl first", "transformers first", "without nlptl"],
+    ids=["nlptl first", "transformers first", "with Classifier", "without nlptl"],
 )
 def test_a_saved_model_in_transformers(imports: str, pooling: str, tiny_bert: Path, tmp_path: Path):
     model = Classifier.from_pretrained(tiny_bert, labels=LABELS, pooling=pooling)

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -579,3 +580,39 @@ def test_flag_of_several_values_may_stand_there_once():
         errors.ConfigError, match="Expected --text once, found it twice. Several values follow one flag"
     ):
         cli.parse(Texts, ["--text", "a", "--text", "b"])
+
+
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+HAS_SMALL_PAGES = not LARGE_PAGES.is_file() or "[always]" not in LARGE_PAGES.read_text()
+
+KEEPING = """
+import dataclasses, resource, torch
+from nlptl.cli import run
+from nlptl.model.quick import quick_layers
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    pass
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(15_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def main(config):
+    torch.ones(20_000_000)
+    print(faults(), faults())
+
+with quick_layers(torch.nn.Linear(1, 1)):
+    print(faults(), faults())
+run(main, Config, [])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.skipif(not HAS_SMALL_PAGES, reason="few pages, all large")
+def test_commands_alone_keep_memory_that_is_freed():
+    done = subprocess.run([sys.executable, "-c", KEEPING], capture_output=True, text=True, check=True)
+    library, command = (list(map(int, line.split())) for line in done.stdout.splitlines())
+    assert min(library) > 1000  # 60 MB page by page
+    assert min(command) < 100

@@ -181,20 +181,23 @@ def test_no_texts_no_predictions(fitted: TextClassifier):
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("good", "Expected a list of texts, found a single string. Pass [text] for one text"),
-        (pd.DataFrame({"text": ["a", "b"]}), "found something of 2 dimensions"),
-        (np.array([["a"], ["b"]]), "found something of 2 dimensions"),
-        (["a", None], "Expected a string as text in the texts, found no text (null) (row 2)"),
-        (["a", 1.0], "Expected a string as text in the texts, found 1.0"),
-        (["a", float("nan")], "Expected a string as text in the texts, found nan"),
-        ([b"a", b"b"], "Expected a string as text in the texts, found b'a'"),
+        ("good", "Expected a list of texts, found the string 'good'. Pass [text] for a single one"),
+        (pd.DataFrame({"text": ["a", "b"]}), "found a DataFrame with 'text'. Pass one column of it: data['text']"),
+        (np.array([["a"], ["b"]]), "Expected texts, found ['a'] at position 0"),
+        (["a", 1.0], "Expected texts, found 1.0 at position 1"),
+        ([b"a", b"b"], "Expected texts, found b'a' at position 0"),
     ],
 )
 def test_what_is_no_list_of_texts_is_refused(texts, message: str, fitted: TextClassifier, quick: TextClassifier):
-    with pytest.raises(DataError, match=re.escape(message)):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         quick.fit(texts, ["x", "y"])
-    with pytest.raises(DataError, match=re.escape(message)):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         fitted.predict(texts)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA])
+def test_a_missing_text_is_an_empty_one(missing, fitted: TextClassifier):
+    assert np.array_equal(fitted.predict_proba(["good", missing]), fitted.predict_proba(["good", ""]))
 
 
 @pytest.mark.parametrize(
@@ -224,9 +227,9 @@ def test_two_classes_are_needed(quick: TextClassifier):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"num_epochs": 0}, "num_epochs must be a whole number from 1 on, found 0"),
+        ({"num_epochs": 0}, "num_epochs must be a whole number of at least 1, found 0"),
         ({"optimizer": "lamb"}, "optimizer must be"),
-        ({"learning_rate": -1.0}, "learning_rate must be above 0"),
+        ({"learning_rate": -1.0}, "learning_rate must be a number above 0"),
         ({"pooling": "sum"}, "pooling"),
         ({"activation": "relu"}, "activation"),
         ({"freeze": 9}, "layers"),
@@ -280,7 +283,7 @@ def test_cross_validation(quick: TextClassifier, data: Examples):
     np.testing.assert_array_equal(scores, cross_val_score(quick, pd.Series(data.texts), np.array(data.labels), cv=3))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_grid_search_finds_the_rate_that_learns(tiny_bert: Path, data: Examples):
     grid = {"learning_rate": np.array([1e-9, 3e-3]), "batch_size": np.array([8])}
     search = GridSearchCV(TextClassifier(str(tiny_bert), **FULL), grid, cv=2, error_score="raise")

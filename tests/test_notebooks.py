@@ -49,7 +49,7 @@ def test_a_notebook_shows_and_holds_no_logic(path: Path):
     assert any("from nlptl import" in source for source in sources)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @for_each_notebook
 def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -11,13 +11,13 @@ import numpy as np
 
 from nlptl.config import TaskKind, TextsShown
 from nlptl.data.columns import describe_rows
-from nlptl.data.findings import EXPLANATIONS, Finding, finding, finding_on
+from nlptl.data.findings import EXPLANATIONS, Finding, finding, finding_on, target_finding
 from nlptl.data.languages import find_other_languages
 from nlptl.data.leakage import find_leaking_words
 from nlptl.data.near_duplicates import find_near_duplicates
 from nlptl.data.scripts import find_other_scripts
 from nlptl.data.sources import Examples
-from nlptl.data.targets import label_sets
+from nlptl.data.targets import label_sets, target_problem
 from nlptl.errors import DataError
 from nlptl.wording import list_names
 
@@ -30,6 +30,9 @@ CLASS_TASKS = ("single_label", "ordinal")
 
 # Tab, line feed, form feed and carriage return are blanks. U+FFFD stands where a decoder met bytes that were no text.
 _CONTROL_CHARACTER = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
+
+_BYTES = {bytes([byte]).decode("cp1252"): byte for byte in range(0x80, 0xA0) if byte not in b"\x81\x8d\x8f\x90\x9d"}
+"""The bytes of the characters that Windows-1252 has and Latin-1 has not; of all others, the byte is their number."""
 
 _IDENTIFIER = re.compile(r"(?=\S*\d)[\w.:#/-]+")
 _BETWEEN_COLUMNS = re.compile(r"[\t,;|]")
@@ -58,7 +61,7 @@ def check_splits(
         DataError: If an error is among the findings; with `strict`, if there is any finding.
     """
     for error in _class_errors(splits, task):  # before what takes time
-        raise DataError(f"{error.message}. {error.action}")
+        raise DataError(f"{error.message}. {error.action}".rstrip())
     findings = find_problems(splits, near_duplicates=near_duplicates, task=task, texts_shown=texts_shown)
     if strict and findings:
         raise DataError(f"Expected data without findings (--strict), found {describe_findings(findings)}")
@@ -102,6 +105,7 @@ def find_problems(
     findings += [_missing_classes(name, splits[name], sets[name], counts) for name in splits if name != "train"]
     findings.append(_identifiers(train))
     findings += [_control_characters(name, examples) for name, examples in splits.items()]
+    findings += [_mojibake(name, examples) for name, examples in splits.items()]
     findings += [find_other_scripts(name, examples) for name, examples in splits.items()]
     findings += [find_other_languages(name, examples) for name, examples in splits.items()]
     if task in CLASS_TASKS:
@@ -165,7 +169,7 @@ def drop_copies(splits: Mapping[str, Examples]) -> Examples:
 
 def _class_errors(splits: Mapping[str, Examples], task: TaskKind) -> list[Finding]:
     if task not in CLASS_TASKS:
-        return _unknown_labels(splits, task)
+        return [*_impossible_targets(splits, task), *_unknown_labels(splits, task)]
     train = splits["train"]
     known = set(train.labels)
     errors = []
@@ -191,6 +195,16 @@ def _class_errors(splits: Mapping[str, Examples], task: TaskKind) -> list[Findin
             count = sum(unknown.values())
             errors.append(finding("unknown_label", message, rows=rows, count=count, severity="error"))
     return errors
+
+
+def _impossible_targets(splits: Mapping[str, Examples], task: TaskKind) -> list[Finding]:
+    """Find what a model of the task cannot be trained on, such as tags that are no spans."""
+    found = []
+    for name, examples in splits.items():
+        where = f"{examples.source} ({name})"
+        if problem := target_problem(examples.labels, task, where=where, is_train=name == "train"):
+            found.append(target_finding(problem))
+    return found
 
 
 def _unknown_labels(splits: Mapping[str, Examples], task: TaskKind) -> list[Finding]:
@@ -325,6 +339,21 @@ def _control_characters(name: str, examples: Examples) -> Finding | None:
     is_garbled = np.fromiter((search(text) is not None for text in examples.texts), dtype=bool, count=len(examples))
     what = f"{examples.source}: texts of {name} with control characters, or with signs that could not be decoded"
     return finding_on("control_character", what, examples, is_garbled)
+
+
+def _mojibake(name: str, examples: Examples) -> Finding | None:
+    """Find texts such as caf\u00c3\u00a9, which are UTF-8 that was decoded as Latin-1 or Windows-1252."""
+    is_garbled = np.fromiter(map(_is_mojibake, examples.texts), dtype=bool, count=len(examples))
+    return finding_on("mojibake", f"{examples.source}: texts of {name} decoded wrongly", examples, is_garbled)
+
+
+def _is_mojibake(text: str) -> bool:
+    if text.isascii():
+        return False
+    try:
+        return len(bytes(_BYTES.get(sign, ord(sign)) for sign in text).decode()) < len(text)
+    except ValueError:  # of a character beyond the 256, or of bytes that are no UTF-8
+        return False
 
 
 def _small_classes(train: Examples, sets: Sequence[tuple[str, ...]], counts: Counter[str]) -> Finding | None:

@@ -173,8 +173,9 @@ def _has_enclosed_fields(path: Path, encoding: str, separator: str) -> bool:
             return True
     seen = _Seen()
     try:
-        for record in _scan(path, encoding, separator):
-            seen.add(*record)
+        for row, fields, lines in _scan(path, encoding, separator):
+            if len(lines) > 1 or not seen.has_enough:
+                seen.add(row, fields, [line.rstrip("\r\n").split(separator) for line in lines])
     except csv.Error:
         return separator != "\t" or seen.is_needed
     votes = seen.votes()
@@ -210,6 +211,11 @@ class _Seen:
         """A program wrote the marks: inside a field it writes them twice, or it puts every name in them."""
         self.is_plain = False
         """A mark is inside a field that has none around it, as no program writes it."""
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether records of one line tell nothing more."""
+        return self.is_needed and len(self.learnt) == MOST_ROWS
 
     def add(self, row: int, fields: list[str], lines: list[list[str]]) -> None:
         """Take a record, and the cells of its lines if marks enclosed nothing.
@@ -252,8 +258,8 @@ class _Seen:
         return found
 
 
-def _scan(path: Path, encoding: str, separator: str) -> Iterator[tuple[int, list[str], list[list[str]]]]:
-    """Yield the row of each record, its fields, and the cells of its lines if marks enclosed nothing.
+def _scan(path: Path, encoding: str, separator: str) -> Iterator[tuple[int, list[str], list[str]]]:
+    """Yield the row of each record, its fields and its lines.
 
     Raises:
         csv.Error: If quotation marks do not enclose a field, or are not closed.
@@ -269,11 +275,10 @@ def _scan(path: Path, encoding: str, separator: str) -> Iterator[tuple[int, list
         row = width = 0
         for fields in reader:
             start, row = row + 1, reader.line_num
-            cells = [line.rstrip("\r\n").split(separator) for line in lines]
-            lines.clear()
             if not _is_blank(fields, width):
-                yield start, fields, cells
+                yield start, fields, lines
                 width = width or len(fields)
+            lines.clear()
 
 
 def _is_number(value: str) -> bool:

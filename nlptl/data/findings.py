@@ -1,17 +1,19 @@
 """What a check of the data has found: how much, where, what it means and what to do."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from nlptl.data.columns import describe_rows
 from nlptl.data.sources import Examples
+from nlptl.data.targets import Problem
 
 MOST_ROWS = 5
 
 EXPLANATIONS = {
+    "target": ("No model of this task can be trained on these targets.", "Correct them, or pass another --task."),
     "one_class": (
         "There is nothing to tell apart.",
         "Pass another label column, or add examples of other classes.",
@@ -71,6 +73,10 @@ EXPLANATIONS = {
     "control_character": (
         "A text that was decoded or cut wrongly reaches the model garbled.",
         "Write the file again as UTF-8 from its source, or delete these characters.",
+    ),
+    "mojibake": (
+        "The texts were UTF-8 and have been decoded as Latin-1 or Windows-1252: an encoder knows no such words.",
+        "Decode the source as UTF-8 and write the file again; text.encode('cp1252').decode() repairs most texts.",
     ),
     "other_script": (
         "They are most likely in another language, which the encoder may not know.",
@@ -155,6 +161,11 @@ def finding(
     """
     first, other = tuple(rows[:MOST_ROWS]), tuple(like[:MOST_ROWS])
     return Finding(kind, message, len(rows) if count is None else count, first, severity, *EXPLANATIONS[kind], other)
+
+
+def target_finding(problem: Problem) -> Finding:
+    """Return the finding that targets cannot be trained on."""
+    return replace(finding("target", problem.found, count=1, severity="error"), action=problem.way_out)
 
 
 def finding_on(kind: str, what: str, examples: Examples, is_meant: np.ndarray) -> Finding | None:

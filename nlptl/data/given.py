@@ -1,6 +1,7 @@
 """Texts and labels as Python code passes them: lists, arrays and columns, and nothing that only looks like a list."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 from nlptl.data.columns import is_encodable
 from nlptl.errors import ConfigError
@@ -29,7 +30,8 @@ def as_list(values: object, what: str) -> list[Any]:
     for name in ("to_pylist", "to_list", "tolist"):  # of pyarrow, polars and pandas, numpy
         if hasattr(values, name):
             return list(getattr(values, name)())
-    return list(values)  # type: ignore[call-overload]
+    items: list[Any] = list(cast(Iterable[Any], values))
+    return items
 
 
 def as_texts(values: object, what: str = "texts") -> list[str]:

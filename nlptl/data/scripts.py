@@ -5,27 +5,16 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import regex
 
 from nlptl.data.findings import Finding, finding_on
 from nlptl.data.sources import Examples
 
-SCRIPTS = {
-    "Latin": "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff",
-    "Greek": "\u0370-\u03ff\u1f00-\u1fff",
-    "Cyrillic": "\u0400-\u052f",
-    "Armenian": "\u0530-\u058f",
-    "Hebrew": "\u0590-\u05ff",
-    "Arabic": "\u0600-\u06ff\u0750-\u077f",
-    "Devanagari": "\u0900-\u097f",
-    "Bengali": "\u0980-\u09ff",
-    "Tamil": "\u0b80-\u0bff",
-    "Thai": "\u0e00-\u0e7f",
-    "Georgian": "\u10a0-\u10ff",
-    "Ethiopic": "\u1200-\u137f",
-    "Hangul": "\u1100-\u11ff\uac00-\ud7af",
-    "Chinese or Japanese": "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff",
-}
-"""The letters of each script, as ranges of characters; other scripts are not told from each other."""
+SCRIPTS = (
+    *("Latin", "Greek", "Cyrillic", "Armenian", "Hebrew", "Arabic", "Devanagari", "Bengali", "Tamil", "Thai"),
+    *("Georgian", "Ethiopic", "Hangul"),
+)
+"""Scripts by their names in Unicode. Chinese and Japanese are one; others are not told from each other."""
 
 OTHER = "another script"
 
@@ -33,9 +22,9 @@ OTHER = "another script"
 WORD = re.compile(r"[\w\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u109f\u1780-\u17ff]+")
 """A run of letters, digits and signs between them."""
 
-_LETTERS = {name: re.compile(f"[{ranges}]") for name, ranges in SCRIPTS.items()}
-# Letters that are not Latin, from Greek on, without signs and punctuation.
-_OTHER_LETTER = re.compile("[\u0370-\u1dff\u1f00-\u1fff\u3040-\ud7af\uf900-\ufaff]")
+_LETTERS = {name: regex.compile(rf"\p{{Script={name}}}") for name in SCRIPTS}
+_LETTERS["Chinese or Japanese"] = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}]")
+_OTHER_LETTER = regex.compile(r"[^\P{L}\p{Latin}]")
 
 
 def find_other_scripts(name: str, examples: Examples) -> Finding | None:

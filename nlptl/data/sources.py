@@ -32,7 +32,8 @@ from nlptl.data.columns import (
 from nlptl.data.given import as_list
 from nlptl.data.table import ROWS_AT_ONCE, Batch, Table
 from nlptl.data.tables import open_table
-from nlptl.data.targets import check_tags, target_collector, words_as_texts
+from nlptl.data.tags import check_tags, words_as_texts
+from nlptl.data.targets import LabelColumns, target_collector
 from nlptl.data.texts import TextCollector, Texts
 from nlptl.errors import ConfigError, DataError, ResourceError
 
@@ -108,7 +109,7 @@ class Examples:
             others = f" and {len(pairs)} second texts" if pairs else ""
             raise DataError(f"Expected one label per text, found {len(texts)} texts and {len(labels)} labels{others}.")
         rows, where = list(range(1, len(texts) + 1)), f"the {split} labels"
-        collector = target_collector(task, ["label"], separator=None, class_names=None, are_flags=False, where=where)
+        collector = target_collector(task, LabelColumns(where=where))
         collector.extend([labels], rows)
         names = collector.finish(rows)
         read = words_as_texts if task == "tokens" else check_texts
@@ -355,14 +356,14 @@ def _examples(
         )
     rows, texts, pairs, groups = array("q"), TextCollector(), TextCollector(), list[str]()
     carried: dict[str, list[str]] = {name: [] for name in slice_columns}
-    labels = target_collector(
-        task,
-        label_columns,
+    label_form = LabelColumns(
+        names=label_columns,
         separator=columns.label_separator,
         class_names=table.class_names.get(label) if label is not None else None,
         are_flags=label is None,
         where=source if label is None else f"column {label!r} of {source}",
     )
+    labels = target_collector(task, label_form)
     names = (*text_columns, pair, *label_columns, group, *slice_columns)
     wanted = list(dict.fromkeys(name for name in names if name is not None))
     read = words_as_texts if task == "tokens" else check_texts

@@ -27,7 +27,8 @@ from nlptl.data.tables import SUFFIXES
 from nlptl.data.targets import label_sets, strata
 from nlptl.errors import ConfigError, DataError
 from nlptl.labels import Labels
-from nlptl.values import Count, Range, checked
+from nlptl.printable import one_line
+from nlptl.values import Count, Range, Seed, checked
 
 NAMES = ("train", "validation", "test")
 CARVED_PERCENT = 10
@@ -105,7 +106,7 @@ def load_splits(
     max_examples: Annotated[int, Range(at_least=2)] | None = None,
     drop_empty: bool = False,
     deduplicate: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
     folds: Annotated[int, Range(at_least=2)] | None = None,
     fold: Count | None = None,
     strict: bool = False,
@@ -243,7 +244,7 @@ def _describe_labels(train: Examples, task: TaskKind) -> str:
     names = sorted({label for labels in label_sets(train.labels, task) for label in labels})
     if task == "single_label":
         names = list(Labels.from_names(names).names)
-    shown = ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
+    shown = ", ".join(map(one_line, names[:10])) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
     return f"; labels {shown}" if names else ""
 
 

@@ -150,7 +150,8 @@ def call_tokenizer(
     """
     with _one_call_at_a_time:
         tokenizer.truncation_side = "left" if long_text == "tail" else "right"
-        return tokenizer(*texts, **settings)
+        found: BatchEncoding = tokenizer(*texts, **settings)
+    return found
 
 
 def overlap_of_chunks(tokenizer: PreTrainedTokenizerBase, max_length: int, chunk_overlap: int | None) -> int:

@@ -18,6 +18,8 @@ BINS = 15
 IMPOSSIBLE = -1e6
 """Log probability below which a label was ruled out; such rows tell nothing about the scale of logits."""
 _LOG_BOUNDS = (-10.0, 10.0)
+FEW_ROWS, _LOG_BOUNDS_OF_FEW = 50, (float(np.log(0.1)), float(np.log(10.0)))
+"""With fewer rows, such as a single wrong one, the best temperature can be extreme; it is limited to 0.1 to 10."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def fit_temperature(
 
     A split without a mistake would give temperature 0, that is, certainty. Therefore each label is assumed to be right
     with probability 1 - smoothing, as in Platt (1999, section 2.2): a row whose label has probability p costs
-    -(1 - smoothing) log p - smoothing log(1 - p).
+    -(1 - smoothing) log p - smoothing log(1 - p). With fewer than 50 rows, the temperature is limited to 0.1 to 10.
 
     Args:
         targets: Label ids, integers [rows].
@@ -106,7 +108,9 @@ def fit_temperature(
 
     if len(targets) == 0:
         return Calibration("temperature")
-    best = scipy.optimize.minimize_scalar(loss, bounds=_LOG_BOUNDS, method="bounded", options={"xatol": 1e-12}).x
+    is_limited = smoothing is None and len(targets) < FEW_ROWS
+    bounds = _LOG_BOUNDS_OF_FEW if is_limited else _LOG_BOUNDS
+    best = scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
     # The minimum is flat: about seven digits are certain. Six give the same temperature for logits that differ only by
     # rounding, such as those of one process and of two.
     return Calibration("temperature", float(f"{np.exp(best):.6g}"))

@@ -31,20 +31,26 @@ def score_values(
         options: See `Bootstrap`.
 
     Returns:
-        spearman (equal numbers share their mean rank), pearson, rmse, mae and r2, each the mean over the outputs. If
-        there are several outputs, `per_class` has the scores of each by name.
+        spearman (equal numbers share their mean rank), pearson, rmse, mae and r2, each the mean over the outputs; only
+        rmse and mae for a single row, because the others are undefined. If there are several outputs, `per_class` has
+        the scores of each by name.
 
     Raises:
         DataError: If targets, values and names do not fit each other, or a number is not finite.
         ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
     """
     _check(targets, values, names)
-    scores = metrics.bootstrap_scores(weighted_scores(targets, values), len(targets), names=names, **options)
+    scores = _defined(metrics.bootstrap_scores(weighted_scores(targets, values), len(targets), names=names, **options))
     if len(names) == 1:
         return scores
     columns = {name: weighted_scores(targets[:, [i]], values[:, [i]]) for i, name in enumerate(names)}
     by_output = {name: metrics.bootstrap_scores(column, len(targets), **options) for name, column in columns.items()}
-    return metrics.Scores(scores, per_class=by_output)
+    return metrics.Scores(scores, per_class={name: _defined(found) for name, found in by_output.items()})
+
+
+def _defined(scores: metrics.Scores) -> metrics.Scores:
+    """Leave out correlations and r2, which are undefined for a single row."""
+    return metrics.Scores({name: score for name, score in scores.items() if score.n > 1 or name in ("rmse", "mae")})
 
 
 def weighted_scores(targets: np.ndarray, values: np.ndarray) -> WeightedScores:

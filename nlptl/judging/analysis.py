@@ -10,8 +10,8 @@ import numpy as np
 
 from nlptl.config import JudgingConfig
 from nlptl.data.languages import can_tell_languages, languages_of
+from nlptl.data.numbers import numbers as numbers_of
 from nlptl.data.sources import Examples
-from nlptl.data.targets import numbers as numbers_of
 from nlptl.data.tokens import TEXTS_PER_CALL, call_tokenizer, overlap_of_chunks
 from nlptl.evaluation.cuts import cut_by_label, cut_by_number, cut_by_value, cut_by_word
 from nlptl.evaluation.slices import RowScores, Slice, distinct, score_slices

@@ -166,14 +166,16 @@ def read_tokens(model: Classifier, texts: Sequence[str]) -> list[_Token]:
     """Return the tokens that the model reads of a text or a pair, in the order of `model.tokenize`."""
     tokenizer, long_text = model.tokenizer, model.long_text
     overlap = overlap_of_chunks(tokenizer, model.max_length, model.chunk_overlap) if model.reads_chunks else 0
-    encoding = call_tokenizer(
+    encodings = call_tokenizer(
         tokenizer,
         *([text] for text in texts),
         long_text=long_text,
         truncation="longest_first" if len(texts) > 1 else True,
         max_length=model.max_length,
         stride=overlap,
-    ).encodings[0]
+    ).encodings
+    assert encodings
+    encoding = encodings[0]
     pieces = [encoding, *encoding.overflowing] if len(texts) == 1 else [encoding]
     tokens = [
         [

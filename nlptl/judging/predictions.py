@@ -10,14 +10,14 @@ from typing import Any, Unpack
 import numpy as np
 
 from nlptl.config import TaskKind
-from nlptl.data.targets import label_sets, numbers
+from nlptl.data.numbers import numbers
+from nlptl.data.targets import label_sets
 from nlptl.errors import UntrustedFileError
 from nlptl.evaluation import metrics, multi_label, ordinal, regression, spans
 from nlptl.evaluation.metrics import Bootstrap, Score, bootstrap_scores
 from nlptl.evaluation.uncertainty import WeightedScores
 
 _PROBABILITY, _PREDICTED = "probability_", "predicted"
-_LONGEST_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,6 @@ def read_predictions(path: Path, kind: TaskKind) -> Predictions:
     Raises:
         UntrustedFileError: If the file is damaged, or is from another kind of task.
     """
-    before = csv.field_size_limit(_LONGEST_CELL)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *lines = csv.reader(file)
@@ -76,8 +75,6 @@ def read_predictions(path: Path, kind: TaskKind) -> Predictions:
             f"Expected the predictions of a {kind} run in {path}, cannot read them: {error!r}. Restore the file from a "
             "copy, or train again."
         ) from error
-    finally:
-        csv.field_size_limit(before)
 
 
 def weighted_scores(*tables: Predictions) -> WeightedScores:

@@ -31,6 +31,7 @@ def score_tables(run: RunFiles) -> list[doc.Part]:
         return [
             [doc.metric_name(m), doc.decimal(found[m]["value"]), doc.interval(found[m]), doc.count(found[m]["n"])]
             for m in metrics
+            if m in found  # some scores of a single row are undefined
         ]
 
     columns, on_split = ("score", "value", "95 % interval", "texts"), rows(of_split)

@@ -17,10 +17,11 @@ from transformers import (
 from nlptl.config import HeadConfig
 from nlptl.data.order import stream_key
 from nlptl.errors import ConfigError
-from nlptl.model.encoder import load_weights, set_dropout
+from nlptl.model.encoder import FAMILIES, load_weights, set_dropout
 from nlptl.model.head_checks import check_layers
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.heads import HeadedClassifier
+from nlptl.model.native import NoOwnHeadError, check_other_family
 from nlptl.model.seeding import seeded
 from nlptl.tasks.task import Task
 
@@ -42,16 +43,25 @@ def build_network(
         The network, and the names of parameters inside the encoder that are new, since the checkpoint lacks them.
 
     Raises:
-        ConfigError: If the tokenizer can give more ids than the encoder takes, or the head reads more layers than it
-            has.
+        ConfigError: If the encoder does not do what is expected, the tokenizer can give more ids than it takes, or the
+            head reads more layers than it has or is not there.
         UntrustedFileError: If the weights are damaged or incomplete.
     """
     check_layers(head, _encoder_config(config).num_hidden_layers)
     with seeded(stream_key("init", seed)):
         new: list[str] = []
         encoder, pooler_is_new = _load_encoder(folder, config, head)
+        if encoder.config.model_type not in FAMILIES:
+            check_other_family(encoder)
         _name_labels(config := encoder.config, task)
         if head.pooling == "native":
+            if type(config) not in auto_class(task)._model_mapping:
+                if task.is_per_token:
+                    raise ConfigError(
+                        f"Expected an encoder for which transformers has a head for tags of words, found "
+                        f"{config.model_type}. Pass another, such as bert or roberta."
+                    )
+                raise NoOwnHeadError(f"{config.model_type}, for which transformers has none")
             network = auto_class(task).from_config(config, dtype=torch.float32)
             own = network.base_model.state_dict()
             weights = {k: v for k, v in encoder.state_dict().items() if k in own}
@@ -60,7 +70,8 @@ def build_network(
                 _hold_first_logit_at_zero(network)
         else:
             network = HeadedClassifier(_headed_config(config, task, head), encoder)
-    rows = network.base_model.get_input_embeddings().num_embeddings
+    embeddings = network.base_model.get_input_embeddings()
+    rows = len(getattr(embeddings, "weight", embeddings))
     if num_ids > rows:
         raise ConfigError(
             f"Expected a tokenizer with at most {rows} token ids, the encoder's embeddings, found {num_ids}. "

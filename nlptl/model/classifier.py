@@ -37,12 +37,12 @@ from nlptl.model.adaptation import adapt_encoder
 from nlptl.model.adapters import has_adapters, merged_state_dict, save_adapter
 from nlptl.model.boundary import starting_from
 from nlptl.model.chunks import check_overlap, check_reading
-from nlptl.model.encoder import max_positions, quiet_transformers
+from nlptl.model.encoder import FAMILIES, max_positions, quiet_transformers
 from nlptl.model.folder import Card, forget_paths, new_folder, write_card
 from nlptl.model.freezing import check_transfer
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.inference import ModelLock, evaluating, map_rows
-from nlptl.model.native import native_features, native_logits
+from nlptl.model.native import native_features, native_logits, native_pooling, unread_names
 from nlptl.model.onnx_runtime import FILES, Engine, OnnxNetwork, write_onnx
 from nlptl.model.packing import can_pack, without_padding
 from nlptl.model.parts import find_parts
@@ -51,7 +51,7 @@ from nlptl.model.quick import quick_layers
 from nlptl.tasks.regression import Regression
 from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
-from nlptl.values import Count, Range, checked
+from nlptl.values import Count, Range, Seed, checked
 
 MAX_LENGTH = 256
 """Tokens of a text that are read where nothing else is said."""
@@ -96,10 +96,15 @@ class Classifier(nn.Module):
         names = [name for name, _ in network.named_parameters()]
         self.head_names = frozenset(name for name in names if not name.startswith(prefix)) | new_names
         self.reinit_names: frozenset[str] = frozenset()  # of the encoder, but with no pretrained weights
-        reads_pooler = head.pooling == "native" and not task.is_per_token
+        reads_native = head.pooling == "native" and not task.is_per_token
+        self.native_pooling = native_pooling(network) if reads_native else None
+        reads_pooler = self.native_pooling == "pooler"
         self.unused_names = frozenset(n for n in names if n.startswith(f"{prefix}pooler.") and not reads_pooler)
+        encoder = cast(PreTrainedModel, network.base_model)
+        if encoder.config.model_type not in FAMILIES and head.head == "dense":
+            self.unused_names |= unread_names(network)
         # Below the special tokens and one more, tokenizers does not truncate.
-        least, most = tokenizer.num_special_tokens_to_add(pair=reads_pairs) + 1, max_positions(network.base_model)
+        least, most = tokenizer.num_special_tokens_to_add(pair=reads_pairs) + 1, max_positions(encoder)
         self.max_length = min(MAX_LENGTH, most) if max_length is None else max_length
         if not least <= self.max_length <= most:
             raise ConfigError(
@@ -121,7 +126,7 @@ class Classifier(nn.Module):
         check_overlap(chunk_overlap, max_length=self.max_length, most=self.max_length - least)
         if isinstance(network.config, HeadedConfig):
             network.config.chunk_length = self.max_length if self.reads_chunks else None
-        self.parts = find_parts(cast(PreTrainedModel, network.base_model))
+        self.parts = find_parts(encoder)
         self.transfer = TransferConfig()
         self.is_padding_free: bool | None = None
         self.is_quick = True  # whether `quick_layers` may change how layers compute
@@ -160,7 +165,7 @@ class Classifier(nn.Module):
         long_text: LongText | None = None,
         chunk_overlap: Annotated[int, Range(at_least=0)] | None = None,
         max_chunks: Count | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> "Classifier":
         """Load an encoder and put a new head on it; or, without `labels` or `task`, a classifier that nlptl has saved.
 
@@ -474,7 +479,8 @@ class Classifier(nn.Module):
         """Return what the head reads of token ids [batch, tokens]: shape [batch, width]."""
         with self._running():
             if self.head.pooling == "native":
-                return native_features(self.network, input_ids, attention_mask, **token_types)
+                assert self.native_pooling is not None
+                return native_features(self.network, self.native_pooling, input_ids, attention_mask, **token_types)
             features: torch.Tensor = self.network.features(input_ids, attention_mask, **token_types)
             return features
 
@@ -673,6 +679,7 @@ class Classifier(nn.Module):
         """Token id that fills up shorter texts."""
         return int(self.tokenizer.pad_token_id)
 
+    @checked
     def save(self, directory: str | Path) -> None:
         """Write the model folder: stock transformers files, and `nlptl.json` with labels and settings.
 
@@ -699,6 +706,7 @@ class Classifier(nn.Module):
             self.tokenizer.save_pretrained(folder)
             write_card(folder, card, self.tokenizer)
 
+    @checked
     def export_onnx(self, path: str | Path, *, int8: bool = False) -> None:
         """Write the network as an ONNX file: logits of token ids, of any number of texts of any length.
 
@@ -724,6 +732,7 @@ class Classifier(nn.Module):
             finally:
                 self.network.to(device)
 
+    @checked
     def use_engine(self, engine: Engine, folder: str | Path) -> None:
         """Compute logits by torch, or by ONNX Runtime, from what `nlptl export` has written into a model folder.
 
@@ -732,6 +741,7 @@ class Classifier(nn.Module):
         """
         self.onnx = None if engine == "torch" else OnnxNetwork(Path(folder) / FILES[engine])
 
+    @checked
     def save_adapter(self, directory: str | Path) -> None:
         """Write the low-rank updates as a stock peft adapter; `PeftModel.from_pretrained` puts it on the encoder.
 

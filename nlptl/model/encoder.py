@@ -20,8 +20,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_MAPPING,
+    MODEL_MAPPING_NAMES,
 )
 from transformers.utils import logging
 
@@ -43,7 +46,7 @@ FAMILIES = (
     "deberta-v2",
     "modernbert",
 )
-"""Model types that are tested one by one; others that transformers builds alike are checked when they are loaded."""
+"""Model types that are tested one by one; other encoders are checked when they are loaded."""
 
 CODE_KEYS = ("auto_map", "trust_remote_code", "quantization_config", "_attn_implementation", "attn_implementation")
 """Keys of a configuration that make a loader run or download code; `_attn_implementation_internal` is one more."""
@@ -116,18 +119,20 @@ def read_config(folder: Path) -> PreTrainedConfig:
             f"Expected model.safetensors in {folder}, found no weights in this format, the only one that is read. "
             "Check the path, or take a model or a revision of it that has safetensors."
         )
+    if not any((folder / f"model.safetensors{end}").exists() for end in ("", ".index.json")):
+        raise ConfigError(
+            f"Expected model.safetensors, or its parts with model.safetensors.index.json, in {folder}, found "
+            f"{', '.join(weights[:5])}, {_of_other_name(weights)}."
+        )
     _refuse_code(values, folder / "config.json")
     if (folder / "tokenizer_config.json").exists():
         _refuse_code(_read_json(folder / "tokenizer_config.json", folder), folder / "tokenizer_config.json")
     encoder = values.get("encoder") if values.get("model_type") == "nlptl" else values
     current_settings({"head": values.get("head")}, folder / "config.json")
-    family = encoder.get("model_type") if isinstance(encoder, dict) else None
-    encoders = MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys() & MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.keys()
-    if family not in [*FAMILIES, *encoders]:
-        raise ConfigError(
-            f"Expected an encoder of one of the families {', '.join(FAMILIES)}, or one that transformers builds alike, "
-            f"found {family!r} in {folder}. Pass a model of one of these families."
-        )
+    encoder = encoder if isinstance(encoder, dict) else {}
+    family = encoder.get("model_type")
+    if flaw := _flaw_of_family(family, is_encoder_decoder=bool(encoder.get("is_encoder_decoder"))):
+        raise _no_encoder(folder, family, flaw)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (StrictDataclassError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -135,7 +140,43 @@ def read_config(folder: Path) -> PreTrainedConfig:
             f"Expected the settings of a {family} encoder in {folder / 'config.json'}, cannot use them: "
             f"{one_line(error)} Download or save the model again."
         ) from error
+    settings = getattr(config, "encoder", config)
+    if flaw := _flaw_of_settings(settings):
+        raise _no_encoder(folder, family, flaw)
+    if family == "big_bird":
+        # It would change from sparse to full attention for good at the first short text, and then give other results.
+        settings.attention_type = "original_full"
     return config
+
+
+def _flaw_of_family(family: object, *, is_encoder_decoder: bool) -> str | None:
+    """Return why models of a type are no encoders of text; None: they may be."""
+    if family in FAMILIES:
+        return None
+    if not isinstance(family, str) or family not in MODEL_MAPPING_NAMES:
+        return "which AutoModel of transformers does not know"
+    if is_encoder_decoder or family in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        return "which has a decoder after its encoder"
+    if family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and family not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return "a decoder, whose tokens do not see the next ones"
+    return None
+
+
+def _flaw_of_settings(config: PreTrainedConfig) -> str | None:
+    """Return why a model with these settings is no encoder of text; None: it may be."""
+    missing = [n for n in ("hidden_size", "num_hidden_layers", "max_position_embeddings") if not hasattr(config, n)]
+    if missing:
+        return f"whose settings have no {', '.join(missing)}"
+    found: Any = MODEL_MAPPING[type(config)]
+    reads = (found[0] if isinstance(found, tuple) else found).main_input_name
+    return None if reads == "input_ids" else f"which reads {reads}, not token ids"
+
+
+def _no_encoder(folder: Path, family: object, flaw: str) -> ConfigError:
+    return ConfigError(
+        f"Expected a text encoder, found {family!r} in {folder}, {flaw}. Pass an encoder, such as one of the families "
+        f"{', '.join(FAMILIES)}."
+    )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -239,8 +280,9 @@ def max_positions(encoder: nn.Module) -> int:
     positions = int(cast(PreTrainedModel, encoder).config.max_position_embeddings)
     for name, module in encoder.named_modules():
         # Families after fairseq number positions from padding_idx + 1, so that many rows are never reached.
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return positions - module.padding_idx - 1
+        padding_id = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding_id is not None:
+            return positions - int(padding_id) - 1
     return positions
 
 
@@ -249,6 +291,19 @@ def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
     for key, value in config.to_dict().items():
         if "dropout" in key and (value is None or isinstance(value, int | float)):
             setattr(config, key, dropout)
+
+
+def _of_other_name(names: list[str]) -> str:
+    """Return what weights under other names than that of a model are, and what to do."""
+    if any(re.fullmatch(r".+-\d{5}-of-\d{5}\.safetensors", name) for name in names):
+        return "parts of a model without their index. Fetch model.safetensors.index.json as well"
+    variant = re.fullmatch(r"model\.([\w-]+)\.safetensors", names[0])
+    if variant is not None:
+        return (
+            f"a variant of the weights ({variant[1]}), which is not read by itself. Rename it to model.safetensors "
+            "(weights are computed with in float32, whatever their precision), or fetch the file of that name"
+        )
+    return "which is another name. Rename the file with the weights to model.safetensors"
 
 
 def _refuse_code(values: dict[str, Any], path: Path) -> None:

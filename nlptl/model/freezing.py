@@ -138,7 +138,7 @@ def eval_frozen_parts(module: nn.Module) -> None:
 
 def num_frozen_layers(parts: EncoderParts, groups: Mapping[str, str], trained: frozenset[str]) -> int:
     """Return how many of the lowest layers never change, the embeddings included; 0 if there is no such boundary."""
-    if parts.shares_layers:
+    if parts.shares_layers or not parts.runs_in_turn:
         return 0
     changing = {groups[name] for name in trained}
     if EMBEDDINGS in changing:

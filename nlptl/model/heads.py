@@ -119,7 +119,7 @@ class HeadedClassifier(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=self.config.encoder.initializer_range)
+            nn.init.normal_(module.weight, std=getattr(self.config.encoder, "initializer_range", 0.02))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 

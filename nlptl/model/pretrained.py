@@ -1,5 +1,6 @@
 """Reads what a classifier is made of: from a pretrained encoder and settings of a new head, or from a saved one."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,15 +11,16 @@ from nlptl.data.given import as_list
 from nlptl.errors import ConfigError
 from nlptl.labels import Labels
 from nlptl.model.build import auto_class, build_network
-from nlptl.model.encoder import FAMILIES, find_model, load_tokenizer, load_weights, read_config
+from nlptl.model.encoder import find_model, load_tokenizer, load_weights, read_config
 from nlptl.model.fitted_heads import check_tensors
 from nlptl.model.folder import CARD, read_card
 from nlptl.model.head_checks import check_head
-from nlptl.model.headed_config import HeadedConfig
-from nlptl.model.native import check_other_family
+from nlptl.model.native import NoOwnHeadError, native_pooling
 from nlptl.model.seeding import seeded
 from nlptl.tasks.task import Task
 from nlptl.values import show
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,7 @@ def load_encoder(name: str, task: Task, head: HeadConfig, *, encoder_is_frozen: 
         UntrustedFileError: If a file of the model is damaged or could run code.
         ResourceError: If a Hub id cannot be downloaded.
     """
+    is_free = head.pooling == "auto" and not task.is_per_token
     if head.pooling == "auto":
         has_own = task.is_per_token or (task.kind != "ordinal" and not encoder_is_frozen)
         head = replace(head, pooling="native" if has_own else "mean")
@@ -53,9 +56,16 @@ def load_encoder(name: str, task: Task, head: HeadConfig, *, encoder_is_frozen: 
     config = read_config(folder)  # Before the tokenizer, since it is what looks for code.
     tokenizer = load_tokenizer(folder)
     num_ids = max(tokenizer.get_vocab().values()) + 1
-    network, new_names = build_network(folder, config, task, head, num_ids=num_ids, seed=seed)
-    if config.model_type not in (*FAMILIES, HeadedConfig.model_type):
-        check_other_family(network, is_native=head.pooling == "native" and not task.is_per_token)
+    try:
+        network, new_names = build_network(folder, config, task, head, num_ids=num_ids, seed=seed)
+        if head.pooling == "native" and not task.is_per_token:
+            native_pooling(network)
+    except NoOwnHeadError as error:
+        if not is_free:
+            raise
+        head = replace(head, pooling="mean")
+        logger.info("%s: pooling mean in place of native: %s", name, error.found)
+        network, new_names = build_network(folder, config, task, head, num_ids=num_ids, seed=seed)
     return Loaded(network=network, tokenizer=tokenizer, task=task, head=head, max_length=None, new_names=new_names)
 
 

@@ -47,7 +47,7 @@ def usage(card: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
     several = '["..."], ["..."]' if pairs else '["..."]'
     limit = "" if is_per_token else f", truncation=True, max_length={card.get('max_length', 256)}"
     is_native = card.get("head", {}).get("pooling") == "native"
-    known = "" if is_native else "import nlptl  # makes this head known to transformers\n"
+    known = "" if is_native else "import nlptl.heads  # registers this head with transformers\n"
     python = f"from nlptl import Classifier\n\nmodel = Classifier.from_pretrained({quoted})\nmodel.predict({several})"
     pipeline = f'{known}from transformers import pipeline\n\npredict = pipeline("{pipeline_of(card["task"])}", '
     return [

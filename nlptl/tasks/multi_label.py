@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
 
 from nlptl.config import BinaryLoss, DecisionConfig, TaskKind, TrainingConfig
 from nlptl.data.sources import Examples
-from nlptl.data.targets import label_sets
+from nlptl.data.targets import check_targets, label_sets
 from nlptl.data.tokens import Tokens
 from nlptl.errors import ConfigError
 from nlptl.evaluation.calibration import fit_platt
@@ -18,6 +18,7 @@ from nlptl.evaluation.multi_label import point_scores, score_label_sets, tune_th
 from nlptl.labels import Labels
 from nlptl.tasks.losses import binary_losses
 from nlptl.tasks.task import Objective, Task
+from nlptl.values import Range
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class LabelsPrediction:
 class MultiLabel(Task):
     """Any number of labels for each text."""
 
-    thresholds: tuple[float, ...] = ()
+    thresholds: tuple[Annotated[float, Range(0, 1)], ...] = ()
     """From which probability on each label is predicted; empty: from 0.5."""
 
     kind: ClassVar[TaskKind] = "multi_label"
@@ -45,11 +46,10 @@ class MultiLabel(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         Labels(self.names)
-        is_sound = len(self.thresholds) in (0, len(self.names)) and all(0 <= each <= 1 for each in self.thresholds)
-        if not is_sound:
+        if len(self.thresholds) not in (0, len(self.names)):
             raise ConfigError(
-                f"Expected a threshold from 0 to 1 for each of {len(self.names)} labels, found {self.thresholds}. "
-                "Correct them, or leave them out for 0.5."
+                f"Expected a threshold for each of {len(self.names)} labels, found {self.thresholds}. Correct them, or "
+                "leave them out for 0.5."
             )
 
     @classmethod
@@ -59,6 +59,7 @@ class MultiLabel(Task):
         Raises:
             DataError: If fewer than two do.
         """
+        check_targets(train.labels, cls.kind, where=train.source)
         sets = label_sets(train.labels, cls.kind)
         return cls(Labels.from_names(label for labels in sets for label in labels).names)
 

@@ -5,7 +5,6 @@ A head with a unit z_k for each step between two labels models P(y > k | y > k -
 that softmax over its logits are these probabilities, in pipelines too.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -15,6 +14,7 @@ from scipy.special import log_softmax
 
 from nlptl.config import BinaryLoss, DecisionConfig, TaskKind, TrainingConfig
 from nlptl.data.sources import Examples
+from nlptl.data.targets import order_problem
 from nlptl.data.tokens import Tokens
 from nlptl.errors import ConfigError
 from nlptl.evaluation.calibration import fit_temperature
@@ -25,7 +25,6 @@ from nlptl.evaluation.ordinal import (
     scale_rank_odds,
     score_ranks,
 )
-from nlptl.labels import Labels
 from nlptl.tasks.losses import num_conditions
 from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Objective
@@ -50,24 +49,9 @@ class Ordinal(SingleLabel):
             ConfigError: If the labels are no numbers, and their order is not given, or given wrongly.
             DataError: If there are fewer than two.
         """
-        names = Labels.from_names(train.labels).names
-        if order:
-            missing, repeated = sorted({*names} - {*order}), sorted({name for name in order if order.count(name) > 1})
-            if missing or repeated:
-                what = f"{', '.join(missing)} left out" if missing else f"{', '.join(repeated)} twice"
-                raise ConfigError(
-                    f"Expected every label of {train.source} once in --label-order, found {what}. Labels: "
-                    f"{', '.join(names[:10])}."
-                )
-            return cls(tuple(order))
-        numbers = [_number(name) for name in names]
-        if None in numbers or len(set(numbers)) < len(names):
-            raise ConfigError(
-                "Expected labels in an order: different numbers, or --label-order, found "
-                f"{', '.join(names[:10])}. Pass them as --label-order, from the lowest to the highest (Ordinal((...)) "
-                "in Python)."
-            )
-        return cls(tuple(name for _, name in sorted(zip(map(float, names), names, strict=True))))
+        if problem := order_problem(train.labels, order, where=train.source):
+            raise ConfigError(f"{problem.found}. {problem.way_out}")
+        return cls(tuple(order) or tuple(sorted(set(train.labels), key=float)))
 
     def objective(
         self, config: TrainingConfig, targets: np.ndarray, tokens: Tokens, *, binary_loss: BinaryLoss
@@ -113,11 +97,3 @@ class Ordinal(SingleLabel):
 
 def _tempered(logits: np.ndarray, temperature: float) -> np.ndarray:
     return scale_rank_odds(log_softmax(logits, axis=1), temperature)
-
-
-def _number(name: str) -> float | None:
-    try:
-        number = float(name)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None

@@ -13,17 +13,15 @@ import torch
 import torch.nn.functional as F
 
 from nlptl.config import BinaryLoss, TaskKind, TrainingConfig
+from nlptl.data.numbers import numbers
 from nlptl.data.sources import Examples
-from nlptl.data.targets import numbers
+from nlptl.data.targets import check_targets
 from nlptl.data.tokens import Tokens
 from nlptl.errors import DataError
 from nlptl.evaluation.metrics import Scores
 from nlptl.evaluation.regression import point_scores, score_values
 from nlptl.labels import Labels
 from nlptl.tasks.task import Objective, Task
-
-MAX_MEAN = 1e4
-"""Largest mean of scores, in units of their standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -58,24 +56,12 @@ class Regression(Task):
         """Return the task with the scores in `train`, and their means and standard deviations.
 
         Raises:
-            DataError: If a score is the same for all texts.
+            DataError: If a score is the same for all texts, or nearly so.
         """
         names = tuple(numbers(train.labels[0])) if train.labels else ("score",)
         targets = cls(names).targets(train)
-        with np.errstate(over="ignore", invalid="ignore"):
-            means, scales = targets.mean(axis=0), targets.std(axis=0)
-        for i, name in enumerate(names):
-            if scales[i] == 0:
-                raise DataError(
-                    f"Expected scores in {train.source} that differ, found {name!r} to be {targets[0, i]:g} "
-                    "throughout. Pass another --label-column."
-                )
-            if not np.isfinite(scales[i]) or abs(means[i]) > MAX_MEAN * scales[i]:
-                raise DataError(
-                    f"Expected scores in {train.source} whose differences single precision can tell, found {name!r} "
-                    f"with mean {means[i]:g} and standard deviation {scales[i]:g}. Subtract a number from all of them, "
-                    "or divide them."
-                )
+        check_targets(train.labels, cls.kind, where=train.source)
+        means, scales = targets.mean(axis=0), targets.std(axis=0)
         return cls(names, tuple(means.tolist()), tuple(scales.tolist()))
 
     @property

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 from nlptl.config import BinaryLoss, DecisionConfig, TaskKind, TrainingConfig
 from nlptl.data.sources import Examples
-from nlptl.data.targets import label_sets
+from nlptl.data.targets import check_targets, label_sets
 from nlptl.data.tokens import Tokens
-from nlptl.errors import ConfigError, DataError
+from nlptl.errors import ConfigError
 from nlptl.evaluation.calibration import fit_temperature
 from nlptl.evaluation.metrics import Scores
 from nlptl.evaluation.spans import find_spans, point_scores, score_spans
@@ -74,16 +74,8 @@ class TokenLabels(Task):
         Raises:
             DataError: If a tag is neither O nor B-type or I-type, or if there are no spans.
         """
-        types = set()
-        for tag in sorted({tag for tags in label_sets(train.labels, cls.kind) for tag in tags} - {"O"}):
-            prefix, _, name = tag.partition("-")
-            if prefix not in ("B", "I") or not name:
-                raise DataError(
-                    f"Expected tags O, B-type and I-type (IOB2) in {train.source}, found {tag!r}. Convert the tags."
-                )
-            types.add(name)
-        if not types:
-            raise DataError(f"Expected tags of spans in {train.source}, found O alone. Pass another --label-column.")
+        check_targets(train.labels, cls.kind, where=train.source)
+        types = {tag[2:] for tags in label_sets(train.labels, cls.kind) for tag in tags} - {""}
         return cls(("O", *(f"{prefix}-{name}" for name in sorted(types) for prefix in ("B", "I"))))
 
     def targets(self, examples: Examples) -> np.ndarray:

@@ -12,11 +12,11 @@ import numpy as np
 
 from nlptl.config import Columns, TaskKind, columns_of
 from nlptl.data.checks import describe_findings, find_problems
-from nlptl.data.findings import Finding, finding, finding_on
+from nlptl.data.findings import Finding, finding, finding_on, target_finding
 from nlptl.data.languages import can_tell_languages
 from nlptl.data.sources import Examples
 from nlptl.data.splits import read_splits
-from nlptl.data.targets import label_sets
+from nlptl.data.targets import label_sets, order_problem
 from nlptl.data.writers import check_output, write_json
 from nlptl.errors import ConfigError, DataError
 
@@ -41,6 +41,8 @@ class CheckConfig(Columns):
     """A file, a folder with train / validation / test files, a Hub id, or a sample; splits are checked as given."""
     task: TaskKind = "single_label"
     """What the labels are, as in training."""
+    label_order: tuple[str, ...] = ()
+    """The labels of an ordinal task from the lowest to the highest. Empty: they are numbers."""
     near_duplicates: bool = True
     """Look for texts that are nearly the same: a second or less for 5,000 texts."""
     model: str | None = None
@@ -60,6 +62,8 @@ class CheckConfig(Columns):
         super().__post_init__()
         found = [f"--max-length {self.max_length}"] * (self.max_length is not None)
         found += ["--label-errors"] * self.label_errors
+        if self.label_order and self.task != "ordinal":
+            raise ConfigError(f"Expected --label-order only with the task ordinal, found {self.task}. Leave it out.")
         if self.seed != 0 and not (self.label_errors and 0 <= self.seed < 2**32):
             raise ConfigError(
                 f"Expected a --seed from 0 to {2**32 - 1}, and only with --label-errors, found {self.seed}. Correct "
@@ -108,7 +112,11 @@ def check_data(config: CheckConfig) -> list[Finding]:
         )
     if not can_tell_languages():
         logger.info("languages are not looked at: pip install 'nlptl[languages]'")
-    findings = find_problems(splits, near_duplicates=config.near_duplicates, task=config.task)
+    problem = None
+    if config.task == "ordinal":
+        problem = order_problem(splits["train"].labels, config.label_order, where=splits["train"].source)
+    findings = [target_finding(problem)] if problem else []
+    findings += find_problems(splits, near_duplicates=config.near_duplicates, task=config.task)
     shares: dict[str, dict[str, float]] = {}
     label_errors: list[LabelError] = []
     if config.model is not None:

@@ -1,4 +1,4 @@
-"""One process at a time writes into the folder of a run."""
+"""Only one process at a time writes into the folder of a run."""
 
 import errno
 import json
@@ -14,30 +14,30 @@ from nlptl.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""What file systems answer that do not know locks."""
+"""Errors of file systems without locks."""
 
 
 class FolderLock:
-    """The hidden file `.lock` in a folder, locked by this process as long as this object, or another one on it, lives.
+    """A lock on the hidden file `.lock` in a folder, held as long as this object or another one on the folder lives.
 
-    The system frees it when the process ends, however it ends. The file says who has it.
+    The system releases it when the process ends, however it ends. The file names the process that holds it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder.resolve() / ".lock"
-        # One for each path in this process, which may open a run more than once.
+        # One lock per path, since this process may open a run more than once.
         self._lock = FileLock(self.path, blocking=False, thread_local=False, is_singleton=True, fallback_to_soft=False)
         self._is_taken = self._is_new = False
 
     def take(self) -> None:
-        """Lock the folder, which has to be there.
+        """Lock the folder, which must exist.
 
         Raises:
             ConfigError: If another process has locked it.
             OSError: If the folder cannot be written.
         """
         if self._lock.is_locked and not self.path.exists():
-            self._lock.release(force=True)  # of a folder that was here before
+            self._lock.release(force=True)  # an earlier folder at this path, which was deleted
         elif self._is_taken:
             return
         self._is_new = not self.path.exists()
@@ -51,19 +51,17 @@ class FolderLock:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            logger.warning(
-                "the file system of %s has no locks: going on without; start no other run in the folder", self.folder
-            )
+            logger.warning("the file system of %s has no locks: start no other run in this folder", self.folder)
             return
         self._is_taken = True
         self.path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n", encoding="utf-8")
 
-    def give_back(self, *, at_all: bool = False) -> None:
-        """Undo `take`; `at_all`: and that of all others in this process, since the folder will be another one."""
-        if self._is_taken and self._is_new and not at_all:
-            self.path.unlink(missing_ok=True)  # A folder that was refused is left as it was.
-        if self._is_taken or at_all:
-            self._lock.release(force=at_all)
+    def release(self, *, of_all: bool = False) -> None:
+        """Undo `take`; `of_all`: release the locks of all objects on this folder, which is about to be moved."""
+        if self._is_taken and self._is_new and not of_all:
+            self.path.unlink(missing_ok=True)  # a refused folder is left as it was
+        if self._is_taken or of_all:
+            self._lock.release(force=of_all)
         self._is_taken = False
 
     def _holder(self) -> str:

@@ -28,7 +28,7 @@ from nlptl.training.checkpoint import (
 from nlptl.training.devices import on_main
 from nlptl.training.features import precompute
 from nlptl.training.inputs import Inputs, logits_of
-from nlptl.training.interruption import Interruption, Left, leave
+from nlptl.training.interruption import is_asked_to_end, leave, stepping
 from nlptl.training.optimizer import build_optimizer, rate_multiplier
 from nlptl.training.plan import describe_stage, selection_metric
 from nlptl.training.run import Run
@@ -76,7 +76,6 @@ class Loop:
         self.state = State()
         self.best: dict[str, torch.Tensor] = {}
         self.writing = Background()
-        self.interruption = Interruption()
 
     def train(self, inputs: Inputs, held_out: Inputs | None) -> None:
         """Train through all stages, and keep the weights with the best score on `held_out`, or the last ones."""
@@ -94,7 +93,7 @@ class Loop:
             outside=self.outside,
         )
         try:
-            with tracker, self.interruption:
+            with tracker:
                 for stage in self.stages:
                     end = (stage.first_epoch + stage.num_epochs) * steps_per_epoch
                     if self.state.step < end and not self.state.is_stopped:
@@ -106,7 +105,7 @@ class Loop:
                         checkpoint = None
                 on_main(self.writing.finish)
         except BaseException as error:
-            if not isinstance(error, KeyboardInterrupt) or isinstance(error, Left):  # a second one ends at once
+            if type(error) is not KeyboardInterrupt or not is_asked_to_end():  # a second one ends at once
                 self.writing.wait()
             if self.outside is not None:
                 self.outside.finish()
@@ -165,7 +164,7 @@ class Loop:
                 model.task.objective(config, inputs.targets, inputs.tokens, binary_loss=model.head.binary_loss),
             )
             model.train()
-            with self.interruption.while_stepping() as signals, self._quick_layers():
+            with stepping() as signals, self._quick_layers():
                 self._take_steps(
                     stepper, optimizer, stage, inputs, held_out, tracker, signals, steps_per_epoch=steps_per_epoch
                 )
@@ -180,7 +179,8 @@ class Loop:
 
     def _quick_layers(self) -> AbstractContextManager[None]:
         # A pass of the model has quick layers, but a layer that is computed once more is so after the pass.
-        return quick_layers(self.model) if self.model.checkpoints_gradients else nullcontext()
+        has_layers = self.model.checkpoints_gradients and not self.model.features_are_constant
+        return quick_layers(self.model) if has_layers else nullcontext()
 
     def _take_steps(
         self,

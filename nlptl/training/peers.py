@@ -103,8 +103,8 @@ def _with_store(action: Callable[[Store], object]) -> None:
             seconds = timedelta(seconds=STORE_SECONDS)
             action(TCPStore(*address, is_master=False, wait_for_workers=False, timeout=seconds))
 
-    # Where the host is stopped, TCPStore waits forever, whatever its timeout. A thread that is answered while Python ends
-    # would abort the process, so that all but such a host gets time enough to answer.
+    # Where the host is stopped, TCPStore waits forever, whatever its timeout. A thread that is answered while Python
+    # ends would abort the process, so that all but such a host gets time enough to answer.
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
     thread.join(timeout=4 * STORE_SECONDS)

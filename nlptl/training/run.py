@@ -34,6 +34,7 @@ from nlptl.model.classifier import Classifier
 from nlptl.training.checkpoint import prune_checkpoints, saved_steps
 from nlptl.training.devices import on_main, processes
 from nlptl.training.lock import FolderLock
+from nlptl.values import checked
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Run:
         self.identity = ""  # tells its checkpoints from those of other runs; known once `record_data` was called
 
     @classmethod
+    @checked
     def open(cls, path: str | Path, config: Any, *, resume: bool = False, overwrite: bool = False) -> "Run":
         """Claim the folder `path` for a run with the settings `config`, a dataclass, and write `config.json`.
 
@@ -97,7 +99,7 @@ class Run:
             try:
                 return _claim(folder, recorded, lock, resume=resume, overwrite=overwrite)
             except BaseException:
-                lock.give_back()
+                lock.release()
                 raise
 
         return cls(folder, recorded, resume=on_main(claim), lock=lock)
@@ -314,7 +316,7 @@ def _claim(folder: Path, config: Any, lock: FolderLock, *, resume: bool, overwri
             )
         if has_run:
             number = next(n for n in range(1, 1_000_000) if not Path(f"{folder}.{n}").exists())
-            lock.give_back(at_all=True)
+            lock.release(of_all=True)
             folder.rename(f"{folder}.{number}")
             logger.info("moved the run in %s to %s.%d", folder, folder, number)
         folder.mkdir(parents=True, exist_ok=True)

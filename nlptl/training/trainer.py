@@ -33,7 +33,7 @@ from nlptl.training.peers import peer_errors
 from nlptl.training.plan import Plan, describe_stage, plan_training, training_table
 from nlptl.training.run import Run
 from nlptl.training.tracking import OutsideTracker, check_tracker
-from nlptl.values import checked
+from nlptl.values import Seed, checked
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Trainer:
         config: TrainingConfig,
         *,
         output_dir: str | Path | Run | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         """Prepare to train `model`.
 

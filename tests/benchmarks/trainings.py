@@ -29,10 +29,19 @@ def ours(
     seed_offset: int = 0,
     batch_size: int = BATCH_SIZE,
     patched: dict[str, Any] | None = None,
+    keeps_memory: bool = False,
     **settings: Any,
 ) -> Callable[[], Check]:
-    """Return what trains with nlptl; `seed_offset` gives a head of its own, `patched` names what is left out."""
+    """Return what trains with nlptl.
+
+    `seed_offset` gives a head of its own, `patched` names what is left out; `keeps_memory` sets the allocator as the
+    command line does.
+    """
     import_models()
+    if keeps_memory:
+        from nlptl.cli import _keep_freed_memory
+
+        _keep_freed_memory()
     from nlptl import Classifier, Examples, Trainer, TrainingConfig
 
     seed = job["seed"] + seed_offset
@@ -231,11 +240,11 @@ SYSTEMS: dict[str, System] = {
     **{
         f"ours_without_{name}": System("short", partial(WHOLE, patched=patched))
         for name, patched in {
-            "kept_memory": {"nlptl.model.quick._keep_freed_memory": lambda: None},
             "quick_dropout": {f"nlptl.model.{module}.drop": _dropout for module in ("quick", "packing")},
             "first_token": {"nlptl.model.packing.ALL_TOKENS": ("bert",)},
         }.items()
     },
+    "ours_kept_memory": System("short", partial(WHOLE, keeps_memory=True)),
     "ours_padded_deberta": System("deberta", partial(WHOLE, padding_free=False)),
     "ours_checkpointing": System("short", partial(WHOLE, gradient_checkpointing=True)),
 }

@@ -21,6 +21,27 @@ def findings(train, **others):
     return {finding.kind: finding for finding in check_splits(splits)}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "caf\u00e9",
+        "na\u00efve \u201cCAF\u00c9\u201d",
+        "Stra\u00dfe",
+        "\u6570\u636e",
+        "\u0434\u0430",
+        "\U0001f642 \u2014",
+    ],
+)
+def test_mojibake_is_what_another_encoding_made_of_utf8(text):
+    """Windows-1252 as browsers decode it, where the five bytes that it has no characters for are control characters."""
+    wrong = "".join(
+        bytes([byte]).decode("cp1252") if byte not in b"\x81\x8d\x8f\x90\x9d" else chr(byte) for byte in text.encode()
+    )
+    for garbled in (wrong, text.encode().decode("latin-1")):
+        found = find_problems({"train": examples([*CLEAN, (text, "x"), (garbled, "y")])})
+        assert [each.rows for each in found if each.kind == "mojibake"] == [(6,)]
+
+
 def test_clean_data_has_no_findings():
     assert findings(CLEAN, validation=[("e", "x"), ("f", "y")], test=[("g", "x"), ("h", "y")]) == {}
     assert findings(CLEAN) == {}
@@ -51,6 +72,13 @@ def test_clean_data_has_no_findings():
             "texts of train with control .*row 5",
         ),
         ([*CLEAN, ("f\ufffdr", "x")], {}, "control_character", (5,), "texts of train with control .*: row 5"),
+        (
+            [*CLEAN, ("caf\u00c3\u00a9 \u00e2\u20ac\u2122", "x"), ("caf\u00e9", "y")],
+            {},
+            "mojibake",
+            (5,),
+            "train decoded wr",
+        ),
         (CLEAN, {"validation": [("e", "x")]}, "missing_class", (), r"1 of 2 classes have no example in validation"),
         (CLEAN, {"test": [("e", "x")]}, "missing_class", (), r"1 of 2 classes have no example in test \('y'\)"),
     ],

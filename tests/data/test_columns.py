@@ -168,6 +168,6 @@ def test_templates_that_are_refused(template: str, message: str, tmp_path: Path)
 
 def test_value_of_a_template_that_is_no_text_is_named(tmp_path: Path):
     path = tmp_path / "a.jsonl"
-    path.write_text('{"title": "a", "body": "x", "label": "p"}\n{"title": null, "body": "y", "label": "n"}\n')
-    with pytest.raises(DataError, match=r"column 'title' of .*found no text \(null\) \(row 2\)"):
+    path.write_text('{"title": "a", "body": "x", "label": "p"}\n{"title": 5, "body": "y", "label": "n"}\n')
+    with pytest.raises(DataError, match=r"column 'title' of .*found 5, a number \(row 2\)"):
         read_file(path, Columns(text_column="{title} {body}"))

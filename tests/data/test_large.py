@@ -73,7 +73,7 @@ def write_rows(path: Path) -> tuple[int, int]:
     return len(text), NUM_WORDS * 3 + 6 + 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of memory from /proc")
 def test_two_million_rows_fit_into_two_gigabytes():
     with tempfile.TemporaryDirectory() as name:  # half a gigabyte, which pytest would keep

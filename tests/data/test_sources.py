@@ -3,6 +3,7 @@ import gzip
 import logging
 import os
 from functools import partial
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nlptl.config import Columns
-from nlptl.data import delimited, sources, table, text_files, texts
+from nlptl.data import sources, table, text_files, texts
 from nlptl.data.sources import Examples, _hub_table, read_file, read_lines
 from nlptl.data.splits import read_splits
 from nlptl.data.texts import Texts
@@ -148,7 +149,6 @@ def test_long_field(tmp_path):
         ("a.jsonl", '{"text": ' + "[" * 100_000, "on row 1: values nested too deeply"),
         ("a.jsonl", '{"text": "a", "label": "b"}\n\n{"text": "a"}\n', r"key 'label' .*\['text'\] \(row 3\)"),
         ("a.jsonl", '{"text": 5, "label": "b"}\n', r"string as text .*found 5, a number \(row 1\)"),
-        ("a.jsonl", '{"text": null, "label": "b"}\n', r"no text \(null\) \(row 1\)"),
         ("a.jsonl", '{"text": "\\ud800", "label": "b"}\n', r"surrogate pair in '\\ud800' \(row 1\)"),
         ("a.jsonl", '{"text": "\\u0000", "label": "b"}\n', r"NUL character in '\\x00' \(row 1\)"),
         ("a.csv", "text,label\na,b\nc,\nd,  \n", r"label for every text in column 'label' .*none in 2 rows \(3, 4\)"),
@@ -216,14 +216,11 @@ def test_lines_are_read_some_at_a_time(monkeypatch):
         read_lines([*lines, "\udcff"])
 
 
-def test_file_that_is_gone_in_the_middle(tmp_path, monkeypatch):
-    def records(*_, **__):
-        yield 1, ["text", "label"]
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(delimited, "_records", records)
+@pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="no file here fails to be read")
+def test_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "a.csv").symlink_to("/proc/self/mem")  # whose first byte is not to be had
     with pytest.raises(DataError, match="cannot read .*Input/output error"):
-        read_file(write(tmp_path, "a.csv", CSV))
+        read_file(tmp_path / "a.csv")
 
 
 def test_not_a_file(tmp_path):
@@ -254,8 +251,7 @@ def test_parquet(tmp_path):
     examples = read_file(path)
     assert (examples.texts, examples.labels, examples.rows) == (["good", "bad"], ["True", "False"], [1, 2])
     pq.write_table(pa.table({"text": pa.array(["a", None], pa.large_string()), "label": [0, 1]}), path)
-    with pytest.raises(DataError, match=r"no text \(null\) \(row 2\)"):
-        read_file(path)
+    assert read_file(path).texts == ["a", ""]
     pq.write_table(pa.table({"stars": [5, 4], "review": ["good", "bad"]}), path)
     with pytest.raises(DataError, match="--text-column review --label-column stars"):
         read_file(path)

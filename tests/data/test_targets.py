@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import datasets
@@ -10,10 +11,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from nlptl import ConfigError, DataError, load_splits
+from nlptl import ConfigError, DataError, TokenLabels, load_splits
 from nlptl.config import Columns
+from nlptl.data.numbers import numbers
 from nlptl.data.sources import Examples, read_file
-from nlptl.data.targets import label_sets, numbers, strata
+from nlptl.data.targets import label_sets, strata
 
 
 @pytest.fixture
@@ -84,6 +86,84 @@ def test_no_labels(value, columns, message, write):
         read_file(path, Columns(**columns), task="multi_label")
 
 
+FLAGS = [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda flags: flags,
+        lambda flags: list(map(float, flags)),
+        lambda flags: list(map(bool, flags)),
+        lambda flags: np.array(flags),
+        lambda flags: np.array(flags, dtype=np.float32),
+        lambda flags: list(np.array(flags, dtype=bool)),
+        lambda flags: json.dumps(flags),
+        lambda flags: json.dumps(list(map(bool, flags))),
+        lambda flags: [str(flag) for flag in flags],
+        tuple,
+    ],
+)
+def test_lists_of_flags_name_their_labels(form, caplog):
+    """A set never repeats a member: 0 and 1 in lists of one length say of each label whether a text has it."""
+    caplog.set_level(logging.INFO)
+    labels = [form(flags) for flags in FLAGS]
+    examples = Examples.from_lists(["a"] * 3, labels, task="multi_label")
+    assert examples.labels == ['["label_0", "label_2"]', "[]", '["label_1"]']
+    assert "lists of 3 flags are read as the labels label_0, label_1, ..., which a text has where its list has 1" in (
+        caplog.text
+    )
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+def test_files_with_lists_of_flags(suffix, write):
+    for rows in ([[1, 0], [1, 1]], [[0, 1], [1, 0]], [[0.0, 1.0], [0.0, 1.0]]):
+        path = write([{"text": "a", "labels": flags} for flags in rows], suffix)
+        names = [[f"label_{i}" for i, flag in enumerate(flags) if flag] for flags in rows]
+        assert read_file(path, task="multi_label").labels == list(map(json.dumps, names))
+
+
+def test_flags_as_strings_between_separators(write):
+    path = write([{"text": "a", "labels": labels} for labels in ("1,0,1", "0,0,0")], ".csv")
+    found = read_file(path, Columns(label_separator=","), task="multi_label").labels
+    assert found == ['["label_0", "label_2"]', "[]"]
+
+
+def test_names_of_many_flags_sort_by_number():
+    examples = Examples.from_lists(["a"], [[1] * 11], task="multi_label")
+    assert json.loads(examples.labels[0]) == [f"label_{i:02}" for i in range(11)]
+
+
+@pytest.mark.parametrize("lists", [[[0], [1], []], [[0, 2], [1]], [[0, 1], [0, 1]], [[1], [0, 1]], [["1"], ["0", "1"]]])
+def test_lists_of_class_numbers_are_sets(lists):
+    examples = Examples.from_lists(["a"] * len(lists), lists, task="multi_label")
+    assert [json.loads(target) for target in examples.labels] == [list(map(str, each)) for each in lists]
+
+
+@pytest.mark.parametrize(
+    ("lists", "row"),
+    [
+        ([[1, 0, 1], [1, 0]], 1),
+        ([[0, 1], [2, 0, 0]], 2),
+        ([[1.0, 0.0], [1.0]], 1),
+        ([[True], ["joy"]], 1),
+        ([[0.5]], 1),
+    ],
+)
+def test_lists_that_are_neither_sets_nor_flags_are_refused(lists, row):
+    with pytest.raises(DataError, match=rf"Expected a list of labels for each text .*found .* \(row {row}\)"):
+        Examples.from_lists(["a"] * len(lists), lists, task="multi_label")
+
+
+def test_flags_of_classes_with_names(tmp_path):
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "labels": datasets.List(datasets.ClassLabel(names=["joy", "love"]))}
+    )
+    dataset = datasets.Dataset.from_dict({"text": ["a", "b"], "labels": [[1, 1], [0, 1]]}, features=features)
+    dataset.to_parquet(tmp_path / "a.parquet")
+    assert read_file(tmp_path / "a.parquet", task="multi_label").labels == ['["joy", "love"]', '["love"]']
+
+
 @pytest.mark.parametrize(("value", "score"), [("3", 3.0), (" -2.5 ", -2.5), ("1e3", 1000.0), (4, 4.0), (0.1, 0.1)])
 def test_scores(value, score, write):
     path = write([{"text": "a", "stars": value}], ".csv" if isinstance(value, str) else ".jsonl")
@@ -119,7 +199,10 @@ def test_words_with_tags(suffix, write):
     [
         ({"tokens": ["a", "b"], "tags": ["O"]}, r"Expected a tag for each word .*found 2 words and 1 tags \(row 1\)"),
         ({"tokens": "a b", "tags": ["O", "O"]}, r"Expected a list of words .*found 'a b' \(row 1\).*--text-column"),
-        ({"tokens": [], "tags": []}, r"Expected a list of words for each text .*found \[\] \(row 1\)"),
+        ({"tokens": [1], "tags": ["O"]}, r"Expected a list of words for each text .*found \[1\] \(row 1\)"),
+        ({"tokens": [], "tags": ["B-x"]}, r"found 0 words and 1 tags \(row 1\)"),
+        ({"tokens": ["a"], "tags": []}, r"found 1 words and 0 tags \(row 1\)"),
+        ({"tokens": None, "tags": None}, r"Expected a list of tags .*found None \(row 1\)"),
         ({"tokens": ["a"], "tags": "O"}, r"Expected a list of tags .*found 'O' \(row 1\)"),
         ({"tokens": ["a"], "tags": ["B person"]}, r"Expected a list of tags .*found \['B person'\]"),
         ({"words": ["a"], "pos": ["O"]}, r"Expected a label column \(tags, ner_tags, labels\) .*--label-column"),
@@ -208,6 +291,70 @@ def test_tags_that_begin_with_i_are_read_as_b(write, caplog):
     rows = [{"tokens": ["a"] * 6, "tags": ["I-x", "I-x", "B-x", "O", "I-y", "I-x"]}, {"tokens": ["a"], "tags": ["O"]}]
     assert read_file(write(rows), task="tokens").labels == ["B-x I-x B-x O B-y B-x", "O"]
     assert "3 tags I- that begin a span are read as B-" in caplog.text
+
+
+TAGS = "O B-PER I-PER I-PER B-PER B-LOC O B-LOC"
+
+
+@pytest.mark.parametrize(
+    ("tags", "shown"),
+    [
+        ("O B-PER I-PER E-PER S-PER S-LOC O S-LOC", "E- as I-, S- as B-"),  # IOBES
+        ("O B-PER I-PER L-PER U-PER U-LOC O U-LOC", "L- as I-, U- as B-"),  # BILOU
+        ("O B-PER M-PER E-PER S-PER S-LOC O S-LOC", "E- as I-, M- as I-, S- as B-"),  # BMES
+        ("O I-PER I-PER E-PER E-PER E-LOC O E-LOC", "E- as I-"),  # IOE2, where every span ends with E
+        ("O I-PER I-PER I-PER B-PER I-LOC O I-LOC", None),  # IOB1
+        (TAGS, None),
+    ],
+)
+def test_other_schemes_are_read_as_iob2(tags, shown, write, caplog):
+    caplog.set_level(logging.INFO)
+    rows = [{"tokens": ["a"] * 8, "tags": tags.split()}]
+    assert read_file(write(rows), task="tokens").labels == [TAGS]
+    assert shown is None or f"tags are read as IOB2: {shown}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("tags", "found", "way_out"),
+    [
+        (["DT", "NN", "VB"], "found 'DT'", "A tag for every word, such as its part of speech, cannot be learned yet"),
+        ([0, 1, 2], "found '0'", "Write each tag by its name, such as O, B-person"),
+        (["O", "PER", "PER"], "found 'PER'", "Convert the tags: B-PER on the first word of each PER, I-PER on"),
+        (["B-x", "E-x", "L-x"], "found 'E-x'", "These are letters of several schemes. Convert the tags to IOB2"),
+        (["O", "E-mail", "O"], "found 'E-mail'", "Convert the tags to IOB2"),
+        (["O", "O", "O"], "found O alone", "Pass another --label-column"),
+    ],
+)
+def test_what_is_no_tag_of_a_span_is_an_error(tags, found, way_out, write):
+    path = write([{"tokens": ["a", str(i), "c"], "tags": tags} for i in range(10)])
+    with pytest.raises(DataError, match=f"{found}.*{re.escape(way_out)}"):
+        load_splits(path, task="tokens")
+    with pytest.raises(DataError, match=f"{found}.*{re.escape(way_out)}"):
+        TokenLabels.from_examples(read_file(path, task="tokens"))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_null_is_an_empty_text(suffix, write):
+    """What pandas writes for a missing text: null in JSON and Parquet, nothing in CSV."""
+    rows = [{"title": None, "text": f"t {i}", "pair": "p", "label": "ab"[i % 2]} for i in range(3)]
+    rows.append({"title": "x", "text": None, "pair": None, "label": "a"})
+    path = write(rows, suffix)
+    assert list(read_file(path).texts) == ["t 0", "t 1", "t 2", ""]
+    assert list(read_file(path, Columns(pair_column="pair")).pairs) == ["p", "p", "p", ""]
+    joined = read_file(path, Columns(text_column="{title}: {text}")).texts
+    assert list(joined) == [": t 0", ": t 1", ": t 2", "x: "]
+    assert list(read_file(path, with_labels=False).texts)[-1] == ""
+
+
+@pytest.mark.parametrize("empty", [None, []])
+def test_no_words_are_an_empty_text(empty, write):
+    rows = [{"tokens": ["In", "Rome"], "tags": ["O", "B-x"]} for _ in range(12)]
+    path = write([*rows, {"tokens": empty, "tags": []}])
+    examples = read_file(path, task="tokens")
+    assert (examples.texts[-1], examples.labels[-1]) == ("", "O")
+    assert len(load_splits(path, task="tokens", drop_empty=True, near_duplicates=False).train) == 10
+    splits = load_splits(path, task="tokens", near_duplicates=False)
+    assert "empty_text" in {finding.kind for finding in splits.findings}
 
 
 @pytest.mark.parametrize(

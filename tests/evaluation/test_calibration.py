@@ -75,6 +75,15 @@ def test_temperature_of_two_labels_is_that_of_scikit_learn():
     np.testing.assert_allclose(softmax(found.apply(logits), axis=1), expected, atol=1e-7)
 
 
+@pytest.mark.parametrize("num_rows", [1, 10, 49])
+def test_few_rows_give_no_extreme_temperature(num_rows):
+    """Rows that are all wrong ask for an infinite temperature, such as 2e4 where the search ends; few say little."""
+    logits = np.tile([4.0, 0.0, 1.0], (num_rows, 1))
+    assert fit_temperature(np.full(num_rows, 1), logits).temperature == pytest.approx(10, rel=1e-3)
+    sure = np.tile([9.0, 0.0, 0.0], (num_rows, 1)) / 1e4
+    assert fit_temperature(np.full(num_rows, 0), sure).temperature == pytest.approx(0.1, rel=1e-3)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.01, None])
 def test_no_other_temperature_is_better(smoothing):
     targets, logits = overconfident(300, 4, seed=1)

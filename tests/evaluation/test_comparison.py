@@ -217,9 +217,17 @@ def confusions(shares, accuracy):
     return np.where(np.eye(len(shares), dtype=bool), accuracy * shares[:, None], wrong)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("rows", "num_simulations"), [(100, 2000), (500, 2000), (2000, 1000)])
-@pytest.mark.parametrize(("shares", "accuracy"), [([0.6, 0.4], 0.8), ([0.8, 0.2], 0.85), ([0.4, 0.3, 0.2, 0.1], 0.7)])
+@pytest.mark.parametrize(
+    ("shares", "accuracy", "rows", "num_simulations"),
+    [
+        ([0.6, 0.4], 0.8, 100, 2000),
+        *(
+            pytest.param(shares, accuracy, *sizes, marks=pytest.mark.nightly)
+            for shares, accuracy in (([0.8, 0.2], 0.85), ([0.4, 0.3, 0.2, 0.1], 0.7))
+            for sizes in ((100, 2000), (500, 2000), (2000, 1000))
+        ),
+    ],
+)
 def test_intervals_cover_the_true_score(shares, accuracy, rows, num_simulations):
     """95 % intervals of new test sets hold what the system scores on all texts in 93 to 97 % of cases."""
     cells = confusions(shares, accuracy)
@@ -238,8 +246,7 @@ def test_intervals_cover_the_true_score(shares, accuracy, rows, num_simulations)
     assert all(0.93 <= share <= 0.97 for share in shares_covered.values()), shares_covered
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rows", [100, 300])
+@pytest.mark.parametrize("rows", [pytest.param(100, marks=pytest.mark.nightly), 300])
 def test_equally_good_systems_are_told_apart_in_one_of_twenty_cases_at_most(rows):
     rng, num_simulations = np.random.default_rng(rows), 1000
     alarms = dict.fromkeys(("mcnemar", "accuracy", "macro_f1"), 0)

@@ -11,6 +11,7 @@ from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation import uncertainty
 from nlptl.evaluation.metrics import Score
 from nlptl.evaluation.regression import point_scores, score_values
+from nlptl.evaluation.report import score_table
 
 METRICS = ["spearman", "pearson", "rmse", "mae", "r2"]
 
@@ -77,11 +78,22 @@ def test_intervals_are_those_of_resampled_rows(monkeypatch):
 def test_correlations_of_constant_numbers_are_zero():
     targets, values = numbers_of(9, 1)
     tenths = np.full((3, 1), 0.1)  # their mean is rounded to another number
-    for pair in ((targets[:3], tenths), (tenths, values[:3]), (tenths, tenths), (targets[:1], values[:1])):
+    for pair in ((targets[:3], tenths), (tenths, values[:3]), (tenths, tenths)):
         scores = score_values(*pair, names=["a"], resamples=20)
         assert scores["pearson"] == scores["spearman"] == Score(0.0, 0.0, 0.0, len(pair[0]))
     few = np.array([[0.0], [0.0], [0.3]])  # many resamples are constant
     assert score_values(few, few, names=["a"], resamples=500)["pearson"] == Score(1.0, 0.0, 1.0, 3)
+
+
+def test_a_single_row_has_errors_alone():
+    """It has no order and no spread: scikit-learn and scipy give NaN for r2 and the correlations."""
+    targets, values = numbers_of(1, 2)
+    scores = score_values(targets, values, names=["a", "b"], resamples=20)
+    assert list(scores) == list(scores.per_class["b"]) == ["rmse", "mae"]
+    assert scores["mae"].value == pytest.approx(np.abs(targets - values).mean())
+    assert "r2" in score_values(*numbers_of(2, 1), names=["a"], resamples=20)
+    table = score_table(scores, split="test", baseline=scores)
+    assert [line.split()[0] for line in table.splitlines()[2:]] == ["rmse", "mae"]
 
 
 def test_r2_of_constant_targets_is_that_of_scikit_learn():

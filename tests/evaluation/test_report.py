@@ -27,6 +27,13 @@ def test_score_table_without_baseline():
     assert lines[2].split() == ["accuracy", "0.7500", "0.5000", "to", "1.0000", "1,200"]
 
 
+def test_a_line_break_in_a_name_breaks_no_table():
+    scores = Scores(SCORES, per_class={"two\nlines\t": SCORES.per_class["no"]})
+    header, _, row = class_table(scores).splitlines()
+    assert row.split()[0] == "two\\nlines\\t"
+    assert len(header) == len(row)
+
+
 def test_class_table():
     header, line, *rows = class_table(SCORES).splitlines()
     assert header.split() == ["class", "precision", "recall", "f1", "n"]

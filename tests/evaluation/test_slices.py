@@ -167,7 +167,7 @@ KINDS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_flagged_on_random_slices_in_95_percent_of_runs(kind):
     runs = 400

@@ -6,7 +6,7 @@ import pytest
 
 WORKER = Path(__file__).with_name("peer_worker.py")
 
-pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+pytestmark = pytest.mark.multiprocess
 
 
 @pytest.fixture

@@ -640,7 +640,7 @@ CASES = [
         "check {folder}/reviews.csv --model {path}",
         model({"model_type": "gpt2"}),
         2,
-        r"Expected an encoder of one of the families bert, .* found 'gpt2' in \S+\. Pass a model of one of these",
+        r"Expected a text encoder, found 'gpt2' in \S+, a decoder, whose tokens do not see the next ones\. Pass an enc",
     ),
     Case(
         "settings that run code",

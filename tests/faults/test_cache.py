@@ -306,7 +306,6 @@ def finish(process):
     assert process.returncode == 0, said
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("num_done", [1, 3])
 def test_killed_encoding_goes_on_from_the_parts_that_are_there(
     num_done, start, encode, expected, feature_cache, tmp_path
@@ -322,7 +321,6 @@ def test_killed_encoding_goes_on_from_the_parts_that_are_there(
     assert calls == CALLS - 2 * kept
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_two_runs_at_once_build_one_entry(start, encode, expected, feature_cache, tmp_path):
     ready = tmp_path / "ready"
@@ -342,7 +340,6 @@ def test_two_runs_at_once_build_one_entry(start, encode, expected, feature_cache
     assert calls == 0
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_two_processes_share_the_work_and_the_main_one_has_the_cache(
     tiny_bert, encode, expected, feature_cache, tmp_path

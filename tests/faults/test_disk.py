@@ -22,7 +22,6 @@ def can_mount(folder: Path) -> bool:
         return False
 
 
-@pytest.mark.slow
 def test_full_disk_during_a_save(tiny_bert, toy_csv, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -10,8 +10,9 @@ from tests import processes
 WORKER = Path(__file__).with_name("kill_worker.py")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("seed", "wanted"), [(0, 30), (1, 20)])
+@pytest.mark.parametrize(
+    ("seed", "wanted"), [(2, 5), *(pytest.param(*each, marks=pytest.mark.nightly) for each in ((0, 30), (1, 20)))]
+)
 def test_kills_at_random_moments(seed, wanted, tiny_bert, toy_csv, outcome, tmp_path):
     done = processes.run([WORKER, tiny_bert, toy_csv, tmp_path, seed, wanted])
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT, WORKER = ROOT / "recipes/launch/two_machines.sh", Path(__file__).with_name("peer_worker.py")
 SETTINGS = "--num-epochs 3 --batch-size 24 --eval-steps 3 --logging-steps 1 --freeze nothing"
 
-pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+pytestmark = [pytest.mark.nightly, pytest.mark.multiprocess]
 
 
 def popen(stack, words, environment):

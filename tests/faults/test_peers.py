@@ -35,7 +35,6 @@ def steps_of(folder, record):
     return steps
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_killed_process_ends_the_other_and_one_goes_on(start, tmp_path):
     codes, said = start("kill:1:5", record="before")
@@ -58,7 +57,6 @@ def test_killed_process_ends_the_other_and_one_goes_on(start, tmp_path):
     assert all(sorted(before[step]) == sorted(after[step]) for step in (3, 4))
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("lost", [0, 1])
 def test_stopped_process_is_waited_for_no_longer_than_allowed(lost, start):
@@ -69,7 +67,6 @@ def test_stopped_process_is_waited_for_no_longer_than_allowed(lost, start):
     assert "raise NLPTL_PEER_TIMEOUT" in said[1 - lost]
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_error_of_one_process_is_reported_by_the_other(start):
     codes, said = start("refuse:1:5")
@@ -79,7 +76,6 @@ def test_error_of_one_process_is_reported_by_the_other(start):
     assert "rank 1 said: DataError: Expected a file on this machine, found none. Copy it." in said[0]
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_process_that_never_comes_is_not_waited_for(start):
     codes, said = start("none", processes=1, WORLD_SIZE="2", NLPTL_PEER_TIMEOUT="2")

@@ -166,11 +166,16 @@ def damage(path, how):
         path.write_bytes({"empty": b"", "half": content[: len(content) // 2], "short": content[:-1]}[how])
 
 
-@pytest.mark.parametrize("how", ["missing", "flipped", "empty", "half", "short"])
-@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [
+        *(("weights.safetensors", how) for how in ("missing", "flipped", "empty", "half", "short")),
+        ("optimizer.safetensors", "flipped"),
+        ("state.json", "flipped"),
+        *(("manifest.json", how) for how in ("missing", "flipped", "half")),
+    ],
+)
 def test_damaged_checkpoint_is_skipped_for_the_one_before(file, how, train, outcome, whole, stopped, caplog):
-    if (file, how) == ("manifest.json", "short"):
-        how = "half"  # without its last line break it says the same
     damage(stopped / "checkpoints/step-000006" / file, how)
     caplog.set_level(logging.INFO)
     train(stopped, resume=True)
@@ -211,7 +216,6 @@ def test_other_settings_are_refused(change, message, train, stopped):
         train(stopped, resume=True, **change)
 
 
-@pytest.mark.slow
 def test_killed_recipe_resumes_to_the_same_bytes(tiny_bert, toy_csv, outcome, tmp_path):
     words = [REPOSITORY / "recipes/sentiment.py", "--model", tiny_bert]
     words += ["--dataset", toy_csv, "--num-epochs", "40", "--eval-steps", "7", "--logging-steps", "5"]

@@ -22,18 +22,14 @@ KINDS = {
     "token_classification": ("tokens", {}),
 }
 REGIMES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "labels": ("multilabel", {}, {"loss": "asymmetric"}),
-    "labels, frozen": ("multilabel", {"freeze": "encoder"}, {"ema_decay": 0.9}),
+    "labels": ("multilabel", {}, {"loss": "asymmetric", "ema_decay": 0.9}),
     "labels, in chunks": ("multilabel", {"long_text": "chunks", "max_length": 8, "chunk_pooling": "attention"}, {}),
-    "pairs": ("sentence_pair", {}, {"sampling": "balanced", "r_drop": 0.5}),
-    "pairs, one layer frozen": ("sentence_pair", {"freeze": 1}, {"loss": "focal"}),
+    "pairs, one layer frozen": ("sentence_pair", {"freeze": 1}, {"sampling": "balanced", "r_drop": 0.5}),
     "pairs, frozen": ("sentence_pair", {"freeze": "encoder"}, {"logit_adjustment": 1.0}),
     "scores": ("regression", {}, {"wise_ft": 0.5}),
-    "scores, low-rank": ("regression", {"lora_rank": 2}, {}),
     "scores, frozen": ("regression", {"freeze": "encoder", "hidden": 8}, {}),
     "order": ("ordinal", {}, {"warm_head_epochs": 1}),
-    "tags": ("token_classification", {}, {"class_weights": "balanced"}),
-    "tags, frozen": ("token_classification", {"freeze": "encoder"}, {}),
+    "tags, frozen": ("token_classification", {"freeze": "encoder"}, {"class_weights": "balanced"}),
     "tags, low-rank": ("token_classification", {"lora_rank": 2, "freeze": 1}, {"unfreeze_every_epochs": 1}),
 }
 """A kind of data, settings of the model and of the training; dropout is 0.1."""

@@ -162,7 +162,6 @@ def finish(process):
     assert process.returncode == 0, said
 
 
-@pytest.mark.slow
 def test_killed_tokenizing_leaves_nothing_that_is_used(start, tokenize, expected, feature_cache, tmp_path):
     process = start(tmp_path / "killed", seconds=0.05)
     wait_for(lambda: len(list(feature_cache.rglob(".nlptl-*.tmp"))) == 1, process)
@@ -175,7 +174,6 @@ def test_killed_tokenizing_leaves_nothing_that_is_used(start, tokenize, expected
     assert tokenize()[1] == FEW
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_two_runs_at_once_build_one_entry(start, tokenize, expected, feature_cache, tmp_path):
     ready = tmp_path / "ready"
@@ -194,7 +192,6 @@ def test_two_runs_at_once_build_one_entry(start, tokenize, expected, feature_cac
     assert tokenize()[1] == FEW
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_processes_of_a_machine_share_what_its_main_process_makes(
     tiny_bert, tokenize, expected, feature_cache, tmp_path

@@ -12,6 +12,7 @@ from nlptl import Trainer, TrainingConfig
 from nlptl.data.batches import collate
 from nlptl.data.order import order
 from nlptl.model.encoder import FAMILIES
+from tests.conftest import cover, cover_pairs
 
 KINDS = {
     "bert": {},
@@ -21,6 +22,11 @@ KINDS = {
     "sigmoid": {"binary_loss": "sigmoid"},
     "sigmoid dense": {"pooling": "mean", "hidden": 8, "binary_loss": "sigmoid"},
 }
+
+SPLITS = [(160, [1, 1]), (80, [2, 1]), (60, [3, 1]), (40, [4, 2]), (30, [7, 2]), (20, [8, 3]), (None, [1, 1])]
+"""Tokens at once, and how many micro-batches that makes of each of the two steps."""
+LOSSES = [(0.0, None), (0.1, None), (0.0, (0.3, 2.0)), (0.1, (3.0, 0.5))]
+"""Label smoothing and class weights."""
 
 
 def plain_gradient(model, weights, examples, indices, *, label_smoothing, class_weights):
@@ -43,25 +49,9 @@ def plain_gradient(model, weights, examples, indices, *, label_smoothing, class_
     return loss.item(), {name: parameters[name].grad for name in weights}
 
 
-@pytest.mark.parametrize(
-    ("max_tokens", "num_micro_batches"),
-    [(160, [1, 1]), (80, [2, 1]), (60, [3, 1]), (40, [4, 2]), (30, [7, 2]), (20, [8, 3]), (None, [1, 1])],
-)
-@pytest.mark.parametrize(
-    ("label_smoothing", "class_weights"), [(0.0, None), (0.1, None), (0.0, (0.3, 2.0)), (0.1, (3.0, 0.5))]
-)
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradient_is_that_of_the_whole_batch(
-    kind,
-    label_smoothing,
-    class_weights,
-    max_tokens,
-    num_micro_batches,
-    build_model,
-    texts_of_lengths,
-    watch_steps,
-    tmp_path,
-):
+@pytest.mark.parametrize(("kind", "split", "loss"), cover_pairs(KINDS, SPLITS, LOSSES))
+def test_gradient_is_that_of_the_whole_batch(kind, split, loss, build_model, texts_of_lengths, watch_steps, tmp_path):
+    (max_tokens, num_micro_batches), (label_smoothing, class_weights) = split, loss
     model = build_model("distilbert" if kind == "distilbert" else "bert", **KINDS[kind])
     examples = texts_of_lengths(11)
     config = TrainingConfig(
@@ -101,16 +91,16 @@ def test_gradient_is_that_of_the_whole_batch(
         assert record["gradient_norm"] == pytest.approx(norm, rel=1e-10)
 
 
-@pytest.mark.parametrize("max_tokens", [30, 60, 90, 400])
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "max_tokens"),
     [
-        {"chunk_pooling": "mean"},
-        {"chunk_pooling": "max", "pooling": "cls", "layers": 2},
-        {"chunk_pooling": "attention", "pooling": "attention"},
-        {"chunk_pooling": "attention", "freeze": 1, "hidden": 8},
+        ({"chunk_pooling": "mean"}, 30),
+        ({"chunk_pooling": "max", "pooling": "cls", "layers": 2}, 60),
+        ({"chunk_pooling": "attention", "pooling": "attention"}, 30),
+        ({"chunk_pooling": "attention", "pooling": "attention"}, 400),
+        ({"chunk_pooling": "attention", "freeze": 1, "hidden": 8}, 90),
     ],
-    ids=lambda settings: " ".join(map(str, settings.values())),
+    ids=str,
 )
 def test_gradient_of_texts_in_chunks(settings, max_tokens, build_model, texts_of_lengths, watch_steps):
     """Texts of one to three chunks, which stand in a micro-batch beside others or alone."""
@@ -147,8 +137,7 @@ def test_clipping_is_by_the_norm_of_the_whole_step(build_model, texts_of_lengths
         torch.testing.assert_close(gradient, clipped[1][name], rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("pooling", ["native", "mean"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "pooling"), [*cover(FAMILIES, ["native", "mean"]), ("bert", "mean")])
 def test_what_trains_gets_a_gradient(family, pooling, build_model, texts_of_lengths, watch_steps):
     model = build_model(family, pooling=pooling).float()
     with watch_steps(model) as steps:

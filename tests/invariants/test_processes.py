@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tests.invariants import worker
 from tests.processes import launch
 
-pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+pytestmark = pytest.mark.multiprocess
 
 WORKER = worker.__file__
 

@@ -16,7 +16,7 @@ from nlptl import Classifier, Examples, Trainer, TrainingConfig
 from nlptl.model.encoder import FAMILIES
 from nlptl.training import boundary, mapped
 from nlptl.training.optimizer import build_optimizer, learning_rates
-from tests.conftest import OTHER_FAMILIES, toy_rows
+from tests.conftest import OTHER_FAMILIES, cover, toy_rows
 from tests.invariants import transfer_worker
 from tests.processes import launch
 
@@ -91,14 +91,17 @@ FROZEN = {
     "norms": {"train_only": "norms"},
     "biases": {"train_only": "biases"},
 }
-PARTLY = {("albert", "layer"): "its layers are one", ("modernbert", "biases"): "its encoder has no biases"}
 
 
-@pytest.mark.parametrize("kind", FROZEN)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        # The layers of ALBERT are one, and cannot be frozen in part.
+        *((name, "embeddings" if name == "albert" else "layer") for name in FAMILIES),
+        *(("bert", kind) for kind in ("embeddings", "encoder", "norms", "biases")),
+    ],
+)
 def test_what_is_frozen_stays_bit_equal(name: str, kind: str, deep_folder: Callable[[str], Path]):
-    if reason := PARTLY.get((name, kind)):
-        pytest.skip(reason)
     model = Classifier.from_pretrained(deep_folder(name), labels=LABELS, **FROZEN[kind])
     before, groups = weights_of(model), model.groups
     trained = {n for n, p in model.network.named_parameters() if p.requires_grad}
@@ -154,9 +157,10 @@ def test_what_is_computed_once_changes_no_weight(
 
 
 @pytest.mark.parametrize(
-    "transfer", [{"freeze": "encoder"}, {"freeze": 1}, {"freeze": 2, "pooling": "attention"}], ids=str
+    ("name", "transfer"),
+    cover([*FAMILIES, *OTHER_FAMILIES], [{"freeze": 1}, {"freeze": "encoder"}, {"freeze": 2, "pooling": "attention"}]),
+    ids=str,
 )
-@every_encoder
 def test_what_is_computed_once_changes_no_weight_of_any_family(
     name: str, transfer: dict[str, Any], train: Callable[..., Weights], caplog: pytest.LogCaptureFixture
 ):
@@ -283,7 +287,6 @@ def found(deep_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
     return output
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("regime", transfer_worker.REGIMES)
 def test_two_processes_give_the_weights_of_one(regime: str, found: Path):

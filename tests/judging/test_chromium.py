@@ -13,7 +13,7 @@ from tests.judging.made_up import LABELS, write_run
 from tests.judging.test_report import HOSTILE
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.nightly,
     pytest.mark.skipif(bool(MISSING), reason=f"needs {' and '.join(MISSING)}, Debian's packages of these names"),
 ]
 

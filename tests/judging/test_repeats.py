@@ -211,7 +211,6 @@ def test_more_folds_than_texts_are_refused(settings):
         train_classifier(settings(folds=121))
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_several_processes_do_as_one(settings, tmp_path):
     config = settings(folds=2, transfer=TransferConfig(), head=HeadConfig(dropout=0.0))

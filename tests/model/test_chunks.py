@@ -296,11 +296,11 @@ CHUNKS = {"long_text": "chunks"}
             "Expected a pooling over hidden states with long_text 'chunks', found pooling 'native': .* Pass --pooling "
             "mean, cls, max or attention",
         ),
-        (CHUNKS | {"chunk_pooling": "sum"}, "Expected chunk_pooling 'mean', 'max' or 'attention', found 'sum'"),
-        (CHUNKS | {"max_chunks": 0}, "Expected max_chunks to be a whole number from 1 on, found 0"),
-        (CHUNKS | {"max_chunks": True}, "Expected max_chunks to be a whole number from 1 on, found True"),
-        (CHUNKS | {"chunk_overlap": -1}, "Expected chunk_overlap to be a whole number from 0 on, found -1"),
-        (CHUNKS | {"chunk_overlap": 0.25}, r"Expected chunk_overlap to be a whole number from 0 on, found 0\.25"),
+        (CHUNKS | {"chunk_pooling": "sum"}, "chunk_pooling must be 'mean', 'max' or 'attention', found 'sum'"),
+        (CHUNKS | {"max_chunks": 0}, "max_chunks must be a whole number of at least 1 or None, found 0"),
+        (CHUNKS | {"max_chunks": True}, "max_chunks must be a whole number of at least 1 or None, found True"),
+        (CHUNKS | {"chunk_overlap": -1}, "chunk_overlap must be a whole number of at least 0 or None, found -1"),
+        (CHUNKS | {"chunk_overlap": 0.25}, r"chunk_overlap must be a whole number of at least 0 or None, found 0\.25"),
         (
             {"chunk_overlap": 3, "max_chunks": 2},
             "Expected chunk_overlap, max_chunks only with long_text 'chunks', found chunk_overlap=3, max_chunks=2 with "
@@ -382,8 +382,8 @@ def documents(count: int, seed: int) -> Examples:
         ({"long_text": "head"}, False),
         ({"long_text": "tail"}, True),
         ({"chunk_pooling": "mean"}, True),
-        pytest.param({"chunk_pooling": "max"}, True, marks=pytest.mark.slow),
-        pytest.param({"chunk_pooling": "attention"}, True, marks=pytest.mark.slow),
+        pytest.param({"chunk_pooling": "max"}, True, marks=pytest.mark.nightly),
+        pytest.param({"chunk_pooling": "attention"}, True, marks=pytest.mark.nightly),
         ({"max_chunks": 2}, False),
     ],
     ids=str,
@@ -431,7 +431,7 @@ def reports(count: int, seed: int) -> Examples:
     return Examples.from_lists(texts, labels)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("settings", "is_seen"),
     [

@@ -78,8 +78,8 @@ def test_texts_are_a_list_of_strings(tiny_bert: Path):
     model = Classifier.from_pretrained(tiny_bert, labels=LABELS)
     with pytest.raises(ConfigError, match=r"Expected a list of texts, found the string 'good film'\. Pass \[text\]"):
         model.predict("good film")
-    with pytest.raises(ConfigError, match="Expected texts, found None at position 1"):
-        model.predict(["good", None])
+    with pytest.raises(ConfigError, match=r"Expected texts, found 3 at position 1\. Pass strings alone"):
+        model.predict(["good", 3])
 
 
 def test_saving_replaces_a_model_whole_and_nothing_else(tiny_bert: Path, tmp_path: Path):
@@ -264,5 +264,5 @@ def test_what_is_read_of_a_long_text_is_saved(long_text: str, tiny_bert: Path, t
 
 
 def test_unknown_part_of_a_long_text(tiny_bert: Path):
-    with pytest.raises(ConfigError, match="Expected long_text 'head', 'tail', 'head-tail' or 'chunks', found 'middle'"):
+    with pytest.raises(ConfigError, match="long_text must be 'head', 'tail', 'head-tail', .* found 'middle'"):
         Classifier.from_pretrained(tiny_bert, labels=LABELS, long_text="middle")

@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, FunnelConfig
 
 from nlptl.errors import ConfigError
+from nlptl.model.boundary import hidden_states_after
 from nlptl.model.classifier import Classifier
 from nlptl.model.encoder import FAMILIES
 from nlptl.model.inference import evaluating
+from nlptl.tasks.tokens import TokenLabels
 from tests import conftest
+from tests.conftest import cover
 
 POOLINGS = ("native", "mean", "max", "cls")
 LABELS = ["negative", "positive", "mixed"]
@@ -22,7 +25,12 @@ INPUT_IDS = torch.tensor([[2, 5, 22, 7, 3, 0, 0, 0], [2, 30, 3, 0, 0, 0, 0, 0], 
 BATCH = {"input_ids": INPUT_IDS, "attention_mask": (INPUT_IDS != 0).long()}
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
-every_pooling = pytest.mark.parametrize("pooling", POOLINGS)
+every_pooling = pytest.mark.parametrize(
+    ("family", "pooling"), [*cover(FAMILIES, POOLINGS), *(("bert", pooling) for pooling in POOLINGS[1:])]
+)
+either_head = pytest.mark.parametrize(
+    ("family", "pooling"), [*cover(FAMILIES, ["native", "mean"]), ("bert", "mean"), ("distilbert", "native")]
+)
 
 
 def train_one_step(model: Classifier) -> set[str]:
@@ -50,7 +58,6 @@ def test_every_family_has_a_tiny_model():
 
 
 @every_pooling
-@every_family
 def test_train_save_and_load(family: str, pooling: str, family_folder: Callable[[str], Path], tmp_path: Path):
     model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, max_length=12)
     before = logits_of(model)
@@ -74,7 +81,6 @@ def test_train_save_and_load(family: str, pooling: str, family_folder: Callable[
 
 
 @every_pooling
-@every_family
 def test_the_head_over_features_is_the_whole_network(family: str, pooling: str, family_folder: Callable[[str], Path]):
     model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling)
     with evaluating(model):
@@ -88,8 +94,7 @@ def test_the_head_over_features_is_the_whole_network(family: str, pooling: str, 
     assert with_gradient
 
 
-@every_family
-@pytest.mark.parametrize("pooling", ["native", "mean"])
+@either_head
 def test_a_frozen_encoder_stays_as_it_is(family: str, pooling: str, family_folder: Callable[[str], Path]):
     model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, freeze="encoder")
     assert model.trains_head_only
@@ -160,12 +165,13 @@ def test_layers_that_share_weights_cannot_be_told_apart(family_folder: Callable[
 
 @pytest.mark.parametrize("what", [0, -1, True, "all", "1"])
 def test_what_freeze_takes(what: object, tiny_bert: Path):
-    with pytest.raises(ConfigError, match=r"Expected (freeze to be|to freeze the lowest (0|-1) layers)"):
+    with pytest.raises(
+        ConfigError, match="freeze must be 'nothing', 'embeddings', 'encoder' or a whole number of at least 1, found"
+    ):
         Classifier.from_pretrained(tiny_bert, labels=LABELS, freeze=what)
 
 
-@pytest.mark.parametrize("pooling", ["native", "mean"])
-@every_family
+@either_head
 def test_every_dropout_is_set(family: str, pooling: str, family_folder: Callable[[str], Path], tmp_path: Path):
     model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, dropout=0.3)
     check_dropout(model, 0.3)
@@ -194,25 +200,99 @@ def check_dropout(model: Classifier, expected: float) -> None:
     assert set(named) == {expected}
 
 
-@pytest.mark.parametrize("family", ["ernie", "megatron-bert", "roberta-prelayernorm", "nomic_bert"])
-def test_families_that_are_built_alike(family: str, tmp_path: Path):
-    model = Classifier.from_pretrained(conftest.build_model(family, tmp_path), labels=LABELS, freeze=1)
-    groups = {group for name, group in model.groups.items() if name in trained_names(model)}
-    assert groups <= {"layer 2", "final norm", "pooler", "head"}
-    model.eval()
+WITHOUT_A_KNOWN_HEAD = ("eurobert", "longformer", "splinter")
+"""Families whose own head reads more than one vector of each text, or that have none."""
+WITHOUT_CUTS = ("flaubert", "squeezebert", "xlm")
+"""Families whose layers cannot be run one by one."""
+
+
+@pytest.mark.parametrize("family", conftest.UNLISTED)
+def test_families_that_are_not_listed(family: str, tmp_path: Path):
+    folder = conftest.build_model(family, tmp_path / "encoder")
+    model = Classifier.from_pretrained(folder, labels=LABELS)
+    assert model.head.pooling == ("mean" if family in WITHOUT_A_KNOWN_HEAD else "native")
     with torch.no_grad():
         torch.testing.assert_close(model(features=model.features(**BATCH)), model(**BATCH))
+        if model.head.pooling == "mean":
+            hidden = AutoModel.from_pretrained(folder).eval()(**BATCH).last_hidden_state
+            means = [row[: len(ids[ids != 0])].mean(dim=0) for row, ids in zip(hidden, INPUT_IDS, strict=True)]
+            torch.testing.assert_close(model.features(**BATCH), torch.stack(means))
+
+    before = logits_of(model)
+    assert train_one_step(model) == trained_names(model)
+    logits = logits_of(model)
+    assert not torch.equal(logits, before)
+    model.save(tmp_path / "saved")
+    loaded = Classifier.from_pretrained(tmp_path / "saved")
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(logits_of(loaded), logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(stock(**BATCH).logits, logits, rtol=0, atol=1e-6)
+    texts = ["good film", "the story is rather dull and boring , not great"]
+    alone = torch.cat([loaded.predict_logits([text]) for text in texts])
+    torch.testing.assert_close(loaded.predict_logits(texts), alone)
+
+
+@pytest.mark.parametrize("family", conftest.UNLISTED)
+def test_freezing_of_families_that_are_not_listed(family: str, tmp_path: Path):
+    model = Classifier.from_pretrained(conftest.build_model(family, tmp_path), labels=LABELS, freeze="encoder")
+    assert train_one_step(model) == model.head_names
+    model = Classifier.from_pretrained(tmp_path, labels=LABELS, freeze=1, pooling="mean")
+    groups = {group for name, group in model.groups.items() if name in trained_names(model)}
+    assert "layer 2" in groups
+    assert groups <= {"layer 2", "final norm", "head"}
+    assert model.num_frozen_layers == (0 if family in WITHOUT_CUTS else 1)
+    if family not in WITHOUT_CUTS:
+        with torch.no_grad():
+            hidden = hidden_states_after(model.network.base_model, model.parts, 1, **BATCH)
+            torch.testing.assert_close(model(**BATCH, hidden=hidden, depth=1), model(**BATCH))
+
+
+def test_a_short_text_does_not_change_how_big_bird_reads_long_ones(tmp_path: Path):
+    model = Classifier.from_pretrained(conftest.build_model("big_bird", tmp_path), labels=LABELS)
+    long = " ".join(["the film was good but not great ,"] * 7)
+    assert model.tokenize([long]).lengths[0] > 28  # up to which transformers would change to full attention
+    before = model.predict_logits([long])
+    model.predict_logits(["short"])
+    assert torch.equal(model.predict_logits([long]), before)
+    assert model.network.config.attention_type == "original_full"
+    stock = AutoModel.from_pretrained(tmp_path, attention_type="original_full").eval()
+    with torch.no_grad():
+        ids = torch.from_numpy(model.tokenize([long]).ids[None]).long()
+        hidden = stock(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    torch.testing.assert_close(model.features(ids, torch.ones_like(ids)), hidden[:, 0])
 
 
 @pytest.mark.parametrize(
-    ("family", "found"),
+    ("family", "settings", "found"),
     [
-        ("fnet", "leaves padding out, found FNetModel, whose hidden states change with it"),
-        ("flaubert", "one stack of 2 layers that run in turn, found 4 lists of 2 modules in FlaubertModel"),
-        ("xmod", "takes token ids and a mask, and gives hidden states, found xmod, with: Input language unknown"),
-        ("big_bird", r"reads the first token or the pooler, found another in big_bird\. Pass --pooling mean"),
+        ("convbert", {}, "leaves padding out, found ConvBertModel, whose hidden states change with it"),
+        ("fnet", {}, "leaves padding out, found FNetModel, whose hidden states change with it"),
+        ("mra", {}, "sees all others, found MraModel, whose tokens do not see the next ones, as in a decoder"),
+        ("xmod", {"default_language": None}, "gives hidden states, found xmod, with: Input language unknown"),
+        ("dpr", {}, "found dpr, with: .* has no attribute 'last_hidden_state'"),
+        ("bart", {}, "Expected a text encoder, found 'bart' in .*, which has a decoder after its encoder. Pass an enc"),
+        ("funnel", {}, "found 'funnel' in .*, whose settings have no max_position_embeddings"),
     ],
 )
-def test_families_that_are_not_are_refused(family: str, found: str, tmp_path: Path):
+def test_what_is_refused_says_which_check_has_failed(
+    family: str, settings: dict[str, object], found: str, tmp_path: Path
+):
+    if family == "funnel":
+        conftest.build_model("bert", tmp_path)
+        FunnelConfig(vocab_size=80).save_pretrained(tmp_path)
+    else:
+        conftest.build_model(family, tmp_path, **settings)
     with pytest.raises(ConfigError, match=found):
-        Classifier.from_pretrained(conftest.build_model(family, tmp_path), labels=LABELS)
+        Classifier.from_pretrained(tmp_path, labels=LABELS)
+
+
+def test_the_own_head_of_a_family_is_refused_where_it_is_asked_for(tmp_path: Path):
+    conftest.build_model("eurobert", tmp_path / "eurobert")
+    with pytest.raises(ConfigError, match="for pooling 'native', found another in eurobert. Pass --pooling mean"):
+        Classifier.from_pretrained(tmp_path / "eurobert", labels=LABELS, pooling="native")
+    conftest.build_model("splinter", tmp_path / "splinter")
+    with pytest.raises(ConfigError, match="found splinter, for which transformers has none. Pass --pooling mean"):
+        Classifier.from_pretrained(tmp_path / "splinter", labels=LABELS, pooling="native")
+    with pytest.raises(ConfigError, match="has a head for tags of words, found splinter. Pass another"):
+        Classifier.from_pretrained(tmp_path / "splinter", task=TokenLabels(("O", "B-X")))

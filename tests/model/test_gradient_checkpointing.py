@@ -43,6 +43,7 @@ def run(model: Classifier) -> tuple[dict[str, torch.Tensor], int]:
 def test_gradients_are_the_same_and_less_is_kept(family: str, family_folder: Callable[[str], Path]):
     model = Classifier.from_pretrained(family_folder(family), labels=LABELS, dropout=0.1).double()
     model.is_padding_free = False
+    model.is_quick = False  # Only torch's own layers draw the same noise when they are computed once more.
     expected, num_bytes = run(model)
     model.checkpoint_gradients(True)
     found, fewer_bytes = run(model)

@@ -109,7 +109,6 @@ print(json.dumps(results))
 """
 
 
-@pytest.mark.slow
 def test_models_are_downloaded_and_errors_say_what_to_do(hub: str, tmp_path: Path):
     names = ["owner/tiny", "owner/tiny@v1.0", "owner/tiny@v9", "owner/none", "owner/pickled", "owner/broken"]
     done = run(LOAD, tmp_path, *names, HF_ENDPOINT=hub)
@@ -138,10 +137,12 @@ def test_models_are_downloaded_and_errors_say_what_to_do(hub: str, tmp_path: Pat
     assert "ResourceError: Expected to download the model 'owner/none'" in none
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("endpoint", "reason"),
-    [("http://127.0.0.1:9", "ConnectError"), ("http://hub.invalid", "ConnectError")],
+    [
+        ("http://127.0.0.1:9", "ConnectError"),
+        pytest.param("http://hub.invalid", "ConnectError", marks=pytest.mark.nightly),
+    ],
     ids=["nobody listens", "no such host"],
 )
 def test_without_a_network_there_is_one_message(endpoint: str, reason: str, tmp_path: Path):

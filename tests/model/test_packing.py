@@ -18,12 +18,14 @@ from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating
 from nlptl.model.parts import find_parts
 from nlptl.training.trainer import Trainer
+from tests.conftest import cover
 
 LENGTHS = torch.tensor([12, 5, 11, 1, 7, 7, 3])
 LABELS = ["negative", "positive", "mixed"]
 REVIEWS = Examples.from_lists(["good film .", "bad", "a story", "dull"], ["positive", "negative", "mixed", "negative"])
 
-every_family = pytest.mark.parametrize("family", [*packing.FAMILIES, packing.DEBERTA])
+PACKED = [*packing.FAMILIES, packing.DEBERTA]
+every_family = pytest.mark.parametrize("family", PACKED)
 
 
 @pytest.fixture
@@ -44,9 +46,14 @@ def run(
     return logits.detach(), {name: p.grad for name, p in model.network.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("most_tokens", [1, 24, 512])
-@pytest.mark.parametrize("pooling", ["native", "cls", "mean", "max", "attention"])
-@every_family
+@pytest.mark.parametrize(
+    ("family", "pooling", "most_tokens"),
+    [
+        *cover(PACKED, ["native"], [1, 24, 512]),
+        *cover(["bert"], ["cls", "mean", "max", "attention"], [24, 512, 1]),
+        *cover(packing.ALL_TOKENS, ["mean", "cls"], [1, 24]),
+    ],
+)
 def test_logits_and_gradients_are_those_of_the_padded_pass(
     family: str, pooling: str, most_tokens: int, family_folder: Callable[[str], Path], batch, monkeypatch
 ):
@@ -77,12 +84,11 @@ def attend_one_by_one(query, key, value, starts, key_starts, longest, *settings,
     return torch.cat(texts), None
 
 
-@pytest.mark.parametrize("pooling", ["native", "mean"])
-@every_family
-def test_what_is_done_on_cuda_agrees_too(
+@pytest.mark.parametrize(("family", "pooling"), [("bert", "mean"), ("modernbert", "native")])
+def test_what_flash_attention_is_given(
     family: str, pooling: str, family_folder: Callable[[str], Path], batch, monkeypatch
 ):
-    """But for the kernel: without padding, and padded as one group, where flash attention is not to be had."""
+    """The offsets and the window that the kernel gets, which itself is tested on a GPU; and one padded group."""
     model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, dropout=0.0).double()
     expected, gradients = run(model, batch, padding_free=False)
     monkeypatch.setattr(packing, "cut_into_groups", lambda mask: [text_groups.whole_group(mask)])

@@ -1,10 +1,6 @@
 """Linear layers through oneDNN and dropout from 16 bits give what torch's own give, where they are asked to."""
 
 import copy
-import platform
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +8,7 @@ from scipy import stats
 from torch import nn
 
 from nlptl.model import quick
-from nlptl.model.quick import drop, prefers_onednn, quick_layers
+from nlptl.model.quick import drop, quick_layers
 
 with_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
@@ -68,22 +64,6 @@ def test_other_types_and_other_machines_are_left_alone(network, monkeypatch):
             assert not any("forward" in module.__dict__ for module in network.modules())
 
 
-@pytest.mark.parametrize(
-    ("about", "expected"),
-    [
-        ("vendor_id : GenuineIntel\nflags : avx2 avx512f", False),
-        ("vendor_id : AuthenticAMD\nflags : avx2 avx512f", True),
-        ("vendor_id : AuthenticAMD\nflags : avx2", False),
-    ],
-)
-def test_the_rule_is_about_the_vendor_and_its_instructions(about, expected, monkeypatch):
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(quick.Path, "is_file", lambda path: True)
-    monkeypatch.setattr(quick.Path, "read_text", lambda path: about)
-    assert prefers_onednn.__wrapped__() is expected
-
-
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
 def test_dropout_drops_as_many_and_scales_the_rest(probability):
     torch.manual_seed(0)
@@ -118,31 +98,3 @@ def test_dropout_layers_are_quick_in_training_alone():
         assert set(layer(states).unique().tolist()) == {0.0, 2.0}
         assert torch.equal(layer.eval()(states), states)
     assert "forward" not in layer.__dict__
-
-
-LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-HAS_SMALL_PAGES = not LARGE_PAGES.is_file() or "[always]" not in LARGE_PAGES.read_text()
-
-KEEPING = """
-import resource, torch
-from nlptl.model.quick import quick_layers
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(15_000_000)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-print(faults(), faults())
-with quick_layers(torch.nn.Linear(1, 1)):
-    torch.ones(20_000_000)
-    print(faults(), faults())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-@pytest.mark.skipif(not HAS_SMALL_PAGES, reason="few pages, all large")
-def test_memory_that_is_freed_is_kept():
-    done = subprocess.run([sys.executable, "-c", KEEPING], capture_output=True, text=True, check=True)
-    before, within = (list(map(int, line.split())) for line in done.stdout.splitlines())
-    assert min(before) > 1000  # 60 MB page by page
-    assert min(within) < 100

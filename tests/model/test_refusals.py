@@ -1,8 +1,10 @@
 """What is refused: settings that cannot be obeyed, and model folders that are damaged or could run code."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2Model
@@ -17,17 +19,27 @@ NOWHERE = "no-such-owner/no-such-model"
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pooling": "sum"}, "Expected pooling 'auto', 'native', 'cls', 'mean', 'max' or 'attention', found 'sum'"),
+        ({"pooling": "sum"}, "pooling must be 'auto', 'native', 'cls', 'mean', 'max' or 'attention', found 'sum'"),
         ({"hidden": 8}, "no hidden layer with the architecture's own head, found hidden=8 .* Pass --pooling mean"),
-        ({"pooling": "mean", "hidden": 0}, "Expected every width in hidden to be 1 or more units, found 0"),
+        ({"pooling": "mean", "hidden": 0}, r"hidden must be a list of whole numbers of at least 1, found \(0,\)"),
         ({"pooling": "mean", "activation": "relu"}, "an activation only with a hidden layer, found activation='relu'"),
-        ({"pooling": "mean", "hidden": 8, "activation": "elu"}, "activation 'relu', 'gelu' or 'tanh', found 'elu'"),
-        ({"dropout": 1.0}, r"Expected dropout to be at least 0 and below 1, found 1\.0"),
-        ({"dropout": float("nan")}, "Expected dropout to be at least 0 and below 1, found nan"),
-        ({"binary_loss": "hinge"}, "Expected binary_loss 'softmax' or 'sigmoid', found 'hinge'"),
+        (
+            {"pooling": "mean", "hidden": 8, "activation": "elu"},
+            "activation must be 'relu', .* found 'elu'",
+        ),
+        ({"dropout": 1.0}, r"dropout must be a number of at least 0 and below 1 or None, found 1\.0"),
+        ({"dropout": float("nan")}, "dropout must be a number or None, found nan"),
+        ({"dropout": "0.1"}, "dropout must be a number or None, found '0.1'"),
+        ({"max_length": "12"}, "max_length must be a whole number or None, found '12'"),
+        ({"pairs": "yes"}, "pairs must be True or False, found 'yes'"),
+        ({"binary_loss": "hinge"}, "binary_loss must be 'softmax' or 'sigmoid', found 'hinge'"),
         ({"binary_loss": "sigmoid", "labels": ["a", "b", "c"]}, "Expected two labels for .* 'sigmoid', found 3"),
-        ({"labels": "ab"}, "Expected labels as a list of names, found 'ab'"),
-        ({"labels": [0, 1]}, r"Expected labels as a list of names, found \[0, 1\]"),
+        ({"labels": "ab"}, "labels must be Labels, a list of strings or None, found 'ab'"),
+        ({"labels": [0, 1]}, r"labels must be Labels, a list of strings or None, found \[0, 1\]"),
+        ({"labels": 2}, "labels must be Labels, a list of strings or None, found 2"),
+        ({"labels": {"a": 0, "b": 1}}, "labels must be .* found a dict with 'a', 'b'"),
+        ({"labels": {"a", "b"}}, "labels must be Labels, a list of strings or None, found {"),
+        ({"labels": np.array([0, 1])}, r"Expected labels as a list of names, found array\(\[0, 1\]\)"),
         ({"labels": None, "pooling": "mean"}, "Expected no settings of the head for a saved .*, found pooling"),
         ({"labels": None, "dropout": 0.1, "hidden": 8}, "which brings its own, found hidden, dropout"),
     ],
@@ -88,6 +100,27 @@ def test_no_weights(altered: Callable[..., Path]):
         load(folder)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("model.fp16.safetensors",), r"a variant of the weights \(fp16\).* Rename it to model\.safetensors"),
+        (("model.non_ema.safetensors",), r", a variant of the weights \(non_ema\)"),
+        (
+            ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"),
+            "parts of a model without their ind",
+        ),
+        (("pytorch_model.safetensors",), r"another name\. Rename the file with the weights to model\.safetensors"),
+    ],
+)
+def test_weights_of_another_name(names: tuple[str, ...], message: str, altered: Callable[..., Path]):
+    folder = altered()
+    for name in names:
+        shutil.copy(folder / "model.safetensors", folder / name)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=f"Expected model.safetensors, .*found {names[0]}.*{message}"):
+        load(folder)
+
+
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
 @pytest.mark.parametrize(
     ("key", "value"),
@@ -117,11 +150,26 @@ def test_code_beside_a_model_is_not_run(settings: dict[str, object], altered: Ca
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "t5", "vit", None, ["bert"], "nlptl"])
-def test_other_families_are_refused(model_type: object, altered: Callable[..., Path]):
-    families = "bert, .*, modernbert, or one that transformers builds alike, found"
-    with pytest.raises(ConfigError, match=f"Expected an encoder of one of the families {families}"):
+@pytest.mark.parametrize(
+    ("model_type", "found"),
+    [
+        ("gpt2", "'gpt2' in .*, a decoder, whose tokens do not see the next ones"),
+        ("t5", "'t5' in .*, which has a decoder after its encoder"),
+        ("vit", "'vit' in .*, which reads pixel_values, not token ids"),
+        (None, "None in .*, which AutoModel of transformers does not know"),
+        (["bert"], r"\['bert'\] in .*, which AutoModel of transformers does not know"),
+        ("nlptl", "None in .*, which AutoModel of transformers does not know"),
+    ],
+)
+def test_other_models_are_refused(model_type: object, found: str, altered: Callable[..., Path]):
+    message = f"Expected a text encoder, found {found}. Pass an encoder, such as one of the families bert, .*, modernb"
+    with pytest.raises(ConfigError, match=message):
         load(altered(model_type=model_type))
+
+
+def test_an_encoder_and_a_decoder_in_one_are_refused(altered: Callable[..., Path]):
+    with pytest.raises(ConfigError, match="found 'ernie' in .*, which has a decoder after its encoder"):
+        load(altered(model_type="ernie", is_encoder_decoder=True))
 
 
 def test_a_real_decoder_is_refused(tmp_path: Path):

@@ -74,7 +74,7 @@ def test_two_machines_need_to_know_each_other(missing):
     assert re.search(rf"{missing}: (number of this machine|address of the machine)", done.stderr)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.multiprocess
 def test_job_whose_time_is_up_goes_on_in_the_next(tiny_bert, toy_csv, tmp_path):
     for name, body in COMMANDS.items():

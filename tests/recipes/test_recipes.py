@@ -1,4 +1,7 @@
-"""Every recipe, on tiny models and toy data: its flags, its run folder, and what repeats it."""
+"""Recipes for texts with one label, on tiny models and toy data: flags, the run folder, and what repeats it.
+
+What all recipes share is one function of the library, and is tested on one of them. test_tasks.py has the other tasks.
+"""
 
 import csv
 import dataclasses
@@ -9,7 +12,7 @@ import re
 import subprocess
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +28,9 @@ from tests import processes
 
 ROOT = Path(cli.__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+SENTIMENT = ROOT / "recipes/sentiment.py"
 SNAPSHOT = Path(__file__).parent / "flags.txt"
-FULL = TransferConfig()  # what each recipe has of its own is tested below
+FULL = TransferConfig()
 TRAIN = TrainingConfig(num_epochs=4, batch_size=8, learning_rate=3e-3)
 # Plain gradient descent: Adam divides by the size of the gradient, so that where it is zero but for rounding, as on the
 # biases of the attention keys, rounding decides.
@@ -50,7 +54,7 @@ RUN_FOLDER = [
 
 for_each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 OTHER_TASKS = ("aspect_sentiment", "multilabel", "ordinal", "regression", "sentence_pair", "token_classification")
-"""Recipes for other data than single texts with one label each: see test_tasks.py."""
+"""Recipes for other data than single texts with one label each."""
 for_each_classifier = pytest.mark.parametrize(
     "path", [path for path in RECIPES if path.stem not in OTHER_TASKS], ids=lambda path: path.stem
 )
@@ -76,26 +80,19 @@ def flags_of(cls: type) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_bert: Path, toy_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], tuple]:
+def trained(tiny_bert: Path, toy_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """Return the run folder and the scores of a recipe that was run through, once, in this process."""
-    done: dict[Path, tuple] = {}
-
-    def get(path: Path) -> tuple:
-        if path not in done:
-            recipe, folder = load(path), tmp_path_factory.mktemp(path.stem) / "run"
-            config = replace(
-                recipe.Config(),
-                model=str(tiny_bert),
-                dataset=str(toy_csv),
-                transfer=FULL,
-                head=HeadConfig(),
-                output_dir=folder,
-                train=TRAIN,
-            )
-            done[path] = folder, recipe.main(config)
-        return done[path]
-
-    return get
+    recipe, folder = load(SENTIMENT), tmp_path_factory.mktemp("sentiment") / "run"
+    config = replace(
+        recipe.Config(),
+        model=str(tiny_bert),
+        dataset=str(toy_csv),
+        transfer=FULL,
+        head=HeadConfig(),
+        output_dir=folder,
+        train=TRAIN,
+    )
+    return folder, recipe.main(config)
 
 
 def refused(path: Path, flags: Sequence[object], code: int, capsys: pytest.CaptureFixture[str]) -> str:
@@ -178,7 +175,7 @@ def test_a_second_run_with_another_head_seed_and_rate_does_no_encoder_work(
 ):
     monkeypatch.setenv("NLPTL_CACHE", str(tmp_path / "cache"))
     caplog.set_level(logging.INFO, logger="nlptl")
-    recipe = load(next(path for path in RECIPES if path.stem == "sentiment"))
+    recipe = load(SENTIMENT)
     first = f"--model {tiny_bert} --dataset {toy_csv} --num-epochs 1 --output-dir {tmp_path}"
     recipe.main(cli.parse(recipe.Config, f"{first}/a".split()))
     assert "train: running the frozen encoder once over 96 texts" in caplog.text
@@ -191,9 +188,8 @@ def test_a_second_run_with_another_head_seed_and_rate_does_no_encoder_work(
     assert json.loads((tmp_path / "c" / "splits.json").read_text()) != splits[0]
 
 
-@for_each_classifier
-def test_the_recipe_reads_a_toy_task_and_fills_its_folder(path: Path, trained: Callable[[Path], tuple]):
-    folder, scores = trained(path)
+def test_a_recipe_reads_a_toy_task_and_fills_its_folder(trained: tuple[Path, dict]):
+    folder, scores = trained
     assert scores["accuracy"].value >= 0.9
     assert scores["accuracy"].n == 12
     assert [name for name in RUN_FOLDER if not (folder / name).exists()] == []
@@ -214,12 +210,11 @@ def test_the_recipe_reads_a_toy_task_and_fills_its_folder(path: Path, trained: C
     assert [path.name for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".tmp")] == []
 
 
-@for_each_classifier
 def test_its_configuration_repeats_it_to_the_same_bytes(
-    path: Path, trained: Callable[[Path], tuple], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: tuple[Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    folder, _ = trained(path)
-    recipe = load(path)
+    folder, _ = trained
+    recipe = load(SENTIMENT)
     cli.run(
         recipe.main, recipe.Config, ["--config", str(folder / "config.json"), "--output-dir", str(tmp_path / "again")]
     )
@@ -229,37 +224,34 @@ def test_its_configuration_repeats_it_to_the_same_bytes(
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
 
-@for_each_classifier
-def test_a_folder_that_holds_a_run_is_refused(
-    path: Path, trained: Callable[[Path], tuple], capsys: pytest.CaptureFixture[str]
-):
-    folder, _ = trained(path)
+def test_a_folder_that_holds_a_run_is_refused(trained: tuple[Path, dict], capsys: pytest.CaptureFixture[str]):
+    folder, _ = trained
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    message = refused(path, ["--output-dir", folder], 2, capsys)
+    message = refused(SENTIMENT, ["--output-dir", folder], 2, capsys)
     assert f"found a run in {folder}. Pass --resume to go on with it, --overwrite to move it aside" in message
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
-@for_each_classifier
+@pytest.mark.parametrize("name", ["sentiment", "linear_probe"])
 def test_a_dry_run_says_what_a_run_takes_and_writes_nothing(
-    path: Path,
-    trained: Callable[[Path], tuple],
+    name: str,
+    trained: tuple[Path, dict],
     tiny_bert: Path,
     toy_csv: Path,
     feature_cache: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ):
-    folder, _ = trained(path)
+    folder, _ = trained
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     capsys.readouterr()
-    recipe, flags = load(path), ["--model", tiny_bert, "--dataset", toy_csv, "--dry-run"]
+    recipe, flags = load(ROOT / f"recipes/{name}.py"), ["--model", tiny_bert, "--dataset", toy_csv, "--dry-run"]
     for output in (folder, tmp_path / "new"):
         cli.run(recipe.main, recipe.Config, [str(flag) for flag in [*flags, "--output-dir", output]])
         out, err = capsys.readouterr()
         assert "reviews.csv: 96 train, 12 validation, 12 test; labels negative, positive" in out
         has_table = re.search(r"\nhead +\d+ +\d+ +[\d.e-]+ +0.01\n", out) is not None
-        assert has_table == (path.stem != "linear_probe")  # its head is fitted, at no rate
+        assert has_table == (name != "linear_probe")  # its head is fitted, at no rate
         assert re.search(r"\nestimate: about [\d,]+ MB of memory \(.* \d MB of disk; .*on cpu, about \d+ s\n$", out)
         assert err == ""
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
@@ -270,7 +262,7 @@ def test_a_dry_run_says_what_a_run_takes_and_writes_nothing(
 @pytest.mark.parametrize("pooling", ["auto", "cls"])
 def test_the_dense_sigmoid_recipe_runs(pooling: str, tiny_bert: Path, toy_csv: Path, tmp_path: Path):
     """The frozen encoder, a dense layer of 1024 with relu, one sigmoid, Adam and the binary cross-entropy."""
-    recipe = load(ROOT / "recipes" / "sentiment.py")
+    recipe = load(SENTIMENT)
     words = (
         f"--model {tiny_bert} --dataset {toy_csv} --output-dir {tmp_path / 'run'} --num-epochs 4 --pooling {pooling}"
     )
@@ -292,9 +284,8 @@ def test_the_dense_sigmoid_recipe_runs(pooling: str, tiny_bert: Path, toy_csv: P
     assert (1024, 32) in {tensor.shape for tensor in weights.values()}
 
 
-@for_each_classifier
 def test_columns_of_another_name_need_two_flags(
-    path: Path, tiny_bert: Path, toy_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_bert: Path, toy_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     _, *rows = csv.reader(toy_csv.read_text().splitlines())
     stars = {"positive": 5, "negative": 1}
@@ -302,18 +293,17 @@ def test_columns_of_another_name_need_two_flags(
         csv.writer(file).writerows([("review", "stars"), *((text, stars[label]) for text, label in rows)])
     words = ["--model", tiny_bert, "--dataset", tmp_path / "reviews.csv"]
 
-    message = refused(path, [*words, "--output-dir", tmp_path / "first"], 3, capsys)
+    message = refused(SENTIMENT, [*words, "--output-dir", tmp_path / "first"], 3, capsys)
     assert "found columns 'review', 'stars'. Pass --text-column review --label-column stars" in message
     assert not (tmp_path / "first" / "model").exists()
 
-    recipe = load(path)
+    recipe = load(SENTIMENT)
     flags = [*words, "--output-dir", tmp_path / "second", "--text-column", "review", "--label-column", "stars"]
     cli.run(recipe.main, recipe.Config, [str(flag) for flag in flags])
     assert "labels 1, 5" in capsys.readouterr().out
     assert Classifier.from_pretrained(tmp_path / "second" / "model").labels.names == ("1", "5")
 
 
-@for_each_recipe
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
@@ -324,21 +314,20 @@ def test_columns_of_another_name_need_two_flags(
         ("--learning-rat", "--learning-rate"),
     ],
 )
-def test_other_spellings_are_answered(path: Path, typed: str, meant: str, capsys: pytest.CaptureFixture[str]):
-    message = refused(path, [typed, "3"], 2, capsys)
+def test_other_spellings_are_answered(typed: str, meant: str, capsys: pytest.CaptureFixture[str]):
+    message = refused(SENTIMENT, [typed, "3"], 2, capsys)
     assert re.search(rf"Unknown option {typed}\. Did you mean {meant}\b", message)
 
 
-@for_each_recipe
-def test_both_dashes_and_underscores_are_read(path: Path):
-    recipe = load(path)
+def test_both_dashes_and_underscores_are_read():
+    recipe = load(SENTIMENT)
     for spelling in ("--head-learning-rate", "--head_learning_rate"):
         parsed = cli.parse(recipe.Config, [spelling, "0.01", "--output_dir", "a-b_c"])
         assert (parsed.train.head_learning_rate, parsed.output_dir) == (0.01, Path("a-b_c"))
 
 
 @for_each_classifier
-def test_examples_are_limited(path: Path, tiny_bert: Path, toy_csv: Path, tmp_path: Path):
+def test_it_runs_with_its_own_defaults_on_few_examples(path: Path, tiny_bert: Path, toy_csv: Path, tmp_path: Path):
     recipe = load(path)
     config = replace(
         recipe.Config(),
@@ -372,19 +361,17 @@ def launch_by(file: str) -> list[object]:
 def alone(tiny_bert: Path, toy_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run of `python recipes/sentiment.py` on its own, without dropout."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    script = ROOT / "recipes" / "sentiment.py"
-    done = run_fresh(script, "--model", tiny_bert, "--dataset", toy_csv, *ALONE.split(), "--output-dir", folder)
+    done = run_fresh(SENTIMENT, "--model", tiny_bert, "--dataset", toy_csv, *ALONE.split(), "--output-dir", folder)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert re.search(r"^accuracy +(1\.0000|0\.9)", done.stdout, re.MULTILINE)
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_learn_what_one_does(launcher: str, alone: Path, tiny_bert: Path, toy_csv: Path, tmp_path: Path):
-    recipe = [ROOT / "recipes" / "sentiment.py", "--model", tiny_bert, "--dataset", toy_csv]
+    recipe = [SENTIMENT, "--model", tiny_bert, "--dataset", toy_csv]
     done = run_fresh(*LAUNCHERS[launcher](), *recipe, *ALONE.split(), "--output-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("training 41 of 41 tensors") == 1  # the main process alone tells how it goes
@@ -400,7 +387,6 @@ def test_two_processes_learn_what_one_does(launcher: str, alone: Path, tiny_bert
             assert found[split][metric] == pytest.approx(expected[split][metric], abs=1e-5)
 
 
-@pytest.mark.slow
 def test_the_nlptl_command_runs_it_to_the_same_bytes(alone: Path, tiny_bert: Path, toy_csv: Path, tmp_path: Path):
     words = ["-m", "nlptl", "run", "sentiment", "--model", tiny_bert, "--dataset", toy_csv]
     processes.run([*words, *ALONE.split(), "--output-dir", tmp_path / "run"], check=True)

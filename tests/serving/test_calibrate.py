@@ -165,7 +165,7 @@ def test_what_cannot_be_calibrated(folder: Path, tiny_bert: Path, toy_csv: Path,
         calibrate(CalibrateConfig(model_dir="owner/name", dataset=str(toy_csv)))
     with pytest.raises(ConfigError, match="Expected --calibration none or --keep-calibration, found both"):
         CalibrateConfig(model_dir="x", dataset="y", calibration="none", keep_calibration=True)
-    with pytest.raises(ConfigError, match="coverage must be between 0 and 1, or unset, found 2"):
+    with pytest.raises(ConfigError, match="coverage must be a number above 0 and below 1 or None, found 2"):
         CalibrateConfig(model_dir="x", dataset="y", coverage=2)
     said = Classifier.from_pretrained(folder).predict(["good"])[0].label
     (tmp_path / "wrong.csv").write_text(f"text,label\ngood,{'negative' if said == 'positive' else 'positive'}\n")
@@ -214,7 +214,7 @@ def test_a_model_that_is_trained_on_forgets_its_calibration(folder: Path, toy_cs
         Trainer(model, TrainingConfig(coverage=0.9)).fit(splits.train)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_small_data_makes_overconfident_and_calibration_halves_the_error(tmp_path: Path, capsys):
     """A full fine-tuning on 200 texts, scored by its last weights on 1,000 others, with validation of 200."""
     reviews = load_splits("sample:rotten_tomatoes", near_duplicates=False).train

@@ -62,7 +62,6 @@ def compare(model: Classifier, folder: Path) -> tuple[torch.Tensor, torch.Tensor
     return expected, found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_those_of_torch(kind: str, tiny_bert: Path, tmp_path: Path):
     model = Classifier.from_pretrained(tiny_bert, max_length=40, **KINDS[kind])
@@ -70,14 +69,12 @@ def test_logits_are_those_of_torch(kind: str, tiny_bert: Path, tmp_path: Path):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "deberta-v2", "mpnet", "modernbert", "albert"])
 def test_families(family: str, family_folder: Callable[[str], Path], tmp_path: Path):
     expected, found = compare(Classifier.from_pretrained(family_folder(family), labels=LABELS, max_length=40), tmp_path)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_the_command_says_what_it_costs_and_predict_and_evaluate_use_it(
     folder: Path, toy_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -102,7 +99,6 @@ def test_the_command_says_what_it_costs_and_predict_and_evaluate_use_it(
     assert 1e-6 < np.abs(outputs["onnx-int8"] - outputs["torch"]).max() < 0.1
 
 
-@pytest.mark.slow
 def test_a_training_goes_on_in_torch(folder: Path):
     model = Classifier.from_pretrained(folder)
     model.export_onnx(folder / FILES["onnx"])

@@ -31,7 +31,7 @@ def test_label_sets():
     assert task.targets(examples(['["love", "rage"]', "[]"])).tolist() == [[0, 1, 1], [0, 0, 0]]
     with pytest.raises(DataError, match="Expected labels 'joy', 'love', 'rage', found 'fear' as well"):
         task.targets(examples(['["fear"]']))
-    with pytest.raises(DataError, match="two or more different label names"):
+    with pytest.raises(DataError, match="Expected two or more labels in a.csv, found 'joy' alone"):
         MultiLabel.from_examples(examples(['["joy"]', "[]"]))
     outputs = task.outputs(torch.tensor([[0.0, -1.0, 2.0]]))
     np.testing.assert_allclose(outputs, [[0.5, 0.268941, 0.880797]], atol=1e-6)
@@ -41,7 +41,7 @@ def test_label_sets():
     assert stricter.columns(outputs, ["a"], ["a"], name="label")["labels"] == [["love"]]
     assert MultiLabel.from_card(task.names, json.loads(json.dumps(stricter.card()))) == stricter
     for thresholds in ([0.5], [0.5, 0.5, 2], [0.5, 0.5, float("nan")]):
-        with pytest.raises(ValueError, match="Expected a threshold from 0 to 1 for each of 3 labels"):
+        with pytest.raises(ValueError, match="Expected a threshold for each of 3 labels|thresholds must be"):
             MultiLabel.from_card(task.names, {"thresholds": thresholds})
 
 
@@ -168,7 +168,7 @@ def test_a_regression_has_its_scale_in_memory_and_in_its_folder(tiny_bert, tmp_p
 
 
 def test_models_of_a_task(tiny_bert, tmp_path):
-    with pytest.raises(ConfigError, match="Expected a task such as make_task.* found 'multi_label'"):
+    with pytest.raises(ConfigError, match="task must be Task or None, found 'multi_label'"):
         Classifier.from_pretrained(tiny_bert, task="multi_label")
     with pytest.raises(ConfigError, match="Expected labels or a task, found both"):
         Classifier.from_pretrained(tiny_bert, labels=["a", "b"], task=SingleLabel(("a", "b")))

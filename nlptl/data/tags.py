@@ -1,0 +1,146 @@
+"""Lists of words with a tag for each: as texts, in the scheme IOB2."""
+
+import functools
+import logging
+import re
+from collections.abc import Iterable, Sequence
+
+from nlptl.data.columns import check_texts, shorten
+from nlptl.data.label_columns import LabelColumns, Problem, RowCollector, listed, names_of
+from nlptl.errors import DataError
+from nlptl.values import is_missing
+
+logger = logging.getLogger(__name__)
+
+SCHEMES = ("BIES", "BILU", "BMES", "BMEW")
+"""Letters of the schemes of tags: begin, inside, end or last, single, unit or whole. IOB1, IOB2 and IOE are in them."""
+
+
+def words_as_texts(values: Iterable[object], rows: Sequence[int], *, where: str) -> list[str]:
+    """Return lists of words as texts with a blank between two words; a word has no blank of its own.
+
+    A list that is missing (null) or has no words is an empty text.
+
+    Raises:
+        DataError: If a value is no list of strings.
+    """
+    texts = []
+    for value, row in zip(values, rows, strict=True):
+        words = [] if is_missing(value) else _strings(value)
+        if words is None:
+            raise DataError(
+                f"Expected a list of words for each text in {where}, found {shorten(value)} (row {row}). Pass the "
+                'column with the words as --text-column; in a CSV, lists are JSON: ["In", "Rome"].'
+            )
+        # Another blank than the one between words keeps a word such as "1 1/2" in one piece.
+        texts.append(" ".join("\u00a0".join(word.split()) for word in words))
+    return check_texts(texts, rows, where=where)
+
+
+def check_tags(texts: Sequence[str], tags: list[str], rows: Sequence[int], *, where: str) -> None:
+    """Check that there is a tag for each word; the target of a text without words becomes O.
+
+    Raises:
+        DataError: If there are more or fewer.
+    """
+    for i, (text, each, row) in enumerate(zip(texts, tags, rows, strict=True)):
+        num_words, num_tags = (part.count(" ") + bool(part) for part in (text, each))
+        if not text and each in ("", "O"):
+            tags[i] = "O"
+        elif num_words != num_tags:
+            raise DataError(
+                f"Expected a tag for each word in {where}, found {num_words} words and {num_tags} tags (row {row}). "
+                "Correct that row."
+            )
+
+
+class TagCollector(RowCollector):
+    """Reads tags as IOB2, in which every span begins with B- and goes on with I-.
+
+    In IOB1 a span begins with I-, unless it follows one of its type; in IOBES, BILOU and the like its last word, and a
+    span of one word, have letters of their own.
+    """
+
+    def __init__(self, columns: LabelColumns) -> None:
+        super().__init__(_tags, columns)
+
+    def finish(self, rows: Sequence[int]) -> list[str]:
+        """Return the targets of all rows."""
+        tags = {tag for target in set(self._targets) for tag in target.split(" ")}
+        prefixes = {tag[0] for tag in tags if re.fullmatch("[BIESLUMW]-.+", tag)}
+        scheme = next((each for each in SCHEMES if prefixes <= set(each)), None)
+        if scheme is None or (prefixes & set("ELM") and not prefixes & set("BI")):
+            return self._targets
+        converted = functools.cache(_as_iob2)
+        before, self._targets = self._targets, [converted(target) for target in self._targets]
+        pairs = zip(before, self._targets, strict=True)
+        count = sum(a != b for one, two in pairs if one != two for a, b in zip(one.split(), two.split(), strict=True))
+        if others := sorted(prefixes - set("BI")):
+            shown = ", ".join(f"{each}- as {'I' if each in 'ELM' else 'B'}-" for each in others)
+            logger.info("%s: tags are read as IOB2: %s (%s tags)", self._columns.where, shown, f"{count:,}")
+        elif count:
+            logger.info("%s: %s tags I- that begin a span are read as B-", self._columns.where, f"{count:,}")
+        return self._targets
+
+
+def have_spans(targets: Sequence[str]) -> list[str]:
+    """Return for each text whether it has tags besides O."""
+    return ["O" if set(target.split(" ")) == {"O"} else "tagged" for target in targets]
+
+
+def tag_problem(targets: Sequence[str], where: str, is_train: bool) -> Problem | None:
+    """Find tags that are no IOB2, and that train has no spans."""
+    tags = {tag for target in set(targets) for tag in target.split(" ")}
+    odd = sorted(tag for tag in tags - {"O"} if not re.fullmatch("[BI]-.+", tag))
+    if not odd:
+        is_empty = is_train and tags <= {"O"}
+        found = f"Expected tags of spans in {where}, found O alone"
+        return Problem(found, "Pass another --label-column.") if is_empty else None
+    return Problem(f"Expected tags O, B-type and I-type (IOB2) in {where}, found {odd[0]!r}", _conversion(tags, odd))
+
+
+def _as_iob2(target: str) -> str:
+    """Return tags of any of the schemes as IOB2: a span begins at B, S, U and W, and where none of its type goes on."""
+    found, before = [], "O"
+    for tag in target.split(" "):
+        is_of_span = re.fullmatch("[BIESLUMW]-.+", tag) is not None
+        begins = tag[:1] in "BSUW" or before[2:] != tag[2:] or before[:1] in "OESLUW"
+        found.append(f"{'B' if begins else 'I'}{tag[1:]}" if is_of_span else tag)
+        before = tag if is_of_span else "O"
+    return " ".join(found)
+
+
+def _tags(values: Sequence[object], columns: LabelColumns, row: int) -> str:
+    (value,) = values
+    tags = names_of(listed(value), columns.class_names)
+    if tags is None or any(not tag or tag.split() != [tag] for tag in tags):
+        raise DataError(
+            f"Expected a list of tags for each text in {columns.where}, found {shorten(value)} (row {row}). Pass the "
+            'column with the tags as --label-column; in a CSV, lists are JSON: ["O", "B-person"].'
+        )
+    return " ".join(tags)
+
+
+def _strings(value: object) -> list[str] | None:
+    values = listed(value)
+    return values if values is not None and all(isinstance(each, str) for each in values) else None  # type: ignore[return-value]
+
+
+def _conversion(tags: set[str], odd: list[str]) -> str:
+    """Return what to do with tags that are no IOB2."""
+    if all(tag.isdigit() for tag in tags):
+        return (
+            "Write each tag by its name, such as O, B-person and I-person; or numbers in a file that names their "
+            "classes, as the datasets library writes a ClassLabel."
+        )
+    if all(re.fullmatch("[BIESLUMW]-.+", tag) for tag in odd):
+        return (
+            "These are letters of several schemes. Convert the tags to IOB2: the first word of a span has B-, and all "
+            "others of it I-."
+        )
+    if "O" not in tags:
+        return (
+            "A tag for every word, such as its part of speech, cannot be learned yet: only spans can, with O on all "
+            "other words, B-type on the first word of a span and I-type on the rest of it."
+        )
+    return f"Convert the tags: B-{odd[0]} on the first word of each {odd[0]}, I-{odd[0]} on its other words."
