@@ -1,4 +1,4 @@
-"""Whether probabilities come true as often as they say, and how logits are mended on data not trained on."""
+"""Measure the calibration of probabilities, and calibrate logits on held-out data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ CalibrationMethod = Literal["none", "temperature", "vector", "platt"]
 BINS = 15
 """Bins of equal width in the expected calibration error, as in Guo et al. (2017)."""
 IMPOSSIBLE = -1e6
-"""Log probability below which a label was ruled out, not judged: such rows say nothing about the scale of logits."""
+"""Log probability below which a label was ruled out; such rows tell nothing about the scale of logits."""
 _LOG_BOUNDS = (-10.0, 10.0)
 FEW_ROWS, _LOG_BOUNDS_OF_FEW = 50, (float(np.log(0.1)), float(np.log(10.0)))
-"""Of fewer rows, such as one that is wrong, the best temperature may be any number; it is then held from 0.1 to 10."""
+"""With fewer rows, such as a single wrong one, the best temperature can be extreme; it is limited to 0.1 to 10."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is done to logits before they become probabilities.
+    """A change of logits before they become probabilities.
 
-    With "temperature" they are divided by `temperature`; with "vector" and "platt" each is multiplied by its own one of
-    `scales`, and its own one of `offsets` is added.
+    "temperature" divides them by `temperature`; "vector" and "platt" multiply each logit by one of `scales` and add one
+    of `offsets`.
 
     Raises:
-        ConfigError: If the numbers do not belong to the method, or are not finite, or a scale is not positive.
+        ConfigError: If the numbers do not belong to the method or are not finite, or a scale is not positive.
     """
 
     method: CalibrationMethod = "none"
@@ -39,31 +39,32 @@ class Calibration:
     offsets: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        is_linear = self.method in ("vector", "platt")
-        is_sound = len(self.scales) == len(self.offsets) and bool(self.scales) == is_linear
+        is_sound = len(self.scales) == len(self.offsets) and bool(self.scales) == self.is_linear
         is_sound &= self.method == "temperature" or self.temperature == 1
         is_sound &= bool(np.isfinite([self.temperature, *self.scales, *self.offsets]).all()) and self.temperature > 0
         is_sound &= self.method != "platt" or all(scale > 0 for scale in self.scales)
         if not is_sound:
             raise ConfigError(
                 f"Expected the finite numbers of one calibration, temperature or scales and offsets, found {self}. "
-                "Pass what nlptl.evaluation.calibration has fitted."
+                "Pass a calibration fitted by nlptl.evaluation.calibration."
             )
 
     @property
+    def is_linear(self) -> bool:
+        """Whether it has scales and offsets."""
+        return self.method in ("vector", "platt")
+
+    @property
     def parameters(self) -> dict[str, Any]:
-        """What was fitted, by name."""
+        """The fitted numbers by name."""
         if self.method == "temperature":
             return {"temperature": self.temperature}
-        is_linear = self.method in ("vector", "platt")
-        return {"scales": list(self.scales), "offsets": list(self.offsets)} if is_linear else {}
+        return {"scales": list(self.scales), "offsets": list(self.offsets)} if self.is_linear else {}
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """Return calibrated logits, float64 [rows, labels]."""
-        logits = logits.astype(np.float64)
-        if self.method == "temperature":
-            return logits / self.temperature
-        return logits if self.method == "none" else logits * np.array(self.scales) + np.array(self.offsets)
+        logits = logits.astype(np.float64) / self.temperature
+        return logits * np.array(self.scales) + np.array(self.offsets) if self.is_linear else logits
 
 
 def fit_temperature(
@@ -73,20 +74,19 @@ def fit_temperature(
     smoothing: float | None = None,
     log_probabilities: Callable[[np.ndarray, float], np.ndarray] | None = None,
 ) -> Calibration:
-    """Return the temperature that makes the negative log-likelihood of the labels smallest.
+    """Return the temperature that minimizes the negative log-likelihood of the labels.
 
-    A small split on which no mistake is made would ask for temperature 0, and so for certainty. As Platt (1999, section
-    2.2) does, a label is therefore taken to be right with probability 1 - smoothing only: a row costs
-    -(1 - smoothing) log p - smoothing log(1 - p), p being the probability of its label. Of fewer than 50 rows, the
-    temperature is from 0.1 to 10.
+    A split without a mistake would give temperature 0, that is, certainty. Therefore each label is assumed to be right
+    with probability 1 - smoothing, as in Platt (1999, section 2.2): a row whose label has probability p costs
+    -(1 - smoothing) log p - smoothing log(1 - p). With fewer than 50 rows, the temperature is limited to 0.1 to 10.
 
     Args:
         targets: Label ids, integers [rows].
         logits: [rows, labels].
         smoothing: None: 1 / (rows + 2). 0: the plain negative log-likelihood, as in scikit-learn's
             `CalibratedClassifierCV(method="temperature")`.
-        log_probabilities: Returns log probabilities [rows, labels] of logits at a temperature. None: log softmax of
-            logits / temperature.
+        log_probabilities: Function from logits and temperature to log probabilities [rows, labels]. None: log softmax
+            of logits / temperature.
 
     Raises:
         DataError: If targets and logits do not fit each other.
@@ -108,30 +108,30 @@ def fit_temperature(
 
     if len(targets) == 0:
         return Calibration("temperature")
-    is_held = smoothing is None and len(targets) < FEW_ROWS
-    bounds = _LOG_BOUNDS_OF_FEW if is_held else _LOG_BOUNDS
+    is_limited = smoothing is None and len(targets) < FEW_ROWS
+    bounds = _LOG_BOUNDS_OF_FEW if is_limited else _LOG_BOUNDS
     best = scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
-    # The minimum is flat: only about seven digits are certain. Six give the same temperature for logits that differ by
-    # rounding alone, such as those of one process and of two.
+    # The minimum is flat: about seven digits are certain. Six give the same temperature for logits that differ only by
+    # rounding, such as those of one process and of two.
     return Calibration("temperature", float(f"{np.exp(best):.6g}"))
 
 
 def fit_vector(targets: np.ndarray, logits: np.ndarray, *, prior: float = 1.0) -> Calibration:
-    """Return a scale and an offset for each logit that make the negative log-likelihood of the labels smallest.
+    """Return a scale and an offset for each logit that minimize the negative log-likelihood of the labels.
 
-    A label without a row, or one that no row mistakes, would ask for an infinite offset. Scales and offsets are
-    therefore pulled to 1 and 0: (scale - 1)^2 / 2 + offset^2 / 2 of all labels count `prior` times as much as a row.
+    A label without rows, or without mistakes, would get an infinite offset. Therefore scales and offsets are
+    regularized: `prior` * ((scale - 1)^2 + offset^2) / 2 of each label is added to the loss.
 
     Args:
         targets: Label ids, integers [rows].
         logits: [rows, labels].
-        prior: Weight of the pull; 0: none, as in the source.
+        prior: Strength of the regularization; 0 for none, as in the source.
 
     Raises:
         DataError: If targets and logits do not fit each other.
 
     Source:
-        Guo, Pleiss, Sun and Weinberger 2017, arXiv:1706.04599, section 4.2, without its pull to no change.
+        Guo, Pleiss, Sun and Weinberger 2017, arXiv:1706.04599, section 4.2, which does not regularize.
     """
     num_labels = logits.shape[1]
     targets, logits = _judged(targets, logits)
@@ -154,14 +154,10 @@ def fit_vector(targets: np.ndarray, logits: np.ndarray, *, prior: float = 1.0) -
 
 
 def fit_platt(targets: np.ndarray, logits: np.ndarray) -> Calibration:
-    """Return a scale and an offset for each label, fitted to whether the rows have it.
+    """Return a scale and an offset for each label, fitted by logistic regression on its logit.
 
-    A label that no row has, or every row, or that the rows with lower logits rather have, keeps its logits: scale 1 and
-    offset 0.
-
-    Args:
-        targets: 0 and 1, integers [rows, labels].
-        logits: [rows, labels].
+    A label keeps scale 1 and offset 0 if no row or every row has it, or if the fitted scale would be negative.
+    `targets` are 0 and 1, integers [rows, labels]; `logits` have the same shape.
 
     Raises:
         DataError: If targets and logits do not fit each other.
@@ -181,12 +177,12 @@ def fit_platt(targets: np.ndarray, logits: np.ndarray) -> Calibration:
 
 
 def calibration_error(outcomes: np.ndarray, confidence: np.ndarray, *, bins: int = BINS) -> float:
-    """Return the expected calibration error: how far, in the mean over rows, a bin's confidence is off its outcomes.
+    """Return the expected calibration error: the difference of mean confidence and accuracy in a bin, averaged by rows.
 
     Args:
-        outcomes: Whether it came true, 0 and 1 or bool [rows].
-        confidence: The probability it was given [rows].
-        bins: Number of bins of equal width; each has its upper edge, the first one its lower edge too.
+        outcomes: Whether each prediction is right, 0 and 1 or bool [rows].
+        confidence: Its probability [rows].
+        bins: Number of bins of equal width; each includes its upper edge, the first one also its lower edge.
 
     Source:
         Guo et al. 2017, arXiv:1706.04599, equation 3.
@@ -196,7 +192,7 @@ def calibration_error(outcomes: np.ndarray, confidence: np.ndarray, *, bins: int
 
 
 def reliability_bins(outcomes: np.ndarray, confidence: np.ndarray, *, bins: int = BINS) -> list[dict[str, Any]]:
-    """Return the bins of `calibration_error`: their edges, rows, mean confidence and accuracy; None where no row is."""
+    """Return the bins of `calibration_error`: edges, rows, mean confidence and accuracy (None in an empty bin)."""
     counts, sums, hits = _bin_sums(outcomes, confidence, bins=bins)
     edges = np.linspace(0, 1, bins + 1)
     return [
@@ -215,12 +211,10 @@ def calibration_figures(targets: np.ndarray, probabilities: np.ndarray) -> dict[
     """Return ece, brier and log_loss of probabilities.
 
     The calibration error is that of the most probable label. The Brier score of two labels is the mean of (p - y)^2, of
-    more labels the mean over rows of its sum over labels, as in scikit-learn. Where a row has any number of labels,
-    every cell counts as one prediction of a label that is there or not.
+    more labels the mean over rows of the sum over labels, as in scikit-learn. With targets [rows, labels] every cell is
+    a binary prediction.
 
-    Args:
-        targets: Label ids [rows], or 0 and 1 [rows, labels].
-        probabilities: [rows, labels].
+    `targets` are label ids [rows], or 0 and 1 [rows, labels]; `probabilities` are [rows, labels].
     """
     outcomes, confidence = outcomes_of(targets, probabilities)
     if targets.ndim == 2:
@@ -230,40 +224,27 @@ def calibration_figures(targets: np.ndarray, probabilities: np.ndarray) -> dict[
         one_hot = np.arange(probabilities.shape[1]) == targets[:, None]
         brier = np.square(probabilities - one_hot).sum(axis=1).mean() / (2 if probabilities.shape[1] == 2 else 1)
         losses = log_loss(targets, probabilities)
-    return {
-        "ece": calibration_error(outcomes, confidence),
-        "brier": float(brier),
-        "log_loss": float(losses.mean()),
-    }
+    return {"ece": calibration_error(outcomes, confidence), "brier": float(brier), "log_loss": float(losses.mean())}
 
 
 def describe_calibration(
     targets: np.ndarray, before: np.ndarray, after: np.ndarray, *, calibration: Calibration
 ) -> dict[str, Any]:
-    """Return what calibration does to probabilities, as strict JSON: figures and reliability, before and after.
+    """Return the effect of a calibration, fitted on other rows, as strict JSON: figures and reliability bins.
 
-    Args:
-        targets: Label ids [rows], or 0 and 1 [rows, labels].
-        before: Probabilities without calibration [rows, labels].
-        after: Probabilities with it [rows, labels].
-        calibration: What was fitted, on other rows than these.
+    `targets` are label ids [rows], or 0 and 1 [rows, labels]; `before` and `after` are probabilities [rows, labels].
     """
-    return {
-        "method": calibration.method,
-        "parameters": calibration.parameters,
-        "before": calibration_figures(targets, before),
-        "after": calibration_figures(targets, after),
-        "reliability": {
-            "before": reliability_bins(*outcomes_of(targets, before)),
-            "after": reliability_bins(*outcomes_of(targets, after)),
-        },
-    }
+    found: dict[str, Any] = {"method": calibration.method, "parameters": calibration.parameters, "reliability": {}}
+    for key, probabilities in (("before", before), ("after", after)):
+        found[key] = calibration_figures(targets, probabilities)
+        found["reliability"][key] = reliability_bins(*outcomes_of(targets, probabilities))
+    return found
 
 
 def outcomes_of(targets: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what came true and the probability it was given, each [predictions].
+    """Return whether each prediction is right, and its probability, each [predictions].
 
-    A prediction is the most probable label of a row, or with targets [rows, labels] each cell.
+    A prediction is the most probable label of a row, or a cell if targets are [rows, labels].
     """
     if targets.ndim == 2:
         return targets.ravel().astype(bool), probabilities.ravel()
@@ -271,7 +252,7 @@ def outcomes_of(targets: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndar
 
 
 def _judged(targets: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows whose label was not ruled out, in float64."""
+    """Return the rows whose label was not ruled out, the logits in float64."""
     is_ids = targets.ndim == 1 and np.issubdtype(targets.dtype, np.integer)
     if not is_ids or logits.ndim != 2 or len(logits) != len(targets):
         raise DataError(
@@ -306,11 +287,11 @@ def _platt_of_label(targets: np.ndarray, logits: np.ndarray) -> tuple[float, flo
 
 
 def _bin_sums(outcomes: np.ndarray, confidence: np.ndarray, *, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return of each bin the rows in it, their sum of confidence, and how many came true, each [bins]."""
+    """Return the number of rows, the sum of confidence and the number of right predictions in each bin, each [bins]."""
     if outcomes.shape != confidence.shape or outcomes.ndim != 1 or len(outcomes) == 0:
         raise DataError(
-            f"Expected outcomes and their probabilities, both [rows], of one row or more, found {list(outcomes.shape)} "
-            f"and {list(confidence.shape)}. Pass one probability for each outcome."
+            f"Expected outcomes and their probabilities, both [rows], with one row or more, found "
+            f"{list(outcomes.shape)} and {list(confidence.shape)}. Pass one probability for each outcome."
         )
     if not np.all((confidence >= 0) & (confidence <= 1)):
         raise DataError(
@@ -318,9 +299,5 @@ def _bin_sums(outcomes: np.ndarray, confidence: np.ndarray, *, bins: int) -> tup
             "softmax or the sigmoid of logits."
         )
     index = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
-    counts = np.bincount(index, minlength=bins)
-    return (
-        counts,
-        np.bincount(index, weights=confidence, minlength=bins),
-        np.bincount(index, weights=outcomes, minlength=bins),
-    )
+    sums, hits = (np.bincount(index, weights=each, minlength=bins) for each in (confidence, outcomes))
+    return np.bincount(index, minlength=bins), sums, hits

@@ -1,8 +1,8 @@
-"""Whether one of two systems is better than the other on the same examples, or a test set cannot tell.
+"""Test whether one of two systems is better than the other on the same examples.
 
-What is compared are scores of resampled rows: any function of how often each row counts (`WeightedScores`), such as
-`lambda weights: {"accuracy": weights @ is_correct / weights.sum(axis=1)}`, or the `weighted_scores` of the kinds of
-tasks beside this file.
+Scores are functions from weights of the rows to scores by name (`WeightedScores`), such as
+`lambda weights: {"accuracy": weights @ is_correct / weights.sum(axis=1)}`, or those that the `weighted_scores` of each
+kind of task return.
 """
 
 import math
@@ -16,12 +16,12 @@ from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation.uncertainty import WeightedScores, percentile_interval, resample_weights, row_chunks
 
 _ROUNDING = 1e-10
-"""Differences that are equal but for rounding are this share of the scores apart at most."""
+"""Largest difference, relative to the scores, that counts as rounding."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A score of a system minus that of another one, the ends of its interval, and its standard error."""
+    """The score of a system minus that of another, the ends of the interval, and the standard error."""
 
     value: float
     low: float
@@ -30,29 +30,28 @@ class Difference:
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
-    """Return the exact two-sided p-value for two systems being right on equally many examples.
+    """Return the exact two-sided p-value of the hypothesis that two systems are equally accurate.
 
-    Of the examples that one system alone has right, each is one of either system with probability 1/2 if they are
-    equally good: a binomial test.
+    It is a binomial test on the examples that only one of the systems gets right.
 
     Args:
-        correct_a: Whether the first system has each example right, bool [rows].
-        correct_b: The same of the second one.
+        correct_a: Whether the first system gets each example right, bool [rows].
+        correct_b: The same for the second one.
 
     Raises:
-        DataError: If the two are not of the same examples.
+        DataError: If the shapes differ.
 
     Source:
-        McNemar 1947, doi:10.1007/BF02295996, with binomial in place of normal probabilities.
+        McNemar 1947, doi:10.1007/BF02295996, with exact instead of normal probabilities.
     """
     if correct_a.shape != correct_b.shape or correct_a.ndim != 1:
         raise DataError(
-            f"Expected whether each of the same examples is right, [rows], found shapes {list(correct_a.shape)} and "
+            f"Expected two arrays [rows] of the same examples, found shapes {list(correct_a.shape)} and "
             f"{list(correct_b.shape)}. Score both systems on the same examples."
         )
-    a_alone = int(np.count_nonzero(correct_a.astype(bool) & ~correct_b.astype(bool)))
-    b_alone = int(np.count_nonzero(correct_b.astype(bool) & ~correct_a.astype(bool)))
-    return float(scipy.stats.binomtest(a_alone, a_alone + b_alone).pvalue) if a_alone + b_alone else 1.0
+    only_a = int(np.count_nonzero(correct_a.astype(bool) & ~correct_b.astype(bool)))
+    only_b = int(np.count_nonzero(correct_b.astype(bool) & ~correct_a.astype(bool)))
+    return float(scipy.stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
 def paired_bootstrap(
@@ -67,11 +66,11 @@ def paired_bootstrap(
     """Return the scores of the first system minus those of the second, both on the same resamples of the rows.
 
     Args:
-        score_a: From weights [resamples, rows] the scores of the first system by name, each [resamples].
-        score_b: The same of the second one.
+        score_a: Scores of the first system.
+        score_b: Scores of the second one.
         num_rows: Number of rows.
         resamples: Number of bootstrap resamples.
-        confidence: Share of the resampled differences inside the percentile interval.
+        confidence: Fraction of resampled differences inside the percentile interval.
         seed: Seed of the resampling.
 
     Raises:
@@ -96,16 +95,15 @@ def paired_bootstrap(
 def randomization_test(
     score: WeightedScores, num_rows: int, *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, float]:
-    """Return the two-sided p-value of each difference of scores, if it did not matter which system said what.
+    """Return the two-sided p-value of each difference of scores by approximate randomization.
 
-    In each resample the outputs of the two systems change places, row by row, with probability 1/2. The p-value is
-    (hits + 1) / (resamples + 1), hits being the resamples in which the scores are as far apart as they are, or more.
+    Each resample swaps the outputs of the two systems, row by row, with probability 1/2. The p-value is
+    (hits + 1) / (resamples + 1), where hits counts the resamples with at least the observed difference.
 
     Args:
-        score: From weights [resamples, 2 * rows] the scores by name, each [resamples]; the first half of the rows are
-            those of the first system, the second half the same rows of the second one.
+        score: Scores of 2 * rows rows: those of the first system, then the same rows of the second one.
         num_rows: Number of rows of one system.
-        resamples: Number of resamples; no p-value is smaller than one over them.
+        resamples: Number of resamples; the smallest possible p-value is 1 / (resamples + 1).
         seed: Seed of the resampling.
 
     Raises:
@@ -130,13 +128,13 @@ def randomization_test(
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return p-values that are corrected for their number: one below 0.05 is a false alarm among all in 5 % at most.
+    """Return p-values corrected for their number, so that any is below 0.05 by chance in at most 5 % of cases.
 
     Args:
-        p_values: Of all tests that were made, shape [tests].
+        p_values: Those of all tests, shape [tests].
 
     Raises:
-        DataError: If they are no numbers from 0 to 1.
+        DataError: If they are not numbers from 0 to 1.
 
     Source:
         Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 6, 65-70.
@@ -152,14 +150,14 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def smallest_difference(standard_error: float, *, level: float = 0.05, power: float = 0.8) -> float:
-    """Return the smallest true difference that a two-sided test finds with probability `power`.
+    """Return the smallest true difference that a two-sided test detects with probability `power`.
 
-    It is (z(1 - level / 2) + z(power)) standard errors of the difference, 2.8 of them by default.
+    It is z(1 - level / 2) + z(power) standard errors of the difference, 2.8 by default.
 
     Args:
-        standard_error: Of the difference, such as that of `paired_bootstrap`.
-        level: Share of false alarms.
-        power: Share of true differences that are found.
+        standard_error: Standard error of the difference, such as that of `paired_bootstrap`.
+        level: Probability of a false positive.
+        power: Probability of detecting a true difference.
 
     Raises:
         ConfigError: If `level` or `power` is not between 0 and 1.
@@ -174,27 +172,26 @@ def smallest_difference(standard_error: float, *, level: float = 0.05, power: fl
 def smallest_accuracy_difference(
     num_rows: int, discordant_share: float, *, level: float = 0.05, power: float = 0.8
 ) -> float | None:
-    """Return the smallest true difference in accuracy that McNemar's test finds with probability `power`.
+    """Return the smallest true difference in accuracy that McNemar's test detects with probability `power`.
 
-    It solves sqrt(rows) d = z(1 - level / 2) sqrt(s) + z(power) sqrt(s - d^2) for d, s being the share of examples that
-    one system alone has right.
+    It solves sqrt(rows) d = z(1 - level / 2) sqrt(s) + z(power) sqrt(s - d^2) for d, where s is `discordant_share`.
 
     Args:
         num_rows: Examples in the test set.
-        discordant_share: From the data of two systems; of two equally accurate ones whose mistakes have nothing to do
-            with each other it is 2 accuracy (1 - accuracy), and less where they make the same ones.
-        level: Share of false alarms.
-        power: Share of true differences that are found.
+        discordant_share: Fraction of examples that only one system gets right. It is 2 accuracy (1 - accuracy) for two
+            equally accurate systems with independent mistakes.
+        level: Probability of a false positive.
+        power: Probability of detecting a true difference.
 
     Returns:
-        The difference, None where even one as large as `discordant_share` would not be found.
+        The difference; None if even one as large as `discordant_share` would not be detected.
 
     Raises:
         ConfigError: If `level` or `power` is not between 0 and 1.
 
     Source:
         Connor 1987, Sample Size for Testing Differences in Proportions for the Paired-Sample Design, Biometrics 43,
-        207-211: his sample size, solved for the difference.
+        207-211, solved for the difference.
     """
     of_level, of_power = _quantiles(level, power)
     inside = num_rows + of_power**2 - of_level**2

@@ -10,7 +10,7 @@ from nlptl.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class PredictionSets:
-    """The set of a text has each label whose score, 1 - probability, is at most `quantile`.
+    """Sets of the labels whose score, 1 - probability, is at most `quantile`.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -22,14 +22,14 @@ class PredictionSets:
     score: Literal["lac"]
     """The name of the score in the literature."""
     coverage: float
-    """Probability with which the set of a new text contains its label."""
+    """Probability that the set of a new text contains its label."""
     quantile: float
     n: int
     """Number of texts from which the quantile was taken."""
 
     def __post_init__(self) -> None:
         if not (0 < self.coverage < 1 and 0 <= self.quantile <= 1 and self.n > 0):
-            raise ConfigError(f"Expected coverage and quantile between 0 and 1, found {self}. Calibrate once more.")
+            raise ConfigError(f"Expected coverage and quantile between 0 and 1, found {self}. Calibrate again.")
 
     def of(self, probabilities: np.ndarray) -> np.ndarray:
         """Return which labels are in the set of each row, bool [rows, labels]."""
@@ -39,14 +39,11 @@ class PredictionSets:
 def fit_prediction_sets(targets: np.ndarray, probabilities: np.ndarray, *, coverage: float) -> PredictionSets:
     """Return the sets that contain the label of a new text with probability `coverage` or more.
 
-    The quantile is the ceil((rows + 1) coverage)-th smallest score of the labels. With fewer rows than that no quantile
-    suffices, and the sets contain all labels. The guarantee requires that rows and new texts come from one source in a
-    random order, and that the rows had no influence on the model.
+    The quantile is the ceil((rows + 1) coverage)-th smallest score of the labels; with fewer rows the sets contain all
+    labels. The guarantee requires that rows and new texts are exchangeable, and that the rows had no influence on the
+    model.
 
-    Args:
-        targets: Label ids, integers [rows].
-        probabilities: [rows, labels].
-        coverage: Between 0 and 1.
+    `targets` are label ids [rows], `probabilities` [rows, labels]; `coverage` is between 0 and 1.
 
     Raises:
         DataError: If targets and probabilities do not fit each other.
@@ -63,6 +60,6 @@ def fit_prediction_sets(targets: np.ndarray, probabilities: np.ndarray, *, cover
             f"{list(probabilities.shape)}. Pass one row of probabilities for each label."
         )
     scores = np.sort(1 - probabilities[np.arange(num_rows), targets])
-    rank = max(1, int(np.ceil((num_rows + 1) * coverage - 1e-9)))  # 0.9 * 10 counts as 9, even if rounding gives more
+    rank = max(1, int(np.ceil((num_rows + 1) * coverage - 1e-9)))  # 0.9 * 10 counts as 9, even if it rounds up
     quantile = float(scores[rank - 1]) if rank <= num_rows else 1.0
     return PredictionSets("lac", coverage, quantile, num_rows)

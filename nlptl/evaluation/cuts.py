@@ -1,4 +1,4 @@
-"""How a test set is cut into slices: by the values of a column, by ranges of a number, by the words of texts."""
+"""Cut a test set into slices: by the values of a column, by ranges of numbers, or by words."""
 
 import math
 import re
@@ -10,11 +10,11 @@ import numpy as np
 from nlptl.evaluation.slices import MIN_SIZE, Slice
 
 FEW_VALUES = 10
-"""A column of numbers with more different ones than this is cut into ranges."""
+"""A column with more different numbers than this is cut into ranges."""
 RANGES = 5
 MOST_VALUES = 200
 MOST_WORDS = 200
-"""Words by which texts are sliced: the most frequent ones, of which not nearly all texts have each."""
+"""Number of words that make a slice: the most frequent ones, except those in nearly all texts."""
 WORD = re.compile(r"\w[\w'\u2019]*\w")
 MISSING, RARE = "(missing)", "(rare values)"
 MOST_SIGNS = 60
@@ -23,7 +23,7 @@ MOST_SIGNS = 60
 def cut_by_value(column: str, values: Sequence[str]) -> list[Slice]:
     """Return a slice for each value of a column, the most frequent first, or for each range of its numbers.
 
-    Values that fewer than `MIN_SIZE` examples have make up one slice; an empty string is a missing value.
+    Values with fewer than `MIN_SIZE` examples share one slice; an empty string is a missing value.
     """
     numbers = _numbers(values)
     if numbers is not None:
@@ -40,7 +40,7 @@ def cut_by_value(column: str, values: Sequence[str]) -> list[Slice]:
 
 
 def cut_by_number(column: str, numbers: np.ndarray, *, unit: str = "") -> list[Slice]:
-    """Return slices of about equally many examples, from the lowest numbers to the highest; NaN is a missing one."""
+    """Return slices of about equal size, from the lowest to the highest numbers; NaN is a missing value."""
     known = numbers[~np.isnan(numbers)]
     if len(known) == 0:
         return []
@@ -58,7 +58,7 @@ def cut_by_number(column: str, numbers: np.ndarray, *, unit: str = "") -> list[S
 
 
 def cut_by_label(column: str, sets: Sequence[Sequence[str]]) -> list[Slice]:
-    """Return a slice for each label of those that each example has, the most frequent first."""
+    """Return a slice for each label, the most frequent first; an example may have several."""
     counts = Counter(label for labels in sets for label in labels)
     return [
         Slice(column, _shown(label), np.fromiter((label in labels for labels in sets), dtype=bool, count=len(sets)))
@@ -68,7 +68,7 @@ def cut_by_label(column: str, sets: Sequence[Sequence[str]]) -> list[Slice]:
 
 
 def cut_by_word(texts: Sequence[str]) -> list[Slice]:
-    """Return a slice for each frequent word of two letters or more: the texts that contain it, in any case."""
+    """Return a slice for each frequent word of two letters or more, ignoring case."""
     words_of = [set(WORD.findall(text.lower())) for text in texts]
     counts = Counter(word for words in words_of for word in words)
     least, most = MIN_SIZE, len(texts) - MIN_SIZE
@@ -80,7 +80,7 @@ def cut_by_word(texts: Sequence[str]) -> list[Slice]:
 
 
 def _numbers(values: Sequence[str]) -> np.ndarray | None:
-    """Return a column as numbers, NaN where a value is missing; None: it holds something else."""
+    """Return a column as numbers, NaN for missing values; None if it holds something else."""
     try:
         numbers = np.array([float(value) if value else math.nan for value in values])
     except ValueError:

@@ -1,4 +1,4 @@
-"""What is said where a probability is not all that counts: thresholds, no answer, a set of labels, out of scope."""
+"""Decisions based on probabilities: thresholds, abstention, sets of labels, and out-of-scope texts."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from nlptl.errors import ConfigError
 from nlptl.evaluation.conformal import PredictionSets
 
 OUT_OF_SCOPE = "out_of_scope"
-"""The label of texts that are unlike those a model was trained for."""
+"""The label of texts unlike the training texts."""
 
 
 @dataclass(frozen=True)
 class Abstention:
-    """No label is given where the probability of the predicted one is lower than `below`.
+    """Predict no label if the probability of the best one is lower than `below`.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -23,72 +23,69 @@ class Abstention:
 
     below: float
     target_accuracy: float | None = None
-    """The accuracy that was asked for; None: `below` was given."""
+    """The requested accuracy; None if `below` was given."""
     accuracy: float | None = None
-    """The share of right labels among those that were given, on the rows it was fitted on."""
+    """Accuracy of the predicted labels on the rows it was fitted on."""
     coverage: float | None = None
-    """The share of these rows that got a label."""
+    """Fraction of these rows with a predicted label."""
 
     def __post_init__(self) -> None:
         shares = [each for each in (self.target_accuracy, self.accuracy, self.coverage) if each is not None]
         if not all(0 <= each <= 1 for each in [self.below, *shares]):
-            raise ConfigError(f"Expected probabilities from 0 to 1 for abstention, found {self}. Pass others.")
+            raise ConfigError(
+                f"Expected probabilities from 0 to 1 for abstention, found {self}. Pass numbers in this range."
+            )
 
 
 @dataclass(frozen=True)
 class Scope:
-    """A text is out of scope where its score is lower than `least`.
+    """A text is out of scope if its score is lower than `least`.
 
     Raises:
         ConfigError: If a number is out of range.
     """
 
     kept: float
-    """The share of the rows it was fitted on that are in scope."""
+    """Fraction of the rows it was fitted on that are in scope."""
     least: float
 
     def __post_init__(self) -> None:
         if not (0 < self.kept < 1 and np.isfinite(self.least)):
-            raise ConfigError(f"Expected a share between 0 and 1 and a finite score, found {self}. Pass others.")
+            raise ConfigError(f"Expected a share between 0 and 1 and a finite score, found {self}. Calibrate again.")
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """What was chosen on validation for a task with one label for each text; None: it is not in use.
+    """Decisions of a task with one label for each text, chosen on validation; None if not used.
 
     Raises:
-        ConfigError: If the threshold is no probability.
+        ConfigError: If the threshold is not a probability.
     """
 
     threshold: float | None = None
-    """From which probability of the second one of two labels on it is predicted; None: where it is the larger one."""
+    """Lowest probability at which the second of two labels is predicted; None predicts the more probable label."""
     abstention: Abstention | None = None
     sets: PredictionSets | None = None
     scope: Scope | None = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ConfigError(f"Expected a threshold from 0 to 1, found {self.threshold}. Pass another one.")
+            raise ConfigError(f"Expected a threshold from 0 to 1, found {self.threshold}. Pass a probability.")
 
 
 def fit_abstention(correct: np.ndarray, confidence: np.ndarray, *, target_accuracy: float) -> Abstention | None:
-    """Return the lowest confidence from which on the labels are right as often as asked for; None: there is none.
+    """Return the lowest confidence threshold that reaches an accuracy; None if no threshold does.
 
-    The accuracy is that of these rows, the best of many thresholds: of new texts expect somewhat less, the fewer rows
-    the more so.
+    The accuracy is that of these rows at the best of many thresholds. On new texts it is lower, more so with few rows.
 
-    Args:
-        correct: Whether the label of each row is right, bool [rows].
-        confidence: Its probability [rows].
-        target_accuracy: Share of right labels that is wanted among those that are given.
+    `correct` says whether the label of each row is right, bool [rows]; `confidence` is its probability [rows].
 
     Source:
-        Selective classification by the softmax response: Geifman and El-Yaniv 2017, arXiv:1705.08500, whose bound on
-        the risk of new texts is not applied here.
+        Geifman and El-Yaniv 2017, arXiv:1705.08500 (softmax response), without the bound on the risk of new texts.
     """
     order = np.argsort(-confidence, kind="stable")
     descending = confidence[order]
-    last = np.append(np.flatnonzero(np.diff(descending)), len(order) - 1)  # equals get a label together or not at all
+    last = np.append(np.flatnonzero(np.diff(descending)), len(order) - 1)  # equal confidences get a label together
     accuracy = np.cumsum(correct[order])[last] / (last + 1)
     reached = np.flatnonzero(accuracy >= target_accuracy)
     if len(reached) == 0:
@@ -99,7 +96,7 @@ def fit_abstention(correct: np.ndarray, confidence: np.ndarray, *, target_accura
 
 
 def scope_scores(logits: np.ndarray) -> np.ndarray:
-    """Return the negative free energy of each text, the log of the sum of exp(logit), [rows]: low where it is unlike.
+    """Return the negative free energy of each text, log(sum(exp(logits))), [rows]; low for unlike texts.
 
     Source:
         Liu, Wang, Owens and Li 2020, Energy-based Out-of-distribution Detection, arXiv:2010.03759, equation 3, T = 1.
@@ -108,13 +105,13 @@ def scope_scores(logits: np.ndarray) -> np.ndarray:
 
 
 def fit_scope(logits: np.ndarray, *, kept: float) -> Scope:
-    """Return the scope that holds the share `kept` of these texts, or just more."""
+    """Return the scope that keeps the fraction `kept` of these texts, or slightly more."""
     ascending = np.sort(scope_scores(logits))
     return Scope(kept, float(ascending[int((1 - kept) * len(ascending) + 1e-9)]))
 
 
 def share_text(count: int, n: int) -> str:
-    """Return a share with its exact (Clopper-Pearson) 95 % interval in words; "none" of none."""
+    """Return a fraction with its exact (Clopper-Pearson) 95 % interval as text; "none" if n is 0."""
     if n == 0:
         return "none"
     interval = scipy.stats.binomtest(count, n).proportion_ci(0.95, method="exact")

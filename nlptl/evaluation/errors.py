@@ -1,4 +1,4 @@
-"""What a model gets wrong: which labels it takes for which, and by how much it misses each example."""
+"""Describe the errors of a model: which labels it confuses, and the loss of each example."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ import numpy as np
 from nlptl.evaluation.spans import Span, find_spans
 
 MOST_CLASSES = 50
-"""Labels up to which a confusion matrix can be read."""
+"""Largest number of labels of a readable confusion matrix."""
 MOST_PAIRS = 20
 NONE = "(none)"
-"""In place of a label: a label that was given stands for no true one, or a true one was missed."""
+"""Stands for the missing side of a pair: a spurious prediction, or a missed label."""
 
 Pairs = list[dict[str, object]]
 
@@ -23,9 +23,9 @@ def count_confusions(labels: np.ndarray, predictions: np.ndarray, *, num_classes
 
 
 def confused_labels(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> Pairs:
-    """Return the pairs of labels of which the first was taken for the second, the most frequent first.
+    """Return the pairs of a label and a wrong prediction, the most frequent first, at most `MOST_PAIRS`.
 
-    Each has "label", "predicted", "count" and "share", that of the examples with the label; at most `MOST_PAIRS`.
+    Each has "label", "predicted", "count" and "share", the fraction of the examples with the label.
     """
     wrong = labels != predictions
     counts = Counter(zip(labels[wrong].tolist(), predictions[wrong].tolist(), strict=True))
@@ -35,16 +35,12 @@ def confused_labels(labels: np.ndarray, predictions: np.ndarray, names: Sequence
 
 
 def confused_sets(true: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Pairs:
-    """Return what was missed and what was wrongly given, as `confused_labels` does, of examples with several labels.
+    """Return the confused pairs of examples with several labels, as `confused_labels` does.
 
-    A label that was missed where others were wrongly given counts as taken for each of them; where none was, as taken
-    for `NONE`. A label that was given where none was missed counts as predicted for `NONE`; its share is that of the
-    examples that do not have it.
+    A missed label pairs with each wrong prediction of the example, or with `NONE` if there is none. A wrong prediction
+    without a missed label pairs with `NONE`; its share is the fraction of the examples without the label.
 
-    Args:
-        true: Whether each example has each label, bool [examples, labels].
-        predicted: Whether it was given it, bool [examples, labels].
-        names: The labels.
+    `true` and `predicted` are bool [examples, labels].
     """
     counts: Counter[tuple[str, str]] = Counter()
     missed, given = true & ~predicted, predicted & ~true
@@ -58,15 +54,12 @@ def confused_sets(true: np.ndarray, predicted: np.ndarray, names: Sequence[str])
 
 
 def confused_spans(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Pairs:
-    """Return the types of spans that were found with other borders, as another type or not at all.
+    """Return the span types predicted with other borders, as another type, or not at all, as `confused_labels` does.
 
-    As in `confused_labels`. A true span that was not found counts by the longest predicted span that it has words in
-    common with; where there is none, by `NONE`. A predicted span that has no words in common with a true one counts
-    as predicted for `NONE`; its share is that of the predicted spans of its type.
+    A missed span pairs with the predicted span that shares most words with it, or with `NONE`. A predicted span that
+    shares no words with a true one pairs with `NONE`; its share is the fraction of the predicted spans of its type.
 
-    Args:
-        true: The tags (IOB2) of each sentence.
-        predicted: The predicted tags.
+    `true` and `predicted` are the IOB2 tags of each sentence.
     """
     counts: Counter[tuple[str, str]] = Counter()
     of_true: Counter[str] = Counter()
@@ -83,11 +76,8 @@ def confused_spans(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
 def binary_losses(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return the binary cross-entropy in nats of each example, summed over labels: float64 [examples].
 
-    Probabilities are clipped as in `nlptl.evaluation.metrics.log_loss`.
-
-    Args:
-        targets: 1 for each label that an example has, else 0: [examples, labels].
-        probabilities: Floats from 0 to 1, same shape.
+    Probabilities are clipped as in `nlptl.evaluation.metrics.log_loss`. `targets` are 0 and 1; both are
+    [examples, labels].
     """
     eps = np.finfo(probabilities.dtype).eps
     clipped = np.clip(probabilities, eps, 1 - eps)

@@ -1,22 +1,22 @@
-"""Which labels are likely wrong: confident learning on probabilities of models that have not seen the example."""
+"""Find labels that are likely wrong, by confident learning on out-of-sample probabilities."""
 
 import numpy as np
 
 
 def rank_label_errors(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which examples likely have a wrong label, the most likely first.
+    """Return the examples whose label is likely wrong, the most likely first.
 
-    An example is confidently of a class if its probability there is at least the mean of that of all examples with this
-    label; its label is likely wrong if another class than the label is the most probable of those (Northcutt, Jiang and
-    Chuang 2021, Confident Learning, doi:10.1613/jair.1.12125).
+    An example confidently belongs to a class if its probability is at least the mean probability of all examples with
+    that label. Its label is likely wrong if the most probable such class is not its label (Northcutt, Jiang and Chuang
+    2021, Confident Learning, doi:10.1613/jair.1.12125).
 
     Args:
         labels: Label ids as given [examples]; each class has an example.
-        probabilities: Those of models that were fitted without the example [examples, classes].
+        probabilities: Predicted by models that were fitted without the example [examples, classes].
 
     Returns:
-        The indices of these examples, the class that each likely is of, and for all examples by how much the given
-        label is more probable than the best other class, from -1 to 1: the lower, the likelier is an error.
+        The indices of these examples; the likely class of each; and for all examples the probability of the label minus
+        that of the best other class, from -1 (likely an error) to 1.
     """
     index = np.arange(len(labels))
     own = probabilities[index, labels]

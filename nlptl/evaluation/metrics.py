@@ -1,10 +1,10 @@
-"""Scores of a single-label classifier, each with the interval that its test set can support.
+"""Scores of a single-label classifier, with bootstrap intervals.
 
-The semantics are those of scikit-learn with zero_division=0; the tests hold every score against it.
+The tests compare every score with scikit-learn (zero_division=0).
 """
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict, Unpack
 
@@ -23,7 +23,7 @@ from nlptl.evaluation.uncertainty import (
 )
 
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae", "hamming_loss"})
-"""Scores of which less is better; of all others more is."""
+"""Scores where lower is better; for all others higher is better."""
 
 METRICS: dict[TaskKind, tuple[SelectionMetric, ...]] = {
     "single_label": ("accuracy", "macro_f1", "weighted_f1", "matthews", "log_loss"),
@@ -34,23 +34,23 @@ METRICS: dict[TaskKind, tuple[SelectionMetric, ...]] = {
     "regression": ("spearman", "pearson", "rmse", "mae", "r2"),
     "tokens": ("span_f1", "span_precision", "span_recall", "macro_f1", "token_accuracy"),
 }
-"""The scores of each kind of task that can choose a model. The first one does by default, and heads every report."""
+"""Scores that can choose a model, by kind of task. The first one is the default, and is reported first."""
 
 
 class Bootstrap(TypedDict, total=False):
-    """Options of bootstrap intervals, which all scoring functions take."""
+    """Options of bootstrap intervals, accepted by all scoring functions."""
 
     resamples: int
     """Number of resamples of the rows, 2000 by default."""
     confidence: float
-    """Share of the resampled scores inside an interval, 0.95 by default."""
+    """Fraction of resampled scores inside the interval, 0.95 by default."""
     seed: int
     """Seed of the resampling, 0 by default."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score, the low and high end of its interval, and the number of examples it rests on."""
+    """A score, the ends of its interval, and the number of examples."""
 
     value: float
     low: float
@@ -64,27 +64,26 @@ class Scores(dict[str, Score]):
     def __init__(
         self, scores: Mapping[str, Score], *, per_class: Mapping[str, Mapping[str, Score]] | None = None
     ) -> None:
-        """Copy the scores; `per_class` is left out where a task has no classes."""
+        """Copy the scores; omit `per_class` for a task without classes."""
         super().__init__(scores)
         self.per_class = {} if per_class is None else {name: dict(row) for name, row in per_class.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts and numbers for strict JSON: metric name to score, and "per_class"; NaN becomes None."""
-        scores: dict[str, Any] = {metric: _score_to_json(score) for metric, score in self.items()}
-        scores["per_class"] = {
-            name: {metric: _score_to_json(score) for metric, score in row.items()}
-            for name, row in self.per_class.items()
-        }
-        return scores
+
+        def plain(scores: Mapping[str, Score]) -> dict[str, Any]:
+            return {
+                metric: {key: value if math.isfinite(value) else None for key, value in asdict(score).items()}
+                for metric, score in scores.items()
+            }
+
+        return plain(self) | {"per_class": {name: plain(row) for name, row in self.per_class.items()}}
 
 
 def main_metric(kind: TaskKind, scores: Container[str], *, chosen_by: str | None = None) -> str:
-    """Return the score that heads a report: the one that chose the model, or the first of its kind that is there.
+    """Return the score to report first: the one that chose the model, otherwise the first of its kind in `scores`.
 
-    Args:
-        kind: Kind of task.
-        scores: Names of the scores that were computed.
-        chosen_by: The selection metric; None: the default of the kind.
+    `scores` are the names of the computed scores; `chosen_by` is the selection metric, None for the default.
     """
     first, *others = METRICS[kind]
     return next((name for name in (chosen_by, first, *others) if name is not None and name in scores), first)
@@ -93,10 +92,7 @@ def main_metric(kind: TaskKind, scores: Container[str], *, chosen_by: str | None
 def count_classes(
     labels: np.ndarray, predictions: np.ndarray, *, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return true positives, support and predicted of each class, int64, each of shape [classes].
-
-    `labels` and `predictions` hold ids in range(num_classes), shape [rows].
-    """
+    """Return true positives, support and predictions of each class, int64 [classes], from ids [rows]."""
     return (
         np.bincount(labels[labels == predictions], minlength=num_classes),
         np.bincount(labels, minlength=num_classes),
@@ -105,9 +101,9 @@ def count_classes(
 
 
 def from_counts(true_positives: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the scores that depend on a prediction only through the counts of the classes.
+    """Return the scores that are determined by the counts of the classes.
 
-    Macro averages run over the classes that occur in the labels or the predictions; a ratio without a denominator is 0.
+    Macro averages run over the classes that occur in the labels or the predictions; a ratio with denominator 0 is 0.
 
     Args:
         true_positives: Correct predictions of each class, shape [..., classes].
@@ -125,7 +121,7 @@ def from_counts(true_positives: np.ndarray, support: np.ndarray, predicted: np.n
     num_correct = true_positives.sum(axis=-1)
     num_occurring = np.count_nonzero(support + predicted, axis=-1)
 
-    # Sums of squares as float64: with 100,000 rows the product under the root overflows int64.
+    # Sums of squares in float64: with 100,000 rows the product under the root overflows int64.
     covariance = num_correct * num_rows - _dot(support, predicted)
     variances = (num_rows**2 - _dot(predicted, predicted)) * (num_rows**2 - _dot(support, support))
     return {
@@ -139,7 +135,7 @@ def from_counts(true_positives: np.ndarray, support: np.ndarray, predicted: np.n
 
 
 def class_scores(true_positives: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
-    """Return precision, recall and f1 of each class, each of the shape of the counts; 0 without a denominator."""
+    """Return precision, recall and f1 of each class in the shape of the counts; 0 if a denominator is 0."""
     return {
         "precision": ratio(true_positives, predicted),
         "recall": ratio(true_positives, support),
@@ -148,9 +144,9 @@ def class_scores(true_positives: np.ndarray, support: np.ndarray, predicted: np.
 
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return the negative log probability of each example's label in nats, float64, shape [rows].
+    """Return the negative log probability of each label in nats, float64 [rows].
 
-    Probabilities are clipped to [eps, 1 - eps] of their dtype, as in scikit-learn, so that the loss stays finite.
+    Probabilities are clipped to [eps, 1 - eps] of their dtype, as in scikit-learn, so that the loss is finite.
     """
     eps = np.finfo(probabilities.dtype).eps
     of_label = probabilities[np.arange(len(labels)), labels]
@@ -161,7 +157,7 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 def point_scores(
     labels: np.ndarray, probabilities: np.ndarray, *, predictions: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Return the scores of `score_predictions` without intervals: what choosing a model during training needs."""
+    """Return the scores of `score_predictions` without intervals."""
     predictions = probabilities.argmax(axis=1) if predictions is None else predictions
     counts = count_classes(labels, predictions, num_classes=probabilities.shape[1])
     scores = {name: float(value) for name, value in from_counts(*counts).items()}
@@ -176,22 +172,22 @@ def score_predictions(
     predictions: np.ndarray | None = None,
     **options: Unpack[Bootstrap],
 ) -> Scores:
-    """Score probabilities, and the labels predicted from them, against true labels.
+    """Score probabilities and predicted labels against true labels.
 
-    All intervals are percentile bootstrap intervals over the rows. Without any mistake, or any hit, every resample has
-    the same score and the interval has no width: read it together with `n`.
+    Intervals are percentile bootstrap intervals over the rows. If all predictions are right, or all wrong, the interval
+    has width 0: read it together with `n`.
 
     Args:
-        labels: True ids in range(classes), integers, shape [rows].
-        probabilities: Floats, each row of sum 1, shape [rows, classes].
+        labels: True ids in range(classes), integers [rows].
+        probabilities: Floats whose rows sum to 1, [rows, classes].
         names: Label names in the order of their ids.
-        predictions: Predicted ids, integers [rows]. None: the most probable class, the first one of equals.
+        predictions: Predicted ids, integers [rows]. None: the most probable class, the first one if equal.
         options: See `Bootstrap`.
 
     Returns:
         accuracy, macro_f1, weighted_f1, precision, recall (both macro), matthews and log_loss. `per_class` has
-        precision, recall and f1 of every class, n being its count in `labels`: NaN where that is 0. Resamples without
-        the class are left out of its intervals.
+        precision, recall and f1 of every class with its count in `labels` as n (NaN if that is 0); its intervals leave
+        out resamples without the class.
 
     Raises:
         DataError: If labels and probabilities do not fit each other or `names`, or are not ids and probabilities.
@@ -204,7 +200,7 @@ def score_predictions(
     predictions = probabilities.argmax(axis=1) if predictions is None else predictions
     losses = log_loss(labels, probabilities)
 
-    # The counts of the classes are drawn at once, which is faster than `bootstrap_scores` on a large test set.
+    # Drawing the counts of all classes at once is faster than `bootstrap_scores` on a large test set.
     counts = count_classes(labels, predictions, num_classes=len(names))
     resampled = resample_counts(labels, predictions, num_classes=len(names), resamples=resamples, seed=seed)
     values = {**from_counts(*counts), "log_loss": losses.mean()}
@@ -216,16 +212,9 @@ def score_predictions(
 def weighted_scores(
     labels: np.ndarray, predictions: np.ndarray, losses: np.ndarray, *, num_classes: int
 ) -> WeightedScores:
-    """Return a function that scores weighted rows, such as those of a bootstrap resample.
+    """Return a function from weights to the scores of `score_predictions`.
 
-    Args:
-        labels: True ids in range(num_classes), shape [rows].
-        predictions: Predicted ids, shape [rows].
-        losses: The log loss of each row, floats, shape [rows].
-        num_classes: Number of classes.
-
-    Returns:
-        From weights [resamples, rows] the scores of `score_predictions` by name, each [resamples].
+    `labels` and `predictions` are ids in range(num_classes), `losses` the log loss of each row, all [rows].
     """
     indicator = class_indicator(labels, predictions, num_classes).astype(np.float64)
 
@@ -247,10 +236,10 @@ def bootstrap_scores(
     """Return scores with percentile bootstrap intervals over the rows.
 
     Args:
-        weighted: The scores, from how often each row counts.
+        weighted: Function from weights to scores.
         num_rows: Number of rows of the test set.
-        counts: What each row adds to true positives, support and predictions of the classes, [rows, 3 * classes]. None:
-            no scores per class.
+        counts: True positives, support and predictions of each class in each row, [rows, 3 * classes]. None: no scores
+            per class.
         names: Names of the classes.
         options: See `Bootstrap`.
 
@@ -272,18 +261,18 @@ def bootstrap_scores(
 
 
 def point_values(weighted: WeightedScores, num_rows: int) -> dict[str, float]:
-    """Return the scores of a test set in which each row counts once."""
+    """Return the scores of a test set, each row counted once."""
     return {metric: float(value[0]) for metric, value in weighted(np.ones((1, num_rows))).items()}
 
 
 def split_counts(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return true positives, support and predictions, each [..., classes], from counts [..., 3 * classes]."""
+    """Split counts [..., 3 * classes] into true positives, support and predictions, each [..., classes]."""
     true_positives, support, predicted = np.split(counts, 3, axis=-1)
     return true_positives, support, predicted
 
 
 def bootstrap_options(names: Sequence[str], options: Bootstrap) -> tuple[int, float, int]:
-    """Return resamples, confidence and seed; refuse repeated label names, and less than one resample."""
+    """Return resamples, confidence and seed; refuse repeated names and less than one resample."""
     repeated = sorted({name for name in names if list(names).count(name) > 1}) if len(set(names)) < len(names) else []
     if repeated:
         raise ConfigError(
@@ -300,13 +289,7 @@ def bootstrap_options(names: Sequence[str], options: Bootstrap) -> tuple[int, fl
 def with_intervals(
     values: Mapping[str, float | np.ndarray], drawn: Mapping[str, np.ndarray], *, n: int, confidence: float
 ) -> dict[str, Score]:
-    """Return each of `values` with the percentile interval of its resampled values.
-
-    Args:
-        values: One number for each metric.
-        drawn: The same metrics in bootstrap resamples, each of shape [resamples].
-        n: Number of examples the scores rest on.
-        confidence: Share of the resampled scores inside the interval.
+    """Return each of `values` with the percentile interval of its resampled values, `drawn` [resamples].
 
     Raises:
         ConfigError: If `confidence` is not between 0 and 1.
@@ -324,7 +307,7 @@ def score_classes(
     names: Sequence[str],
     confidence: float,
 ) -> dict[str, dict[str, Score]]:
-    """Return precision, recall and F1 of each class with intervals, by name; a class without examples has NaN."""
+    """Return precision, recall and F1 of each class with intervals, by name; NaN for a class without examples."""
     per_class: dict[str, dict[str, Score]] = {name: {} for name in names}
     support, resampled_support = counts[1], resampled[1]
     drawn = class_scores(*resampled)
@@ -337,15 +320,29 @@ def score_classes(
     return per_class
 
 
+def check_rows(rows: Sized, what: str = "example") -> None:
+    """Refuse an empty split."""
+    if len(rows) == 0:
+        raise DataError(f"Expected one {what} or more to score, found none. Pass a split that has rows.")
+
+
+def check_like(predicted: np.ndarray, targets: np.ndarray, what: str) -> None:
+    """Refuse predictions that are not floats of the shape of the targets."""
+    if predicted.shape != targets.shape or not np.issubdtype(predicted.dtype, np.floating):
+        raise DataError(
+            f"Expected {what} as floats of shape {list(targets.shape)}, that of the targets, found {predicted.dtype} "
+            f"of shape {list(predicted.shape)}. Pass one row for each row of targets."
+        )
+
+
 def check_labels(labels: np.ndarray, names: Sequence[str]) -> None:
-    """Refuse what are no ids of `names`, and no labels at all."""
+    """Refuse labels that are not ids of `names`, and an empty array."""
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
             f"Expected labels as integer ids of shape [rows], found {labels.dtype} of shape {list(labels.shape)}. "
             "Turn label names into ids first: Labels.ids(names)."
         )
-    if len(labels) == 0:
-        raise DataError("Expected one example or more to score, found none. Pass a split that has rows.")
+    check_rows(labels)
     low, high = labels.min(), labels.max()
     if low < 0 or high >= len(names):
         raise DataError(
@@ -355,15 +352,14 @@ def check_labels(labels: np.ndarray, names: Sequence[str]) -> None:
 
 
 def check_probabilities(probabilities: np.ndarray, *, num_rows: int, num_classes: int) -> None:
-    """Refuse what is no row of finite probabilities for each label."""
-    is_float = np.issubdtype(probabilities.dtype, np.floating)
-    if probabilities.shape != (num_rows, num_classes) or not is_float:
+    """Refuse an array that is not one row of finite probabilities for each label."""
+    if probabilities.shape != (num_rows, num_classes) or not np.issubdtype(probabilities.dtype, np.floating):
         raise DataError(
             f"Expected probabilities as floats of shape [{num_rows}, {num_classes}] for {num_rows} labels and "
             f"{num_classes} names, found {probabilities.dtype} of shape {list(probabilities.shape)}. "
             "Pass one row for each label and one column for each name."
         )
-    # Reductions carry NaN and infinity along, so that no array of the size of the probabilities is built.
+    # The sums carry NaN and infinity along, which saves an array of the size of the probabilities.
     with np.errstate(invalid="ignore", over="ignore"):
         sums = probabilities.sum(axis=1, dtype=np.float64)
     not_finite = np.flatnonzero(~np.isfinite(sums))
@@ -372,7 +368,7 @@ def check_probabilities(probabilities: np.ndarray, *, num_rows: int, num_classes
             f"Expected finite probabilities, found NaN or infinity in {len(not_finite)} of {num_rows} rows, first in "
             f"row {not_finite[0]}. The model diverged: lower the learning rate, or train in float32."
         )
-    # Half precision keeps three digits; logits miss a sum of 1 by far more.
+    # Half precision keeps three digits; the sums of logits miss 1 by far more.
     wrong = np.flatnonzero((np.abs(sums - 1) > 0.01) | (probabilities.min(axis=1) < 0))
     if len(wrong):
         row = wrong[0]
@@ -382,17 +378,13 @@ def check_probabilities(probabilities: np.ndarray, *, num_rows: int, num_classes
         )
 
 
-def _score_to_json(score: Score) -> dict[str, float | int | None]:
-    return {key: value if math.isfinite(value) else None for key, value in asdict(score).items()}
-
-
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Divide; 0 where the denominator is 0."""
+    """Divide; the result is 0 where the denominator is 0."""
     ratio = np.zeros(np.shape(numerator))
     np.divide(numerator, denominator, out=ratio, where=denominator != 0)
     return ratio
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the sum over classes of a * b in float64, without building a * b."""
+    """Return the sum over classes of a * b in float64, without the array a * b."""
     return np.asarray(np.einsum("...c,...c->...", a, b, dtype=np.float64, casting="same_kind"))

@@ -1,6 +1,6 @@
-"""The scores as `evaluate.Metric` modules: for code that speaks the interface of evaluate, without its download.
+"""Scores as `evaluate.Metric` modules, without downloads.
 
-`evaluate.load("accuracy")` fetches a script from the Hub and runs it; these classes give the same numbers offline,
+`evaluate.load("accuracy")` downloads and runs a script from the Hub; these classes return the same numbers offline,
 alone or in `evaluate.combine`. Importing evaluate takes seconds, so import this file only where it is used.
 """
 
@@ -13,23 +13,22 @@ from nlptl.evaluation.metrics import count_classes, from_counts
 
 
 class _ClassMetric(evaluate.Metric):
-    """One score of `from_counts`; its name is the name of the module and the key of the output."""
+    """Returns one score of `from_counts` under its name, which is also the name of the module."""
 
     score: str
-    summary: str
 
     def _info(self) -> evaluate.MetricInfo:
         ids = datasets.Value("int64")
         return evaluate.MetricInfo(
-            description=self.summary,
+            description=str(self.__doc__),
             citation="",
-            inputs_description="\nPredictions and references are class ids; any integers, each value being a class.\n",
+            inputs_description="\nPredictions and references are class ids: any integers.\n",
             features=datasets.Features({"predictions": ids, "references": ids}),
             format="numpy",
         )
 
     def _build_data_dir(self) -> str:
-        # evaluate 0.4.6 creates its cache folder even where it will keep everything in memory.
+        # evaluate 0.4.6 creates its cache folder even if it keeps everything in memory.
         return "" if self.keep_in_memory else str(super()._build_data_dir())
 
     def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
@@ -42,42 +41,36 @@ class _ClassMetric(evaluate.Metric):
 
 
 class Accuracy(_ClassMetric):
-    """Share of the predictions that are right."""
+    """Share of correct predictions."""
 
     score = "accuracy"
-    summary = "Share of the predictions that are right."
 
 
 class MacroF1(_ClassMetric):
-    """F1, averaged over the classes."""
+    """Unweighted mean of the F1 of each class that occurs in predictions or references."""
 
     score = "macro_f1"
-    summary = "F1 of each class, averaged over the classes that occur in predictions or references."
 
 
 class WeightedF1(_ClassMetric):
-    """F1, averaged over the examples."""
+    """Mean of the F1 of each class, weighted by the number of its references."""
 
     score = "weighted_f1"
-    summary = "F1 of each class, averaged with the number of its references as weight."
 
 
 class Precision(_ClassMetric):
-    """Precision, averaged over the classes."""
+    """Unweighted mean of the precision of each class that occurs in predictions or references."""
 
     score = "precision"
-    summary = "Precision of each class, averaged over the classes that occur in predictions or references."
 
 
 class Recall(_ClassMetric):
-    """Recall, averaged over the classes."""
+    """Unweighted mean of the recall of each class that occurs in predictions or references."""
 
     score = "recall"
-    summary = "Recall of each class, averaged over the classes that occur in predictions or references."
 
 
 class Matthews(_ClassMetric):
-    """Matthews correlation coefficient for any number of classes."""
+    """Matthews correlation coefficient for any number of classes; 0 where it is undefined."""
 
     score = "matthews"
-    summary = "Matthews correlation coefficient for any number of classes; 0 where it is undefined."

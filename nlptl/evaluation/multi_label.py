@@ -1,6 +1,6 @@
-"""Scores of a classifier that gives each text any number of labels, each with the interval its test set can support.
+"""Scores of a multi-label classifier, with bootstrap intervals.
 
-The semantics are those of scikit-learn with zero_division=0; the tests hold every score against it.
+The tests compare every score with scikit-learn (zero_division=0).
 """
 
 from collections.abc import Callable, Sequence
@@ -10,21 +10,12 @@ import numpy as np
 from scipy import sparse
 
 from nlptl.errors import DataError
-from nlptl.evaluation.metrics import (
-    Bootstrap,
-    Scores,
-    bootstrap_scores,
-    class_scores,
-    from_counts,
-    point_values,
-    ratio,
-    split_counts,
-)
+from nlptl.evaluation import metrics
 from nlptl.evaluation.uncertainty import WeightedScores
 
 
 def point_scores(targets: np.ndarray, probabilities: np.ndarray, *, thresholds: np.ndarray) -> dict[str, float]:
-    """Return the scores of `score_label_sets` without intervals: what choosing a model during training needs.
+    """Return the scores of `score_label_sets` without intervals.
 
     Raises:
         DataError: If targets, probabilities and thresholds do not fit each other.
@@ -32,7 +23,7 @@ def point_scores(targets: np.ndarray, probabilities: np.ndarray, *, thresholds: 
     _check(targets, probabilities)
     _check_thresholds(thresholds, num_labels=targets.shape[1])
     targets = targets.astype(bool)
-    return point_values(weighted_scores(targets, probabilities >= thresholds, probabilities), len(targets))
+    return metrics.point_values(weighted_scores(targets, probabilities >= thresholds, probabilities), len(targets))
 
 
 def score_label_sets(
@@ -41,25 +32,25 @@ def score_label_sets(
     *,
     thresholds: np.ndarray,
     names: Sequence[str],
-    **options: Unpack[Bootstrap],
-) -> Scores:
-    """Score probabilities against sets of labels; a label is predicted where its probability reaches its threshold.
+    **options: Unpack[metrics.Bootstrap],
+) -> metrics.Scores:
+    """Score probabilities against sets of labels; a label is predicted if its probability reaches its threshold.
 
-    All intervals are percentile bootstrap intervals over the rows.
+    Intervals are percentile bootstrap intervals over the rows.
 
     Args:
-        targets: Whether each row has each label, bool or integers 0 and 1, shape [rows, labels].
+        targets: Whether each row has each label, bool or integers 0 and 1, [rows, labels].
         probabilities: Floats from 0 to 1, same shape.
-        thresholds: Floats, shape [labels].
+        thresholds: Floats [labels].
         names: Label names in the order of their ids.
         options: See `Bootstrap`.
 
     Returns:
-        average_precision over all cells (micro; 0 where no row has a label), which needs no threshold, micro_f1,
-        macro_f1 (the mean over all labels), micro_precision, micro_recall, samples_f1 (the mean over rows; 0 for a row
-        with neither true nor predicted labels), subset_accuracy, hamming_loss and log_loss (the mean binary
-        cross-entropy over all cells). `per_class` has precision, recall and f1 of every label, n being the rows that
-        have it: NaN where there are none. Resamples without such a row are left out of its intervals.
+        average_precision over all cells (micro; 0 if no row has a label), which needs no threshold, micro_f1, macro_f1
+        (over all labels), micro_precision, micro_recall, samples_f1 (mean over rows; 0 for a row without true and
+        predicted labels), subset_accuracy, hamming_loss and log_loss (mean binary cross-entropy over all cells).
+        `per_class` has precision, recall and f1 of every label with its number of rows as n (NaN if that is 0); its
+        intervals leave out resamples without the label.
 
     Raises:
         DataError: If targets, probabilities, thresholds and names do not fit each other.
@@ -69,28 +60,25 @@ def score_label_sets(
     _check_thresholds(thresholds, num_labels=len(names))
     targets, predicted = targets.astype(bool), probabilities >= thresholds
     weighted, counts = weighted_scores(targets, predicted, probabilities), _indicator(targets, predicted)
-    return bootstrap_scores(weighted, len(targets), counts=counts, names=names, **options)
+    return metrics.bootstrap_scores(weighted, len(targets), counts=counts, names=names, **options)
 
 
 def weighted_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> WeightedScores:
-    """Return a function that gives the scores of `score_label_sets` for weighted rows.
+    """Return a function from weights to the scores of `score_label_sets`.
 
-    Args:
-        targets: Whether each row has each label, bool, shape [rows, labels].
-        predicted: Whether it is predicted, bool, same shape.
-        probabilities: Floats from 0 to 1, same shape.
+    `targets` and `predicted` are bool, `probabilities` floats from 0 to 1, all [rows, labels].
     """
     of_rows, indicator = _row_scores(targets, predicted, probabilities), _indicator(targets, predicted)
     average_precision = _average_precision(targets, probabilities)
 
     def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
-        counts = split_counts(weights @ indicator)
-        micro = class_scores(*(count.sum(axis=-1) for count in counts))
+        counts = metrics.split_counts(weights @ indicator)
+        micro = metrics.class_scores(*(count.sum(axis=-1) for count in counts))
         means = weights @ of_rows / weights.sum(axis=1, keepdims=True)
         return {
             "average_precision": average_precision(weights),
             "micro_f1": micro["f1"],
-            "macro_f1": class_scores(*counts)["f1"].mean(axis=-1),
+            "macro_f1": metrics.class_scores(*counts)["f1"].mean(axis=-1),
             "micro_precision": micro["precision"],
             "micro_recall": micro["recall"],
             **dict(zip(("samples_f1", "subset_accuracy", "hamming_loss", "log_loss"), means.T, strict=True)),
@@ -100,16 +88,16 @@ def weighted_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: n
 
 
 def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray, *, metric: str = "f1") -> np.ndarray:
-    """Return the threshold with the best score of each label on these rows, float64, shape [labels].
+    """Return the threshold of each label with the best score on these rows, float64 [labels].
 
-    A threshold is the midpoint between neighbouring probabilities of the label, or between the outermost one and 0 or
-    1, and strictly inside (0, 1). Of several with the best score it is the one nearest to 0.5, and 0.5 for a label that
-    no row has. A score that is tuned on few rows with the label is optimistic for others: score other rows than these.
+    A threshold is the midpoint between neighbouring probabilities of the label, or between an outermost one and 0 or 1,
+    and strictly inside (0, 1). Of several best ones it is the one nearest to 0.5; a label without rows gets 0.5. The
+    scores at tuned thresholds are optimistic: score the model on other rows.
 
     Args:
-        targets: Whether each row has each label, bool or integers 0 and 1, shape [rows, labels].
+        targets: Whether each row has each label, bool or integers 0 and 1, [rows, labels].
         probabilities: Floats from 0 to 1, same shape.
-        metric: "f1" of the label; "accuracy", "matthews" or "macro_f1" of it and its absence.
+        metric: "f1" of the label; "accuracy", "matthews" or "macro_f1" of the label and its absence.
 
     Raises:
         DataError: If targets and probabilities do not fit each other.
@@ -123,60 +111,61 @@ def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray, *, metric: s
 
 
 def _indicator(targets: np.ndarray, predicted: np.ndarray) -> sparse.csr_array:
-    """Return what each row adds to true positives, support and predictions: float64 [rows, 3 * labels]."""
+    """Return true positives, support and predictions of each row: float64 [rows, 3 * labels]."""
     parts = (targets & predicted, targets, predicted)
     return sparse.hstack([sparse.csr_array(part, dtype=np.float64) for part in parts], format="csr")
 
 
 def _average_precision(targets: np.ndarray, probabilities: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the average precision over all cells (micro) as a function of weights [resamples, rows].
+    """Return a function from weights to the average precision over all cells (micro).
 
-    It is the mean of the precisions at each threshold, weighted by the recall gained there, so that only thresholds
-    count that are the probability of a true label. `targets` is bool, both arrays have shape [rows, labels].
+    It is the mean of the precisions at each threshold, weighted by the recall gained there, so only the probabilities
+    of true labels matter as thresholds. `targets` is bool; both arrays have shape [rows, labels].
     """
     order = np.argsort(-probabilities, axis=None, kind="stable")
     rows, hits = order // targets.shape[1], targets.ravel()[order]
     values = probabilities.ravel()[order]
-    level = np.cumsum(np.diff(values, prepend=values[0]) != 0)  # cells with equal probabilities share a level
+    level = np.cumsum(np.diff(values, prepend=values[0]) != 0)  # equal probabilities share a level
     has_hits = np.bincount(level, weights=hits) > 0
-    threshold: np.ndarray = (np.cumsum(has_hits) - has_hits)[level]  # the first one that the cell reaches
+    threshold: np.ndarray = (np.cumsum(has_hits) - has_hits)[
+        level
+    ]  # index of the highest threshold that the cell reaches
     shape = (len(targets), int(has_hits.sum()))
 
     def counts(chosen: np.ndarray) -> sparse.csr_array:
         cells = (np.ones(int(chosen.sum())), (rows[chosen], threshold[chosen]))
-        return sparse.csr_array(cells, shape=shape)  # adds up cells of one row at one threshold
+        return sparse.csr_array(cells, shape=shape)  # adds up the cells of a row at one threshold
 
     of_true, of_all = counts(hits), counts(threshold < shape[1])
 
     def scores(weights: np.ndarray) -> np.ndarray:
         gained = weights @ of_true
         true_positives, predicted = gained.cumsum(axis=1), (weights @ of_all).cumsum(axis=1)
-        return ratio((gained * ratio(true_positives, predicted)).sum(axis=1), gained.sum(axis=1))
+        return metrics.ratio((gained * metrics.ratio(true_positives, predicted)).sum(axis=1), gained.sum(axis=1))
 
     return scores
 
 
 def _row_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return F1, whether all labels are right, the share of wrong ones and the log loss of each row: float64 [rows, 4].
+    """Return F1, whether all labels are right, the fraction of wrong ones and the log loss of each row, [rows, 4].
 
-    `targets` and `predicted` are bool [rows, labels]. Probabilities are clipped to [eps, 1 - eps] of their dtype, as in
-    scikit-learn, so that the loss stays finite.
+    `targets` and `predicted` are bool [rows, labels]. Probabilities are clipped as in `log_loss` of single labels.
     """
     wrong = targets != predicted
     eps = np.finfo(probabilities.dtype).eps
     of_target = np.clip(np.where(targets, probabilities, 1 - probabilities), eps, 1 - eps)
-    f1 = ratio(2 * (targets & predicted).sum(axis=1), targets.sum(axis=1) + predicted.sum(axis=1))
+    f1 = metrics.ratio(2 * (targets & predicted).sum(axis=1), targets.sum(axis=1) + predicted.sum(axis=1))
     losses = -np.log(of_target, dtype=np.float64).mean(axis=1)
     return np.stack([f1, ~wrong.any(axis=1), wrong.mean(axis=1), losses], axis=1)
 
 
 def _best_threshold(targets: np.ndarray, probabilities: np.ndarray, metric: str) -> float:
-    """Return the best threshold for one label; both arrays have shape [rows], one row or more has the label."""
+    """Return the best threshold of one label, which one row or more has; both arrays have shape [rows]."""
     values, column = np.unique(probabilities, return_inverse=True)
-    # Predicted is what reaches the upper of two neighbours; the last candidate predicts nothing.
+    # A candidate predicts the rows at or above its upper neighbour; the last one predicts none.
     lower, upper = np.append(0.0, values), np.append(values, 1.0)
     candidates = (lower + upper) / 2
-    # Between neighbours among floats lies no other: the midpoint is rounded to one of them, and must be the upper.
+    # The midpoint of adjacent floats rounds to one of them, and must be the upper one.
     candidates = np.where(candidates > lower, candidates, upper)
     predicted = np.append(np.bincount(column)[::-1].cumsum()[::-1], 0)
     true_positives = np.append(np.bincount(column, weights=targets)[::-1].cumsum()[::-1], 0)
@@ -189,41 +178,32 @@ def _best_threshold(targets: np.ndarray, probabilities: np.ndarray, metric: str)
 def _threshold_scores(
     true_positives: np.ndarray, predicted: np.ndarray, positives: int, num_rows: int, metric: str
 ) -> np.ndarray:
-    """Return the score of each candidate, from how many rows it predicts the label for, and how many rightly."""
+    """Return the score of each candidate, from its numbers of predictions and of true positives."""
     if metric == "f1":
         return np.asarray(2 * true_positives / (predicted + positives))
     true_negatives = num_rows - predicted - positives + true_positives
     support = np.broadcast_to([num_rows - positives, positives], (len(predicted), 2))
     predictions = np.stack([num_rows - predicted, predicted], axis=1)
-    return from_counts(np.stack([true_negatives, true_positives], axis=1), support, predictions)[metric]
-
-
-def _in_unit_interval(values: np.ndarray) -> bool:
-    return bool(np.all((values >= 0) & (values <= 1)))  # False for NaN
+    return metrics.from_counts(np.stack([true_negatives, true_positives], axis=1), support, predictions)[metric]
 
 
 def _check(targets: np.ndarray, probabilities: np.ndarray, names: Sequence[str] | None = None) -> None:
     columns = f" for {len(names)} names" if names is not None else ""
     fits = targets.ndim == 2 and (names is None or targets.shape[1] == len(names))
     is_integer = targets.dtype == bool or np.issubdtype(targets.dtype, np.integer)
-    if not fits or not is_integer or not _in_unit_interval(targets):
+    if not fits or not is_integer or not np.all((targets >= 0) & (targets <= 1)):
         raise DataError(
             f"Expected targets of 0 and 1 as bool or integers of shape [rows, labels]{columns}, found {targets.dtype} "
             f"of shape {list(targets.shape)}. Pass one row for each text and one column for each label."
         )
-    if targets.size == 0:
-        raise DataError("Expected one example or more to score, found none. Pass a split that has rows.")
-    if probabilities.shape != targets.shape or not np.issubdtype(probabilities.dtype, np.floating):
-        raise DataError(
-            f"Expected probabilities as floats of shape {list(targets.shape)}, that of the targets, found "
-            f"{probabilities.dtype} of shape {list(probabilities.shape)}. Pass one row for each row of targets."
-        )
-    wrong = np.flatnonzero(~np.all((probabilities >= 0) & (probabilities <= 1), axis=1))
+    metrics.check_rows(targets)
+    metrics.check_like(probabilities, targets, "probabilities")
+    wrong = np.flatnonzero(~np.all((probabilities >= 0) & (probabilities <= 1), axis=1))  # also NaN
     if len(wrong):
         row = probabilities[wrong[0]]
         raise DataError(
             f"Expected probabilities from 0 to 1, found {row.min():.4g} to {row.max():.4g} in row {wrong[0]}. Pass the "
-            "sigmoid of the logits; where it is NaN the model diverged: lower the learning rate, or train in float32."
+            "sigmoid of the logits. If it is NaN, the model diverged: lower the learning rate, or train in float32."
         )
 
 

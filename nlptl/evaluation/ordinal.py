@@ -1,6 +1,6 @@
-"""Scores of a classifier whose classes have an order, each with the interval that its test set can support.
+"""Scores of a classifier with ordered classes, with bootstrap intervals.
 
-The semantics are those of scikit-learn with zero_division=0; the tests hold every score against it.
+The tests compare every score with scikit-learn (zero_division=0).
 """
 
 from collections.abc import Sequence
@@ -9,26 +9,14 @@ from typing import Unpack
 import numpy as np
 from scipy.special import log_expit
 
-from nlptl.evaluation.metrics import (
-    Bootstrap,
-    Scores,
-    bootstrap_scores,
-    check_labels,
-    check_probabilities,
-    from_counts,
-    log_loss,
-    point_values,
-    ratio,
-    split_counts,
-)
+from nlptl.evaluation import metrics
 from nlptl.evaluation.uncertainty import WeightedScores, class_indicator
 
 
 def median_class(probabilities: np.ndarray) -> np.ndarray:
-    """Return the median class of each row of probabilities [rows, classes]: int64, shape [rows].
+    """Return the median class of each row of probabilities [rows, classes]: int64 [rows].
 
-    It is the number of k with P(y > k) > 0.5: the class that keeps the expected distance in ranks smallest, the lower
-    of two.
+    It is the number of k with P(y > k) > 0.5: the lowest class that minimizes the expected distance in ranks.
     """
     at_least = probabilities[:, ::-1].cumsum(axis=1, dtype=np.float64)[:, ::-1]
     medians: np.ndarray = np.count_nonzero(at_least[:, 1:] > 0.5, axis=1).astype(np.int64)
@@ -36,15 +24,15 @@ def median_class(probabilities: np.ndarray) -> np.ndarray:
 
 
 def scale_rank_odds(log_probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return log probabilities [rows, classes] whose log odds of y > k are those given, divided by `temperature`.
+    """Divide the log odds of y > k by `temperature`; return log probabilities [rows, classes].
 
-    It is what a latent score does whose noise has `temperature` times the scale. P(y > k) stays on its side of 0.5 for
-    every k, so that the median class stays, which it would not if the probabilities of classes were scaled.
+    This scales the noise of a latent score. P(y > k) stays on its side of 0.5 for every k, so the median class stays
+    the same, which it would not if the logits of the classes were scaled.
     """
     above = np.logaddexp.accumulate(log_probabilities[:, ::-1], axis=1)[:, ::-1][:, 1:]  # log P(y > k)
     below = np.logaddexp.accumulate(log_probabilities, axis=1)[:, :-1]  # log P(y <= k)
     odds = (above - below) / temperature
-    # Between two odds lies a class, whose probability is lost in their difference where it is small.
+    # A class lies between two odds. If it is improbable, their difference loses its probability to rounding.
     inner = log_probabilities[:, 1:-1]
     gaps = np.logaddexp(0, inner - above[:, 1:]) + np.logaddexp(0, inner - below[:, :-1])
     gaps = np.maximum(gaps, np.finfo(np.float64).tiny) / temperature
@@ -53,27 +41,21 @@ def scale_rank_odds(log_probabilities: np.ndarray, temperature: float) -> np.nda
 
 
 def point_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Return the scores of `score_ranks` without intervals: what choosing a model during training needs."""
-    return point_values(_weighted(labels, probabilities), len(labels))
+    """Return the scores of `score_ranks` without intervals."""
+    return metrics.point_values(_weighted(labels, probabilities), len(labels))
 
 
 def score_ranks(
-    labels: np.ndarray, probabilities: np.ndarray, *, names: Sequence[str], **options: Unpack[Bootstrap]
-) -> Scores:
+    labels: np.ndarray, probabilities: np.ndarray, *, names: Sequence[str], **options: Unpack[metrics.Bootstrap]
+) -> metrics.Scores:
     """Score probabilities against labels whose ids are ranks; the prediction is the median class.
 
-    All intervals are percentile bootstrap intervals over the rows.
-
-    Args:
-        labels: True ids in range(classes), integers, shape [rows].
-        probabilities: Floats, each row of sum 1, shape [rows, classes].
-        names: Label names in the order of their ids, lowest rank first.
-        options: See `Bootstrap`.
+    The intervals, `per_class` and the arguments are those of `nlptl.evaluation.metrics.score_predictions`; `names`
+    starts with the lowest rank.
 
     Returns:
-        quadratic_kappa (0 where it is undefined: labels and predictions are all of one class), mae in ranks, accuracy,
-        macro_f1 over the classes that occur in the labels or the predictions, and log_loss. `per_class` is that of
-        `nlptl.evaluation.metrics.score_predictions`.
+        quadratic_kappa (0 if labels and predictions are all of one class), mae in ranks, accuracy, macro_f1 over the
+        classes that occur in the labels or the predictions, and log_loss.
 
     Raises:
         DataError: If labels and probabilities do not fit each other or `names`, or are not ids and probabilities.
@@ -82,16 +64,18 @@ def score_ranks(
     Source:
         Cohen 1968, Weighted kappa, doi:10.1037/h0026256, with squared distances as weights.
     """
-    check_labels(labels, names)
-    check_probabilities(probabilities, num_rows=len(labels), num_classes=len(names))
+    metrics.check_labels(labels, names)
+    metrics.check_probabilities(probabilities, num_rows=len(labels), num_classes=len(names))
     counts = class_indicator(labels.astype(np.int64), median_class(probabilities), len(names))
-    return bootstrap_scores(_weighted(labels, probabilities), len(labels), counts=counts, names=names, **options)
+    return metrics.bootstrap_scores(
+        _weighted(labels, probabilities), len(labels), counts=counts, names=names, **options
+    )
 
 
 def weighted_scores(
     labels: np.ndarray, predictions: np.ndarray, losses: np.ndarray, *, num_classes: int
 ) -> WeightedScores:
-    """Return a function that gives the scores of `score_ranks` for weighted rows.
+    """Return a function from weights to the scores of `score_ranks`.
 
     The arguments are those of `nlptl.evaluation.metrics.weighted_scores`; ids are ranks.
     """
@@ -100,10 +84,9 @@ def weighted_scores(
     of_rows = np.stack([distances**2, distances, losses], axis=1)
 
     def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
-        true_positives, support, predicted = split_counts(weights @ indicator)
+        _, support, predicted = counts = metrics.split_counts(weights @ indicator)
         squares, distances, losses = (weights @ of_rows).T
-        num_rows = support.sum(axis=-1)
-        by_count = from_counts(true_positives, support, predicted)
+        num_rows, by_count = support.sum(axis=-1), metrics.from_counts(*counts)
         return {
             "quadratic_kappa": _quadratic_kappa(squares, support, predicted),
             "mae": distances / num_rows,
@@ -117,18 +100,18 @@ def weighted_scores(
 
 def _weighted(labels: np.ndarray, probabilities: np.ndarray) -> WeightedScores:
     labels = labels.astype(np.int64)
-    losses = log_loss(labels, probabilities)
+    losses = metrics.log_loss(labels, probabilities)
     return weighted_scores(labels, median_class(probabilities), losses, num_classes=probabilities.shape[1])
 
 
 def _quadratic_kappa(squares: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Return 1 - observed / expected squared distance, from the observed sum [...] and counts [..., classes].
 
-    The expected sum, over all pairs i, j of support_i * predicted_j * (i - j)^2 / rows, is multiplied out, so that
-    memory does not grow with the square of the classes.
+    The expected sum of support_i * predicted_j * (i - j)^2 / rows over all i, j is expanded, which needs no memory
+    for pairs of classes.
     """
     ranks = np.arange(support.shape[-1], dtype=np.float64)
     num_rows = support.sum(axis=-1)
     means = 2 * (support @ ranks) * (predicted @ ranks) / num_rows
     expected = support @ ranks**2 + predicted @ ranks**2 - means
-    return np.where(expected > 0, 1 - ratio(squares, expected), 0.0)
+    return np.where(expected > 0, 1 - metrics.ratio(squares, expected), 0.0)

@@ -1,4 +1,4 @@
-"""Scores of predicted numbers, one or several for each text, each with the interval that its test set can support."""
+"""Scores of predicted numbers, one or several for each text, with bootstrap intervals."""
 
 from collections.abc import Callable, Sequence
 from typing import Unpack
@@ -6,59 +6,55 @@ from typing import Unpack
 import numpy as np
 
 from nlptl.errors import DataError
-from nlptl.evaluation.metrics import METRICS, Bootstrap, Scores, bootstrap_scores, point_values, ratio
+from nlptl.evaluation import metrics
 from nlptl.evaluation.uncertainty import WeightedScores
 
 
 def point_scores(targets: np.ndarray, values: np.ndarray) -> dict[str, float]:
-    """Return the scores of `score_values` without intervals: what choosing a model during training needs."""
-    return point_values(weighted_scores(targets, values), len(targets))
+    """Return the scores of `score_values` without intervals."""
+    return metrics.point_values(weighted_scores(targets, values), len(targets))
 
 
 def score_values(
-    targets: np.ndarray, values: np.ndarray, *, names: Sequence[str], **options: Unpack[Bootstrap]
-) -> Scores:
+    targets: np.ndarray, values: np.ndarray, *, names: Sequence[str], **options: Unpack[metrics.Bootstrap]
+) -> metrics.Scores:
     """Score predicted numbers against true ones.
 
-    A correlation is undefined where the targets or the values are constant; here it is 0, not NaN, in resamples as
-    well: constant values say nothing about an order. r2 of constant targets is that of scikit-learn: 1 if all errors
-    are 0, otherwise 0. All intervals are percentile bootstrap intervals over the rows.
+    The correlation of constant targets or values is undefined; here, and in resamples, it is 0. r2 of constant targets
+    is that of scikit-learn: 1 if all errors are 0, otherwise 0. Intervals are percentile bootstrap intervals over the
+    rows.
 
     Args:
-        targets: True numbers, floats, shape [rows, outputs].
+        targets: True numbers, floats [rows, outputs].
         values: Predicted numbers, floats, same shape.
         names: Names of the outputs.
         options: See `Bootstrap`.
 
     Returns:
-        spearman (Pearson of the ranks, equal numbers sharing the mean of theirs), pearson, rmse, mae and r2, each the
-        mean over the outputs; of a single row rmse and mae alone, since the others are undefined. `per_class` has them
-        for each output by its name, if there are several.
+        spearman (equal numbers share their mean rank), pearson, rmse, mae and r2, each the mean over the outputs; only
+        rmse and mae for a single row, because the others are undefined. If there are several outputs, `per_class` has
+        the scores of each by name.
 
     Raises:
         DataError: If targets, values and names do not fit each other, or a number is not finite.
         ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
     """
     _check(targets, values, names)
-    scores = _defined(bootstrap_scores(weighted_scores(targets, values), len(targets), names=names, **options))
+    scores = _defined(metrics.bootstrap_scores(weighted_scores(targets, values), len(targets), names=names, **options))
     if len(names) == 1:
         return scores
     columns = {name: weighted_scores(targets[:, [i]], values[:, [i]]) for i, name in enumerate(names)}
-    by_output = {name: _defined(bootstrap_scores(column, len(targets), **options)) for name, column in columns.items()}
-    return Scores(scores, per_class=by_output)
+    by_output = {name: metrics.bootstrap_scores(column, len(targets), **options) for name, column in columns.items()}
+    return metrics.Scores(scores, per_class={name: _defined(found) for name, found in by_output.items()})
 
 
-def _defined(scores: Scores) -> Scores:
-    """Leave out what a single row does not have: an order, and a spread."""
-    return Scores({name: score for name, score in scores.items() if score.n > 1 or name in ("rmse", "mae")})
+def _defined(scores: metrics.Scores) -> metrics.Scores:
+    """Leave out correlations and r2, which are undefined for a single row."""
+    return metrics.Scores({name: score for name, score in scores.items() if score.n > 1 or name in ("rmse", "mae")})
 
 
 def weighted_scores(targets: np.ndarray, values: np.ndarray) -> WeightedScores:
-    """Return a function that gives the scores of `score_values`, the mean over the outputs, for weighted rows.
-
-    Args:
-        targets: True numbers, floats, shape [rows, outputs].
-        values: Predicted numbers, floats, same shape.
+    """Return a function from weights to the scores of `score_values`, from targets and values [rows, outputs].
 
     Raises:
         DataError: If targets and values do not fit each other, or a number is not finite.
@@ -69,41 +65,41 @@ def weighted_scores(targets: np.ndarray, values: np.ndarray) -> WeightedScores:
 
     def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
         means = np.mean([of_column(weights) for of_column in by_column], axis=0)
-        return dict(zip(METRICS["regression"], means, strict=True))
+        return dict(zip(metrics.METRICS["regression"], means, strict=True))
 
     return scores
 
 
 def _weighted_column(targets: np.ndarray, values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that gives the scores of one output, [metrics, resamples], from weights [resamples, rows].
+    """Return a function from weights [resamples, rows] to the scores of one output, [metrics, resamples].
 
-    The rows are sorted once, here: in a resample the rank of a number is how many are smaller, plus half of one and of
-    how often the number itself is there.
+    The rows are sorted only once. The rank of a number in a resample is the count of smaller numbers, plus half of one
+    and of the count of the number itself.
     """
     order = np.argsort(targets, kind="stable")
     targets, values = targets[order], values[order]
     errors = values - targets
-    x, y = targets - targets.mean(), values - values.mean()  # so that little is lost when means are subtracted
+    x, y = targets - targets.mean(), values - values.mean()  # little precision is lost when means are subtracted
     sums_of = np.stack([x, y, x * x, y * y, x * y, errors**2, np.abs(errors)], axis=1)
     x_ranks, y_ranks = _weighted_ranks(targets), _weighted_ranks(values)
 
     def scores(weights: np.ndarray) -> np.ndarray:
         weights = weights[:, order]
         sums, num_rows = (weights @ sums_of).T, weights.sum(axis=1)
-        # Centred, so that their products are exact where those of the ranks would be too large for float64.
+        # Centred: products of the ranks themselves could be too large for float64 to be exact.
         of_x, of_y = x_ranks(weights), y_ranks(weights)
         weighted = weights * of_x
         x_spread, y_spread = _dots(weighted, of_x), _dots(weights * of_y, of_y)
-        total = np.where(x_spread > 0, sums[2] - sums[0] ** 2 / num_rows, 0.0)  # 0 exactly, where all are the same
+        total = np.where(x_spread > 0, sums[2] - sums[0] ** 2 / num_rows, 0.0)  # exactly 0 if all are equal
         y_total = np.where(y_spread > 0, sums[3] - sums[1] ** 2 / num_rows, 0.0)
         covariance = sums[4] - sums[0] * sums[1] / num_rows
         return np.stack(
             [
-                ratio(_dots(weighted, of_y), np.sqrt(x_spread) * np.sqrt(y_spread)).clip(-1, 1),
-                ratio(covariance, np.sqrt(np.maximum(total, 0) * np.maximum(y_total, 0))).clip(-1, 1),
+                metrics.ratio(_dots(weighted, of_y), np.sqrt(x_spread) * np.sqrt(y_spread)).clip(-1, 1),
+                metrics.ratio(covariance, np.sqrt(np.maximum(total, 0) * np.maximum(y_total, 0))).clip(-1, 1),
                 np.sqrt(sums[5] / num_rows),
                 sums[6] / num_rows,
-                np.where(total == 0, np.where(sums[5] == 0, 1.0, 0.0), 1 - ratio(sums[5], total)),
+                np.where(total == 0, np.where(sums[5] == 0, 1.0, 0.0), 1 - metrics.ratio(sums[5], total)),
             ]
         )
 
@@ -111,9 +107,9 @@ def _weighted_column(targets: np.ndarray, values: np.ndarray) -> Callable[[np.nd
 
 
 def _weighted_ranks(numbers: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what gives the rank of each of `numbers` [rows] minus the mean rank, from weights [resamples, rows]."""
+    """Return a function from weights [resamples, rows] to the rank of each of `numbers` [rows] minus the mean rank."""
     order = np.argsort(numbers, kind="stable")
-    starts = np.flatnonzero(np.diff(numbers[order], prepend=np.nan) != 0)  # of each different number
+    starts = np.flatnonzero(np.diff(numbers[order], prepend=np.nan) != 0)  # of equal numbers
     place = np.empty(len(numbers), dtype=np.int64)
     place[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(numbers)))
 
@@ -138,13 +134,8 @@ def _check(targets: np.ndarray, values: np.ndarray, names: Sequence[str] | None 
             f"Expected targets as floats of shape [rows, outputs]{columns}, found {targets.dtype} of shape "
             f"{list(targets.shape)}. Pass one row for each text and one column for each output."
         )
-    if targets.size == 0:
-        raise DataError("Expected one example or more to score, found none. Pass a split that has rows.")
-    if values.shape != targets.shape or not np.issubdtype(values.dtype, np.floating):
-        raise DataError(
-            f"Expected values as floats of shape {list(targets.shape)}, that of the targets, found {values.dtype} of "
-            f"shape {list(values.shape)}. Pass one row for each row of targets."
-        )
+    metrics.check_rows(targets)
+    metrics.check_like(values, targets, "values")
     for what, numbers, way_out in (
         ("targets", targets, "Remove these rows."),
         ("values", values, "The model diverged: lower the learning rate, or train in float32."),

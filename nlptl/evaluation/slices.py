@@ -1,9 +1,9 @@
-"""Where a model is worse than elsewhere: parts of a test set, tested so that chance alone hardly ever flags one.
+"""Find slices of a test set on which a model is worse, with a test that controls false alarms.
 
-Slices overlap, and there may be hundreds of them. They are tested together by permutation: the scores of the examples
-are dealt to the slices anew, many times, and a slice is flagged if it is worse than the worst slice of all but 5 % of
-these deals (single-step max-T, Westfall and Young 1993, Resampling-Based Multiple Testing, chapter 2). Where no slice
-has anything to do with the scores, the chance that any is flagged is at most 5 %, however they overlap.
+Slices overlap, and there may be hundreds. They are tested together by permutation: the scores of the examples are
+shuffled many times, and a slice is flagged if it is worse than the worst slice of all but 5 % of the shuffles
+(single-step max-T, Westfall and Young 1993, Resampling-Based Multiple Testing, chapter 2). If no slice is related to
+the scores, the probability of any flag is at most 5 %, however the slices overlap.
 """
 
 import math
@@ -14,21 +14,21 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 MIN_SIZE = 20
-"""Examples that a slice, and what is left, must have."""
+"""Smallest number of examples of a slice, and of the rest."""
 DEALS = 999
 MAX_CHANCE = 0.05
-"""Chance that any slice is flagged where none is worse than another."""
+"""Probability of a flag if no slice is worse than another."""
 DEALS_AT_ONCE = 100
 TOLERANCE = 1e-3
-"""Difference of two statistics that single precision may make; such as are nearer count as equal."""
+"""Statistics that differ by less count as equal: single precision allows no more."""
 
 
 @dataclass(frozen=True)
 class RowScores:
-    """A score that is the sum of a part of each example over the sum of a whole: of all examples, or of some.
+    """A score that is a ratio of sums over examples: the parts over the wholes.
 
-    Of the accuracy, a part is 1 if the prediction is right, else 0, and a whole is 1. Of the F1 of spans, a part is
-    twice the spans that are found, and a whole the true spans and the predicted ones.
+    For accuracy, the part is 1 if the prediction is right and 0 otherwise, and the whole is 1. For the F1 of spans, the
+    part is twice the number of spans found, and the whole is the number of true and of predicted spans.
     """
 
     metric: str
@@ -38,18 +38,18 @@ class RowScores:
 
     @property
     def overall(self) -> float:
-        """The score of all examples; NaN where nothing is to be scored."""
+        """The score of all examples; NaN if the wholes are 0."""
         return ratio_of(self.parts.sum(), self.wholes.sum())
 
     @property
     def is_share(self) -> bool:
-        """Whether the score is the share of the examples that are right."""
+        """Whether the score is a fraction of the examples."""
         return bool((self.wholes == 1).all() and np.isin(self.parts, (0, 1)).all())
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Some of the examples: those with a value of a column."""
+    """The examples with a value of a column."""
 
     column: str
     value: str
@@ -58,9 +58,9 @@ class Slice:
 
 @dataclass(frozen=True)
 class SliceScore:
-    """How a slice is scored: with a 95 % interval, its difference to the rest, and the chance of a slice as bad.
+    """The score of a slice with its 95 % interval, and the difference from the rest.
 
-    `p` is that any of the slices looked at is as bad by chance alone, so that it may be read as it stands.
+    `p` is the probability that any of the tested slices is as bad by chance, so it needs no correction.
     """
 
     column: str
@@ -77,21 +77,20 @@ class SliceScore:
 def score_slices(slices: Sequence[Slice], scores: RowScores, *, seed: int = 0) -> list[SliceScore]:
     """Score slices and test each against the rest of the examples.
 
-    The statistic of a slice is the sum over its examples of what they lack of the score of all (the residual of a
-    ratio, Cochran 1977, Sampling Techniques, section 6.4), standardized by what sampling without replacement makes of
-    it, and made normal by its skewness, so that slices of all sizes are equally likely to be the worst of a deal
-    (Wilson and Hilferty 1931, doi:10.1073/pnas.17.12.684).
+    The statistic of a slice is the sum of the shortfalls of its examples from the overall score (the residual of a
+    ratio, Cochran 1977, Sampling Techniques, section 6.4). It is standardized for sampling without replacement and
+    transformed to a normal distribution by its skewness (Wilson and Hilferty 1931, doi:10.1073/pnas.17.12.684), so that
+    slices of all sizes are equally likely to be the worst of a shuffle.
 
     Args:
-        slices: Parts of the examples, of which those with fewer than `MIN_SIZE` examples, or with fewer left, are left
-            out; of several that are the same examples, the first one counts.
-        scores: What each example contributes to the score.
-        seed: Seeds the deals.
+        slices: Slices; too small ones, too large ones and repetitions are left out, see `distinct`.
+        scores: The contribution of each example to the score.
+        seed: Seed of the shuffles.
 
     Returns:
         Flagged slices first: the one with the strongest evidence, then the one with the strongest evidence on the
-        examples that are not in it, and so on, so that slices that share their cause do not stand before others. Then
-        the others, the strongest evidence first.
+        examples outside it, and so on, so that slices with a common cause do not hide others. Then the other slices,
+        the strongest evidence first.
     """
     chosen = distinct(slices)
     lack = scores.overall * scores.wholes - scores.parts
@@ -99,7 +98,7 @@ def score_slices(slices: Sequence[Slice], scores: RowScores, *, seed: int = 0) -
     if not chosen or not np.isfinite(lack).all():
         return []
     found, p = np.zeros(len(chosen)), np.ones(len(chosen))
-    if np.ptp(lack) > 1e-9:  # else all examples are as good
+    if np.ptp(lack) > 1e-9:  # otherwise all examples are equally good
         found, p = _compare(np.stack([part.rows for part in chosen]), lack, seed)
     rows = [_score(part, scores, chance) for part, chance in zip(chosen, p.tolist(), strict=True)]
     flagged = [i for i, row in enumerate(rows) if row.flagged]
@@ -108,7 +107,7 @@ def score_slices(slices: Sequence[Slice], scores: RowScores, *, seed: int = 0) -
 
 
 def distinct(slices: Sequence[Slice]) -> list[Slice]:
-    """Return the slices that are large enough, and of which none before has the same examples."""
+    """Return the slices with `MIN_SIZE` examples inside and outside; of equal slices, the first."""
     first: dict[bytes, Slice] = {}
     for part in slices:
         size = int(part.rows.sum())
@@ -120,11 +119,11 @@ def distinct(slices: Sequence[Slice]) -> list[Slice]:
 def interval_of(parts: np.ndarray, wholes: np.ndarray, *, is_share: bool) -> tuple[float, float]:
     """Return the 95 % interval of a score of some examples.
 
-    For a share it is Wilson's (1927, recommended by Brown, Cai and DasGupta 2001, doi:10.1214/ss/1009213286). For any
-    other ratio it is the ratio plus and minus a quantile of Student's t times its standard error (Cochran 1977, section
-    6.4), cut at 0 or 1 if no example can be beyond. Only `scipy.special`: importing `scipy.stats` takes longer than
-    testing all slices.
+    For a fraction it is Wilson's (1927, recommended by Brown, Cai and DasGupta 2001, doi:10.1214/ss/1009213286). For
+    other ratios it is the ratio plus and minus a quantile of Student's t times the standard error (Cochran 1977,
+    section 6.4), limited to 0 and 1 if no example can be beyond.
     """
+    # scipy.special is enough: importing scipy.stats takes longer than testing all slices.
     n, whole = len(parts), wholes.sum()
     if is_share:
         share, z = parts.sum() / n, ndtri(0.975)
@@ -141,12 +140,12 @@ def interval_of(parts: np.ndarray, wholes: np.ndarray, *, is_share: bool) -> tup
 
 
 def ratio_of(part: float, whole: float) -> float:
-    """Return a part of a whole; NaN where there is no whole."""
+    """Return part / whole; NaN if the whole is 0."""
     return float(part / whole) if whole else math.nan
 
 
 def _compare(members: np.ndarray, lack: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the statistic of each slice, and the chance that the largest of all is as large."""
+    """Return the statistic of each slice, and the probability that the largest of all is as large by chance."""
     moments = _deal_moments(lack, members.sum(axis=1))
     single = members.astype(np.float32)  # [slices, examples]
     found = _normal(single @ lack.astype(np.float32), *moments)
@@ -157,7 +156,7 @@ def _compare(members: np.ndarray, lack: np.ndarray, seed: int) -> tuple[np.ndarr
 
 
 def _one_after_the_other(slices: Sequence[Slice], flagged: list[int], lack: np.ndarray) -> list[int]:
-    """Return the flagged slices in the order of their evidence on the examples that are in none before."""
+    """Return the flagged slices, ordered by their evidence on the examples outside earlier ones."""
     order: list[int] = []
     rest, waiting = np.ones(len(lack), dtype=bool), list(flagged)
     while waiting:
@@ -183,7 +182,7 @@ def _score(part: Slice, scores: RowScores, p: float) -> SliceScore:
 
 
 def _deals(values: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """Yield permutations of `values`, some at a time: each [examples, deals]."""
+    """Yield shuffles of `values` in chunks [examples, shuffles]."""
     rng = np.random.default_rng(seed % 2**64)
     counts = [DEALS_AT_ONCE] * (DEALS // DEALS_AT_ONCE) + [DEALS % DEALS_AT_ONCE]
     for count in counts:
@@ -191,9 +190,9 @@ def _deals(values: np.ndarray, seed: int) -> Iterator[np.ndarray]:
 
 
 def _deal_moments(values: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return standard deviation and skewness of the sum of a random part of `values`, of which the mean is 0.
+    """Return the standard deviation and skewness of the sum of `sizes` values drawn without replacement.
 
-    Those of simple random sampling without replacement, from the moments of all values (Cochran 1977, chapter 2).
+    The mean of `values` is 0 (Cochran 1977, chapter 2).
     """
     total = len(values)
     second, third = (values**2).mean(), (values**3).mean()
@@ -204,7 +203,7 @@ def _deal_moments(values: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _normal(sums: np.ndarray, spread: np.ndarray, skewness: np.ndarray) -> np.ndarray:
-    """Return sums [..., slices] as if of a normal distribution, whose order within a slice they keep."""
+    """Transform sums [..., slices] to a normal distribution, keeping their order within a slice."""
     z = sums / spread
     safe = np.where(np.abs(skewness) < 1e-6, 1.0, skewness)
     bent = 6 / safe * (np.cbrt(safe * z / 2 + 1) - 1) + safe / 6

@@ -1,7 +1,6 @@
-"""Scores of named spans of words, each with the interval that its test set can support.
+"""Scores of named spans of words (strict IOB2 tags), with bootstrap intervals.
 
-Tags are IOB2 read strictly, the semantics are those of seqeval with mode="strict", scheme=IOB2 and zero_division=0; the
-tests hold every score against it.
+The tests compare every score with seqeval (mode="strict", scheme=IOB2, zero_division=0).
 """
 
 from collections.abc import Sequence
@@ -11,28 +10,20 @@ import numpy as np
 from scipy import sparse
 
 from nlptl.errors import DataError
-from nlptl.evaluation.metrics import (
-    Bootstrap,
-    Scores,
-    bootstrap_scores,
-    class_scores,
-    point_values,
-    ratio,
-    split_counts,
-)
+from nlptl.evaluation import metrics
 from nlptl.evaluation.uncertainty import WeightedScores
 
 Span = tuple[str, int, int]
 
 
 def find_spans(tags: Sequence[str]) -> list[Span]:
-    """Return the spans of a sentence as (type, first word, end word exclusive), in the order of their words.
+    """Return the spans of a sentence as (type, first word, end word exclusive), in order.
 
-    A span begins at a tag B-type and goes on as long as tags I-type of the same type follow. Any other I- tag belongs
-    to no span. The type of a bare B or I is "_".
+    A span starts at a B- tag and continues with I- tags of the same type; other I- tags belong to no span. The type of
+    a bare B or I is "_".
 
     Raises:
-        DataError: If a tag is neither O nor of the form B-type or I-type.
+        DataError: If a tag is not O, B-type or I-type.
 
     Source:
         Tjong Kim Sang and Veenstra 1999, Representing Text Chunks, section 2 (IOB2).
@@ -50,27 +41,27 @@ def find_spans(tags: Sequence[str]) -> list[Span]:
 
 
 def point_scores(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Return the scores of `score_spans` without intervals: what choosing a model during training needs."""
-    return point_values(weighted_scores(true, predicted), len(true))
+    """Return the scores of `score_spans` without intervals."""
+    return metrics.point_values(weighted_scores(true, predicted), len(true))
 
 
 def score_spans(
-    true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], **options: Unpack[Bootstrap]
-) -> Scores:
-    """Score the tags of words; a predicted span is correct if type, first word and last word are.
+    true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], **options: Unpack[metrics.Bootstrap]
+) -> metrics.Scores:
+    """Score the tags of words; a predicted span is correct if its type, first word and last word are.
 
-    All intervals are percentile bootstrap intervals over the sentences, which `n` counts.
+    Intervals are percentile bootstrap intervals over the sentences, counted by `n`.
 
     Args:
         true: The tags of each sentence, one for each word.
-        predicted: The predicted tags, as many in each sentence.
+        predicted: The predicted tags, in the same shape.
         options: See `Bootstrap`.
 
     Returns:
         span_f1, span_precision and span_recall over all spans, macro_f1 over the types that occur in the true or the
-        predicted spans, and token_accuracy, the share of words with the right tag. `per_class` has precision, recall
-        and f1 of each of these types, sorted, n being the number of its true spans: NaN where that is 0. Resamples
-        without a true span of the type are left out of its intervals.
+        predicted spans, and token_accuracy, the fraction of words with the right tag. `per_class` has precision, recall
+        and f1 of each type, sorted, with its number of true spans as n (NaN if that is 0); its intervals leave out
+        resamples without the type.
 
     Raises:
         DataError: If there is no sentence, the numbers of sentences or words differ, or a tag is not IOB2.
@@ -78,11 +69,11 @@ def score_spans(
     """
     _check_tags(true, predicted)
     types, counts, words = _count_sentences(true, predicted)
-    return bootstrap_scores(_weighted(counts, words), len(true), counts=counts, names=types, **options)
+    return metrics.bootstrap_scores(_weighted(counts, words), len(true), counts=counts, names=types, **options)
 
 
 def weighted_scores(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> WeightedScores:
-    """Return a function that gives the scores of `score_spans` for weighted sentences.
+    """Return a function from weights of the sentences to the scores of `score_spans`.
 
     Raises:
         DataError: If there is no sentence, the numbers of sentences or words differ, or a tag is not IOB2.
@@ -93,7 +84,7 @@ def weighted_scores(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[
 
 
 def _split_tag(tag: str) -> tuple[str, str]:
-    """Return prefix and type; as in seqeval, hyphens around a type are no part of it."""
+    """Return prefix and type, without hyphens around the type, as in seqeval."""
     if tag == "O":
         return tag, ""
     prefix, _, name = tag.partition("-")
@@ -108,10 +99,9 @@ def _split_tag(tag: str) -> tuple[str, str]:
 def _count_sentences(
     true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
 ) -> tuple[list[str], sparse.csr_array, np.ndarray]:
-    """Return the types, their counts in each sentence, and the right and all words of each sentence.
+    """Return the types, their counts in each sentence, and the numbers of right and of all words, [sentences, 2].
 
-    The counts are sparse, [sentences, true positives of each type + support + predicted], the words of shape
-    [sentences, 2]; both are float64.
+    The counts [sentences, 3 * types] are true positives, support and predictions.
     """
     spans = [(set(find_spans(t)), set(find_spans(p))) for t, p in zip(true, predicted, strict=True)]
     types = sorted({span[0] for pair in spans for span in pair[0] | pair[1]})
@@ -122,7 +112,7 @@ def _count_sentences(
             rows += [row] * len(found)
             columns += [part * len(types) + column_of[span[0]] for span in found]
     ones = np.ones(len(rows))
-    counts = sparse.csr_array((ones, (rows, columns)), shape=(len(spans), 3 * len(types)))  # repeats are added up
+    counts = sparse.csr_array((ones, (rows, columns)), shape=(len(spans), 3 * len(types)))  # adds up repeated cells
     words = np.array(
         [(sum(a == b for a, b in zip(t, p, strict=True)), len(t)) for t, p in zip(true, predicted, strict=True)],
         dtype=np.float64,
@@ -131,26 +121,25 @@ def _count_sentences(
 
 
 def _weighted(counts: sparse.csr_array, words: np.ndarray) -> WeightedScores:
-    """Return the scores as a function of weights, from what `_count_sentences` counts."""
+    """Return a function from weights to scores, from the counts of `_count_sentences`."""
 
     def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
-        by_type, (correct, all_words) = split_counts(weights @ counts), (weights @ words).T
-        micro = class_scores(*(count.sum(axis=-1) for count in by_type))
+        by_type, (correct, all_words) = metrics.split_counts(weights @ counts), (weights @ words).T
+        micro = metrics.class_scores(*(count.sum(axis=-1) for count in by_type))
         num_occurring = np.count_nonzero(by_type[1] + by_type[2], axis=-1)
         return {
             "span_f1": micro["f1"],
             "span_precision": micro["precision"],
             "span_recall": micro["recall"],
-            "macro_f1": ratio(class_scores(*by_type)["f1"].sum(axis=-1), num_occurring),
-            "token_accuracy": ratio(correct, all_words),
+            "macro_f1": metrics.ratio(metrics.class_scores(*by_type)["f1"].sum(axis=-1), num_occurring),
+            "token_accuracy": metrics.ratio(correct, all_words),
         }
 
     return scores
 
 
 def _check_tags(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> None:
-    if len(true) == 0:
-        raise DataError("Expected one sentence or more to score, found none. Pass a split that has rows.")
+    metrics.check_rows(true, "sentence")
     if len(true) != len(predicted):
         raise DataError(
             f"Expected predicted tags for each of the {len(true)} sentences, found {len(predicted)}. "
@@ -160,5 +149,5 @@ def _check_tags(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]
         if len(t) != len(p):
             raise DataError(
                 f"Expected one predicted tag for each of the {len(t)} words in row {row}, found {len(p)}. "
-                "Give the words that were cut off the tag O."
+                "Tag words beyond the truncation as O."
             )

@@ -1,9 +1,8 @@
-"""How far a score would move with another test set of the same size: the bootstrap, seeded, without a loop over rows.
+"""Bootstrap: how far a score would move on another test set of the same size.
 
-Percentile intervals as in Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13: rows of the test set
-are drawn with replacement, the score is computed again, and the interval is cut from the quantiles of these scores.
-Of new test sets of 100 rows and more, 93 to 97 % of the 95 % intervals of accuracy, macro F1 and Matthews hold the true
-score, as the tests simulate; with five mistakes in 100 rows those of Matthews do in 91 %.
+Percentile intervals follow Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. In simulations with
+100 rows or more, 93 to 97 % of the 95 % intervals of accuracy, macro F1 and Matthews contain the true score; with five
+mistakes in 100 rows, 91 % of those of Matthews do.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,14 +12,14 @@ from scipy import sparse
 
 from nlptl.errors import ConfigError
 
-# Random numbers drawn at once: with their temporaries about 20 bytes each, so that a processor's cache holds them.
+# Random numbers drawn at once; with temporaries, about 20 bytes each, they fit into the cache of a processor.
 _DRAWS_AT_ONCE = 200_000
 
-# One binomial draw of a multinomial takes as long as about this many draws of a row.
+# One binomial draw of a multinomial takes about as long as this many draws of a row.
 _ROWS_PER_BINOMIAL = 16
 
 WeightedScores = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""From how often each row counts, float64 whole numbers [resamples, rows], the scores by name, each [resamples]."""
+"""Function from weights, float64 counts of each row [resamples, rows], to scores by name, each [resamples]."""
 
 
 def resample_counts(
@@ -31,17 +30,15 @@ def resample_counts(
     Args:
         labels: True ids in range(num_classes), shape [rows].
         predictions: Predicted ids in range(num_classes), shape [rows].
-        num_classes: Number of classes; memory grows with it, never with its square.
+        num_classes: Number of classes.
         resamples: Number of resamples, each as large as the test set.
         seed: The same seed gives the same counts.
 
     Returns:
-        True positives, support (count in the labels) and predicted (count in the predictions), int64, each of shape
-        [resamples, classes].
+        True positives, support (count in the labels) and predictions, int64, each of shape [resamples, classes].
     """
-    # A row enters these counts through its cell (label, prediction) alone. Drawing n rows with replacement hits a cell
-    # of c rows with probability c / n, n times independently: the cell counts are multinomial(n, c / n), so it is exact
-    # to draw them at once instead of row by row. Empty cells stay empty, hence only the others are listed.
+    # A row enters these counts only through its cell (label, prediction). A drawn row is in a cell of c rows with
+    # probability c / n, so the counts of the cells are multinomial(n, c / n) and can be drawn at once.
     codes, cell_of_row, sizes = np.unique(labels * num_classes + predictions, return_inverse=True, return_counts=True)
     classes_of_cell = class_indicator(codes // num_classes, codes % num_classes, num_classes)
     cell_of_row = cell_of_row.astype(np.int32)
@@ -54,7 +51,7 @@ def resample_counts(
         num_draws = chunk.stop - chunk.start
         if draw_cells:
             drawn = rng.multinomial(num_rows, sizes / num_rows, size=num_draws)  # [draws, cells]
-        else:  # nearly as many cells as rows: the same distribution, sooner drawn by rows
+        else:  # nearly as many cells as rows: drawing rows is faster
             cells = cell_of_row[rng.integers(num_rows, size=(num_draws, num_rows), dtype=np.int32)].astype(np.int64)
             cells += num_cells * np.arange(num_draws)[:, None]
             drawn = np.bincount(cells.ravel(), minlength=num_draws * num_cells).reshape(num_draws, num_cells)
@@ -64,36 +61,33 @@ def resample_counts(
 
 
 def resample_means(values: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
-    """Return the means of bootstrap resamples of `values` (shape [rows]); float64, shape [resamples]."""
+    """Return the means of bootstrap resamples of `values` [rows], float64 [resamples]."""
     chunks = resample_rows(len(values), resamples=resamples, seed=seed)
     return np.concatenate([values[rows].mean(axis=1) for rows in chunks])
 
 
 def resample_rows(num_rows: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield bootstrap resamples as row numbers, int32, in chunks of shape [some of the resamples, rows]."""
+    """Yield bootstrap resamples as row numbers, int32, in chunks [some resamples, rows]."""
     rng = np.random.default_rng(seed % 2**64)
     for chunk in row_chunks(resamples, draws_each=num_rows):
         yield rng.integers(num_rows, size=(chunk.stop - chunk.start, num_rows), dtype=np.int32)
 
 
 def resample_weights(num_rows: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each row stands in bootstrap resamples, float64, in chunks [some of the resamples, rows].
-
-    They are the resamples of `resample_rows`.
-    """
+    """Yield the resamples of `resample_rows` as counts of each row, float64, in chunks [some resamples, rows]."""
     for rows in resample_rows(num_rows, resamples=resamples, seed=seed):
         offsets = num_rows * np.arange(len(rows))[:, None]
         yield np.bincount((rows + offsets).ravel(), minlength=rows.size).reshape(rows.shape).astype(np.float64)
 
 
 def row_chunks(resamples: int, *, draws_each: int) -> list[slice]:
-    """Cut range(resamples) into chunks that draw what a cache holds; the cut does not change what is drawn."""
+    """Cut range(resamples) into chunks whose draws fit into a cache; the draws do not depend on the chunks."""
     size = max(1, _DRAWS_AT_ONCE // draws_each)
     return [slice(start, min(start + size, resamples)) for start in range(0, resamples, size)]
 
 
 def class_indicator(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> sparse.csr_array:
-    """Return which counts a row adds to: [rows, true positives of each class + support + predicted], sparse."""
+    """Return true positives, support and predictions of each class in each row: sparse [rows, 3 * classes]."""
     examples = np.arange(len(labels))
     correct = labels == predictions
     rows = np.concatenate([examples[correct], examples, examples])
@@ -103,17 +97,10 @@ def class_indicator(labels: np.ndarray, predictions: np.ndarray, num_classes: in
 
 
 def percentile_interval(scores: np.ndarray, *, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the low and the high end of the percentile interval of resampled scores.
+    """Return the low and the high end of the percentile interval of scores [resamples, ...], each [...].
 
-    Quantiles are interpolated linearly, as numpy does. NaN stands for a resample in which the score is undefined; it is
-    left out, and where all are undefined both ends are NaN.
-
-    Args:
-        scores: Scores of the resamples, shape [resamples, ...].
-        confidence: Share of the resampled scores inside the interval, between 0 and 1.
-
-    Returns:
-        Two arrays of shape [...].
+    Quantiles are interpolated linearly, as in numpy. Undefined scores (NaN) are left out; if all are undefined, both
+    ends are NaN. `confidence` is the fraction of scores inside the interval.
 
     Raises:
         ConfigError: If `confidence` is not between 0 and 1.

@@ -1,4 +1,4 @@
-"""What a model gets wrong on test, and where it is worse than elsewhere: analysis.json of a run."""
+"""Analyse the errors of a model on test, and the slices on which it is worse: analysis.json of a run."""
 
 import logging
 from collections import Counter
@@ -14,9 +14,9 @@ from nlptl.data.numbers import numbers as numbers_of
 from nlptl.data.sources import Examples
 from nlptl.data.tokens import TEXTS_PER_CALL, call_tokenizer, overlap_of_chunks
 from nlptl.evaluation.cuts import cut_by_label, cut_by_number, cut_by_value, cut_by_word
-from nlptl.evaluation.slices import RowScores, Slice, SliceScore, distinct, score_slices
+from nlptl.evaluation.slices import RowScores, Slice, distinct, score_slices
 from nlptl.judging.attributions import explain
-from nlptl.judging.outcomes import Outcomes, outcomes_of, plain_number
+from nlptl.judging.outcomes import Outcomes, outcomes_of, plain_number, plain_numbers
 from nlptl.judging.probes import probe, probe_table
 from nlptl.model.classifier import Classifier
 from nlptl.training.devices import on_main
@@ -28,29 +28,22 @@ from nlptl.wording import align_table
 MOST_ERRORS = 20
 MOST_ROWS = 30
 MOST_OF_A_COLUMN = 10
-"""Rows of slices that a column may have, so that one of many values does not hide the others."""
+"""Slices shown of one column, so that a column with many values does not hide the others."""
 MOST_TEXTS = 50_000
-"""Texts by which slices are tested; of more, as many are drawn."""
+"""Texts on which slices are tested; a larger split is sampled."""
 
 MOST_LOGGED = 10
 MOST_LETTERS = 1000
-"""Characters of a text that analysis.json quotes."""
+"""Characters of a text quoted in analysis.json."""
 
 CHOSEN = ("calibration", "decisions", "thresholds")
-"""What nlptl.json holds of what was chosen after training, and `nlptl calibrate` changes."""
+"""Keys of nlptl.json that are chosen after training; `nlptl calibrate` changes them."""
 
 logger = logging.getLogger(__name__)
 
 
 def analyse(model: Classifier, evaluation: Evaluation, config: JudgingConfig, *, seed: int = 0) -> dict[str, Any]:
-    """Return what is wrong on a split, as strict JSON: confusions, errors, slices.
-
-    Args:
-        model: The trained model.
-        evaluation: What it has made of the split.
-        config: What is looked at, and what may be shown of texts.
-        seed: Seeds what is random in the tests.
-    """
+    """Return the analysis of a split as strict JSON: calibration, confusions, errors, slices, probes, attributions."""
     examples, task = evaluation.examples, model.task
     outputs = task.outputs(evaluation.logits)
     is_shown = config.texts_shown == "whole"
@@ -76,12 +69,12 @@ def analyse(model: Classifier, evaluation: Evaluation, config: JudgingConfig, *,
 def write_analysis(
     run: Run, model: Classifier, evaluation: Evaluation, config: JudgingConfig, *, seed: int = 0
 ) -> None:
-    """Write `analysis.json` into the folder of a run, and log what is flagged. Every process has to call it.
+    """Write `analysis.json` into the folder of a run and log the flagged slices. Every process must call it.
 
     Raises:
         ResourceError: If the folder cannot be written.
     """
-    analysis: dict[str, Any] = {}  # of the main process alone
+    analysis: dict[str, Any] = {}  # stays empty in all but the main process
     on_main(lambda: analysis.update(analyse(model, evaluation, config, seed=seed)))
     run.write_json("analysis.json", analysis)
     if not analysis:
@@ -97,32 +90,31 @@ def slice_table(rows: Sequence[dict[str, Any]], *, metric: str) -> str:
     """Return a table of slices on which the model is worse than on the rest."""
     cells = [("worse slices of test", metric, "95 % interval", "n", "difference", "p")]
     for row in rows:
-        interval = f"{row['low']:.4f} to {row['high']:.4f}"
-        name = f"{row['column']}: {row['value']}"
-        numbers = (f"{row['n']:,}", f"{row['difference']:+.4f}", f"{row['p']:.3f}")
-        cells.append((name, f"{row['score']:.4f}", interval, *numbers))
+        score = (f"{row['score']:.4f}", f"{row['low']:.4f} to {row['high']:.4f}", f"{row['n']:,}")
+        cells.append((f"{row['column']}: {row['value']}", *score, f"{row['difference']:+.4f}", f"{row['p']:.3f}"))
     return align_table(cells)
 
 
 def readable_text(examples: Examples, index: int) -> str:
-    """Return a text, or both texts of a pair with || between them."""
+    """Return a text, or the texts of a pair separated by ||."""
     text = examples.texts[index]
     return f"{text} || {examples.pairs[index]}" if len(examples.pairs) else text
-
-
-def _beginning(text: str) -> str:
-    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}\u2026"
 
 
 def _errors(examples: Examples, outcomes: Outcomes, config: JudgingConfig) -> dict[str, Any]:
     wrong = np.flatnonzero(outcomes.is_wrong)
     sure = wrong[np.isfinite(outcomes.confidences[wrong])]
 
+    def shown(text: str) -> str | None:
+        if config.texts_shown == "none":
+            return None
+        return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}\u2026"
+
     def described(order: np.ndarray) -> list[dict[str, Any]]:
         return [
             {
                 "row": int(examples.rows[i]),
-                "text": _beginning(readable_text(examples, i)) if config.texts_shown == "whole" else None,
+                "text": shown(readable_text(examples, i)),
                 "label": outcomes.labels[i],
                 "predicted": outcomes.predicted[i],
                 "probability": plain_number(outcomes.confidences[i]),
@@ -147,27 +139,24 @@ def _slices(
         scores = RowScores(scores.metric, scores.parts[kept], scores.wholes[kept], scores.lower_is_better)
     slices = distinct(_cut(model, examples.select(kept), outcomes, kept, config))
     rows = score_slices(slices, scores, seed=seed)
-    # That a class is harder than others is no news, and stands among the scores too: it comes after what is.
+    # The scores show harder classes already: slices by label come after other flagged ones.
     rows.sort(key=lambda row: (not row.flagged, row.flagged and row.column == "label"))
-    return {
-        "metric": scores.metric,
-        "overall": plain_number(scores.overall),
-        "tested": len(slices),
-        "rows": [
-            {key: plain_number(value) if isinstance(value, float) else value for key, value in asdict(row).items()}
-            for row in _some_of_each(rows)
-        ],
-    }
+    counts: Counter[str] = Counter()
+    shown = []
+    for row in rows:
+        counts[row.column] += 1
+        if counts[row.column] <= MOST_OF_A_COLUMN:
+            shown.append(plain_numbers(asdict(row)))
+    overall = plain_number(scores.overall)
+    return {"metric": scores.metric, "overall": overall, "tested": len(slices), "rows": shown[:MOST_ROWS]}
 
 
 def _cut(
     model: Classifier, examples: Examples, outcomes: Outcomes, kept: np.ndarray, config: JudgingConfig
 ) -> list[Slice]:
-    """Return the slices of examples, of which those at `kept` have these outcomes."""
+    """Return the slices of examples; `kept` are their indices in `outcomes`."""
     texts = [readable_text(examples, i) for i in range(len(examples))]
-    slices = []
-    for name, values in examples.columns.items():
-        slices += cut_by_value(name, values)
+    slices = [part for name, values in examples.columns.items() for part in cut_by_value(name, values)]
     slices += cut_by_number("length", np.array([float(len(text.split())) for text in texts]), unit=" words")
     slices += cut_by_label("truncated", [("yes",) if cut else () for cut in is_cut(model, examples)])
     if can_tell_languages():
@@ -181,7 +170,7 @@ def _cut(
 
 
 def _by_language(examples: Examples) -> list[Slice]:
-    """Return the texts of each language, and those in any but that of most, where it is told; none if all are alike."""
+    """Return slices for each language and for all but the main language; none if there is only one."""
     languages = languages_of(examples.texts)
     counts = Counter(language for language in languages if language)
     if len(counts) < 2:
@@ -193,7 +182,7 @@ def _by_language(examples: Examples) -> list[Slice]:
 
 
 def is_cut(model: Classifier, examples: Examples) -> np.ndarray:
-    """Return whether each text has more tokens than the model reads: bool [examples]."""
+    """Return whether each text has more tokens than the model reads, bool [examples]."""
     tokenizer, special = model.tokenizer, model.tokenizer.num_special_tokens_to_add(pair=model.reads_pairs)
     room = model.max_length - special
     if model.reads_chunks:
@@ -203,24 +192,7 @@ def is_cut(model: Classifier, examples: Examples) -> np.ndarray:
     for start in range(0, len(examples), TEXTS_PER_CALL):
         part = slice(start, start + TEXTS_PER_CALL)
         given = [list(examples.texts[part]), *([list(examples.pairs[part])] if len(examples.pairs) else [])]
-        found = call_tokenizer(
-            tokenizer,
-            *given,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        lengths += map(len, found["input_ids"])
+        unused = ("add_special_tokens", "return_attention_mask", "return_token_type_ids", "verbose")
+        without: dict[str, Any] = dict.fromkeys(unused, False)
+        lengths += map(len, call_tokenizer(tokenizer, *given, **without)["input_ids"])
     return np.array(lengths) > room
-
-
-def _some_of_each(rows: Sequence[SliceScore]) -> list[SliceScore]:
-    """Return the first rows, of no column too many."""
-    counts: Counter[str] = Counter()
-    kept = []
-    for row in rows:
-        counts[row.column] += 1
-        if counts[row.column] <= MOST_OF_A_COLUMN:
-            kept.append(row)
-    return kept[:MOST_ROWS]

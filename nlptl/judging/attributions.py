@@ -1,8 +1,7 @@
-"""Which words speak for what is predicted: integrated gradients (Sundararajan, Taly and Yan 2017, arXiv:1703.01365).
+"""The weight of each word in a prediction: integrated gradients (Sundararajan, Taly and Yan 2017, arXiv:1703.01365).
 
-What is explained is the log-odds of a label, or a score. The embeddings of the words go from those of mask tokens to
-their own, in a straight line; what a token adds on the way is its part, and all parts add up to the change of what is
-explained.
+The explained value is the log-odds of a label, or a predicted number. Gradients are integrated along the straight line
+from the embeddings of mask tokens to those of the text; the weights of all tokens add up to the change of the value.
 """
 
 import logging
@@ -26,24 +25,24 @@ from nlptl.model.classifier import Classifier
 STEPS = 32
 MOST_STEPS = 512
 TOLERANCE = 0.01
-"""Of the change of the whole, how much of it all parts may miss; otherwise more steps are taken."""
+"""Largest error of the sum of the weights, relative to the change; above it, more steps are taken."""
 TOKENS_AT_ONCE = 2048
 BETWEEN = "||"
-"""Between the words of the two texts of a pair."""
+"""Separator between the words of the texts of a pair."""
 
 logger = logging.getLogger(__name__)
 
 
 class Attribution(NamedTuple):
-    """What each word of a text adds to the log-odds of a label, or to a score, and what all add up to."""
+    """The weight of each word of a text, and their exact sum."""
 
     words: list[tuple[str, float]]
     change: float
-    """The log-odds or score of the text minus that of as many mask tokens."""
+    """The explained value of the text minus that of as many mask tokens."""
 
 
 class _Token(NamedTuple):
-    """A token that is read: of which text (0 or 1; None: a special token), and text[start:end]."""
+    """A token that the model reads: its text (0 or 1; None for a special token), and its place text[start:end]."""
 
     id: int
     text: int | None
@@ -52,7 +51,7 @@ class _Token(NamedTuple):
 
 
 def check_explain(config: ClassificationConfig) -> None:
-    """Refuse --explain, before anything is trained, where it cannot be obeyed.
+    """Refuse --explain before training if it cannot be obeyed.
 
     Raises:
         ConfigError: If captum is not installed, or the task has no prediction for each text.
@@ -61,8 +60,7 @@ def check_explain(config: ClassificationConfig) -> None:
         return
     if find_spec("captum") is None:
         raise ConfigError(
-            "Expected the package captum, which --explain needs, found none in this environment. Run: pip install "
-            "'nlptl[explain]'"
+            "Expected the package captum, which --explain needs, found none. Run: pip install 'nlptl[explain]'"
         )
     if config.task == "tokens":
         raise ConfigError(
@@ -71,10 +69,10 @@ def check_explain(config: ClassificationConfig) -> None:
 
 
 def explain(model: Classifier, examples: Examples, outcomes: Outcomes, count: int) -> list[dict[str, Any]]:
-    """Return what the words of `count` texts add: of the most confident mistakes, and of two fifths right ones.
+    """Explain `count` texts: the most confident mistakes, and two fifths right predictions.
 
-    Each has the "row", its "label" and what was "predicted", the "target", the label or score that is explained, and
-    the "tokens": words with what each adds, see `attribute`.
+    Each has the "row", its "label", the "predicted" label, the explained label or output "target", and "tokens": the
+    words with their weights, see `attribute`.
     """
     found = []
     for i in _chosen(outcomes, count):
@@ -94,9 +92,9 @@ def explain(model: Classifier, examples: Examples, outcomes: Outcomes, count: in
 
 
 def _chosen(outcomes: Outcomes, count: int) -> list[int]:
-    """Return the examples that are explained: the surest of the wrong ones and of the right ones."""
+    """Return the indices of the examples to explain: the most confident wrong ones and right ones."""
     sureness = np.nan_to_num(outcomes.confidences, nan=0.0)
-    if not outcomes.label_sets:  # scores are neither right nor wrong
+    if not outcomes.label_sets:  # numbers are neither right nor wrong
         order = np.argsort(-outcomes.losses, kind="stable").tolist()
         num_right = min(count * 2 // 5, len(order) // 2)
         return [*order[: count - num_right], *order[::-1][:num_right]]
@@ -109,15 +107,10 @@ def _chosen(outcomes: Outcomes, count: int) -> list[int]:
 
 
 def attribute(model: Classifier, text: str, pair: str | None = None, *, target: int) -> Attribution:
-    """Return what each word of a text adds to what is predicted.
+    """Return the weight of each word of a text in a prediction.
 
-    Words are what stands between blanks; those that are not read, beyond max_length, are left out.
-
-    Args:
-        model: The trained model.
-        text: The text.
-        pair: The second text, where pairs are read.
-        target: The label, or the score, that is explained, by its place in `model.task.names`.
+    Words are separated by spaces; words beyond max_length are left out. `pair` is the second text of a pair, and
+    `target` the index in `model.task.names` of the label or output to explain.
     """
     from captum.attr import LayerIntegratedGradients
 
@@ -137,7 +130,7 @@ def attribute(model: Classifier, text: str, pair: str | None = None, *, target: 
         logits = model(ids, **dict(zip(others, values, strict=True)))
         return log_odds(model, logits, target)
 
-    with model.lock:  # the gradients come by hooks on its embeddings
+    with model.lock:  # captum hooks the embeddings
         model.eval()
         gradients = LayerIntegratedGradients(explained, model.network.base_model.get_input_embeddings())
         with torch.no_grad():
@@ -157,20 +150,20 @@ def attribute(model: Classifier, text: str, pair: str | None = None, *, target: 
                 break
             steps *= 4
     if missed > TOLERANCE * max(abs(change), 0.1):
-        logger.warning("of a change of %.3f, the parts of the words miss %.3f after %d steps", change, missed, steps)
+        logger.warning("the weights of the words miss %.3f of a change of %.3f after %d steps", missed, change, steps)
     return Attribution(_by_word(texts, tokens, found), change)
 
 
 def log_odds(model: Classifier, logits: torch.Tensor, target: int) -> torch.Tensor:
-    """Return the log-odds of a label, or a score, from logits [texts, names]: shape [texts]."""
-    if model.task.kind in ("regression", "multi_label"):  # where the logit of a label is its log-odds
+    """Return the log-odds of a label, or a predicted number, from logits [texts, names]: shape [texts]."""
+    if model.task.kind in ("regression", "multi_label"):  # the logit of a label is its log-odds
         return logits[:, target]
     others = torch.cat([logits[:, :target], logits[:, target + 1 :]], dim=1)
     return logits[:, target] - others.logsumexp(dim=1)
 
 
 def read_tokens(model: Classifier, texts: Sequence[str]) -> list[_Token]:
-    """Return the tokens that the model reads of a text, or of two as a pair, as `model.tokenize` gives them."""
+    """Return the tokens that the model reads of a text or a pair, in the order of `model.tokenize`."""
     tokenizer, long_text = model.tokenizer, model.long_text
     overlap = overlap_of_chunks(tokenizer, model.max_length, model.chunk_overlap) if model.reads_chunks else 0
     encodings = call_tokenizer(
@@ -206,7 +199,7 @@ def read_tokens(model: Classifier, texts: Sequence[str]) -> list[_Token]:
 
 
 def _by_word(texts: Sequence[str], tokens: Sequence[_Token], parts: np.ndarray) -> list[tuple[str, float]]:
-    """Add up the parts of the tokens of each word."""
+    """Return each word with the sum of the weights of its tokens."""
     found: list[tuple[str, float]] = []
     for number, text in enumerate(texts):
         spans = [match.span() for match in re.finditer(r"\S+", text)]
@@ -214,7 +207,7 @@ def _by_word(texts: Sequence[str], tokens: Sequence[_Token], parts: np.ndarray) 
         sums: dict[int, float] = {}
         for token, part in zip(tokens, parts.tolist(), strict=True):
             if token.text == number and token.end > token.start:
-                # Some tokenizers count the blank before a word to its first token, none the one after it.
+                # Some tokenizers count the space before a word as part of its first token; none the space after it.
                 word = bisect_right(starts, token.end - 1) - 1
                 sums[word] = sums.get(word, 0.0) + part
         found += [(BETWEEN, 0.0)] if number else []

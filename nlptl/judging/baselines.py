@@ -1,4 +1,4 @@
-"""Did transfer help? A model beside what was learned without one, on the same splits: `nlptl baselines`."""
+"""Does transfer help? A model beside simpler ones on the same splits: `nlptl baselines`."""
 
 import json
 import logging
@@ -28,8 +28,8 @@ from nlptl.data.writers import check_output, write_json
 from nlptl.errors import ConfigError
 from nlptl.evaluation.comparison import paired_bootstrap, randomization_test
 from nlptl.evaluation.metrics import LOWER_IS_BETTER, Scores
-from nlptl.json_files import read_object
 from nlptl.judging.predictions import Predictions, weighted_scores
+from nlptl.judging.run_files import RunFiles
 from nlptl.judging.words import fit_words, name_of_words
 from nlptl.model.reinit import start_anew
 from nlptl.tasks.kinds import make_task
@@ -47,8 +47,8 @@ SHARED = (
     *("batch_size", "selection_metric", "micro_batch_tokens", "mixed_precision", "cache", "cache_size"),
     *("class_weights", "sampling", "loss", "focal_gamma", "logit_adjustment"),
 )
-"""Settings of a training that its baselines have too, where they are trained in another way: what the device holds, and
-what is done for rare labels, without which a gain could be that of the weights alone."""
+"""Settings that a run shares with baselines trained in another way: those of the device, and those for rare labels,
+whose effect would otherwise count as a gain from transfer."""
 
 LEVEL = 0.05
 
@@ -57,87 +57,85 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class BaselinesConfig(Columns):
-    """Whether transfer helps on a data set: the encoder beside what needs no pretraining, on the same splits.
+    """Measure whether transfer helps: compare the encoder with models that need no pretraining, on the same splits.
 
-    majority: the most frequent label. words: TF-IDF with logistic regression (ridge regression for scores, the most
-    frequent tag of a word for tokens). random: the same encoder with random weights, trained as the fine-tuned one is.
-    frozen: a head over the frozen encoder, 10 epochs, in fewer seconds where an earlier run has left its features in
-    the cache. fine-tuned: all of it. Each is chosen on validation.
+    majority: the most frequent label. words: TF-IDF with logistic regression (ridge regression for numbers, the most
+    frequent tag of each word for tokens). random: the same encoder with random weights, trained like the fine-tuned
+    one. frozen: a head over the frozen encoder, 10 epochs; features cached by an earlier run are used. fine-tuned: the
+    whole encoder. Each is chosen on validation.
     """
 
     dataset: str
     """A file, a folder with train / validation / test files, a Hub id, or a sample."""
     rows: tuple[BaselineRow, ...] = ROWS
-    """What is trained and compared."""
+    """Models to train and compare."""
     model: str = "sample:minilm"
     """Pretrained encoder: sample:minilm, a local folder, or a Hub id (name@revision pins it)."""
     task: TaskKind = "single_label"
-    """What the labels are, as in training."""
+    """Kind of labels, as in training."""
     label_order: tuple[str, ...] = ()
-    """The labels of an ordinal task from the lowest to the highest. Empty: they are numbers."""
+    """The labels of an ordinal task from lowest to highest. Empty: they are numbers."""
     drop_empty: bool = False
-    """Leave out the texts of all splits that are empty or blank."""
+    """Drop empty and blank texts from all splits."""
     deduplicate: bool = False
-    """Drop from train the texts that are also in validation or test, and copies."""
+    """Drop from train texts that are also in validation or test, and duplicates."""
     max_examples: Annotated[int, Range(at_least=2)] | None = None
     """Keep at most this many examples of each split, for a first try."""
     max_length: Count | None = None
-    """Tokens of a text that the encoder reads. None: 256, or fewer if the encoder takes fewer."""
+    """Tokens of each text that the encoder reads. None: 256, or fewer if the encoder takes fewer."""
     num_epochs: Count = 3
-    """Epochs in which the encoder trains, with pretrained and with random weights."""
+    """Epochs of training the encoder, with pretrained and with random weights."""
     learning_rate: Positive | None = None
-    """Peak learning rate where the encoder trains. None: 5e-5."""
+    """Peak learning rate for training the encoder. None: 5e-5."""
     batch_size: Count = 32
     """Examples per optimizer step."""
     class_weights: ClassWeights = None
     """Weights of the classes in the loss of each row: balanced, or one number for each class. None: none."""
     selection_metric: SelectionMetric | None = None
-    """Score that is compared, and that chooses on validation. None: that of the task, such as accuracy."""
+    """Score to compare, which also chooses on validation. None: the default of the task, such as accuracy."""
     micro_batch_tokens: Count | None = None
-    """Tokens that the device forwards at once. None: by the device."""
+    """Tokens per forward pass. None: chosen by device."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of the forward pass on devices that have it."""
+    """Precision of the forward pass on devices that support it."""
     seed: int = 0
-    """Seeds the new weights, the order of examples and dropout."""
+    """Seed of new weights, the order of examples and dropout."""
     split_seed: int = 0
-    """Seeds what is carved out where a split is missing, and what --max-examples keeps."""
+    """Seed of splits that are carved out, and of --max-examples."""
     output: Path | None = None
-    """JSON file for the table; one that is there is replaced. None: the table alone."""
+    """JSON file for the table; an existing one is replaced. None: only print the table."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.rows:
-            raise ConfigError(
-                f"Expected one row or more of {', '.join(ROWS)}, found none. Name them, or leave --rows out."
-            )
+            raise ConfigError(f"--rows is empty. Name one or more of {', '.join(ROWS)}, or leave --rows out.")
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was trained or counted, and how it does on test.
+    """A model and its scores on test.
 
-    `task` has what was chosen on validation, such as thresholds; `outputs` are those of test, as it gives them.
+    `task` includes choices made on validation, such as thresholds; `outputs` are its outputs for test.
     """
 
     name: str
-    has_transfer: bool
     task: Task
     outputs: np.ndarray
     scores: Scores
     on_validation: dict[str, float]
     train_seconds: float | None
-    parameters: int
-    trainable_parameters: int
+    has_transfer: bool = False
+    parameters: int = 0
+    trainable_parameters: int = 0
 
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better the best row with transfer is than the best one without, on the same examples of test."""
+    """How much better the best row with transfer is than the best one without, on the same test examples."""
 
     row: str
     over: str
     difference: float
-    """In units of the metric; above zero is better, whichever way the metric goes."""
+    """In units of the metric; positive is better, also for a metric where lower is better."""
     low: float
     high: float
     p: float
@@ -145,7 +143,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Baselines:
-    """The rows, what they are compared by, and whether transfer has helped."""
+    """The rows, the metric they are compared by, and the gain from transfer."""
 
     metric: str
     rows: tuple[Row, ...]
@@ -154,31 +152,26 @@ class Baselines:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for strict JSON."""
-        return {
-            "metric": self.metric,
-            "rows": [
-                {
-                    "name": row.name,
-                    "scores": {name: score for name, score in row.scores.to_json().items() if name != "per_class"},
-                    "train_seconds": row.train_seconds,
-                    "parameters": row.parameters,
-                    "trainable_parameters": row.trainable_parameters,
-                }
-                for row in self.rows
-            ],
-            "gain": None if self.gain is None else asdict(self.gain),
-            "warning": self.warning,
-        }
+        rows = [
+            {
+                "name": row.name,
+                "scores": {name: score for name, score in row.scores.to_json().items() if name != "per_class"},
+                **{key: getattr(row, key) for key in ("train_seconds", "parameters", "trainable_parameters")},
+            }
+            for row in self.rows
+        ]
+        gain = None if self.gain is None else asdict(self.gain)
+        return {"metric": self.metric, "rows": rows, "gain": gain, "warning": self.warning}
 
 
 def compare_baselines(config: BaselinesConfig) -> Baselines:
-    """Train the rows that are asked for, log the table and what it says of transfer, and write `config.output`.
+    """Train the requested rows, log the comparison table and the gain from transfer, and write `config.output`.
 
     Raises:
-        ConfigError: If a flag cannot be obeyed.
+        ConfigError: If settings contradict each other or the task.
         DataError: If the data cannot be read as texts with targets of the task.
         NonFiniteError: If a training diverges.
-        ResourceError: If memory does not suffice, the model cannot be had, or the output cannot be written.
+        ResourceError: If memory runs out, the model is out of reach, or the output cannot be written.
     """
     if config.output is not None:
         check_output(config.output, suffixes=(".json",))
@@ -197,33 +190,32 @@ def compare_baselines(config: BaselinesConfig) -> Baselines:
 
 
 def compare_with_baselines(config: ClassificationConfig, splits: Splits, trainer: Trainer) -> Baselines:
-    """Train what a run is compared with, log the table, in which it stands too, and return it.
+    """Train the baselines, log the comparison table (including this run), and return it.
 
-    A run that has trained the whole encoder, or a head over the frozen one, is that row itself.
+    A run that trained the whole encoder, or a head over the frozen one, takes the place of that row.
 
     Args:
         config: Settings of the run.
         splits: Its data.
-        trainer: What has trained it, and scored validation and test.
+        trainer: The trainer of the run, after it has scored validation and test.
 
     Raises:
         NonFiniteError: If a training diverges.
-        ResourceError: If memory does not suffice.
+        ResourceError: If memory runs out.
     """
     kind: BaselineRow | None = None
     if config.transfer == TransferConfig():
         kind = "fine-tuned"
     elif trainer.model.encoder_is_frozen:
         kind = "frozen"
-    costs = {} if trainer.run is None else read_object(trainer.run.path / "costs.json")
-    name = "this run" if kind is None else f"{NAMES[kind]} (this run)"
-    own = _trained_row(name, trainer, splits, costs.get("train_seconds"))
+    seconds = None if trainer.run is None else RunFiles(trainer.run.path).costs.get("train_seconds")
+    own = _trained_row("this run" if kind is None else f"{NAMES[kind]} (this run)", trainer, splits, seconds)
     rows = _train_rows(config, splits, [row for row in ROWS if row != kind])
     return _judge([*rows, own], splits, config)
 
 
 def _train_rows(config: ClassificationConfig, splits: Splits, wanted: Sequence[BaselineRow]) -> list[Row]:
-    """Return the rows that are wanted; `config` has settings of a training, of the fine-tuned row if it is one."""
+    """Return the wanted rows. The fine-tuned row uses `config` unchanged if that trains the whole encoder."""
     kept = {name: getattr(config.train, name) for name in SHARED}
     frozen = replace(config, head=HeadConfig(), transfer=TransferConfig(freeze="encoder"), train=TrainingConfig(**kept))
     whole = replace(frozen, transfer=TransferConfig(), train=TrainingConfig(num_epochs=3, **kept))
@@ -247,8 +239,8 @@ def _train_encoder(kind: BaselineRow, config: ClassificationConfig, splits: Spli
     epochs = "1 epoch" if config.train.num_epochs == 1 else f"{config.train.num_epochs} epochs"
     logger.info("training %s: %s examples, %s", NAMES[kind], f"{len(splits.train):,}", epochs)
     train = replace(config.train, track=None)
-    if kind == "random":  # It has no pretrained weights to average with.
-        train = replace(train, wise_ft=None)
+    if kind == "random":
+        train = replace(train, wise_ft=None)  # there are no pretrained weights to average with
     start = time.monotonic()
     with _quiet():
         model = classifier_of(config, splits)
@@ -264,102 +256,70 @@ def _train_encoder(kind: BaselineRow, config: ClassificationConfig, splits: Spli
 def _trained_row(
     name: str, trainer: Trainer, splits: Splits, seconds: float | None, *, has_transfer: bool = True
 ) -> Row:
-    task, counts = trainer.model.task, count_parameters(trainer.model.network)
-    validation, test = (task.outputs(trainer.evaluations[split].logits) for split in ("validation", "test"))
-    return _row(name, task, splits, validation, test, seconds, seed=trainer.seed, has_transfer=has_transfer, **counts)
+    task = trainer.model.task
+    counts: dict[str, Any] = count_parameters(trainer.model.network)
+    outputs = [task.outputs(trainer.evaluations[split].logits) for split in ("validation", "test")]
+    row = _row(name, task, splits, outputs, seconds, trainer.seed)
+    return replace(row, has_transfer=has_transfer, **counts)
 
 
 def _fit_words(splits: Splits, config: ClassificationConfig) -> Row:
-    task = make_task(splits, label_order=config.label_order)
-    logger.info("fitting %s", name_of_words(task))
-    start = time.monotonic()
-    fitted = fit_words(
-        task, splits, metric=selection_metric(task, config.train), class_weights=_class_weights(config.train)
-    )
-    task = task.tuned(task.targets(splits.validation), fitted.validation, config.train)
-    validation, test = task.outputs(fitted.validation), task.outputs(fitted.test)
-    return _row(
-        name_of_words(task),
-        task,
-        splits,
-        validation,
-        test,
-        time.monotonic() - start,
-        seed=config.seed,
-        parameters=fitted.parameters,
-        trainable_parameters=fitted.parameters,
-    )
-
-
-def _class_weights(config: TrainingConfig) -> ClassWeights:
-    """Return the weights that do for words what a training does for rare labels, one way or another."""
-    is_for_rare = config.sampling == "balanced" or config.logit_adjustment > 0 or config.loss != "cross_entropy"
-    return "balanced" if config.class_weights is None and is_for_rare else config.class_weights
+    task, train, start = make_task(splits, label_order=config.label_order), config.train, time.monotonic()
+    name, weights = name_of_words(task), train.class_weights
+    logger.info("fitting %s", name)
+    if weights is None and (
+        train.sampling == "balanced" or train.logit_adjustment > 0 or train.loss != "cross_entropy"
+    ):
+        weights = "balanced"  # the counterpart, for this model, of how the training handles rare labels
+    fitted = fit_words(task, splits, metric=selection_metric(task, train), class_weights=weights)
+    task = task.tuned(task.targets(splits.validation), fitted.validation, train)
+    outputs = [task.outputs(fitted.validation), task.outputs(fitted.test)]
+    row = _row(name, task, splits, outputs, time.monotonic() - start, config.seed)
+    return replace(row, parameters=fitted.parameters, trainable_parameters=fitted.parameters)
 
 
 def _count_targets(splits: Splits, config: ClassificationConfig) -> Row:
-    start = time.monotonic()
-    task = make_task(splits, label_order=config.label_order)
-    targets = {split: task.targets(splits[split]) for split in ("train", "validation", "test")}
-    task, output = task.constant(targets["train"])
-    validation, test = (np.tile(output, (len(task.flat(targets[split])), 1)) for split in ("validation", "test"))
-    seconds = time.monotonic() - start
-    return _row(task.baseline_name, task, splits, validation, test, seconds, seed=config.seed)
+    task, start = make_task(splits, label_order=config.label_order), time.monotonic()
+    train, *others = (task.targets(splits[split]) for split in ("train", "validation", "test"))
+    task, output = task.constant(train)
+    outputs = [np.tile(output, (len(task.flat(targets)), 1)) for targets in others]
+    return _row(task.baseline_name, task, splits, outputs, time.monotonic() - start, config.seed)
 
 
-def _row(
-    name: str,
-    task: Task,
-    splits: Splits,
-    validation: np.ndarray,
-    test: np.ndarray,
-    seconds: float | None,
-    *,
-    seed: int,
-    has_transfer: bool = False,
-    parameters: int = 0,
-    trainable_parameters: int = 0,
-) -> Row:
-    """Return a scored row, from the outputs of validation and test."""
+def _row(name: str, task: Task, splits: Splits, outputs: Sequence[np.ndarray], seconds: float | None, seed: int) -> Row:
+    validation, test = outputs
     scores = task.score(task.targets(splits.test), test, seed=seed)
     on_validation = task.point_scores(task.targets(splits.validation), validation)
-    return Row(name, has_transfer, task, test, scores, on_validation, seconds, parameters, trainable_parameters)
+    return Row(name, task, test, scores, on_validation, seconds)
 
 
 def _judge(rows: Sequence[Row], splits: Splits, config: ClassificationConfig) -> Baselines:
-    """Log the table and whether transfer has helped, and return it all."""
     task = rows[0].task
-    shown = list(dict.fromkeys((selection_metric(task, config.train), *task.metrics)))[:2]
-    metric = shown[0]
-    logger.info("\n%s\n", baselines_table(rows, shown))
+    metric = selection_metric(task, config.train)
+    logger.info("\n%s\n", baselines_table(rows, list(dict.fromkeys((metric, *task.metrics)))[:2]))
     gain, warning = None, None
     sign = -1 if metric in LOWER_IS_BETTER else 1
     sides = [[row for row in rows if row.has_transfer == is_transfer] for is_transfer in (True, False)]
     if all(sides):
-        # Chosen on validation, as everything is; the best on test would be better than it is.
+        # Both are chosen on validation: the score of the best row on test would be too good.
         best, other = (max(side, key=lambda row: sign * row.on_validation[metric]) for side in sides)
         gain = _gain(best, other, metric, splits.test, seed=config.seed)
         logger.info("%s", describe_gain(gain, metric))
         warning = doubt_gain(gain)
-    if warning is not None:
-        logger.warning("%s", warning)
+        if warning is not None:
+            logger.warning("%s", warning)
     return Baselines(metric, tuple(rows), gain, warning)
 
 
 def baselines_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     """Return a table with a line for each row: scores on test with 95 % intervals, seconds, numbers of parameters."""
-    header = ["test"]
-    for metric in metrics:
-        header += [metric, "95 % interval"]
-    lines = [[*header, "seconds", "parameters", "trainable"]]
+    header = [cell for metric in metrics for cell in (metric, "95 % interval")]
+    lines = [["test", *header, "seconds", "parameters", "trainable"]]
     for row in rows:
-        cells = [row.name]
-        for metric in metrics:
-            score = row.scores[metric]
-            cells += [f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}"]
-        counts = [f"{count:,}" for count in (row.parameters, row.trainable_parameters)]
+        scores = [row.scores[metric] for metric in metrics]
+        cells = [cell for each in scores for cell in (f"{each.value:.4f}", f"{each.low:.4f} to {each.high:.4f}")]
         seconds = "-" if row.train_seconds is None else f"{row.train_seconds:.1f}"
-        lines.append([*cells, seconds, *counts])
+        lines.append([row.name, *cells, seconds, f"{row.parameters:,}", f"{row.trainable_parameters:,}"])
     return align_table(lines)
 
 
@@ -374,7 +334,7 @@ def _gain(best: Row, other: Row, metric: str, test: Examples, *, seed: int) -> G
 
 
 def _predictions(row: Row, test: Examples) -> Predictions:
-    """Return what `predictions.csv` of a run would hold."""
+    """Return the content that `predictions.csv` of a run would have."""
     columns = row.task.columns(row.outputs, test.texts, test.texts, name="predicted")
     cells = {
         name: [json.dumps(cell) if isinstance(cell, list) else cell for cell in column]
@@ -384,20 +344,20 @@ def _predictions(row: Row, test: Examples) -> Predictions:
 
 
 def describe_gain(gain: Gain, metric: str) -> str:
-    """Return one sentence on what transfer gains."""
+    """Return a sentence on the gain from transfer."""
     p = f"p = {gain.p:.2g}" if gain.p >= 0.001 else "p < 0.001"
     gains, over = ("gains", "over") if gain.difference >= 0 else ("loses", "to")
     return (
         f"{gain.row} {gains} {abs(gain.difference):.4f} {metric} {over} {gain.over}: 95 % interval of the gain "
-        f"{gain.low:+.4f} to {gain.high:+.4f}, {p} (on validation, each is the best with and without transfer)"
+        f"{gain.low:+.4f} to {gain.high:+.4f}, {p} (the best with and the best without transfer, by validation)"
     )
 
 
 def doubt_gain(gain: Gain) -> str | None:
-    """Return a warning where transfer has not helped, or it cannot be told; None: it has."""
+    """Return a warning unless transfer clearly helps; None if it does."""
     if gain.low > 0 and gain.p <= LEVEL:
         return None
-    way_out = "Take another encoder, more examples, or the simpler model."
+    way_out = "Try another encoder or more examples, or use the simpler model."
     if gain.high < 0 and gain.p <= LEVEL:
         return f"negative transfer: {gain.row} is worse than {gain.over}. {way_out}"
     return f"no gain: this test set does not show that {gain.row} is better than {gain.over}. {way_out}"
@@ -405,7 +365,7 @@ def doubt_gain(gain: Gain) -> str | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what a training says of itself off the console, but for warnings."""
+    """Log only warnings of nlptl inside the block."""
     nlptl = logging.getLogger("nlptl")
     level = nlptl.level
     nlptl.setLevel(logging.WARNING)

@@ -205,18 +205,12 @@ def _run_rows(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> list[list[
     rows = [["run", main, "95 % interval", *others, "training", "memory", "trained", "texts per second"]]
     for run in runs:
         score, costs = run.scores[main], run.costs
-        rows.append(
-            [
-                run.name,
-                _number(score["value"]),
-                f"{_number(score['low'])} to {_number(score['high'])}",
-                *(_number(run.scores[name]["value"]) for name in others),
-                _number(costs.get("train_seconds"), "{:,.1f} s"),
-                _number(costs.get("peak_memory_bytes"), "{:,.0f} MB", unit=1_000_000),
-                _number(costs.get("trainable_parameters"), "{:,}"),
-                _number(costs.get("test_texts_per_second"), "{:,.0f}"),
-            ]
-        )
+        cells = [run.name, _number(score["value"]), f"{_number(score['low'])} to {_number(score['high'])}"]
+        cells += [_number(run.scores[name]["value"]) for name in others]
+        cells.append(_number(costs.get("train_seconds"), "{:,.1f} s"))
+        cells.append(_number(costs.get("peak_memory_bytes"), "{:,.0f} MB", unit=1_000_000))
+        cells.append(_number(costs.get("trainable_parameters"), "{:,}"))
+        rows.append([*cells, _number(costs.get("test_texts_per_second"), "{:,.0f}")])
     return rows
 
 

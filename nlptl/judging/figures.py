@@ -1,7 +1,8 @@
-"""Figures as SVG that stands in a page: drawn by matplotlib, coloured and lettered by the page's style sheet.
+"""Figures as inline SVG, drawn by matplotlib, with the colours and fonts of the page's style sheet.
 
-Colours that stand for others are drawn and then replaced by the style sheet's, so that one drawing serves light and
-dark; letters stay letters. Nothing depends on the time or on chance: the same numbers give the same bytes.
+Placeholder colours are drawn and then replaced by variables of the style sheet, so that one drawing serves light and
+dark mode; text stays text. The same numbers give the same bytes. Each figure has a `key`, the prefix of its ids on the
+page, and a caption.
 """
 
 import importlib.util
@@ -23,40 +24,27 @@ INK, GRID, ONE, TWO = "#010101", "#020202", "#030303", "#040404"
 COLOURS = {INK: "var(--ink)", GRID: "var(--line)", ONE: "var(--one)", TWO: "var(--two)"}
 
 WIDTH = 300
-"""Of a figure that a telephone shows whole, in units in which letters are 10 high."""
+"""Width of a figure that fits a phone, in units in which letters are 10 high."""
 
 STRONGEST = 0.5
-"""Opacity of a full cell; below it, letters on all colours of the style sheet keep a contrast of 4.5 to 1."""
+"""Largest opacity of a cell: text on it keeps a contrast of 4.5 to 1 in light and dark mode."""
 
 MOST_POINTS = 300
 MOST_LETTERS = 27
 MOST_CLASSES = 20
 
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "nlptl",
-    "text.parse_math": False,  # a dollar in the name of a label is a dollar
-    "axes.unicode_minus": True,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), GRID),
+    **dict.fromkeys(("svg.fonttype", "figure.facecolor", "axes.facecolor"), "none"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon", "path.simplify"), False),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9.0),
     "font.size": 10.0,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": GRID,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    "svg.hashsalt": "nlptl",
+    "text.parse_math": False,  # a dollar sign in the name of a label is not math
+    "axes.unicode_minus": True,
     "axes.grid": True,
-    "grid.color": GRID,
     "grid.linewidth": 0.6,
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.labelsize": 9.0,
-    "ytick.labelsize": 9.0,
-    "legend.frameon": False,
-    "legend.fontsize": 9.0,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "path.simplify": False,
 }
 
 
@@ -68,14 +56,7 @@ def can_draw() -> bool:
 def draw_line(
     key: str, caption: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, mark: float | None = None
 ) -> Picture:
-    """Draw one or two lines over the steps of training.
-
-    Args:
-        key: Tells the figure from others of the page.
-        caption: What is drawn.
-        lines: Steps and values of each line by its name.
-        mark: A step that stands out: that of the weights that were kept.
-    """
+    """Draw one or two lines, (steps, values) by name, over the steps of training; `mark` is the step that was kept."""
     has_legend = len(lines) + (mark is not None) > 1
 
     def draw(axes: "Axes") -> None:
@@ -102,14 +83,7 @@ def draw_line(
 def draw_intervals(
     key: str, caption: str, rows: Sequence[tuple[str, float, float | None, float | None]], *, reference: float | None
 ) -> Picture:
-    """Draw values with their intervals, one below the other, and a line to hold them against.
-
-    Args:
-        key: Tells the figure from others of the page.
-        caption: What is drawn.
-        rows: Name, value, and low and high end of each.
-        reference: Where the line is.
-    """
+    """Draw rows of name, value, and low and high end, one below the other, and a line at `reference` unless None."""
     labels = [shorten(label, MOST_LETTERS) for label, *_ in rows]
 
     def draw(axes: "Axes") -> None:
@@ -134,7 +108,7 @@ def draw_intervals(
 
 
 def draw_confusion(key: str, caption: str, names: Sequence[str], counts: Sequence[Sequence[int]]) -> Picture:
-    """Draw a confusion matrix: rows are labels, columns predictions; cells are shaded by their share of the row."""
+    """Draw a confusion matrix: labels in rows, predictions in columns; shades are fractions of the row."""
     from matplotlib.patches import Rectangle
 
     matrix, labels = np.asarray(counts), [shorten(label, MOST_LETTERS) for label in names]
@@ -146,7 +120,7 @@ def draw_confusion(key: str, caption: str, names: Sequence[str], counts: Sequenc
     def draw(axes: "Axes") -> None:
         for i in range(size):
             for j in range(size):
-                alpha = round(STRONGEST * float(shares[i, j]) ** 0.5, 3)  # so that rare mistakes are seen
+                alpha = round(STRONGEST * float(shares[i, j]) ** 0.5, 3)  # the root makes rare mistakes visible
                 colour = ONE if i == j else TWO
                 axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=colour, alpha=alpha, linewidth=0))
                 if matrix[i, j]:
@@ -162,7 +136,7 @@ def draw_confusion(key: str, caption: str, names: Sequence[str], counts: Sequenc
         axes.set_ylabel("label")
 
     right = int(np.trace(matrix))
-    told = f"{right:,} of {int(matrix.sum()):,} on the diagonal, where label and prediction are the same"
+    told = f"{right:,} of {int(matrix.sum()):,} on the diagonal, where label and prediction are equal"
     room = _room(labels)
     top = 34 if max(map(len, labels)) * 6 < cell else room + 26
     width, height = room + 18 + cell * size + 8, top + cell * size + 8
@@ -172,7 +146,7 @@ def draw_confusion(key: str, caption: str, names: Sequence[str], counts: Sequenc
 
 
 def draw_reliability(key: str, caption: str, bins: Sequence[dict[str, Any]]) -> Picture:
-    """Draw how often predictions of each probability are right, and how many there are of each."""
+    """Draw the accuracy and the number of the predictions in each bin of probability."""
     filled = [each for each in bins if each["n"]]
 
     def draw(axes: "Axes") -> None:
@@ -185,11 +159,11 @@ def draw_reliability(key: str, caption: str, bins: Sequence[dict[str, Any]]) -> 
         axes.plot(x, y, color=ONE, marker="o", markersize=4, linewidth=1.6, clip_on=False)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
-        axes.set_xlabel("probability that the model gives")
-        axes.set_ylabel("share that is right")
+        axes.set_xlabel("predicted probability")
+        axes.set_ylabel("accuracy")
 
     told = "; ".join(f"{each['confidence']:.2f}: {each['accuracy']:.2f} ({each['n']:,} texts)" for each in filled)
-    alternative = f"{caption}. Share that is right by mean probability: {told}."
+    alternative = f"{caption}. Accuracy by mean probability: {told}."
     return _picture(key, caption, alternative, draw, height=250, left=44, top=10, bottom=36)
 
 
@@ -201,17 +175,17 @@ def _picture(
     *,
     height: int,
     left: int,
-    width: int = WIDTH,
-    top: int = 8,
     bottom: int,
+    top: int = 8,
+    width: int = WIDTH,
 ) -> Picture:
-    """Let `draw` fill axes of that size, with room around them, and return them as SVG."""
+    """Return axes filled by `draw` as SVG, with the given margins around them."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # The browser has the letters that matplotlib's font lacks.
+        # The browser has glyphs that matplotlib's font lacks.
         warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
@@ -226,7 +200,7 @@ def _picture(
 
 
 def _inline(svg: str, key: str, alternative: str) -> str:
-    """Return the drawing as an element of a page: its own ids, no size, colours and letters of the style sheet."""
+    """Return an SVG for a page: unique ids, no size, and the colours and fonts of the style sheet."""
 
     def tag(found: re.Match[str]) -> str:
         text = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", found[0])
@@ -251,12 +225,12 @@ def _font_size(found: re.Match[str]) -> str:
 
 
 def _some(count: int) -> np.ndarray:
-    """Return which of `count` points are drawn: all, or evenly some with the first and the last."""
+    """Return the indices of the points to draw: all, or evenly spaced ones with the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).round().astype(int))
 
 
 def _room(labels: Sequence[str]) -> int:
-    """Return the width that labels of letters 9 high take, wide ones such as Chinese counted double."""
+    """Return the width of labels with letters 9 high; wide letters such as Chinese count double."""
     import unicodedata
 
     widths = [sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in label) for label in labels]

@@ -128,15 +128,9 @@ def slices(run: RunFiles) -> doc.Section | None:
     columns = ("slice", metric, "difference from the rest", "p", "texts", "95 % interval", "")
     shown = rows[: max(FEW_SLICES, sum(bool(row["flagged"]) for row in rows[:MOST_SLICES]))]
     cells = [
-        [
-            f"{doc.name(row['column'])}: {doc.name(row['value'])}",
-            doc.decimal(row["score"]),
-            doc.signed(row["difference"]),
-            doc.p_value(row["p"]),
-            doc.count(row["n"]),
-            doc.interval(row),
-            "flagged" if row["flagged"] else "",
-        ]
+        [f"{doc.name(row['column'])}: {doc.name(row['value'])}", doc.decimal(row["score"])]
+        + [doc.signed(row["difference"]), doc.p_value(row["p"]), doc.count(row["n"]), doc.interval(row)]
+        + ["flagged" if row["flagged"] else ""]
         for row in shown
     ]
     marked = frozenset(i for i, row in enumerate(shown) if row["flagged"])
@@ -183,16 +177,11 @@ def probes(run: RunFiles) -> doc.Section | None:
     found = run.analysis.get("probes")
     if not found:
         return None
+    ends = [{"low": each.get("difference_low"), "high": each.get("difference_high")} for each in found]
     rows = [
-        [
-            doc.name(each["name"]),
-            doc.count(each["changed"]),
-            doc.decimal(each["score"]),
-            doc.signed(each["difference"]),
-            doc.interval({"low": each.get("difference_low"), "high": each.get("difference_high")}),
-            doc.percent(each["flipped"]),
-        ]
-        for each in found
+        [doc.name(each["name"]), doc.count(each["changed"]), doc.decimal(each["score"])]
+        + [doc.signed(each["difference"]), doc.interval(of_difference), doc.percent(each["flipped"])]
+        for each, of_difference in zip(found, ends, strict=True)
     ]
     metric = doc.metric_name((run.analysis.get("slices") or {}).get("metric", run.metric))
     columns = ("change", "changed texts", metric, "difference", "95 % interval", "changed predictions")

@@ -1,7 +1,4 @@
-"""What became of each example of a split: label and prediction, by how much it was missed, its part of the score.
-
-The one place in which the judging of kinds of tasks differs.
-"""
+"""Outcomes of the examples of a split: label, prediction, loss, contribution to the score, by kind of task."""
 
 import math
 from collections.abc import Sequence
@@ -30,20 +27,20 @@ from nlptl.tasks.task import Task
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of the examples of a split, in their order."""
+    """The outcomes of the examples of a split, in order."""
 
     scores: RowScores
     labels: list[str]
-    """The labels of each, as it is read."""
+    """The labels of each example in readable form."""
     predicted: list[str]
     is_wrong: np.ndarray  # bool [examples]
-    losses: np.ndarray  # float64 [examples], the larger the worse
-    confidences: np.ndarray  # float64 [examples]: probability of what was predicted, or of its worst part; NaN: none
+    losses: np.ndarray  # float64 [examples]
+    confidences: np.ndarray  # float64 [examples]: probability of the prediction, or of its worst part; NaN: none
     label_sets: list[tuple[str, ...]]
-    """The labels of each by which it is sliced."""
+    """The labels of each example that define slices."""
     confusion: dict[str, Any] | None
     confused: Pairs
-    decisive: np.ndarray  # int64 [examples]: the label or score whose probability decides, by its place in the names
+    decisive: np.ndarray  # int64 [examples]: index of the label or output that attributions explain
 
 
 def outcomes_of(
@@ -55,15 +52,15 @@ def outcomes_of(
     *,
     texts_shown: bool,
 ) -> Outcomes:
-    """Return what became of examples.
+    """Return the outcomes of examples.
 
     Args:
         task: The task.
-        labels: What the data says of each, as `Examples.labels` has it.
-        targets: The same as the task has it.
-        outputs: What the task makes of the logits: probabilities or scores.
+        labels: Their `Examples.labels`.
+        targets: The targets of the task for these labels.
+        outputs: Outputs of the task: probabilities or numbers.
         texts: The texts.
-        texts_shown: Whether parts of the texts may be quoted.
+        texts_shown: Whether the outcomes may quote the texts.
     """
     if isinstance(task, SingleLabel):
         return _of_label(task, labels, targets, outputs)
@@ -75,8 +72,13 @@ def outcomes_of(
 
 
 def plain_number(value: float) -> float | None:
-    """Return a number as JSON has it: None for NaN and infinity."""
+    """Return a number for strict JSON: None for NaN and infinity."""
     return float(value) if math.isfinite(value) else None
+
+
+def plain_numbers(row: dict[str, Any]) -> dict[str, Any]:
+    """Return `row` with None in place of NaN and infinity."""
+    return {key: plain_number(value) if isinstance(value, float) else value for key, value in row.items()}
 
 
 def _of_label(task: SingleLabel, labels: Sequence[str], targets: np.ndarray, outputs: np.ndarray) -> Outcomes:
@@ -109,10 +111,10 @@ def _of_label_set(
     for i, names in enumerate(given):
         predicted[i, [id_of[name] for name in names]] = True
     shared, all_of = (true & predicted).sum(axis=1), true.sum(axis=1) + predicted.sum(axis=1)
-    # As samples_f1 of the scores: a text with neither true nor predicted labels has 0.
+    # As in samples_f1, a text with neither true nor predicted labels has 0.
     f1 = 2 * shared / np.maximum(all_of, 1)
     wrong = true != predicted
-    # Of the labels that are decided wrongly, how far the surest one is from what is right.
+    # The confidence of the surest wrong decision.
     sure = np.where(wrong, np.where(predicted, outputs, 1 - outputs), -np.inf)
     confidences = np.where(wrong.any(axis=1), sure.max(axis=1), np.nan)
     return Outcomes(
@@ -158,9 +160,8 @@ def _of_tags(
     spans = [(set(find_spans(one)), set(find_spans(two))) for one, two in zip(true, predicted, strict=True)]
     parts = np.array([2.0 * len(one & two) for one, two in spans])
     wholes = np.array([float(len(one) + len(two)) for one, two in spans])
-    ends = np.cumsum([len(tags) for tags in true])
-    of_words = np.split(outputs, ends[:-1])
-    # Words that are not read have the same probability of all tags but O, and no confidence of their own.
+    of_words = np.split(outputs, np.cumsum([len(tags) for tags in true])[:-1])
+    # Words that the model did not read have equal probabilities of all tags but O, and no confidence.
     is_read = [np.ptp(each[:, 1:], axis=1) > 0 for each in of_words]
     wrong_words = [
         np.array([a != b for a, b in zip(one, two, strict=True)]) for one, two in zip(true, predicted, strict=True)
@@ -196,7 +197,7 @@ def _numbers(row: np.ndarray, names: Sequence[str]) -> str:
 
 
 def _spans(tags: Sequence[str], words: Sequence[str], texts_shown: bool) -> str:
-    """Return the spans of a text with their words, or with the numbers of the words if these may not be shown."""
+    """Return the spans of a text with their words, or with word numbers if texts may not be shown."""
     found = []
     for name, first, end in find_spans(tags):
         place = f"word {first + 1}" if end == first + 1 else f"words {first + 1} to {end}"

@@ -1,8 +1,7 @@
-"""What small changes of texts do to predictions: typos, case, negation, emoji, punctuation, blanks.
+"""Effect of small changes of texts on predictions: typos, case, negation, emoji, punctuation, spaces.
 
 After Ribeiro et al. (2020, Beyond Accuracy: Behavioral Testing of NLP Models with CheckList, arXiv:2005.04118): most
-changes leave the meaning as it is, and predictions should stay; a negation turns it, and predictions should change.
-Negations are English ones.
+changes keep the meaning, and predictions should not change; an (English) negation reverses it, and they should.
 """
 
 import re
@@ -17,13 +16,13 @@ from nlptl.evaluation.comparison import paired_bootstrap
 from nlptl.evaluation.metrics import ratio
 from nlptl.evaluation.slices import RowScores, interval_of, ratio_of
 from nlptl.evaluation.uncertainty import WeightedScores
-from nlptl.judging.outcomes import Outcomes, outcomes_of, plain_number
+from nlptl.judging.outcomes import Outcomes, outcomes_of, plain_numbers
 from nlptl.model.classifier import Classifier
 from nlptl.wording import align_table
 
 MOST_TEXTS = 500
 TYPO_SHARE = 0.1
-"""Share of the words of four letters or more that get a typo, at least one of a text."""
+"""Fraction of the words of four letters or more that get a typo, at least one in each text."""
 
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _NEGATIONS = [
@@ -45,13 +44,13 @@ Change = Callable[[str, np.random.Generator], str]
 
 @dataclass(frozen=True)
 class Probe:
-    """A change of texts."""
+    """A kind of change of texts."""
 
     name: str
     change: Change
     turns_meaning: bool = False
     keeps_words: bool = False
-    """Whether there are as many words afterwards, so that tags still fit."""
+    """Whether the number of words stays the same, so that tags still fit."""
 
 
 def put_typos(text: str, rng: np.random.Generator) -> str:
@@ -69,7 +68,7 @@ def put_typos(text: str, rng: np.random.Generator) -> str:
 
 
 def turn_meaning(text: str, rng: np.random.Generator) -> str:
-    """Take a negation out, or put "not" behind the first auxiliary verb; a text with neither stays."""
+    """Remove a negation, or insert "not" after the first auxiliary verb; other texts stay as they are."""
     for negation, without in _NEGATIONS:
         if negation.search(text):
             return negation.sub(without, text, count=1)
@@ -90,18 +89,13 @@ PROBES = (
 
 
 def probe(model: Classifier, examples: Examples, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Return what each change does to the predictions of at most `MOST_TEXTS` texts.
+    """Return the effect of each change on the predictions of at most `MOST_TEXTS` texts.
 
-    Changes that leave every text as it is are left out. Each of the others has the "name" of the change, the number of
-    texts "changed", the "score" of all texts with the 95 % interval "low" to "high", the "difference" to the score of
-    the unchanged texts with the interval "difference_low" to "difference_high" of the paired bootstrap, and the share
-    "flipped" of the changed texts whose prediction is another one (None: of scores). Where a change turns the meaning,
-    labels no longer hold, and flips alone are told.
-
-    Args:
-        model: The trained model.
-        examples: Labelled examples.
-        seed: Seeds which texts are taken, where typos are made, and the bootstrap.
+    Each has the "name" of the change, the number of texts "changed" (at least one), the "score" of all texts with the
+    95 % interval "low" to "high", the "difference" from the score of the original texts with the interval
+    "difference_low" to "difference_high" of the paired bootstrap, and "flipped", the fraction of the changed texts with
+    another prediction (None for regression). A change of the meaning has only "flipped", because labels no longer hold.
+    `seed` is that of the sample of texts, the typos and the bootstrap.
     """
     rng = np.random.default_rng([seed % 2**64, 1])
     kept = np.arange(len(examples))
@@ -114,21 +108,20 @@ def probe(model: Classifier, examples: Examples, *, seed: int = 0) -> list[dict[
     for each in PROBES:
         if model.task.is_per_token and not each.keeps_words:
             continue
-        if model.task.kind == "regression" and each.turns_meaning:  # nothing can be told of it
+        if model.task.kind == "regression" and each.turns_meaning:  # neither a score nor flips are defined
             continue
         texts_after, pairs_after = ([each.change(text, rng) for text in given] for given in (texts, pairs))
         changed = np.array([a != b for a, b in zip(texts, texts_after, strict=True)])
         if pairs:
             changed |= np.array([a != b for a, b in zip(pairs, pairs_after, strict=True)])
-        if not changed.any():
-            continue
-        after = _judge(model, examples, texts_after, pairs_after)
-        found.append(_compare(each, before, after, changed, seed=seed))
+        if changed.any():
+            after = _judge(model, examples, texts_after, pairs_after)
+            found.append(_compare(each, before, after, changed, seed=seed))
     return found
 
 
 def probe_table(rows: list[dict[str, Any]], *, metric: str) -> str:
-    """Return a table of what `probe` has found."""
+    """Return a table of the results of `probe`."""
     cells = [("change", "texts", metric, "difference", "95 % interval", "flipped")]
     for row in rows:
         score, difference, interval = "", "", ""
@@ -148,19 +141,17 @@ def _judge(model: Classifier, examples: Examples, texts: list[str], pairs: list[
 
 def _compare(each: Probe, before: Outcomes, after: Outcomes, changed: np.ndarray, *, seed: int) -> dict[str, Any]:
     is_other = np.array([a != b for a, b in zip(before.predicted, after.predicted, strict=True)])
-    is_score = after.scores.metric == "mae" and after.confusion is None
-    flipped = ratio_of((is_other & changed).sum(), changed.sum())
+    scores = after.scores
+    is_number = scores.metric == "mae" and after.confusion is None
     row: dict[str, Any] = {"name": each.name, "changed": int(changed.sum())}
     row |= dict.fromkeys(("score", "low", "high", "difference", "difference_low", "difference_high"))
-    row["flipped"] = None if is_score else plain_number(flipped)
-    if each.turns_meaning:
-        return row
-    low, high = interval_of(after.scores.parts, after.scores.wholes, is_share=after.scores.is_share)
-    paired = paired_bootstrap(_weighted(after.scores), _weighted(before.scores), len(changed), seed=seed)
-    difference = paired[after.scores.metric]
-    row |= {"score": after.scores.overall, "low": low, "high": high}
-    row |= {"difference": difference.value, "difference_low": difference.low, "difference_high": difference.high}
-    return {key: plain_number(value) if isinstance(value, float) else value for key, value in row.items()}
+    row["flipped"] = None if is_number else ratio_of((is_other & changed).sum(), changed.sum())
+    if not each.turns_meaning:
+        low, high = interval_of(scores.parts, scores.wholes, is_share=scores.is_share)
+        paired = paired_bootstrap(_weighted(scores), _weighted(before.scores), len(changed), seed=seed)[scores.metric]
+        row |= {"score": scores.overall, "low": low, "high": high}
+        row |= {"difference": paired.value, "difference_low": paired.low, "difference_high": paired.high}
+    return plain_numbers(row)
 
 
 def _weighted(scores: RowScores) -> WeightedScores:

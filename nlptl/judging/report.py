@@ -47,17 +47,12 @@ def report(config: ReportConfig) -> None:
     if config.output is not None:
         check_output(config.output, suffixes=(".md",) if config.markdown else (".html",))
     run = read_run(config.run.expanduser())
-    if not config.markdown:
-        if config.output is None and run.scores and (run.folder / "model").is_dir():
-            write_model_card(run)
-        write_report(run, config.output or run.folder / "report.html")
+    if config.markdown and config.output is None:
+        logger.info("%s", to_markdown(sections.title(run), report_sections(run)).rstrip("\n"))
         return
-    markdown = to_markdown(sections.title(run), report_sections(run))
-    if config.output is None:
-        logger.info("%s", markdown.rstrip("\n"))
-    else:
-        write_text(config.output, markdown)
-        logger.info("wrote the report to %s", config.output)
+    if config.output is None and run.scores and (run.folder / "model").is_dir():
+        write_model_card(run)
+    write_report(run, config.output or run.folder / "report.html")
 
 
 def report_run(folder: Path) -> None:
@@ -78,13 +73,14 @@ def report_run(folder: Path) -> None:
 
 
 def write_report(run: RunFiles, path: Path) -> None:
-    """Write the report of a run as one page.
+    """Write the report of a run to a file, as Markdown if its name ends in .md, otherwise as one page.
 
     Raises:
         UntrustedFileError: If a file of the run is damaged.
         ResourceError: If the report cannot be written.
     """
-    write_text(path, to_html(sections.title(run), report_sections(run)))
+    convert = to_markdown if path.suffix.lower() == ".md" else to_html
+    write_text(path, convert(sections.title(run), report_sections(run)))
     logger.info("wrote the report to %s", path)
 
 

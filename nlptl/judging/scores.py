@@ -31,6 +31,7 @@ def score_tables(run: RunFiles) -> list[doc.Part]:
         return [
             [doc.metric_name(m), doc.decimal(found[m]["value"]), doc.interval(found[m]), doc.count(found[m]["n"])]
             for m in metrics
+            if m in found  # some scores of a single row are undefined
         ]
 
     columns, on_split = ("score", "value", "95 % interval", "texts"), rows(of_split)
@@ -47,7 +48,7 @@ def score_tables(run: RunFiles) -> list[doc.Part]:
 
 
 def _drawn(run: RunFiles) -> list[tuple[str, float, float | None, float | None]]:
-    """Return the name, main score and interval of this run and of what it is compared with."""
+    """Return the name, main score and interval of this run and of each baseline."""
     rows = [(row["name"], row["scores"].get(run.metric) or {}) for row in run.baselines.get("rows", [])]
     if not rows and run.baseline is not None:
         rows = [(run.baseline[0], run.baseline[1].get(run.metric) or {})]
@@ -63,21 +64,16 @@ def _baselines(run: RunFiles) -> Iterable[doc.Part]:
         return
     metrics = list(dict.fromkeys([run.metric, *(m for row in rows for m in row["scores"] if m != "per_class")]))[:3]
     shown = [doc.metric_name(metric) for metric in metrics]
-    yield doc.Table(
-        "Did transfer help? Scores of simpler methods on the same texts",
-        ("", *shown, f"95 % interval of {shown[0]}", "training", "trainable parameters"),
-        [
-            [
-                doc.name(row["name"]),
-                *(doc.decimal((row["scores"].get(m) or {}).get("value")) for m in metrics),
-                doc.interval(row["scores"].get(metrics[0]) or {}),
-                doc.seconds(row.get("train_seconds")),
-                doc.count(row.get("trainable_parameters")),
-            ]
-            for row in rows
-        ],
-        marked=frozenset(i for i, row in enumerate(rows) if THIS_RUN in row["name"]),
-    )
+    caption = "Did transfer help? Scores of simpler methods on the same texts"
+    columns = ("", *shown, f"95 % interval of {shown[0]}", "training", "trainable parameters")
+    cells = [
+        [doc.name(row["name"]), *(doc.decimal((row["scores"].get(m) or {}).get("value")) for m in metrics)]
+        + [doc.interval(row["scores"].get(metrics[0]) or {}), doc.seconds(row.get("train_seconds"))]
+        + [doc.count(row.get("trainable_parameters"))]
+        for row in rows
+    ]
+    marked = frozenset(i for i, row in enumerate(rows) if THIS_RUN in row["name"])
+    yield doc.Table(caption, columns, cells, marked=marked)
     if gain := run.baselines.get("gain"):
         metric = doc.metric_name(run.baselines.get("metric", run.metric))
         pair = f"{doc.name(gain.get('row', THIS_RUN))} over {doc.name(gain['over'])}"

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nlptl.evaluation.metrics import LOWER_IS_BETTER
@@ -17,13 +17,13 @@ TASKS = {
     "regression": "one or more numbers for each text",
     "tokens": "a tag for each word",
 }
-COSTS = {
-    "train_seconds": "training",
-    "test_seconds": "scoring the test split",
-    "test_texts_per_second": "texts per second on test",
-    "peak_memory_bytes": "peak memory",
-    "parameters": "parameters",
-    "trainable_parameters": "trainable parameters",
+COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "train_seconds": ("training", doc.seconds),
+    "test_seconds": ("scoring the test split", doc.seconds),
+    "test_texts_per_second": ("texts per second on test", "{:,.0f}".format),
+    "peak_memory_bytes": ("peak memory", lambda value: f"{value / 1e6:,.0f} MB"),
+    "parameters": ("parameters", "{:,.0f}".format),
+    "trainable_parameters": ("trainable parameters", "{:,.0f}".format),
 }
 LEAKS = ("leak", "near_leak", "group_leak")
 """Kinds of findings that make scores doubtful."""
@@ -193,18 +193,13 @@ def findings_sentence(run: RunFiles) -> str:
 
 def costs(run: RunFiles) -> doc.Section | None:
     """Return what training and scoring cost; None if it was not recorded."""
-    rows = [(what, _cost(key, run.costs[key])) for key, what in COSTS.items() if run.costs.get(key) is not None]
+    costs = [(what, shown, run.costs.get(key)) for key, (what, shown) in COSTS.items()]
+    rows = [(what, shown(value)) for what, shown, value in costs if value is not None]
     hardware = run.manifest.get("hardware", {})
     if rows and hardware:
         machine = hardware.get("device_name") or f"{hardware.get('device')}, {hardware.get('cpus')} cores"
         rows.append(("machine", doc.name(machine)))
     return doc.Section("Costs", [doc.Table("Time and memory", ("", "cost"), rows)]) if rows else None
-
-
-def _cost(key: str, value: float) -> str:
-    if key.endswith("_seconds"):
-        return doc.seconds(value)
-    return f"{value / 1e6:,.0f} MB" if key.endswith("_bytes") else f"{value:,.0f}"
 
 
 def settings(run: RunFiles) -> doc.Section:

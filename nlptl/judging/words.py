@@ -1,7 +1,7 @@
-"""What words alone can tell: linear models over TF-IDF, and for tags the most frequent one of each word.
+"""Baselines that read only words: linear models over TF-IDF, and for tags the most frequent tag of each word.
 
-The features are words and pairs of neighbouring words, and characters within words, with sublinear counts: linear
-models of such features are hard to beat on short texts (Wang and Manning 2012, "Baselines and Bigrams").
+The features are words, word bigrams and character n-grams within words, with sublinear counts: linear models of such
+features are hard to beat on short texts (Wang and Manning 2012, "Baselines and Bigrams").
 """
 
 import warnings
@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import FeatureUnion, make_union
+from sklearn.pipeline import make_union
 
 from nlptl.config import ClassWeights
 from nlptl.data.sources import Examples
@@ -29,17 +29,17 @@ from nlptl.tasks.task import Task
 from nlptl.tasks.tokens import TokenLabels
 
 STRENGTHS = (1.0, 10.0, 100.0)
-"""Values of C, or of 1 / alpha, of which the one with the best score on validation is kept."""
+"""Values of C, or of 1 / alpha; the best one on validation is kept."""
 MAX_FEATURES = 200_000
-"""Most frequent features of words that are kept, and of characters."""
+"""Number of the most frequent features to keep, of words and of characters each."""
 MAX_ITERATIONS = 1000
 UNSEEN = -1e30
-"""Logit of a label that no example of train has."""
+"""Logit of a label without an example in train."""
 
 
 @dataclass(frozen=True)
 class WordModel:
-    """Logits of validation and of test, in the form that the task has them, and how many numbers were learned."""
+    """Logits of validation and test, as the task expects them, and the number of parameters."""
 
     validation: torch.Tensor
     test: torch.Tensor
@@ -47,24 +47,24 @@ class WordModel:
 
 
 def name_of_words(task: Task) -> str:
-    """Return what `fit_words` fits for a task, in words."""
+    """Return the name of the model that `fit_words` fits for a task."""
     if isinstance(task, TokenLabels):
         return "most frequent tag of a word"
     return f"TF-IDF, {'ridge' if isinstance(task, Regression) else 'logistic'} regression"
 
 
 def fit_words(task: Task, splits: Splits, *, metric: str, class_weights: ClassWeights = None) -> WordModel:
-    """Fit to train what reads words alone; how strongly it is regularized is chosen on validation.
+    """Fit a baseline that reads only words to train; the strength of its regularization is chosen on validation.
 
-    That is logistic regression, one for each of several labels; ridge regression of scores; and for tags the most
-    frequent one that a word has in train, or that all words have, if it is not there. Of pairs, both texts are read,
-    and what they have in common: the geometric means of their features, and their cosine.
+    It is logistic regression (one for each label of several), ridge regression of numbers, or for tags the most
+    frequent tag of each word in train (of all words, for an unknown word). For pairs, the features are those of both
+    texts, the geometric means of these, and the cosine.
 
     Args:
-        task: What is predicted.
+        task: The task.
         splits: The data.
-        metric: The score on validation that chooses.
-        class_weights: "balanced", or the weight of each label, in the loss of a logistic regression.
+        metric: The score on validation that chooses the strength.
+        class_weights: "balanced", or the weight of each label, in the loss of logistic regression.
     """
     if isinstance(task, TokenLabels):
         return _count_tags(task, splits)
@@ -81,23 +81,23 @@ def fit_words(task: Task, splits: Splits, *, metric: str, class_weights: ClassWe
 
 
 def _features(splits: Splits) -> list[sparse.csr_matrix]:
-    """Return the TF-IDF features of train, validation and test, as they are in train."""
+    """Return the features of train, validation and test, fitted to train."""
     tfidf = partial(TfidfVectorizer, sublinear_tf=True, max_features=MAX_FEATURES, dtype=np.float32)
     features = make_union(
         tfidf(ngram_range=(1, 2), token_pattern=r"(?u)\w+|[^\w\s]+"),
         tfidf(ngram_range=(2, 5), analyzer="char_wb"),
     )
     features.fit([*splits.train.texts, *splits.train.pairs])
-    return [_read(features, part) for part in (splits.train, splits.validation, splits.test)]
 
+    def of(examples: Examples) -> sparse.csr_matrix:
+        first = features.transform(examples.texts)
+        if not examples.pairs:
+            return first
+        second = features.transform(examples.pairs)
+        shared = first.multiply(second)
+        return sparse.hstack([first, second, shared.sqrt(), shared.sum(axis=1)], format="csr")
 
-def _read(features: FeatureUnion, examples: Examples) -> sparse.csr_matrix:
-    first = features.transform(examples.texts)
-    if not examples.pairs:
-        return first
-    second = features.transform(examples.pairs)
-    shared = first.multiply(second)
-    return sparse.hstack([first, second, shared.sqrt(), shared.sum(axis=1)], format="csr")
+    return [of(part) for part in (splits.train, splits.validation, splits.test)]
 
 
 def _fit(
@@ -108,7 +108,7 @@ def _fit(
         return Ridge(alpha=1 / strength).fit(features, (targets - means) / scales)
     weights = dict(enumerate(class_weights)) if isinstance(class_weights, tuple) else class_weights
     if isinstance(task, MultiLabel) and weights != "balanced":
-        weights = None  # of one label against its absence there is nothing to weigh
+        weights = None  # weights of labels do not apply to one label against its absence
     model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, class_weight=weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -122,7 +122,7 @@ def _logits(task: Task, fitted: Any, features: sparse.csr_matrix) -> torch.Tenso
     found = fitted.decision_function(features).astype(np.float64)
     if isinstance(task, MultiLabel):
         return torch.from_numpy(found)
-    if found.ndim == 1:  # of two labels: the logits are (0, z)
+    if found.ndim == 1:  # two labels have the logits (0, z)
         found = np.stack([np.zeros_like(found), found], axis=1)
     logits = np.full((len(found), len(task.names)), UNSEEN)
     logits[:, fitted.classes_] = found
@@ -143,7 +143,7 @@ def _count_tags(task: TokenLabels, splits: Splits) -> WordModel:
 
     def logits(examples: Examples) -> torch.Tensor:
         found = np.array([counts.get(word, of_all) for text in examples.texts for word in text.split(" ")])
-        # As if each word had one occurrence more, spread as the tags of all words are.
+        # Smoothing: one more occurrence of each word, distributed like the tags of all words.
         return torch.from_numpy(np.log(found + (of_all + 1e-9) / of_all.sum()))
 
     return WordModel(logits(splits.validation), logits(splits.test), len(counts))

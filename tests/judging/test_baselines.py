@@ -178,5 +178,5 @@ def test_settings_that_cannot_be_obeyed(reviews: Path, tiny_bert: Path, tmp_path
     )
     with pytest.raises(ConfigError, match="Expected a --selection-metric of the task single_label"):
         compare_baselines(config)
-    with pytest.raises(ConfigError, match="Expected one row or more"):
+    with pytest.raises(ConfigError, match="--rows is empty"):
         BaselinesConfig(dataset=str(reviews), rows=())

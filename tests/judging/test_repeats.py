@@ -190,7 +190,7 @@ def test_settings_that_contradict_each_other_are_refused(repeats, message):
 
 def test_a_seed_beside_several_is_refused(settings):
     config = settings(seeds=(0, 1), seed=5)
-    with pytest.raises(ConfigError, match="Expected --seed or --seeds, found 5 and 0, 1. Pass one of the two"):
+    with pytest.raises(ConfigError, match="Expected --seed or --seeds, found both: 5 and 0, 1. Pass one of them"):
         train_classifier(config)
     assert not config.output_dir.exists()
 
