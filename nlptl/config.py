@@ -281,7 +281,7 @@ class JudgingConfig:
         if unused and not self.report:
             flags = ", ".join(map(flag, unused))
             raise ConfigError(
-                f"Expected a report that can say what is found, found --no-report with {flags}. Drop one."
+                f"Expected a report that can say what is found, found report=False with {flags}. Drop one."
             )
         if self.explain and self.texts_shown == "none":
             raise ConfigError(

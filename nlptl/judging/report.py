@@ -65,7 +65,7 @@ def report_run(folder: Path) -> None:
     except Exception as error:  # the trained model and its scores are saved: no failure here may end the run
         logger.error(
             "Cannot write the report of %s: %s. The model and its scores are saved. Run nlptl report %s to try again, "
-            "or pass --no-report to train without one.",
+            "or train with report=False (judging in a --config file).",
             folder,
             error if isinstance(error, UserError) else repr(error),
             shlex.quote(str(folder)),

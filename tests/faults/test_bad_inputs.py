@@ -251,7 +251,7 @@ CASES = [
         CHECK,
         table([*CLEAN, ("x" * (10 * 2**20 + 1), "a")]),
         3,
-        r"starting on row 14: a field of more than 10,485,760 characters: too long, or a quote is missing\. Put",
+        r"starting on row 14: a field of more than 10,485,760 characters\. Look for a double quote that is missing",
     ),
     Case(
         "quote that is not closed",
@@ -279,14 +279,14 @@ CASES = [
         CHECK,
         content("reviews.csv", "text;label\nsun, wind;a\nrain;b\n"),
         0,
-        "fields are separated by ';'",
+        "columns are separated by ';'",
     ),
     Case(
         "one name for two columns",
         CHECK,
         table([("sun", "wind", "a")], header=("text", "text", "label")),
         3,
-        r"Expected column names in \S+ that differ, found column 'text' more than once\. Rename",
+        r"Expected one column 'text' in \S+, found it more than once\. Rename",
     ),
     Case(
         "column in another spelling",
@@ -556,7 +556,7 @@ CASES = [
         "run sentiment --config {path}",
         content("config.json", '{"train": {"learning_rate": "1e-5"}}'),
         2,
-        r"Expected float or null for learning_rate in train in \S+/config.json, found '1e-5'\.",
+        r"Expected a number or null for learning_rate in train in \S+/config.json, found '1e-5'\.",
     ),
     Case(
         "settings that are YAML",
@@ -571,13 +571,6 @@ CASES = [
         table(CLEAN),
         2,
         r"Expected a device with fp16, found the device cpu\. Pass --mixed-precision no\.",
-    ),
-    Case(
-        "no layers to adapt",
-        PLAN + " --dataset {path} --freeze nothing --lora-rank 2 lora_targets q_proj",
-        table(CLEAN),
-        2,
-        r"found 'q_proj', which names no linear layer\. Pass auto alone, or some of: attention.self.query",
     ),
     Case(
         "nothing to train",
@@ -605,7 +598,7 @@ CASES = [
         TRAIN + " --dataset {path} --batch-size 1000",
         table(CLEAN),
         0,
-        r"for 1 steps on (.*\n)*kept the model of step 1, epoch 1",
+        r"1 steps in (.*\n)*kept the model of step 1, epoch 1",
     ),
     Case(
         "weights that run code",
@@ -734,5 +727,5 @@ def test_bad_input_is_one_message(case: Case, desk: Desk, capsys: pytest.Capture
 
 
 def test_every_kind_of_bad_input_has_its_case():
-    assert len(CASES) == len({case.name for case in CASES}) == 76
+    assert len(CASES) == len({case.name for case in CASES}) == 75
     assert len({case.message for case in CASES}) == 76

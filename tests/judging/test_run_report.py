@@ -56,6 +56,6 @@ def test_a_report_that_fails_leaves_the_run_as_it_is(
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     message = record.getMessage()
     assert message.startswith(f"Cannot write the report of {config.output_dir}: ModuleNotFoundError")
-    assert f"Run nlptl report {config.output_dir} to try again, or pass --no-report" in message
+    assert f"Run nlptl report {config.output_dir} to try again, or train with report=False" in message
     assert json.loads((config.output_dir / "scores.json").read_text())["test"]["accuracy"]["n"] == 12
     Classifier.from_pretrained(config.output_dir / "model")

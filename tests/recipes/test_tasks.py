@@ -223,17 +223,10 @@ def test_thresholds_are_chosen_on_validation_and_saved(trained):
     ("name", "flags", "message"),
     [
         (
-            "multilabel",
-            ["--loss", "asymmetric", "label_smoothing", "0.1"],
-            "task multi_label, found label_smoothing",
-        ),
-        (
             "sentence_pair",
             ["--loss", "asymmetric"],
             "--loss asymmetric only with the task multi_label",
         ),
-        ("sentence_pair", ["focal_gamma", "1"], "focal_gamma only with --loss focal"),
-        ("sentence_pair", ["--loss", "focal", "label_smoothing", "0.1"], "softmax with label_smoothing, found"),
         ("regression", ["--class-weights", "balanced"], "task regression, found --class-weights"),
         (
             "regression",

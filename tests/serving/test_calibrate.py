@@ -224,7 +224,7 @@ def test_small_data_makes_overconfident_and_calibration_halves_the_error(tmp_pat
             csv.writer(file).writerows([("text", "label"), *((reviews.texts[i], reviews.labels[i]) for i in rows)])
     run = tmp_path / "run"
     flags = ["--max-length", "40", "--num-epochs", "10", "--batch-size", "16", "--learning-rate", "1e-4"]
-    flags += ["--eval-steps", "130", "--no-report"]
+    flags += ["--eval-steps", "130"]
     cli.main(["run", "sentiment", "--freeze", "nothing", "--dataset", str(tmp_path), *flags, "--output-dir", str(run)])
     capsys.readouterr()
     model = Classifier.from_pretrained(run / "model")

@@ -92,7 +92,7 @@ def test_what_is_set_aside_is_what_training_has_set_aside(flags: list[str], tiny
     (tmp_path / "data").mkdir()
     write_rows(tmp_path / "data/train.csv", toy_rows(120))
     run = tmp_path / "run"
-    words = ["--dataset", tmp_path / "data", "--model", tiny_bert, "--num-epochs", "1", "--seed", "5", "--no-report"]
+    words = ["--dataset", tmp_path / "data", "--model", tiny_bert, "--num-epochs", "1", "--seed", "5"]
     cli.main([str(word) for word in ["run", "sentiment", *words, *flags, "--output-dir", run]])
     model, read = str(run / "model"), []
 

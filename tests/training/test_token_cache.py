@@ -158,7 +158,7 @@ def test_truncation_is_recorded_from_the_cache_too(build, splits):
 def test_list_and_clear(build, tiny_bert, feature_cache, capsys):
     tokenize_once(build(), EXAMPLES, FeatureCache(gigabytes=1))
     cli.main(["cache", "list"])
-    _, row, _ = capsys.readouterr().out.splitlines()
+    _, _, row, _ = capsys.readouterr().out.splitlines()
     assert row.startswith(str(tiny_bert))
     assert row.split()[1:7] == ["train", "103", "none,", "token", "ids", "-"]
     cli.main(["cache", "clear"])

@@ -168,7 +168,7 @@ def test_classes_are_shown_where_there_are_a_few(tiny_bert, caplog):
     model = Classifier.from_pretrained(tiny_bert, labels=("a", "b", "c"))
     scores = Trainer(model, TrainingConfig()).evaluate(examples)
     assert scores.per_class.keys() == {"a", "b", "c"}
-    assert "class  precision  recall      f1        n" in caplog.text
+    assert "class  precision  recall" in caplog.text
 
 
 @pytest.mark.parametrize(
