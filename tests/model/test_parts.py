@@ -12,6 +12,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertModel,
+    FunnelConfig,
+    FunnelModel,
     PreTrainedModel,
 )
 
@@ -124,15 +126,21 @@ class TwicePerForward(BertModel):
     ("build", "message"),
     [
         (
-            lambda: AutoModel.from_config(AutoConfig.for_model("flaubert", emb_dim=32, n_layers=2, n_heads=2)),
-            "one stack of 2 layers that run in turn, found 4 lists of 2 modules in FlaubertModel",
+            lambda: FunnelModel(FunnelConfig(vocab_size=80, d_model=32, n_head=2, d_head=16, block_sizes=[2, 2])),
+            "one stack of 4 layers that run in turn, found no list of 4 modules in FunnelModel",
+        ),
+        (
+            lambda: AutoModel.from_config(
+                AutoConfig.for_model("bart", d_model=32, encoder_layers=2, decoder_layers=2, vocab_size=80)
+            ),
+            "one stack of 2 layers that run in turn, found 2 lists of 2 modules in BartModel",
         ),
         (
             lambda: TwicePerForward(BertConfig(**SIZES)),
             "one stack of 3 layers that run in turn, found layers that were called 6 times in TwicePerForward",
         ),
     ],
-    ids=["flaubert", "layers that run twice"],
+    ids=["blocks of layers", "two stacks", "layers that run twice"],
 )
 def test_an_encoder_that_is_built_otherwise_is_refused(build: Callable[[], PreTrainedModel], message: str):
     with pytest.raises(ConfigError, match=f"{message}. Pass a model of another family, such as bert"):
