@@ -161,7 +161,7 @@ def drop_copies(splits: Mapping[str, Examples]) -> Examples:
     is_repeated[np.unique(pairs, axis=0, return_index=True)[1]] = False
     is_repeated &= is_text & ~is_leak
     logger.info(
-        "%s: %s texts of train are dropped that are also in validation or test, and %s that stand there before",
+        "%s: dropped %s texts of train that are also in another split, and %s later duplicates",
         *(train.source, f"{int(is_leak.sum()):,}", f"{int(is_repeated.sum()):,}"),
     )
     return train.select(np.flatnonzero(~is_leak & ~is_repeated))
@@ -265,20 +265,20 @@ def _leak(first: str, second: str, keys: Mapping[str, np.ndarray], splits: Mappi
     count = sum(examples.labels[i] != of_first[order[places[i]]] for i in np.flatnonzero(is_leak))
     other = f" ({count:,} with another label)" if count else ""
     return finding_on(
-        "leak", f"{examples.source}: texts of {second} that are also in {first}{other}", examples, is_leak
+        "leak", f"{examples.source}: texts in {second} that are also in {first}{other}", examples, is_leak
     )
 
 
 def _group_leak(first: str, examples: Examples, others: Examples, second: str) -> Finding | None:
     groups = set(examples.groups)
     is_leak = np.fromiter((group in groups for group in others.groups), dtype=bool)
-    what = f"{others.source}: texts of {second} whose group is also in {first}"
+    what = f"{others.source}: texts in {second} whose group is also in {first}"
     return finding_on("group_leak", what, others, is_leak) if is_leak.any() else None
 
 
 def _repeated_texts(name: str, examples: Examples, keys: np.ndarray) -> list[Finding | None]:
-    """Find texts of a split that stand there before: with the same label, or in conflict with another one."""
-    # Texts that are the same stand together, each group in the order of the split.
+    """Find later duplicates within a split: with the same label, or with a conflicting one."""
+    # After sorting, equal texts are neighbors, each group in the order of the split.
     order = np.argsort(keys, kind="stable")
     ascending = keys[order]
     is_repeated = np.concatenate([[False], (ascending[1:] == ascending[:-1]) & (ascending[1:] != EMPTY)])
@@ -288,9 +288,9 @@ def _repeated_texts(name: str, examples: Examples, keys: np.ndarray) -> list[Fin
     is_same, is_conflict = np.zeros((2, len(examples)), dtype=bool)
     for i, j in zip(order[repeated], first, strict=True):
         (is_same if examples.labels[i] == examples.labels[j] else is_conflict)[i] = True
-    what = f"{examples.source}: texts of {name} that stand there before with"
+    what = f"{examples.source}: duplicate texts in {name} with"
     return [
-        finding_on("conflict", f"{what} another label", examples, is_conflict),
+        finding_on("conflict", f"{what} conflicting labels", examples, is_conflict),
         finding_on("duplicate", f"{what} the same label", examples, is_same),
     ]
 
@@ -330,21 +330,21 @@ def _rows_in_texts(name: str, examples: Examples, labels: Container[str]) -> Fin
         return ends or (len(rows) > 1 and all(len(row) > 1 and row[0].strip() in labels for row in rows[1:]))
 
     has_rows = np.fromiter(map(holds_rows, examples.texts), dtype=bool, count=len(examples))
-    what = f"{examples.source}: texts of {name} that hold lines with a label, as rows of a file have"
+    what = f"{examples.source}: texts in {name} that contain whole rows of a file"
     return finding_on("rows_in_text", what, examples, has_rows)
 
 
 def _control_characters(name: str, examples: Examples) -> Finding | None:
     search = _CONTROL_CHARACTER.search
     is_garbled = np.fromiter((search(text) is not None for text in examples.texts), dtype=bool, count=len(examples))
-    what = f"{examples.source}: texts of {name} with control characters, or with signs that could not be decoded"
+    what = f"{examples.source}: texts in {name} with control characters or undecodable bytes"
     return finding_on("control_character", what, examples, is_garbled)
 
 
 def _mojibake(name: str, examples: Examples) -> Finding | None:
     """Find texts such as caf\u00c3\u00a9, which are UTF-8 that was decoded as Latin-1 or Windows-1252."""
     is_garbled = np.fromiter(map(_is_mojibake, examples.texts), dtype=bool, count=len(examples))
-    return finding_on("mojibake", f"{examples.source}: texts of {name} decoded wrongly", examples, is_garbled)
+    return finding_on("mojibake", f"{examples.source}: wrongly decoded texts in {name}", examples, is_garbled)
 
 
 def _is_mojibake(text: str) -> bool:
@@ -383,5 +383,5 @@ def _identifiers(train: Examples) -> Finding | None:
     if is_identifier.mean() < 0.95 or len(set(train.texts)) < 0.95 * len(train):
         return None
     return finding_on(
-        "identifier_text", f"{train.source}: texts of train that look like identifiers", train, is_identifier
+        "identifier_text", f"{train.source}: texts in train that look like identifiers", train, is_identifier
     )

@@ -15,7 +15,7 @@ MOST_ROWS = 5
 EXPLANATIONS = {
     "target": ("No model of this task can be trained on these targets.", "Correct them, or pass another --task."),
     "one_class": (
-        "There is nothing to tell apart.",
+        "There is only one class, so there is nothing to learn.",
         "Pass another label column, or add examples of other classes.",
     ),
     "identifier": (
@@ -23,55 +23,55 @@ EXPLANATIONS = {
         "Pass the column that holds the classes as --label-column, or --task regression if these are scores.",
     ),
     "unknown_label": (
-        "No model that learns from train can ever predict these labels.",
+        "A model trained on train can never predict these labels.",
         "Rename or delete these rows, or add examples of the class to train.",
     ),
     "identifier_text": (
-        "There is nothing to be learned from identifiers.",
+        "Identifiers carry no information about the label.",
         "Pass the column that holds the texts as --text-column.",
     ),
     "leak": (
-        "The model has seen these texts, or was chosen by them: the scores are too good.",
-        "Pass --deduplicate, which drops from train what is in another split, or delete the rows.",
+        "The model was trained or selected on these texts, so the scores are too high.",
+        "Pass --deduplicate, which drops from train every text of another split, or delete the rows.",
     ),
     "near_leak": (
-        "The model has nearly seen these texts, or was chosen by them: the scores are too good.",
-        "Read some of the pairs, and delete one of each; texts of one source are kept in one split by --group-column.",
+        "The model was trained or selected on almost the same texts, so the scores are too high.",
+        "Read some of the pairs and delete one of each; --group-column keeps texts of one source in one split.",
     ),
     "group_leak": (
-        "Texts of one source are in both splits: the scores say less about texts of other sources.",
-        "Pass one file with all texts, which --group-column splits by group, or move the rows.",
+        "Both splits contain texts of one source, so the scores say less about texts of other sources.",
+        "Pass one file with all texts and --group-column, which splits by group, or move the rows.",
     ),
     "conflict": (
-        "Whatever the model predicts for such a text is wrong somewhere.",
-        "Decide on one label for each text and correct or delete the other rows.",
+        "Any prediction for such a text is wrong for one of the copies.",
+        "Decide on one label per text, and correct or delete the other rows.",
     ),
     "leaking_word": (
         "A single word gives the class away: a trace of how the data was made, such as a signature, or a real sign.",
-        "Read some of the rows; delete the word from all texts if it will not be there when the model is used.",
+        "Read some of the rows; delete the word from all texts if it will be missing when the model is used.",
     ),
     "label_collision": (
-        "They are most likely one class in several spellings, but are learned and scored as several.",
-        "Write each label in one spelling; if they differ on purpose, give them names that differ in more.",
+        "They are probably one class in several spellings, but they are learned and scored as several classes.",
+        "Use one spelling per label; if they differ on purpose, give them clearly different names.",
     ),
     "label_word": (
-        "The name of the class stands in its texts: the model may learn to read it off, and fail where it is missing.",
-        "If the word was put there with the label, as a tag or a heading is, delete it from the texts.",
+        "The texts contain the name of their class: the model may rely on it and fail where it is missing.",
+        "If the word was added together with the label, such as a tag or a heading, delete it from the texts.",
     ),
     "label_error": (
-        "A model that has not seen these texts is confident of another label: the label or the model is wrong.",
-        "Read the texts, from the first on, and correct the labels that are wrong; the report lists all of them.",
+        "A model that was not trained on these texts is confident of another label: the label or the model is wrong.",
+        "Read the texts in this order and correct wrong labels; the report lists all of them.",
     ),
     "rows_in_text": (
-        "Quotation marks that do not belong together seem to have taken several rows for one text.",
+        "Unbalanced quotation marks seem to have merged several rows into one text.",
         "Compare the number of rows with the file; write a quotation mark inside a quoted field twice.",
     ),
     "empty_text": (
-        "The model sees nothing, and learns or is scored on the label alone.",
+        "The model reads nothing, and learns or is scored on the label alone.",
         "Fill in these texts, delete the rows, or pass --drop-empty, which leaves them out.",
     ),
     "control_character": (
-        "A text that was decoded or cut wrongly reaches the model garbled.",
+        "Texts that were decoded or cut wrongly reach the model garbled.",
         "Write the file again as UTF-8 from its source, or delete these characters.",
     ),
     "mojibake": (
@@ -79,40 +79,40 @@ EXPLANATIONS = {
         "Decode the source as UTF-8 and write the file again; text.encode('cp1252').decode() repairs most texts.",
     ),
     "other_script": (
-        "They are most likely in another language, which the encoder may not know.",
-        "Take an encoder of several languages, or delete the rows.",
+        "They are probably in another language, which the encoder may not know.",
+        "Use a multilingual encoder, or delete the rows.",
     ),
     "other_language": (
-        "The encoder may not know that language, and the labels of few such texts teach little about it.",
-        "Read some of the rows; take an encoder of several languages, or delete the rows.",
+        "The encoder may not know the language, and a few labelled texts teach little about it.",
+        "Read some of the rows; use a multilingual encoder, or delete the rows.",
     ),
     "duplicate": (
         "These texts weigh more than others, in training or in the scores.",
-        "Pass --deduplicate, which drops those of train, or delete the rows, unless the texts are that frequent where "
+        "Pass --deduplicate, which drops them from train, or delete the rows, unless the texts are as frequent where "
         "the model will be used.",
     ),
     "near_duplicate": (
-        "These texts weigh more than others in training, and those of a carved-out split may be like those of train.",
-        "Read some of the pairs, and delete one of each if they come from one source.",
+        "These texts weigh more than others in training, and a held-out split may contain near copies of train.",
+        "Read some of the pairs and delete one of each if they come from one source.",
     ),
     "truncation": (
-        "Of a longer text, a part is never read.",
-        "Raise --max-length if the encoder takes more, or choose the part that is read by --long-text.",
+        "The model never reads the rest of a longer text.",
+        "Raise --max-length if the encoder allows it, or choose with --long-text which part is read.",
     ),
     "unknown_token": (
-        "The tokenizer puts one and the same token for all it does not know: what stood there is lost.",
-        "Take an encoder for the language of the texts, or write such signs as words.",
+        "The tokenizer replaces everything it does not know with one token, so that part of the text is lost.",
+        "Use an encoder for the language of the texts, or replace such characters with words.",
     ),
     "special_token": (
-        "The tokenizer reads them as marks of its own, such as the end of a text, and not as what is written.",
-        "Put a blank into them or delete them, unless they are meant as such.",
+        "The tokenizer reads them as control tokens, such as the end of a text, and not as text.",
+        "Put a space into them or delete them, unless they are intended.",
     ),
     "missing_class": (
         "The scores say nothing about these classes.",
         "Add examples of them to this split, or pass one file with more examples, which is split by class.",
     ),
     "small_class": (
-        "A class with a single example can hardly be learned, and not be scored.",
+        "A class with a single example can hardly be learned, and cannot be scored.",
         "Add examples, or merge the class with another one.",
     ),
 }

@@ -68,5 +68,5 @@ def find_other_languages(name: str, examples: Examples) -> Finding | None:
     )
     found = Counter(language for language, meant in zip(languages, is_other, strict=True) if meant).most_common(5)
     shown = ", ".join(f"{count:,} {language!r}" for language, count in found)
-    what = f"{examples.source}: texts of {name} that look like another language than {main!r}, that of most ({shown})"
+    what = f"{examples.source}: texts in {name} that do not look like {main!r}, the main language ({shown})"
     return finding_on("other_language", what, examples, is_other)

@@ -181,10 +181,10 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 def _finding(examples: Examples, first: str, second: str, rows: list[int], like: list[int]) -> Finding:
     kind = "near_duplicate" if first == second else "near_leak"
-    what = "one that stands there before" if first == second else f"one of {first}"
-    shown = ", ".join(f"{i} like {j}" for i, j, _ in zip(rows, like, range(5), strict=False))
+    where = f"in {first}" if first == second else f"between {second} and {first}"
+    shown = ", ".join(f"{i} ~ {j}" for i, j, _ in zip(rows, like, range(5), strict=False))
     message = (
-        f"{examples.source}: texts of {second} that are nearly the same as {what}: "
+        f"{examples.source}: near-duplicate texts {where}: "
         f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'} ({shown}{', ...' if len(rows) > 5 else ''})"
     )
     return finding(kind, message, rows=rows, like=like)

@@ -36,8 +36,8 @@ def find_other_scripts(name: str, examples: Examples) -> Finding | None:
     main, *others = [script for script, _ in counts.most_common()]
     is_other = _is_in(scripts, set(others))
     shown = ", ".join(f"{counts[script]:,} in {script}" for script in others[:5])
-    letters = "the same letters" if main == OTHER else f"{main} letters"
-    what = f"{examples.source}: texts of {name} that are not in {letters} as the others are ({shown})"
+    usual = "that of most texts" if main == OTHER else f"{main}, the main script"
+    what = f"{examples.source}: texts in {name} whose script is not {usual} ({shown})"
     return finding_on("other_script", what, examples, is_other)
 
 

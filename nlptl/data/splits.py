@@ -137,14 +137,14 @@ def load_splits(
             1, 2, 3, ...
         max_examples: Keep at most this many examples of each split, at least one of each class. None: all.
         drop_empty: Leave out the texts of all splits that are empty or blank.
-        deduplicate: Drop from train what is also in validation or test, and what stands there before with the same
+        deduplicate: Drop from train every text that is also in another split, and every later duplicate with the same
             label. Two texts are the same if they differ only in case and in blanks at their ends.
         seed: What is carved out and kept depends on it, and on nothing else that is random.
         folds: With `fold`: cut all texts but those of a given test split into so many folds, of which the test split is
             one, and validation and train are carved out of the others. None: no cross-validation.
         fold: Which fold is tested, from 1 on.
         strict: Stop at whatever the checks find, not only at what cannot be trained on.
-        near_duplicates: Look for texts that are nearly the same: a second or less for 5,000 texts.
+        near_duplicates: Look for near-duplicate texts: a second or less for 5,000 texts.
         slice_columns: Further columns, by which what is said of test is sliced.
         texts_shown: Whether findings quote single words of the texts ("whole") or not ("none").
 
@@ -180,7 +180,7 @@ def load_splits(
     for finding in findings:
         logger.warning("%s", finding.message)
     if findings:
-        logger.info("%s says what that means and what to do", _check_command(dataset, task, columns))
+        logger.info("For details and what to do, run: %s", _check_command(dataset, task, columns))
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
     logger.info("%s: %s%s", str(dataset).removeprefix("sample:"), sizes, _describe_labels(parts["train"], task))
     return Splits(parts["train"], parts["validation"], parts["test"], task, tuple(findings))
@@ -266,7 +266,7 @@ def _carve_missing(parts: dict[str, Examples], source: str, seed: int, task: Tas
                     "folder with files train, validation and test."
                 )
             parts[name] = part
-            logger.info("%s: no %s split is given: %s examples of train are set aside", source, name, f"{len(part):,}")
+            logger.info("%s: no %s split: held out %s examples of train", source, name, f"{len(part):,}")
 
 
 def _carve(examples: Examples, count: int, name: str, seed: int, task: TaskKind) -> tuple[Examples, Examples]:

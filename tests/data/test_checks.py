@@ -52,10 +52,16 @@ def test_clean_data_has_no_findings():
     [
         ([*CLEAN, (" ", "x"), ("", "y")], {}, "empty_text", (5, 6), r"empty texts in train: 2 rows \(5, 6\)"),
         (CLEAN, {"test": [("z", "x"), (" A ", "y")]}, "leak", (2,), r"also in train \(1 with another label\): row 2"),
-        ([*CLEAN, ("A", "y")], {}, "conflict", (5,), "stand there before with another label: row 5"),
-        ([*CLEAN, ("A", "x")], {}, "duplicate", (5,), "stand there before with the same label: row 5"),
-        (CLEAN, {"test": [("e", "x"), ("f", "y"), ("E", "x")]}, "duplicate", (3,), "texts of test that stand there"),
-        (CLEAN, {"test": [("e", "x"), ("f", "y"), ("E", "y")]}, "conflict", (3,), "texts of test .* another label"),
+        ([*CLEAN, ("A", "y")], {}, "conflict", (5,), "duplicate texts in train with conflicting labels: row 5"),
+        ([*CLEAN, ("A", "x")], {}, "duplicate", (5,), "duplicate texts in train with the same label: row 5"),
+        (CLEAN, {"test": [("e", "x"), ("f", "y"), ("E", "x")]}, "duplicate", (3,), "duplicate texts in test"),
+        (
+            CLEAN,
+            {"test": [("e", "x"), ("f", "y"), ("E", "y")]},
+            "conflict",
+            (3,),
+            "duplicate texts in test .* conflicting labels",
+        ),
         ([*CLEAN, ("e", "z")], {}, "small_class", (5,), r"a single example in train \('z'\): row 5"),
         (
             [*CLEAN, ("e", " X"), ("f", " X"), ("g", "x")],
@@ -69,15 +75,15 @@ def test_clean_data_has_no_findings():
             {},
             "control_character",
             (5,),
-            "texts of train with control .*row 5",
+            "texts in train with control .*row 5",
         ),
-        ([*CLEAN, ("f\ufffdr", "x")], {}, "control_character", (5,), "texts of train with control .*: row 5"),
+        ([*CLEAN, ("f\ufffdr", "x")], {}, "control_character", (5,), "texts in train with control .*: row 5"),
         (
             [*CLEAN, ("caf\u00c3\u00a9 \u00e2\u20ac\u2122", "x"), ("caf\u00e9", "y")],
             {},
             "mojibake",
             (5,),
-            "train decoded wr",
+            "wrongly decoded texts in tr",
         ),
         (CLEAN, {"validation": [("e", "x")]}, "missing_class", (), r"1 of 2 classes have no example in validation"),
         (CLEAN, {"test": [("e", "x")]}, "missing_class", (), r"1 of 2 classes have no example in test \('y'\)"),
@@ -95,7 +101,7 @@ def test_findings(train, others, kind, rows, message):
 
 def test_leak_between_validation_and_test():
     found = findings(CLEAN, validation=[("e", "x"), ("f", "y")], test=[("e", "x"), ("g", "y")])
-    assert "texts of test that are also in validation: row 1" in found["leak"].message
+    assert "texts in test that are also in validation: row 1" in found["leak"].message
 
 
 def test_first_five_rows():

@@ -20,7 +20,7 @@ def test_texts_in_another_language():
     texts = [*ENGLISH, GERMAN, "qué bueno", "zzz " * 20, SPANISH, RUSSIAN, f"{GERMAN}\n{GERMAN}"]
     finding = find_other_languages("test", examples(texts))
     assert finding.rows == (41, 44, 46)  # another script is a finding of its own
-    assert "texts of test that look like another language than 'en', that of most (2 'de', 1 'es')" in finding.message
+    assert "texts in test that do not look like 'en', the main language (2 'de', 1 'es')" in finding.message
 
 
 @pytest.mark.parametrize("texts", [ENGLISH, [GERMAN] * 5, [*ENGLISH, "naïve café déjà vu"], ["ok", "lol", ""], []])

@@ -44,8 +44,8 @@ def test_one_changed_word_of_10_to_30_is_found():
     assert 950 <= across.count <= 1000
     assert all(row == like + 500 for row, like in zip(across.rows, across.like, strict=True))
     assert across.kind == "near_leak"
-    assert "texts of test that are nearly the same as one of train" in across.message
-    assert f"rows ({across.rows[0]} like {across.like[0]}, " in across.message
+    assert "near-duplicate texts between test and train" in across.message
+    assert f"rows ({across.rows[0]} ~ {across.like[0]}, " in across.message
 
 
 def test_every_pair_that_is_reported_is_similar():

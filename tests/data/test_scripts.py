@@ -13,10 +13,10 @@ def found(texts):
 @pytest.mark.parametrize(
     ("texts", "rows", "message"),
     [
-        (["a film", "Хороший фильм", "ein Film"], (2,), "that are not in Latin letters .*1 in Cyrillic"),
-        (["これは映画です", "a film", "很好的电影"], (2,), "not in Chinese or Japanese letters .*1 in Latin"),
+        (["a film", "Хороший фильм", "ein Film"], (2,), "whose script is not Latin, the main script .*1 in Cyrillic"),
+        (["これは映画です", "a film", "很好的电影"], (2,), "is not Chinese or Japanese, the main .*1 in Latin"),
         (["a film", "another", "영화", "ταινία"], (3, 4), "1 in Hangul, 1 in Greek"),
-        (["మంచి సినిమా", "చెడ్డ సినిమా", "a film"], (3,), "not in the same letters as the others are .1 in Latin"),
+        (["మంచి సినిమా", "చెడ్డ సినిమా", "a film"], (3,), "whose script is not that of most texts .1 in Latin"),
         (["a film", "another", "ಚಿತ್ರ"], (3,), "1 in another script"),
     ],
 )

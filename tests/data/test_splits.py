@@ -107,7 +107,7 @@ def test_folder_without_test(tmp_path, caplog):
     write(tmp_path / "valid.csv", ["b", "a"], 200)
     splits = load_splits(tmp_path)
     assert [len(splits[name]) for name in NAMES] == [36, 2, 4]
-    assert f"{tmp_path}: no test split is given: 4 examples of train are set aside" in caplog.messages
+    assert f"{tmp_path}: no test split: held out 4 examples of train" in caplog.messages
 
 
 def test_shards(tmp_path):
@@ -234,7 +234,7 @@ def test_groups_in_two_given_splits_are_reported(tmp_path):
         (tmp_path / f"{name}.csv").write_text("\n".join(["text,label,thread", *rows]))
     (finding,) = load_splits(tmp_path, group_column="thread").findings
     assert (finding.kind, finding.rows) == ("group_leak", (2,))
-    assert "texts of validation whose group is also in train: row 2" in finding.message
+    assert "texts in validation whose group is also in train: row 2" in finding.message
 
 
 def test_groups_of_shards(tmp_path):
@@ -282,7 +282,7 @@ def test_copies_are_dropped_from_train(tmp_path, caplog):
         "duplicate",
         "empty_text",
     }  # copies in test stay
-    message = "2 texts of train are dropped that are also in validation or test, and 2 that stand there before"
+    message = "dropped 2 texts of train that are also in another split, and 2 later duplicates"
     assert message in caplog.text
 
 

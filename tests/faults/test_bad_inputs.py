@@ -244,7 +244,7 @@ CASES = [
         CHECK,
         table([*CLEAN, ("red \x1b[31m alert", "a")]),
         0,
-        r"texts of train with control characters, .*: row 14\n.*\n.*Write the file again as UTF-8",
+        r"texts in train with control characters.*: row 14\n.*\n.*Write the file again as UTF-8",
     ),
     Case(
         "field of ten megabytes",
@@ -360,7 +360,7 @@ CASES = [
         CHECK,
         table([*CLEAN, *[("sun", "a")] * 10_000]),
         0,
-        r"stand there before with the same label: 9,999 rows \(15, .*\n.*\n.*Pass --deduplicate",
+        r"duplicate texts in train with the same label: 9,999 rows \(15, .*\n.*\n.*Pass --deduplicate",
     ),
     Case(
         "one class", CHECK, labelled("a", "a"), 3, r"Expected two or more classes .* found \['a'\]\n.*\n.*Pass another"
@@ -465,21 +465,21 @@ CASES = [
         CHECK,
         folder(train=CLEAN, test=[*OTHERS, ("  SUN over sunshire today", "a")]),
         0,
-        r"texts of test that are also in train: row 14\n.*\n.*Pass --deduplicate",
+        r"texts in test that are also in train: row 14\n.*\n.*Pass --deduplicate",
     ),
     Case(
         "one text with two labels",
         CHECK,
         table([*CLEAN, (CLEAN[0][0], "b")]),
         0,
-        r"stand there before with another label: row 14\n.*\n.*Decide on one label",
+        r"duplicate texts in train with conflicting labels: row 14\n.*\n.*Decide on one label",
     ),
     Case(
         "no validation split",
         PLAN + " --dataset {path}",
         folder(train=CLEAN, test=OTHERS),
         0,
-        "no validation split is given: 1 examples of train are set aside",
+        "no validation split: held out 1 examples of train",
     ),
     Case(
         "validation split of one row",
@@ -507,14 +507,14 @@ CASES = [
         CHECK + " --model {model}",
         table([*CLEAN, ("good film " * 100_000, "a")]),
         0,
-        r"texts of train of more than 64 tokens: row 14\n.*\n.*Raise --max-length",
+        r"texts in train of more than 64 tokens: row 14\n.*\n.*Raise --max-length",
     ),
     Case(
         "words the tokenizer does not know",
         CHECK + " --model {model}",
         table([(f"\u0447\u0442\u043e \u0442\u043e {i}", "ab"[i % 2]) for i in range(9)]),
         0,
-        r"texts of train with tokens that \S+ does not know: 9 rows \(2, 3",
+        r"texts in train with tokens that \S+ does not know: 9 rows \(2, 3",
     ),
     Case(
         "column that a template lacks",
@@ -528,7 +528,7 @@ CASES = [
         CHECK + " --model {model}",
         table([*CLEAN, ("a [SEP] b [PAD]", "a")]),
         0,
-        r"texts of train that spell special tokens of \S+: row 14\n",
+        r"texts in train that spell special tokens of \S+: row 14\n",
     ),
     Case(
         "more words than embeddings",

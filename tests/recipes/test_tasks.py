@@ -354,7 +354,7 @@ def test_the_hint_is_a_command_that_looks_at_the_same_columns(trained, tmp_path,
     path = tmp_path / "my data.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     load_splits(path, task="multi_label", text_column="body", pair_column="second", label_column="tags here")
-    (line,) = [line for line in caplog.messages if "says what that means" in line]
-    words = shlex.split(line.partition(" says what")[0])
+    (line,) = [line for line in caplog.messages if "For details and what to do, run:" in line]
+    words = shlex.split(line.partition("run: ")[2])
     assert words[:3] == ["nlptl", "check", str(path)]
-    assert "texts of train that stand there before" in run_command(words[1:], capsys)
+    assert "duplicate texts in train" in run_command(words[1:], capsys)

@@ -49,14 +49,14 @@ def test_warnings_go_on_and_stop_with_strict(tmp_path: Path, capsys: pytest.Capt
     assert check(path, "--output", tmp_path / "report.json") == 0
     out = capsys.readouterr().out
     assert "found 3 warnings:\n" in out
-    assert out.index("another label: row 10") < out.index("empty texts in train: row 8") < out.index("label: row 9")
+    assert out.index("conflicting labels: row 10") < out.index("empty texts in train: row 8") < out.index("same label: row 9")
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["labels"] == {"train": {"x": 6, "y": 3}}
     assert report["truncation"] == {}
     conflict = next(each for each in report["findings"] if each["kind"] == "conflict")
     assert conflict == {
         "kind": "conflict",
-        "message": f"{path}: texts of train that stand there before with another label: row 10",
+        "message": f"{path}: duplicate texts in train with conflicting labels: row 10",
         "count": 1,
         "rows": [10],
         "severity": "warning",
@@ -89,7 +89,7 @@ def test_columns_and_what_is_nearly_the_same(tmp_path: Path, capsys: pytest.Capt
     path = write(tmp_path / "a.csv", [*CLEAN, (text, "x"), (f"{text} eleven", "y")], header=("body", "queue"))
     flags = ("--text-column", "body", "--label-column", "queue", "--strict")
     assert check(path, *flags) == 3
-    assert "nearly the same as one that stands there before: 1 row (9 like 8)" in capsys.readouterr().out
+    assert "near-duplicate texts in train: 1 row (9 ~ 8)" in capsys.readouterr().out
     assert check(path, *flags, "--no-near-duplicates") == 0
 
 
@@ -99,7 +99,7 @@ def test_a_group_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str
     write(tmp_path / "test.csv", [("a calm day", "x", "7"), ("storm", "y", "3")], header)
     assert check(tmp_path, "--strict") == 0
     assert check(tmp_path, "--strict", "--group-column", "author") == 3
-    assert "texts of test whose group is also in train: row 3\n" in capsys.readouterr().out
+    assert "texts in test whose group is also in train: row 3\n" in capsys.readouterr().out
 
 
 def test_what_the_tokenizer_cuts_and_does_not_know(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -109,7 +109,7 @@ def test_what_the_tokenizer_cuts_and_does_not_know(tiny_bert: Path, tmp_path: Pa
     assert check(*words) == 0
     out = capsys.readouterr().out
     # The first two texts have 4 tokens and 2 special ones: they fill max_length and are not cut.
-    assert "texts of train of more than 6 tokens: row 4\n" in out
+    assert "texts in train of more than 6 tokens: row 4\n" in out
     assert "does not know: row 5\n" in out
     shares = json.loads((tmp_path / "report.json").read_text())["truncation"]["train"]
     assert shares["cut_texts"] == 0.25
