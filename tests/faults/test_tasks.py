@@ -28,7 +28,7 @@ REGIMES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "pairs": ("sentence_pair", {}, {"sampling": "balanced", "r_drop": 0.5}),
     "pairs, one layer frozen": ("sentence_pair", {"freeze": 1}, {"loss": "focal"}),
     "pairs, frozen": ("sentence_pair", {"freeze": "encoder"}, {"logit_adjustment": 1.0}),
-    "scores": ("regression", {}, {"wise_ft": 0.5}),
+    "scores": ("regression", {}, {"optimizer": "adam"}),
     "scores, low-rank": ("regression", {"lora_rank": 2}, {}),
     "scores, frozen": ("regression", {"freeze": "encoder", "hidden": 8}, {}),
     "order": ("ordinal", {}, {"warm_head_epochs": 1}),
