@@ -144,9 +144,6 @@ class TrainingConfig(DecisionConfig):
     """Weight of the divergence between two passes with different dropout (R-Drop, Liang et al. 2021)."""
     ema_decay: Share | None = None
     """Decay of the moving average of the weights that is evaluated and kept, such as 0.99. None: no average."""
-    wise_ft: Annotated[float, Range(0, 1)] | None = None
-    """Share of the fine-tuned encoder in its mean with the pretrained one, taken at the end (WiSE-FT, Wortsman et al.
-    2022), such as 0.5. None: no mean."""
     micro_batch_tokens: Count | None = None
     """Tokens, padding included, that one device processes at once, and at least one example. It bounds memory and
     changes the gradient only through dropout, whose noise is drawn per micro-batch. Halved when memory runs out. None:

@@ -22,6 +22,7 @@ DELETED: dict[str, tuple[Any, ...]] = {
     "mixout": (0.0,),
     "l2_sp": (0.0,),
     "fgm": (0.0,),
+    "wise_ft": (None,),
     "sparse_embeddings": (True, False),  # the same updates either way
     "conformal_score": (None, "lac"),
     "neighbors": (None, 5),

@@ -138,7 +138,17 @@ def test_deleted_settings_in_use_are_refused_by_name(
 @pytest.mark.parametrize(
     ("settings", "kept"),
     [
-        ({"mixout": 0.0, "fgm": 0, "l2_sp": 0.0, "sparse_embeddings": False, "conformal_score": "lac"}, {}),
+        (
+            {
+                "mixout": 0.0,
+                "fgm": 0,
+                "wise_ft": None,
+                "l2_sp": 0.0,
+                "sparse_embeddings": False,
+                "conformal_score": "lac",
+            },
+            {},
+        ),
         ({"format": 1, "head": {"head": "logistic"}}, {"head": {"head": "logistic"}}),
         ({"texts_shown": "none", "unknown": [1]}, {"texts_shown": "none", "unknown": [1]}),
     ],
@@ -150,7 +160,10 @@ def test_deleted_settings_without_effect_are_dropped(settings: dict[str, object]
 @pytest.mark.parametrize(
     ("settings", "found"),
     [
-        ({"train": {"fgm": 0.5}, "judging": {"texts_shown": "masked"}}, "fgm=0.5, texts_shown='masked'"),
+        (
+            {"train": {"fgm": 0.5, "wise_ft": 0.5}, "judging": {"texts_shown": "masked"}},
+            "fgm=0.5, wise_ft=0.5, texts_shown='masked'",
+        ),
         ({"train": {"conformal_score": "aps"}}, "conformal_score='aps'"),
     ],
 )

@@ -239,13 +239,11 @@ def _train_encoder(kind: BaselineRow, config: ClassificationConfig, splits: Spli
     epochs = "1 epoch" if config.train.num_epochs == 1 else f"{config.train.num_epochs} epochs"
     logger.info("training %s: %s examples, %s", NAMES[kind], f"{len(splits.train):,}", epochs)
     train = replace(config.train, track=None)
-    if kind == "random":
-        train = replace(train, wise_ft=None)  # there are no pretrained weights to average with
     start = time.monotonic()
     with _quiet():
         model = classifier_of(config, splits)
         if kind == "random":
-            model.reinit_names = start_anew(model.network, seed=config.seed)
+            start_anew(model.network, seed=config.seed)
         trainer = Trainer(model, train, seed=config.seed)
         trainer.fit(splits.train, validation=splits.validation)
         seconds = time.monotonic() - start

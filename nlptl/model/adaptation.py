@@ -5,17 +5,12 @@ from transformers import PreTrainedModel
 from nlptl.config import TransferConfig
 from nlptl.errors import ConfigError
 from nlptl.model.adapters import add_lora
-from nlptl.model.parts import POOLER, EncoderParts
+from nlptl.model.parts import EncoderParts
 from nlptl.model.reinit import reinit_layers
 
 
-def adapt_encoder(
-    network: PreTrainedModel, parts: EncoderParts, config: TransferConfig, *, head_names: frozenset[str], seed: int
-) -> frozenset[str]:
+def adapt_encoder(network: PreTrainedModel, parts: EncoderParts, config: TransferConfig, *, seed: int) -> None:
     """Give the encoder the new weights and low-rank updates that `config` asks for, as `check_transfer` has passed it.
-
-    Returns:
-        The names of its parameters that are no longer pretrained.
 
     Raises:
         ConfigError: If there are no such layers, or they do not train.
@@ -34,7 +29,7 @@ def adapt_encoder(
         )
     count = config.reinit_layers
     if count == 0:
-        return frozenset()
+        return
     num_free = parts.num_layers - num_frozen
     if not parts.shares_layers and num_free < count <= parts.num_layers:
         raise ConfigError(
@@ -42,5 +37,3 @@ def adapt_encoder(
             "frozen ones. Lower reinit_layers or --freeze."
         )
     reinit_layers(network, None if parts.shares_layers else parts.layers, parts.pooler, count=count, seed=seed)
-    groups, new = parts.group_parameters(network, head_names), {POOLER, *parts.layer_names[-count:]}
-    return frozenset(name for name, group in groups.items() if group in new)

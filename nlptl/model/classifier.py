@@ -95,7 +95,6 @@ class Classifier(nn.Module):
         prefix = network.base_model_prefix + "."
         names = [name for name, _ in network.named_parameters()]
         self.head_names = frozenset(name for name in names if not name.startswith(prefix)) | new_names
-        self.reinit_names: frozenset[str] = frozenset()  # of the encoder, but with no pretrained weights
         reads_native = head.pooling == "native" and not task.is_per_token
         self.native_pooling = native_pooling(network) if reads_native else None
         reads_pooler = self.native_pooling == "pooler"
@@ -277,7 +276,7 @@ class Classifier(nn.Module):
             model.task = Regression(loaded.task.names)
             model.rescale(loaded.task)
         freezing.check_freeze(model.parts, freeze, train_only)
-        model.reinit_names = adapt_encoder(model.network, model.parts, transfer, head_names=model.head_names, seed=seed)
+        adapt_encoder(model.network, model.parts, transfer, seed=seed)
         model.transfer = transfer
         model.freeze(freeze, train_only=train_only)
         return model
@@ -358,12 +357,6 @@ class Classifier(nn.Module):
         """How many of the lowest layers never change, the embeddings included, so that their output never does."""
         names = frozenset(name for name, p in self.network.named_parameters() if p.requires_grad)
         return freezing.num_frozen_layers(self.parts, self.groups, names)
-
-    @property
-    def pretrained_names(self) -> frozenset[str]:
-        """Parameters that came with the encoder: not the head, not new layers, not low-rank updates."""
-        names = frozenset(name for name, _ in self.network.named_parameters() if not freezing.is_adapter(name))
-        return names - self.head_names - self.reinit_names
 
     @property
     def groups(self) -> dict[str, str]:

@@ -48,8 +48,8 @@ def reinit_layers(
             part.apply(encoder._init_weights)
 
 
-def start_anew(network: PreTrainedModel, *, seed: int) -> frozenset[str]:
-    """Give the whole encoder new weights, as transformers starts one of its architecture, and return their names.
+def start_anew(network: PreTrainedModel, *, seed: int) -> None:
+    """Give the whole encoder new weights, as transformers gives it to a new encoder of its architecture.
 
     What such an encoder learns from the same examples says what pretraining is worth.
     """
@@ -57,4 +57,3 @@ def start_anew(network: PreTrainedModel, *, seed: int) -> frozenset[str]:
     with seeded(stream_key("start anew", seed)):
         fresh = AutoModel.from_config(encoder.config, dtype=torch.float32).state_dict()
     encoder.load_state_dict({name: fresh[name] for name in encoder.state_dict()})
-    return frozenset(f"{network.base_model_prefix}.{name}" for name, _ in encoder.named_parameters())

@@ -1,4 +1,4 @@
-"""Weights that stand in for those of the last step: a moving average, and the mean with the pretrained ones."""
+"""A moving average of the weights, which stands in for those of the last step."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -63,16 +63,6 @@ class MovingAverage:
         for name, tensor in tensors.items():
             self._averages[name].copy_(tensor)
         self.num_updates = num_updates
-
-
-def interpolate(weights: Mapping[str, nn.Parameter], pretrained: Mapping[str, torch.Tensor], share: float) -> None:
-    """Set each weight to (1 - share) * pretrained + share * weight (WiSE-FT: Wortsman et al. 2022, arXiv:2109.01903).
-
-    `share` is the share of the fine-tuned weights: 1 leaves them as they are, 0 gives the pretrained ones.
-    """
-    with torch.no_grad():
-        for name, weight in weights.items():
-            weight.copy_(torch.lerp(pretrained[name], weight, share))
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def estimate_training(
     weights, trained = (sum(p.nbytes for p in each) for each in (parameters, _trained(model)))
     if model.head_is_fitted:
         trained = 0
-    num_copies = (config.ema_decay is not None) + (config.wise_ft is not None) + (on_cpu and len(splits) > 1)
+    num_copies = (config.ema_decay is not None) + (on_cpu and len(splits) > 1)
     optimizer = trained * (1 if config.optimizer == "sgd" else 2)
     checkpoint = trained * (1 + (config.ema_decay is not None)) + optimizer
     memory = {

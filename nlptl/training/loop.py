@@ -15,7 +15,7 @@ from nlptl.errors import NonFiniteError, ResourceError
 from nlptl.evaluation.metrics import LOWER_IS_BETTER
 from nlptl.model.classifier import Classifier
 from nlptl.model.quick import quick_layers
-from nlptl.training.averaging import MovingAverage, interpolate
+from nlptl.training.averaging import MovingAverage
 from nlptl.training.cache import FeatureCache
 from nlptl.training.checkpoint import (
     Background,
@@ -71,7 +71,6 @@ class Loop:
         # Each stage trains all that the one before it does, so that this is all that ever trains.
         self.weights = {name: p for name, p in model.network.named_parameters() if p.requires_grad}
         self.names = frozenset(self.weights)
-        self.pretrained = self._pretrained()
         self.average = None if config.ema_decay is None else MovingAverage(self.weights, config.ema_decay)
         self.state = State()
         self.best: dict[str, torch.Tensor] = {}
@@ -374,13 +373,3 @@ class Loop:
             logger.info(line, step, step / steps_per_epoch, selection_metric(self.model.task, self.config), value)
         elif self.average is not None:
             load_tensors(self.model.network, self.names, self.average.tensors())
-        if self.config.wise_ft is not None:
-            weights = {name: self.weights[name] for name in self.pretrained}
-            interpolate(weights, self.pretrained, self.config.wise_ft)
-            logger.info("kept the mean of the encoder, %.3g, and the pretrained one", self.config.wise_ft)
-
-    def _pretrained(self) -> dict[str, torch.Tensor]:
-        """Return copies of the encoder's pretrained weights that will train, which `wise_ft` wants at the end."""
-        if self.config.wise_ft is None:
-            return {}
-        return {name: p.detach().clone() for name, p in self.weights.items() if name in self.model.pretrained_names}

@@ -12,7 +12,7 @@ from nlptl.model.parts import HEAD
 from nlptl.tasks.decision_checks import check_decisions
 from nlptl.tasks.task import Task
 from nlptl.training.optimizer import check_rates, learning_rates, weight_decays
-from nlptl.training.regularizers import check_regularizers, has_active_dropout
+from nlptl.training.regularizers import check_r_drop
 from nlptl.training.stages import Stage, plan_stages
 from nlptl.wording import align_table
 
@@ -65,12 +65,8 @@ def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
     trained = {groups[name] for name, p in model.network.named_parameters() if p.requires_grad}
     below = [name for name in model.parts.group_names if name in trained and name.startswith(("layer", "embeddings"))]
     stages = plan_stages(config, num_unfrozen=len(below))
+    check_r_drop(model, config)
     model.freeze(transfer.freeze, train_only=transfer.train_only, top=stages[-1].top)
-    try:
-        _check_regularizers(model, config)
-    except ConfigError:
-        model.freeze(transfer.freeze, train_only=transfer.train_only)
-        raise
     return Plan(stages, learning_rates(model, config), weight_decays(model, config))
 
 
@@ -177,19 +173,3 @@ def _check_fitted(model: Classifier, config: TrainingConfig) -> None:
             f"Expected no settings of an optimizer for a {model.head.head} head, which scikit-learn fits, found "
             f"{flags}. Leave them out, or pass --head dense."
         )
-
-
-def _check_regularizers(model: Classifier, config: TrainingConfig) -> None:
-    network, was_training = model.network, model.training
-    trained = {name for name, p in network.named_parameters() if p.requires_grad}
-    own = trained & model.pretrained_names
-    model.train()
-    try:
-        check_regularizers(
-            config,
-            trains_encoder=bool(own),
-            has_dropout=has_active_dropout(network),
-            has_adapters=model.has_adapters,
-        )
-    finally:
-        model.train(was_training)

@@ -28,14 +28,12 @@ REGIMES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "dora": ({"lora_rank": 2, "dora": True, "freeze": 1}, {"optimizer": "sgd", "schedule": "cosine"}),
     "new layers": ({"reinit_layers": 1}, {}),
     "ema": ({}, {"ema_decay": 0.9}),
-    "wise_ft": ({}, {"wise_ft": 0.5}),
     "all regularizers": (
         {"reinit_layers": 1},
         {
             "unfreeze_every_epochs": 1,
             "r_drop": 0.5,
             "ema_decay": 0.9,
-            "wise_ft": 0.5,
             "layer_decay": 0.9,
             "num_epochs": 4,
         },
@@ -148,7 +146,7 @@ def test_a_run_that_is_stopped_after_every_step_ends_in_the_same_bytes(
         assert outcome(output) == expected, step
 
 
-@pytest.mark.parametrize("regime", ["gradual unfreezing", "wise_ft", "frozen"])
+@pytest.mark.parametrize("regime", ["gradual unfreezing", "ema", "frozen"])
 def test_without_validation_too(regime: str, tiny_bert: Path, splits: Splits, tmp_path: Path):
     transfer, settings = REGIMES[regime][0], {**SETTINGS, **REGIMES[regime][1]}
 

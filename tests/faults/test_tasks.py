@@ -26,7 +26,7 @@ REGIMES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "labels, in chunks": ("multilabel", {"long_text": "chunks", "max_length": 8, "chunk_pooling": "attention"}, {}),
     "pairs, one layer frozen": ("sentence_pair", {"freeze": 1}, {"sampling": "balanced", "r_drop": 0.5}),
     "pairs, frozen": ("sentence_pair", {"freeze": "encoder"}, {"logit_adjustment": 1.0}),
-    "scores": ("regression", {}, {"wise_ft": 0.5}),
+    "scores": ("regression", {}, {"optimizer": "adam"}),
     "scores, frozen": ("regression", {"freeze": "encoder", "hidden": 8}, {}),
     "order": ("ordinal", {}, {"warm_head_epochs": 1}),
     "tags, frozen": ("token_classification", {"freeze": "encoder"}, {"class_weights": "balanced"}),

@@ -139,7 +139,7 @@ CACHED = {
     "warm head": ({"freeze": 1}, {"num_epochs": 4, "warm_head_epochs": 2}),
     "gradual": ({}, {"num_epochs": 6, "unfreeze_every_epochs": 2}),
     "gradual lora": ({"lora_rank": 2}, {"num_epochs": 6, "unfreeze_every_epochs": 2}),
-    "regularizers": ({"freeze": 1}, {"ema_decay": 0.9, "wise_ft": 0.5}),
+    "moving average": ({"freeze": 1}, {"ema_decay": 0.9}),
 }
 
 
@@ -254,17 +254,6 @@ def test_the_moving_average_is_kept(watch: Callable[..., Any], deep_folder: Call
         average = {name: decay * average[name] + (1 - decay) * weights[name] for name in weights}
     assert_close(kept, average, atol=1e-6)
     assert not torch.equal(kept["classifier.weight"], after[-1]["classifier.weight"])
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_encoder_that_is_kept_is_between_both(
-    share: float, watch: Callable[..., Any], deep_folder: Callable[[str], Path]
-):
-    start = weights_of(Classifier.from_pretrained(deep_folder("bert"), labels=LABELS))
-    tuned, kept = watch()[2], watch(wise_ft=share)[2]
-    for name, weight in kept.items():
-        expected = tuned[name] if name.startswith("classifier.") else start[name] + share * (tuned[name] - start[name])
-        torch.testing.assert_close(weight, expected, rtol=0, atol=1e-6)
 
 
 def test_the_divergence_of_two_passes_is_weighted(watch: Callable[..., Any]):

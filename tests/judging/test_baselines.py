@@ -123,7 +123,7 @@ def test_a_run_stands_in_its_own_table(freeze, train_only, own: str, reviews: Pa
         max_examples=60,
         output_dir=tmp_path / "run",
         transfer=TransferConfig(freeze=freeze, train_only=train_only),
-        train=TrainingConfig(num_epochs=2, learning_rate=2e-3, wise_ft=0.9 if freeze == "nothing" else None),
+        train=TrainingConfig(num_epochs=2, learning_rate=2e-3),
         judging=JudgingConfig(with_baselines=True),
         near_duplicates=False,
     )

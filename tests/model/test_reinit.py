@@ -142,12 +142,11 @@ def test_a_whole_encoder_starts_as_transformers_starts_one(
 ):
     model = load(family_folder(family), auto)
     before, random_state = values(model), torch.get_rng_state()
-    names = start_anew(model, seed=3)
+    start_anew(model, seed=3)
     assert torch.equal(random_state, torch.get_rng_state())
     after = values(model)
     prefix = "" if auto is AutoModel else f"{model.base_model_prefix}."
     of_encoder = {name for name in before if name.startswith(prefix)}
-    assert {f"{prefix}{name.removeprefix(f'{model.base_model_prefix}.')}" for name in names} == of_encoder
     torch.manual_seed(stream_key("start anew", 3))
     fresh = values(AutoModel.from_config(model.base_model.config))
     for name in before:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nlptl.errors import UntrustedFileError
-from nlptl.training.averaging import MovingAverage, interpolate, restored
+from nlptl.training.averaging import MovingAverage, restored
 
 
 def build_weights(seed: int = 0) -> dict[str, nn.Parameter]:
@@ -112,18 +112,6 @@ def test_averages_of_other_weights_are_refused(change: str):
     with pytest.raises(UntrustedFileError, match=r"averages of 3 tensors .* such as dense\.bias.* --ema-decay"):
         average.load(tensors, num_updates=1)
     assert_equal(average.tensors(), before)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.8, 1.0])
-def test_interpolation_is_the_mean_of_the_paper(share: float):
-    weights, pretrained = build_weights(0), values(build_weights(1))
-    own = values(weights)
-    interpolate(weights, pretrained, share)
-    for name, weight in weights.items():
-        expected = (1 - share) * pretrained[name] + share * own[name]
-        torch.testing.assert_close(weight.detach(), expected, rtol=1e-14, atol=1e-14)
-    if share in (0, 1):
-        assert_equal(values(weights), own if share else pretrained)
 
 
 def test_weights_are_restored_bit_for_bit():

@@ -49,7 +49,11 @@ def test_warnings_go_on_and_stop_with_strict(tmp_path: Path, capsys: pytest.Capt
     assert check(path, "--output", tmp_path / "report.json") == 0
     out = capsys.readouterr().out
     assert "found 3 warnings:\n" in out
-    assert out.index("conflicting labels: row 10") < out.index("empty texts in train: row 8") < out.index("same label: row 9")
+    assert (
+        out.index("conflicting labels: row 10")
+        < out.index("empty texts in train: row 8")
+        < out.index("same label: row 9")
+    )
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["labels"] == {"train": {"x": 6, "y": 3}}
     assert report["truncation"] == {}

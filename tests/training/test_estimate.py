@@ -24,7 +24,7 @@ SETTINGS = {
     "without a cache": ({"freeze": 1}, {"cache": False}),
     "stages": ({}, {"unfreeze_every_epochs": 1}),
     "low-rank updates": ({"lora_rank": 2}, {"optimizer": "sgd"}),
-    "two passes": ({}, {"r_drop": 1.0, "ema_decay": 0.9, "wise_ft": 0.5}),
+    "two passes": ({}, {"r_drop": 1.0, "ema_decay": 0.9}),
     "the head": ({"freeze": "encoder"}, {}),
     "a pooling that trains": ({"freeze": "encoder", "pooling": "attention"}, {}),
 }

@@ -1,15 +1,14 @@
-"""Each regularizer against its formula, by another way of computing it, in float64."""
+"""R-Drop against its formula, by another way of computing it, in float64."""
 
-import re
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
 from nlptl import ConfigError, TrainingConfig
-from nlptl.training.regularizers import check_regularizers, has_active_dropout, symmetric_divergence
+from nlptl.training.regularizers import check_r_drop, symmetric_divergence
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -51,42 +50,15 @@ def test_the_divergence_has_a_gradient_everywhere():
     assert torch.equal(same.grad, torch.zeros_like(same))
 
 
-def test_dropout_counts_where_it_is_active():
-    network = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(0.1)), nn.Dropout(0.0))
-    assert has_active_dropout(network.train())
-    network[1].eval()
-    assert not has_active_dropout(network)
-    assert not has_active_dropout(nn.Linear(2, 2))
-
-
-EVERYTHING = {"trains_encoder": True, "has_dropout": True, "has_adapters": False}
-FROZEN = {"trains_encoder": False}
-ADAPTED = FROZEN | {"has_adapters": True}
-
-
-@pytest.mark.parametrize(
-    ("settings", "facts", "message"),
-    [
-        ({"wise_ft": 0.5}, FROZEN, "train for --wise-ft, found all of them frozen. Pass --freeze nothing without"),
-        ({"wise_ft": 0.0}, FROZEN, "or leave --wise-ft out."),
-        ({"wise_ft": 1.0}, ADAPTED, "for --wise-ft, found low-rank updates in their place. Leave --lora-rank out"),
-        ({"r_drop": 1.0}, {"has_dropout": False}, "found none. Pass --dropout 0.1, or leave --r-drop out."),
-    ],
-)
-def test_what_cannot_apply_is_refused(settings: dict[str, float], facts: dict[str, bool], message: str):
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        check_regularizers(TrainingConfig(**settings), **EVERYTHING | facts)
-
-
-def test_everything_that_cannot_apply_is_named_at_once():
-    config = TrainingConfig(wise_ft=0.5, r_drop=1.0)
-    with pytest.raises(ConfigError) as caught:
-        check_regularizers(config, **EVERYTHING | FROZEN | {"has_dropout": False})
-    for flag in ("--wise-ft", "--r-drop"):
-        assert str(caught.value).count(f"for {flag}") == 1
-    check_regularizers(config, **EVERYTHING)
-
-
-@pytest.mark.parametrize("facts", [FROZEN, ADAPTED, {"has_dropout": False}])
-def test_without_regularizers_nothing_is_refused(facts: dict[str, bool]):
-    check_regularizers(TrainingConfig(ema_decay=0.9), **EVERYTHING | facts)
+@pytest.mark.parametrize(("freeze", "is_refused"), [("nothing", False), ("encoder", True)])
+def test_dropout_counts_where_it_is_active(freeze: str, is_refused: bool, build_model):
+    model = build_model(freeze=freeze)
+    in_encoder = set(model.network.base_model.modules())
+    for module in set(model.network.modules()) - in_encoder:
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(ConfigError, match="nothing that trains has dropout") if is_refused else nullcontext():
+        check_r_drop(model, TrainingConfig(r_drop=1.0))
+    check_r_drop(model, TrainingConfig())
+    assert [module.training for module in model.modules()] == modes
