@@ -380,11 +380,11 @@ def documents(count: int, seed: int) -> Examples:
     ("settings", "is_seen"),
     [
         ({"long_text": "head"}, False),
-        ({"long_text": "tail"}, True),
         ({"chunk_pooling": "mean"}, True),
+        pytest.param({"long_text": "tail"}, True, marks=pytest.mark.nightly),
         pytest.param({"chunk_pooling": "max"}, True, marks=pytest.mark.nightly),
         pytest.param({"chunk_pooling": "attention"}, True, marks=pytest.mark.nightly),
-        ({"max_chunks": 2}, False),
+        pytest.param({"max_chunks": 2}, False, marks=pytest.mark.nightly),
     ],
     ids=str,
 )

@@ -369,7 +369,7 @@ def alone(tiny_bert: Path, toy_csv: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", [pytest.param("torchrun", marks=pytest.mark.nightly), "accelerate"])
 def test_two_processes_learn_what_one_does(launcher: str, alone: Path, tiny_bert: Path, toy_csv: Path, tmp_path: Path):
     recipe = [SENTIMENT, "--model", tiny_bert, "--dataset", toy_csv]
     done = run_fresh(*LAUNCHERS[launcher](), *recipe, *ALONE.split(), "--output-dir", tmp_path / "run")

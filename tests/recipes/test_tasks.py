@@ -331,7 +331,7 @@ def test_what_is_no_better_than_its_baseline_is_told(trained, tiny_bert, caplog)
     assert "test: accuracy is no better than that of the majority baseline: train for more" in caplog.text
 
 
-@for_each_kind
+@pytest.mark.parametrize("name", ["multilabel", "regression"])
 def test_its_configuration_repeats_it_and_a_folder_that_holds_a_run_is_refused(name, trained, tmp_path, capsys):
     found = trained(name)
     words = ["--config", str(found.run / "config.json"), "--output-dir"]
