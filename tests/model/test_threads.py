@@ -77,8 +77,8 @@ def test_other_calls(call: str, pairs: bool, tiny_bert: Path):
         found = getattr(model, call)([TEXTS[i % 20]], [TEXTS[i // 4 % 20]] if pairs else [])
         return found.tolist() if call == "encode" else found[0].tolist() if call == "tokenize" else found
 
-    alone = [answer(i) for i in range(80)]
-    assert in_threads(answer, 80) == alone
+    alone = [answer(i) for i in range(48)]
+    assert in_threads(answer, 48) == alone
 
 
 def test_the_estimator_just_fitted(tiny_bert: Path):
