@@ -142,8 +142,6 @@ class TrainingConfig(DecisionConfig):
     to its frequency in the training split. None: every example counts the same."""
     r_drop: NotNegative = 0.0
     """Weight of the divergence between two passes with different dropout (R-Drop, Liang et al. 2021)."""
-    ema_decay: Share | None = None
-    """Decay of the moving average of the weights that is evaluated and kept, such as 0.99. None: no average."""
     micro_batch_tokens: Count | None = None
     """Tokens, padding included, that one device processes at once, and at least one example. It bounds memory and
     changes the gradient only through dropout, whose noise is drawn per micro-batch. Halved when memory runs out. None:

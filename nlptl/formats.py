@@ -15,13 +15,14 @@ CONFIG_FORMAT = 2
 CARD_FORMAT = 2
 """Format of nlptl.json, the settings of a saved model."""
 
-CHECKPOINT_FORMAT = 3
-"""Format of a checkpoint. The others of nlptl 0.1.0 are 1, this one is 3."""
+CHECKPOINT_FORMAT = 4
+"""Format of a checkpoint. That of nlptl 0.1.0 is 3; it also holds the moving averages of ema_decay."""
 
 DELETED: dict[str, tuple[Any, ...]] = {
     "mixout": (0.0,),
     "l2_sp": (0.0,),
     "fgm": (0.0,),
+    "ema_decay": (None,),
     "wise_ft": (None,),
     "sparse_embeddings": (True, False),  # the same updates either way
     "conformal_score": (None, "lac"),

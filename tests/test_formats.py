@@ -143,6 +143,7 @@ def test_deleted_settings_in_use_are_refused_by_name(
                 "mixout": 0.0,
                 "fgm": 0,
                 "wise_ft": None,
+                "ema_decay": None,
                 "l2_sp": 0.0,
                 "sparse_embeddings": False,
                 "conformal_score": "lac",
@@ -161,8 +162,8 @@ def test_deleted_settings_without_effect_are_dropped(settings: dict[str, object]
     ("settings", "found"),
     [
         (
-            {"train": {"fgm": 0.5, "wise_ft": 0.5}, "judging": {"texts_shown": "masked"}},
-            "fgm=0.5, wise_ft=0.5, texts_shown='masked'",
+            {"train": {"fgm": 0.5, "ema_decay": 0.9}, "judging": {"texts_shown": "masked"}},
+            "fgm=0.5, ema_decay=0.9, texts_shown='masked'",
         ),
         ({"train": {"conformal_score": "aps"}}, "conformal_score='aps'"),
     ],
@@ -192,7 +193,7 @@ def test_files_of_a_newer_version_are_refused(killed: Path, capsys: pytest.Captu
     )
     with pytest.raises(SystemExit, match="2"):
         train("--resume", "--output-dir", "run")
-    assert "step-000004 has format 4, and this version reads formats up to 3: it was" in capsys.readouterr().err
+    assert "step-000004 has format 5, and this version reads formats up to 4: it was" in capsys.readouterr().err
 
     change(killed / "run/config.json", lambda values: values.update(format=9))
     with pytest.raises(ConfigError, match=rf"config\.json {newer}"):

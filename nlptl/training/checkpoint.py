@@ -12,7 +12,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,19 @@ from nlptl.formats import CHECKPOINT_FORMAT, check_format
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-FILES = ("weights.safetensors", "optimizer.safetensors", "averages.safetensors", "state.json")
+FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
+AVERAGES = "averages.safetensors"
+FILES_BY_FORMAT = {3: {*FILES, AVERAGES}, CHECKPOINT_FORMAT: {*FILES}}
+"""Format 3 has one more file: the moving averages of ema_decay, without tensors if that was not set."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What training goes on from: the weights that train, the optimizer's state by parameter name, and where it is.
-
-    `averages` are those of the weights, if the training keeps a moving average.
-    """
+    """What training continues from: trained weights, the optimizer's state by parameter name, and the progress."""
 
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
     state: dict[str, Any]
-    averages: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -86,7 +85,6 @@ def pack(checkpoint: Checkpoint) -> dict[str, bytes]:
     return {
         "weights.safetensors": safetensors.torch.save(checkpoint.weights, metadata={"format": "pt"}),
         "optimizer.safetensors": safetensors.torch.save(checkpoint.optimizer, metadata={"format": "pt"}),
-        "averages.safetensors": safetensors.torch.save(checkpoint.averages, metadata={"format": "pt"}),
         "state.json": (json.dumps(checkpoint.state, indent=2) + "\n").encode(),
     }
 
@@ -135,22 +133,24 @@ def load_checkpoint(folder: Path, step: int, run: str = "") -> Checkpoint:
     path = step_folder(folder, step)
     try:
         manifest = _manifest(path / MANIFEST)
-        check_format(manifest["format"], CHECKPOINT_FORMAT, path)
-        if (manifest["format"], manifest["step"]) != (CHECKPOINT_FORMAT, step):
-            found = f"format {manifest['format']} and step {manifest['step']}"
-            raise ValueError(f"{found}, not {CHECKPOINT_FORMAT} and {step}")
+        if manifest["step"] != step:
+            raise ValueError(f"a checkpoint of step {manifest['step']}")
         if manifest["run"] != run:
             raise ValueError("a checkpoint of another run")
         contents = {name: (path / name).read_bytes() for name in manifest["sha256"]}
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         wrong = [name for name in contents if hashes[name] != manifest["sha256"][name]]
         if wrong:
-            raise ValueError(f"{', '.join(wrong)} is not what was written")
+            raise ValueError(f"damaged: {', '.join(wrong)}")
+        if AVERAGES in contents and safetensors.torch.load(contents[AVERAGES]):
+            raise ConfigError(
+                f"{path} holds a moving average of the weights (ema_decay), which nlptl 0.2.0 removed. Use nlptl "
+                "0.1.0, which still has it, or train again without it."
+            )
         return Checkpoint(
             safetensors.torch.load(contents["weights.safetensors"]),
             safetensors.torch.load(contents["optimizer.safetensors"]),
             json.loads(contents["state.json"]),
-            safetensors.torch.load(contents["averages.safetensors"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UntrustedFileError(
@@ -216,11 +216,14 @@ def _manifest(path: Path) -> dict[str, Any]:
     """Return the manifest of a checkpoint: its format, run and step, and the sha256 of every file by name."""
     try:
         manifest = json.loads(path.read_bytes())
-        is_whole = set(manifest) == {"format", "run", "step", "sha256"} and set(manifest["sha256"]) == set(FILES)
+        is_whole = set(manifest) == {"format", "run", "step", "sha256"}
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path.name} is not what was written: {error}") from error
+        raise ValueError(f"damaged: {path.name}: {error}") from error
+    if is_whole:
+        check_format(manifest["format"], CHECKPOINT_FORMAT, path.parent)
+        is_whole = set(manifest["sha256"]) == FILES_BY_FORMAT.get(manifest["format"])
     if not is_whole:
-        raise ValueError(f"{path.name} is not what was written")
+        raise ValueError(f"damaged: {path.name}")
     return dict(manifest)
 
 

@@ -82,14 +82,13 @@ def estimate_training(
     weights, trained = (sum(p.nbytes for p in each) for each in (parameters, _trained(model)))
     if model.head_is_fitted:
         trained = 0
-    num_copies = (config.ema_decay is not None) + (on_cpu and len(splits) > 1)
     optimizer = trained * (1 if config.optimizer == "sgd" else 2)
-    checkpoint = trained * (1 + (config.ema_decay is not None)) + optimizer
+    checkpoint = trained + optimizer
     memory = {
         "weights": weights,
         "gradients": trained * (1 if accelerator.num_processes == 1 else 2),  # DistributedDataParallel sends copies
         "optimizer": optimizer,
-        "copies": trained * num_copies,
+        "best weights": trained if on_cpu and len(splits) > 1 else 0,
         "features": _features(model, config, splits, accelerator),
         "activations": _activations(model, config, accelerator, max_tokens=max_tokens),
         "checkpoint": checkpoint if on_cpu else 0,

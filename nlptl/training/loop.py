@@ -15,7 +15,6 @@ from nlptl.errors import NonFiniteError, ResourceError
 from nlptl.evaluation.metrics import LOWER_IS_BETTER
 from nlptl.model.classifier import Classifier
 from nlptl.model.quick import quick_layers
-from nlptl.training.averaging import MovingAverage
 from nlptl.training.cache import FeatureCache
 from nlptl.training.checkpoint import (
     Background,
@@ -69,9 +68,7 @@ class Loop:
         self.stages, self.seed, self.max_tokens = stages, seed, max_tokens
         self.cache, self.encoder_sha256, self.outside = cache, encoder_sha256, outside
         # Each stage trains all that the one before it does, so that this is all that ever trains.
-        self.weights = {name: p for name, p in model.network.named_parameters() if p.requires_grad}
-        self.names = frozenset(self.weights)
-        self.average = None if config.ema_decay is None else MovingAverage(self.weights, config.ema_decay)
+        self.names = frozenset(name for name, p in model.network.named_parameters() if p.requires_grad)
         self.state = State()
         self.best: dict[str, torch.Tensor] = {}
         self.writing = Background()
@@ -218,8 +215,6 @@ class Loop:
                 raise
             if stepper.max_tokens < self.max_tokens:
                 self.max_tokens = state.micro_batch_tokens = stepper.max_tokens
-            if self.average is not None:
-                self.average.update()
             state.step = step + 1
             state.loss_sum, state.num_losses = state.loss_sum + done.loss, state.num_losses + 1
             tracker.advance(loss=done.loss)
@@ -268,23 +263,22 @@ class Loop:
     def _evaluate(self, held_out: Inputs | None, tracker: Tracker, stage: Stage, *, epoch: float, loss: float) -> None:
         """Score validation, remember the weights if they are the best so far, decide whether to stop."""
         config, state = self.config, self.state
-        with nullcontext() if self.average is None else self.average.applied():
-            weights = trained_tensors(self.model.network, self.names)
-            self._check_finite(weights)
-            line = f"epoch {epoch:.4g}: loss {loss:.4f}"
-            if held_out is None:
-                tracker.say(line)
-                return
-            logits, task = logits_of(self.model, held_out, self.accelerator), self.model.task
-            name = selection_metric(task, config)
-            is_finite = bool(torch.isfinite(logits).all())
-            scores = task.point_scores(held_out.targets, task.outputs(logits)) if is_finite else {name: float("nan")}
-            # The head alone may have learned all it can, while the encoder has yet to train.
-            patience = config.early_stopping if stage is self.stages[-1] else None
-            value = scores[name]
-            is_best = state.observe(value, lower_is_better=name in LOWER_IS_BETTER, patience=patience)
-            if is_best:
-                self.best = {key: tensor.clone() for key, tensor in weights.items()}
+        weights = trained_tensors(self.model.network, self.names)
+        self._check_finite(weights)
+        line = f"epoch {epoch:.4g}: loss {loss:.4f}"
+        if held_out is None:
+            tracker.say(line)
+            return
+        logits, task = logits_of(self.model, held_out, self.accelerator), self.model.task
+        name = selection_metric(task, config)
+        is_finite = bool(torch.isfinite(logits).all())
+        scores = task.point_scores(held_out.targets, task.outputs(logits)) if is_finite else {name: float("nan")}
+        # The head alone may have learned all it can, while the encoder has yet to train.
+        patience = config.early_stopping if stage is self.stages[-1] else None
+        value = scores[name]
+        is_best = state.observe(value, lower_is_better=name in LOWER_IS_BETTER, patience=patience)
+        if is_best:
+            self.best = {key: tensor.clone() for key, tensor in weights.items()}
         tracker.record(step=state.step, epoch=epoch, loss=loss, **{f"validation_{key}": v for key, v in scores.items()})
         tracker.say(
             f"{line}, validation {name} {value:.4f}"
@@ -331,7 +325,6 @@ class Loop:
             self.names,
             optimizer,
             self.state,
-            averages={} if self.average is None else self.average.tensors(),
             scaler=self.accelerator.scaler,
         )
 
@@ -349,10 +342,8 @@ class Loop:
         else:
             checkpoint, best = found
             self.state = restore_weights(checkpoint, self.model.network, self.names, self.accelerator.scaler)
-            if self.average is not None:
-                self.average.load(checkpoint.averages, num_updates=self.state.step)
             if best is not None:
-                self.best = best.averages or best.weights
+                self.best = best.weights
             self.max_tokens = min(self.max_tokens, self.state.micro_batch_tokens or self.max_tokens)
             end = ", where it stopped early: nothing is left to train" if self.state.is_stopped else ""
             logger.info("resuming after step %d%s", self.state.step, end)
@@ -365,11 +356,9 @@ class Loop:
         return checkpoint
 
     def _keep_best(self, steps_per_epoch: int) -> None:
-        """Put the best weights into the model, without validation the last ones, averaged as the settings say."""
+        """Put the best weights into the model; without a validation split it keeps the last ones."""
         if self.best:
             load_tensors(self.model.network, self.names, self.best)
             step, value = self.state.best_step or 0, self.state.best_value
             line = "kept the model of step %d, epoch %.4g: best validation %s %.4f"
             logger.info(line, step, step / steps_per_epoch, selection_metric(self.model.task, self.config), value)
-        elif self.average is not None:
-            load_tensors(self.model.network, self.names, self.average.tensors())

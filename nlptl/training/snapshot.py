@@ -43,7 +43,6 @@ def capture(
     optimizer: torch.optim.Optimizer,
     state: State,
     *,
-    averages: Mapping[str, torch.Tensor],
     scaler: Any,
 ) -> Checkpoint:
     """Return the checkpoint of a training.
@@ -53,7 +52,6 @@ def capture(
         names: Parameters that train.
         optimizer: What updates them.
         state: Where training is.
-        averages: Of the parameters, if the training keeps a moving average.
         scaler: That of fp16, or None.
     """
     scale = None if scaler is None else scaler.state_dict()
@@ -61,7 +59,6 @@ def capture(
         trained_tensors(network, names),
         optimizer_tensors(optimizer, names_by_id(network)),
         {**asdict(state), "scaler": scale},
-        dict(averages),
     )
 
 

@@ -1,4 +1,4 @@
-"""Accuracy of full fine-tuning with and without r_drop and ema_decay, on few labels.
+"""Accuracy of full fine-tuning with and without r_drop, on few labels.
 
 Every seed draws its own training texts; the settings of one seed share these, the new weights and the order of
 examples.
@@ -25,7 +25,6 @@ from nlptl.evaluation.comparison import holm
 SETTINGS: dict[str, dict[str, float]] = {
     "plain": {},
     "r_drop 1": {"r_drop": 1.0},
-    "ema_decay 0.99": {"ema_decay": 0.99},
 }
 EPOCHS = {300: 4, 1000: 2}
 NUM_VALIDATION, NUM_TEST, NUM_FLIPS = 300, 1000, 9999

@@ -23,8 +23,8 @@ SETTINGS = {"num_epochs": 3, "batch_size": 12, "learning_rate": 1e-3, "eval_step
 
 
 def train(model: str, data: str, output: Path) -> None:
-    """Train with dropout, a moving average and gradual unfreezing, or go on with it."""
-    config = TrainingConfig(**SETTINGS, ema_decay=0.9, unfreeze_every_epochs=1, logging_steps=1, early_stopping=50)
+    """Train with dropout and gradual unfreezing, or go on with it."""
+    config = TrainingConfig(**SETTINGS, unfreeze_every_epochs=1, logging_steps=1, early_stopping=50)
     run = Run.open(output, config, resume=True)
     splits = load_splits(data, seed=0)
     run.record_splits(splits)

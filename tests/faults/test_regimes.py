@@ -27,18 +27,16 @@ REGIMES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "lora": ({"lora_rank": 2, "lora_dropout": 0.1}, {"unfreeze_every_epochs": 1}),
     "dora": ({"lora_rank": 2, "dora": True, "freeze": 1}, {"optimizer": "sgd", "schedule": "cosine"}),
     "new layers": ({"reinit_layers": 1}, {}),
-    "ema": ({}, {"ema_decay": 0.9}),
     "all regularizers": (
         {"reinit_layers": 1},
         {
             "unfreeze_every_epochs": 1,
             "r_drop": 0.5,
-            "ema_decay": 0.9,
             "layer_decay": 0.9,
             "num_epochs": 4,
         },
     ),
-    "frozen": (HEAD_ALONE, {"ema_decay": 0.9, "r_drop": 1.0}),
+    "frozen": (HEAD_ALONE, {"r_drop": 1.0}),
     "attention": ({**HEAD_ALONE, "pooling": "attention"}, {}),
     "mix": ({**HEAD_ALONE, "layers": "mix", "hidden": (8, 4)}, {}),
     "mix above frozen layers": ({"freeze": 1, "pooling": "mean", "layers": 2}, {}),
@@ -146,7 +144,7 @@ def test_a_run_that_is_stopped_after_every_step_ends_in_the_same_bytes(
         assert outcome(output) == expected, step
 
 
-@pytest.mark.parametrize("regime", ["gradual unfreezing", "ema", "frozen"])
+@pytest.mark.parametrize("regime", ["gradual unfreezing", "frozen"])
 def test_without_validation_too(regime: str, tiny_bert: Path, splits: Splits, tmp_path: Path):
     transfer, settings = REGIMES[regime][0], {**SETTINGS, **REGIMES[regime][1]}
 

@@ -22,7 +22,7 @@ KINDS = {
     "token_classification": ("tokens", {}),
 }
 REGIMES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "labels": ("multilabel", {}, {"loss": "asymmetric", "ema_decay": 0.9}),
+    "labels": ("multilabel", {}, {"loss": "asymmetric"}),
     "labels, in chunks": ("multilabel", {"long_text": "chunks", "max_length": 8, "chunk_pooling": "attention"}, {}),
     "pairs, one layer frozen": ("sentence_pair", {"freeze": 1}, {"sampling": "balanced", "r_drop": 0.5}),
     "pairs, frozen": ("sentence_pair", {"freeze": "encoder"}, {"logit_adjustment": 1.0}),

@@ -139,7 +139,6 @@ CACHED = {
     "warm head": ({"freeze": 1}, {"num_epochs": 4, "warm_head_epochs": 2}),
     "gradual": ({}, {"num_epochs": 6, "unfreeze_every_epochs": 2}),
     "gradual lora": ({"lora_rank": 2}, {"num_epochs": 6, "unfreeze_every_epochs": 2}),
-    "moving average": ({"freeze": 1}, {"ema_decay": 0.9}),
 }
 
 
@@ -243,17 +242,6 @@ def watch(deep_folder: Callable[[str], Path]) -> Callable[..., tuple[list[Weight
         return gradients, weights, weights_of(model)
 
     return run
-
-
-def test_the_moving_average_is_kept(watch: Callable[..., Any], deep_folder: Callable[[str], Path]):
-    average = weights_of(Classifier.from_pretrained(deep_folder("bert"), labels=LABELS))
-    _, after, kept = watch(ema_decay=0.15)
-    assert_close(after[-1], watch()[1][-1], atol=0)  # what is only averaged learns the same
-    for step, weights in enumerate(after):
-        decay = min(0.15, (1 + step) / (10 + step))
-        average = {name: decay * average[name] + (1 - decay) * weights[name] for name in weights}
-    assert_close(kept, average, atol=1e-6)
-    assert not torch.equal(kept["classifier.weight"], after[-1]["classifier.weight"])
 
 
 def test_the_divergence_of_two_passes_is_weighted(watch: Callable[..., Any]):

@@ -1,6 +1,7 @@
 """A checkpoint is complete or invisible, whatever happens to whoever writes it."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -8,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
-from nlptl.errors import ResourceError, UntrustedFileError
+from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.training import checkpoint as checkpoints
 from nlptl.training.checkpoint import (
     FILES,
@@ -48,7 +50,6 @@ def test_what_is_read_is_what_was_written(tmp_path):
     save(tmp_path, 12, build(12, best_step=12))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000012"]
     assert sorted(path.name for path in (tmp_path / "step-000012").iterdir()) == [
-        "averages.safetensors",
         "manifest.json",
         "optimizer.safetensors",
         "state.json",
@@ -89,7 +90,7 @@ def test_checkpoint_without_its_best_is_not_used(tmp_path, caplog):
 def test_where_the_best_is_damaged_for_all_the_newest_is_used(tmp_path, caplog):
     for step in (2, 4, 6):
         save(tmp_path, step, build(step, best_step=2))
-    (tmp_path / "step-000002/averages.safetensors").write_bytes(b"")
+    (tmp_path / "step-000002/state.json").write_bytes(b"")
     newest, best = latest_checkpoint(tmp_path)
     assert "going on without the best weights so far, which are damaged" in caplog.text
     expected = build(6, best_step=2)
@@ -107,11 +108,11 @@ def test_checkpoint_of_another_run_is_not_used(tmp_path):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"format": 1}, "format 1 and step 3, not 3 and 3"),
-        ({"step": 4}, "format 3 and step 4, not 3 and 3"),
-        ({"sha256": {"state.json": "0"}}, "manifest.json is not what was written"),
-        ({"sha256": dict.fromkeys(FILES, "0")}, "weights.safetensors, .*, state.json is not what was written"),
-        ({"sha256": None}, "manifest.json is not what was written"),
+        ({"format": 1}, "damaged: manifest.json"),
+        ({"step": 4}, "found: a checkpoint of step 4"),
+        ({"sha256": {"state.json": "0"}}, "damaged: manifest.json"),
+        ({"sha256": dict.fromkeys(FILES, "0")}, "damaged: weights.safetensors, .*, state.json"),
+        ({"sha256": None}, "object is not iterable"),
     ],
 )
 def test_manifest_that_says_something_else(change, found, tmp_path):
@@ -120,6 +121,24 @@ def test_manifest_that_says_something_else(change, found, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(UntrustedFileError, match=found):
         load_checkpoint(tmp_path, 3)
+
+
+@pytest.mark.parametrize("averages", [{}, {"a": torch.ones(3, 2)}], ids=["unused", "used"])
+def test_moving_averages_of_an_old_checkpoint(averages, tmp_path):
+    save(tmp_path, 3, build(3))
+    folder = tmp_path / "step-000003"
+    content = safetensors.torch.save(averages)
+    (folder / "averages.safetensors").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sha256"]["averages.safetensors"] = hashlib.sha256(content).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 3}))
+    if averages:
+        with pytest.raises(
+            ConfigError, match=r"step-000003 holds a moving average .* \(ema_decay\), which nlptl 0\.2\.0"
+        ):
+            latest_checkpoint(tmp_path)
+    else:
+        assert_same(latest_checkpoint(tmp_path)[0], build(3))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{}", "\x00"])
@@ -137,11 +156,11 @@ def test_any_flipped_bit_is_found(file, tmp_path):
     content = path.read_bytes()
     for place in range(0, len(content), max(1, len(content) // 20)):
         path.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
-        with pytest.raises(UntrustedFileError, match=f"{file} is not what was written"):
+        with pytest.raises(UntrustedFileError, match=f"damaged: {file}"):
             load_checkpoint(tmp_path, 3)
 
 
-WRONG = r"is not what was written|format \d and step \d+, not 3 and 3|a checkpoint of another run"
+WRONG = r"damaged|has format|a checkpoint of another run|a checkpoint of step \d"
 
 
 def test_any_flipped_bit_of_the_manifest_is_found(tmp_path):
@@ -160,7 +179,7 @@ def test_file_that_is_cut_or_gone_is_named(file, tmp_path):
         save(tmp_path, 3, build(3))
         path = tmp_path / "step-000003" / file
         path.write_bytes(path.read_bytes()[: int(len(path.read_bytes()) * cut)])
-        with pytest.raises(UntrustedFileError, match=f"{file} is not what was written"):
+        with pytest.raises(UntrustedFileError, match=f"damaged: {file}"):
             load_checkpoint(tmp_path, 3)
     path.unlink()
     with pytest.raises(UntrustedFileError, match=rf"No such file or directory: .*{file}"):

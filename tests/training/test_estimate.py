@@ -24,7 +24,7 @@ SETTINGS = {
     "without a cache": ({"freeze": 1}, {"cache": False}),
     "stages": ({}, {"unfreeze_every_epochs": 1}),
     "low-rank updates": ({"lora_rank": 2}, {"optimizer": "sgd"}),
-    "two passes": ({}, {"r_drop": 1.0, "ema_decay": 0.9}),
+    "two passes": ({}, {"r_drop": 1.0}),
     "the head": ({"freeze": "encoder"}, {}),
     "a pooling that trains": ({"freeze": "encoder", "pooling": "attention"}, {}),
 }
@@ -118,7 +118,7 @@ def test_a_training_starts_with_the_estimate_and_runs_nothing_for_it(build_model
 
 
 def test_in_words():
-    memory = {"weights": 91_000_000, "gradients": 91_000_000, "optimizer": 182_000_000, "copies": 0}
+    memory = {"weights": 91_000_000, "gradients": 91_000_000, "optimizer": 182_000_000, "best weights": 0}
     estimate = Estimate(memory, 1_100_000_000, 640, 512, "cpu", 1, 200.0)
     assert estimate.describe() == (
         "estimate: about 364 MB of memory (weights 91, gradients 91, optimizer 182), 1,100 MB of disk; 640 steps in "

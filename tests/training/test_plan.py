@@ -190,7 +190,7 @@ LOGISTIC = {"freeze": "encoder", "head": "logistic"}
             {"class_weights": "balanced"},
             "for a centroid head, .* found --class-weights",
         ),
-        (LOGISTIC, {"num_epochs": 3, "ema_decay": 0.9}, "found --num-epochs, --ema-decay. .* or pass --head dense"),
+        (LOGISTIC, {"num_epochs": 3, "layer_decay": 0.9}, "found --num-epochs, --layer-decay. .* or pass --head dense"),
         (
             {**FROZEN, "head": "centroid"},
             {"early_stopping": 1},
@@ -214,10 +214,9 @@ def test_settings_that_contradict_each_other_are_refused(
 @pytest.mark.parametrize(
     ("transfer", "settings"),
     [
-        ({}, {"r_drop": 1.0, "ema_decay": 0.9}),
         ({"freeze": 1}, {"r_drop": 1.0, "layer_decay": 0.9}),
-        (FROZEN, {"r_drop": 1.0, "ema_decay": 0.9, "learning_rate": 0.1, "head_weight_decay": 0.1}),
-        ({"lora_rank": 2, "lora_dropout": 0.1}, {"ema_decay": 0.9, "layer_decay": 0.9}),
+        (FROZEN, {"r_drop": 1.0, "learning_rate": 0.1, "head_weight_decay": 0.1}),
+        ({"lora_rank": 2, "lora_dropout": 0.1}, {"layer_decay": 0.9}),
         (LOGISTIC, {"cache": False, "logging_steps": 5, "class_weights": "balanced"}),
     ],
     ids=str,

@@ -22,8 +22,8 @@ def names_of(model):
     return frozenset(name for name, p in model.network.named_parameters() if p.requires_grad)
 
 
-def capture_all(model, optimizer, state, scaler=None, averages=()):
-    return capture(model.network, names_of(model), optimizer, state, averages=dict(averages), scaler=scaler)
+def capture_all(model, optimizer, state, scaler=None):
+    return capture(model.network, names_of(model), optimizer, state, scaler=scaler)
 
 
 def restore(checkpoint, model, optimizer, scaler=None):
