@@ -132,6 +132,7 @@ def test_models_are_downloaded_and_errors_say_what_to_do(hub: str, tmp_path: Pat
 
     # What has been downloaded is there without a network.
     done = run(LOAD, tmp_path, "owner/tiny", "owner/tiny@v1.0", "owner/none", HF_ENDPOINT=hub, HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
     newest_again, pinned_again, none = json.loads(done.stdout)
     assert (newest_again, pinned_again) == (newest, pinned)
     assert "ResourceError: Expected to download the model 'owner/none'" in none

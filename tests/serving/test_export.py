@@ -62,13 +62,16 @@ def compare(model: Classifier, folder: Path) -> tuple[torch.Tensor, torch.Tensor
     return expected, found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in ("layers", "tags") else pytest.param(kind, marks=pytest.mark.nightly) for kind in KINDS]
+)
 def test_logits_are_those_of_torch(kind: str, tiny_bert: Path, tmp_path: Path):
     model = Classifier.from_pretrained(tiny_bert, max_length=40, **KINDS[kind])
     expected, found = compare(model, tmp_path)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "deberta-v2", "mpnet", "modernbert", "albert"])
 def test_families(family: str, family_folder: Callable[[str], Path], tmp_path: Path):
     expected, found = compare(Classifier.from_pretrained(family_folder(family), labels=LABELS, max_length=40), tmp_path)
