@@ -45,8 +45,12 @@ def test_importing_nlptl_imports_neither_torch_nor_transformers():
     ("imports", "pooling"),
     [
         ("import nlptl.heads", "mean"),
-        ("from transformers import AutoConfig, AutoModelForSequenceClassification\nimport nlptl.heads", "mean"),
-        ("from nlptl import Classifier\nClassifier", "mean"),
+        pytest.param(
+            "from transformers import AutoConfig, AutoModelForSequenceClassification\nimport nlptl.heads",
+            "mean",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param("from nlptl import Classifier\nClassifier", "mean", marks=pytest.mark.nightly),
         ("", "native"),
     ],
     ids=["nlptl first", "transformers first", "with Classifier", "without nlptl"],

@@ -246,7 +246,8 @@ def test_intervals_cover_the_true_score(shares, accuracy, rows, num_simulations)
     assert all(0.93 <= share <= 0.97 for share in shares_covered.values()), shares_covered
 
 
-@pytest.mark.parametrize("rows", [pytest.param(100, marks=pytest.mark.nightly), 300])
+@pytest.mark.nightly
+@pytest.mark.parametrize("rows", [100, 300])
 def test_equally_good_systems_are_told_apart_in_one_of_twenty_cases_at_most(rows):
     rng, num_simulations = np.random.default_rng(rows), 1000
     alarms = dict.fromkeys(("mcnemar", "accuracy", "macro_f1"), 0)

@@ -58,7 +58,7 @@ def test_killed_process_ends_the_other_and_one_goes_on(start, tmp_path):
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.nightly), 1])
 def test_stopped_process_is_waited_for_no_longer_than_allowed(lost, start):
     """Rank 0 hosts the store, which does not answer either when it is stopped."""
     codes, said = start(f"stop:{lost}:5", leave=[lost], NLPTL_PEER_TIMEOUT="5")

@@ -21,12 +21,10 @@ REGIMES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "everything": ({}, {}),
     "warm head of frozen layers": ({"freeze": 1}, {"warm_head_epochs": 1, "early_stopping": 3}),
     "gradual unfreezing": ({}, {"unfreeze_every_epochs": 1, "head_learning_rate": 0.1}),
-    "one layer frozen": ({"freeze": 1}, {}),
     "one layer frozen, kept in half": ({"freeze": 1}, {"cache_dtype": "float16"}),
     "norms": ({"train_only": "norms", "freeze": 1}, {"cache": False}),
     "lora": ({"lora_rank": 2, "lora_dropout": 0.1}, {"unfreeze_every_epochs": 1}),
     "dora": ({"lora_rank": 2, "dora": True, "freeze": 1}, {"optimizer": "sgd", "schedule": "cosine"}),
-    "new layers": ({"reinit_layers": 1}, {}),
     "all regularizers": (
         {"reinit_layers": 1},
         {

@@ -85,7 +85,7 @@ def interrupted(train, output, undo, **settings):
     undo()
 
 
-@pytest.mark.parametrize("settings", [{}, {"freeze": "encoder"}, {"optimizer": "sgd", "early_stopping": 1}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"freeze": "encoder", "optimizer": "sgd", "early_stopping": 1}], ids=str)
 def test_stop_after_every_step(settings, train, outcome, whole, stop_at, tmp_path):
     expected = whole(**settings)
     num_steps = expected["records"][-1]["step"]

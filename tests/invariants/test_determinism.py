@@ -120,7 +120,7 @@ def test_micro_batches_change_no_weight(freeze, train):
             torch.testing.assert_close(other[name], weight, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("freeze", ["encoder", "nothing"])
+@pytest.mark.parametrize("freeze", [pytest.param("encoder", marks=pytest.mark.nightly), "nothing"])
 def test_recipe_in_fresh_processes_is_byte_equal(freeze, tiny_bert, toy_csv, tmp_path):
     flags = ["--model", str(tiny_bert), "--dataset", str(toy_csv), "--freeze", freeze, "--num-epochs", "2"]
     one, two, three = tmp_path / "one", tmp_path / "two", tmp_path / "three"

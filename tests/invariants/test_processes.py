@@ -28,11 +28,7 @@ def found(tiny_bert, tmp_path_factory):
     return output
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 8])
-@pytest.mark.parametrize(
-    "kind",
-    ["softmax", "softmax smoothed", "sigmoid", "sigmoid smoothed", "softmax weighted", "sigmoid weighted", "chunks"],
-)
+@pytest.mark.parametrize(("kind", "count"), worker.GRADIENTS)
 @pytest.mark.parametrize("processes", [2, 4])
 def test_gradient_is_that_of_one_process(processes, kind, count, found):
     name = f"gradients-{kind}-{count}"

@@ -34,7 +34,6 @@ from nlptl.tasks.task import Task
 from nlptl.training.devices import processes
 
 WORDS = ["good", "bad", "film", "story", "great", "dull", "plot", "was", "not", "very"]
-COUNTS = (1, 2, 3, 8)
 KINDS = {
     "softmax": ({}, {}),
     "softmax smoothed": ({}, {"label_smoothing": 0.1}),
@@ -45,6 +44,8 @@ KINDS = {
     "chunks": ({"long_text": "chunks", "max_length": 8, "chunk_pooling": "attention"}, {}),
 }
 """Settings of the head and of the training."""
+GRADIENTS = [*(("softmax", count) for count in (1, 2, 3, 8)), *zip([*KINDS][1:], (3, 1, 8, 2, 3, 8), strict=True)]
+"""Kinds, with the number of examples in a batch: fewer than there are processes, as many, more."""
 
 
 def _tags(_: int, text: str) -> str:
@@ -88,30 +89,30 @@ def weights(model: Classifier) -> dict[str, torch.Tensor]:
 
 def gradients(folder: Path, output: Path, suffix: str) -> None:
     """One step on batches of few examples, down to fewer than there are processes."""
-    for kind, (head, settings) in KINDS.items():
-        for count in COUNTS:
-            model = build(folder, **head)
-            found: dict[str, torch.Tensor] = {}
+    for kind, count in GRADIENTS:
+        head, settings = KINDS[kind]
+        model = build(folder, **head)
+        found: dict[str, torch.Tensor] = {}
 
-            def look(*_: object, model: Classifier = model, found: dict[str, torch.Tensor] = found) -> None:
-                trained = ((name, p) for name, p in model.network.named_parameters() if p.requires_grad)
-                found.update({name: p.grad.clone() for name, p in trained})
+        def look(*_: object, model: Classifier = model, found: dict[str, torch.Tensor] = found) -> None:
+            trained = ((name, p) for name, p in model.network.named_parameters() if p.requires_grad)
+            found.update({name: p.grad.clone() for name, p in trained})
 
-            config = TrainingConfig(
-                num_epochs=1,
-                batch_size=8,
-                optimizer="sgd",
-                max_grad_norm=0,
-                micro_batch_tokens=30,
-                logging_steps=1,
-                **settings,
-            )
-            name = f"gradients-{kind}-{count}"
-            run = Run.open(output / f"{name}-{processes().num_processes}", config)
-            handle = register_optimizer_step_pre_hook(look)
-            Trainer(model, config, output_dir=run).fit(examples(count))
-            handle.remove()
-            save_file(found, output / f"{name}-{suffix}.safetensors")
+        config = TrainingConfig(
+            num_epochs=1,
+            batch_size=8,
+            optimizer="sgd",
+            max_grad_norm=0,
+            micro_batch_tokens=30,
+            logging_steps=1,
+            **settings,
+        )
+        name = f"gradients-{kind}-{count}"
+        run = Run.open(output / f"{name}-{processes().num_processes}", config)
+        handle = register_optimizer_step_pre_hook(look)
+        Trainer(model, config, output_dir=run).fit(examples(count))
+        handle.remove()
+        save_file(found, output / f"{name}-{suffix}.safetensors")
 
 
 def evaluation(folder: Path, output: Path, suffix: str) -> None:

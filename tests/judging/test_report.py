@@ -291,6 +291,7 @@ def test_what_comes_from_the_data_is_shown_and_harmless(task: str, tmp_path: Pat
     assert "49" not in page.text("bdi")
 
 
+@pytest.mark.nightly
 def test_the_largest_run_makes_a_page_of_less_than_two_megabytes(tmp_path: Path):
     labels = tuple(f"{i} {'x' * 3000}" for i in range(1000))
     folder = write_run(tmp_path / "run", labels=labels, text="word " * 20_000, column="y" * 5000)

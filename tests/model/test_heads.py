@@ -13,6 +13,7 @@ from nlptl.model.encoder import FAMILIES
 from nlptl.model.heads import pool
 from nlptl.model.inference import evaluating
 from nlptl.tasks.single_label import example_losses
+from tests.conftest import cover
 
 TEXTS = ["good film .", "", "a very dull story and the acting was awful , but the end made me feel good", "bad"]
 
@@ -74,8 +75,7 @@ def test_a_linear_head_has_dropout_before_it_as_in_the_checkpoint(tiny_bert: Pat
     assert not torch.equal(model(features=features), model(features=features))
 
 
-@pytest.mark.parametrize("pooling", ["native", "mean"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "pooling"), [*cover(FAMILIES, ["native", "mean"]), ("bert", "mean")])
 def test_sigmoid_form_has_one_logit(family: str, pooling: str, family_folder: Callable[[str], Path], tmp_path: Path):
     folder = family_folder(family)
     model = Classifier.from_pretrained(folder, labels=["bad", "good"], pooling=pooling, binary_loss="sigmoid")
@@ -112,8 +112,10 @@ def test_sigmoid_form_has_one_logit(family: str, pooling: str, family_folder: Ca
         )
 
 
-@pytest.mark.parametrize("pooling", ["native", "cls", "mean", "max"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "pooling"),
+    [*cover(FAMILIES, ["native", "cls", "mean", "max"]), ("bert", "cls"), ("bert", "mean"), ("bert", "max")],
+)
 def test_padding_changes_nothing(family: str, pooling: str, family_folder: Callable[[str], Path]):
     model = Classifier.from_pretrained(family_folder(family), labels=["a", "b"], pooling=pooling)
     tokenizer = AutoTokenizer.from_pretrained(family_folder(family))

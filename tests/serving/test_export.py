@@ -63,7 +63,7 @@ def compare(model: Classifier, folder: Path) -> tuple[torch.Tensor, torch.Tensor
 
 
 @pytest.mark.parametrize(
-    "kind", [kind if kind in ("layers", "tags") else pytest.param(kind, marks=pytest.mark.nightly) for kind in KINDS]
+    "kind", [kind if kind == "tags" else pytest.param(kind, marks=pytest.mark.nightly) for kind in KINDS]
 )
 def test_logits_are_those_of_torch(kind: str, tiny_bert: Path, tmp_path: Path):
     model = Classifier.from_pretrained(tiny_bert, max_length=40, **KINDS[kind])
@@ -102,6 +102,7 @@ def test_the_command_says_what_it_costs_and_predict_and_evaluate_use_it(
     assert 1e-6 < np.abs(outputs["onnx-int8"] - outputs["torch"]).max() < 0.1
 
 
+@pytest.mark.nightly
 def test_a_training_goes_on_in_torch(folder: Path):
     model = Classifier.from_pretrained(folder)
     model.export_onnx(folder / FILES["onnx"])

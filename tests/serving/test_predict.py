@@ -326,6 +326,7 @@ def run_shell(command: str, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(words, env=environment, capture_output=True, text=True, encoding="utf-8")
 
 
+@pytest.mark.nightly
 def test_a_pipe_goes_through(model_dir: Path):
     command = 'printf "a great film\\n\\303\\251t\\303\\251\\n" | "$PYTHON" -m nlptl predict "$MODEL" --input - | cat'
     done = run_shell(command, MODEL=str(model_dir), PYTHONIOENCODING="ascii")
@@ -354,7 +355,7 @@ from nlptl import cli
 from nlptl.data import texts
 from nlptl.serving import predict
 
-texts.LARGE_BYTES, predict.TEXTS_AT_ONCE = 2**20, 5000
+texts.LARGE_BYTES, predict.TEXTS_AT_ONCE = 2**20, 2000
 cli.main(sys.argv[1:])
 lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(lines["VmHWM"].split()[0])
@@ -365,7 +366,7 @@ print(lines["VmHWM"].split()[0])
 @pytest.mark.parametrize(
     ("source", "num_rows", "num_labels"),
     [
-        ("in.csv", 20_000, 100),
+        ("in.csv", 10_000, 200),
         *(pytest.param(each, 100_000, 30, marks=pytest.mark.nightly) for each in ("in.csv", "-")),
     ],
 )
@@ -376,7 +377,7 @@ def test_memory_does_not_grow_with_the_answers(
     Classifier.from_pretrained(tiny_bert, labels=names).save(tmp_path / "model")
     words = ["-c", PEAK, "predict", "model", "--input", source, "--output", "out.csv", "--max-length", "3"]
     peaks = []
-    for count in (10_000, 10_000 + num_rows):
+    for count in (4000, 4000 + num_rows):
         lines = "text\n" + "".join(f"good film {i}\n" for i in range(1, count))
         (tmp_path / "in.csv").write_text(lines)
         done = processes.run(words, cwd=tmp_path, input=lines)
