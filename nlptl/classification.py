@@ -1,4 +1,4 @@
-"""What the recipes do, from a data set to scores."""
+"""Train a classifier as the recipes do, from a data set to scores."""
 
 from functools import partial
 
@@ -17,10 +17,10 @@ from nlptl.values import checked
 
 @checked
 def train_classifier(config: ClassificationConfig) -> Scores:
-    """Load and split the data, train, keep the best model on validation, and return the scores on test.
+    """Load and split the data, train, select the best model on validation, and return the scores on test.
 
-    A dry run says what would train and what it takes, and returns no scores. With several seeds or folds, the scores
-    are what `nlptl.judging.repeats.repeat_training` returns: means over the runs.
+    A dry run logs what would train and its estimated costs, and returns no scores. With several seeds or folds, the
+    scores are means over the runs (see `nlptl.judging.repeats.repeat_training`).
 
     Raises:
         ConfigError: If settings contradict each other, the model, or the run that is in the folder.
@@ -47,10 +47,10 @@ def train_classifier(config: ClassificationConfig) -> Scores:
         check_disk(config.output_dir, estimate.disk)
         return Scores({})
     trainer.fit(splits["train"], validation=splits["validation"])
-    # Test is read once, after every choice was made on validation.
+    # The test split is scored once, after all choices were made on validation.
     scores = trainer.evaluate(splits["test"])
     trainer.end_tracking()
-    # What follows is imported when training is done: scikit-learn takes a while to import.
+    # Imported after training, since scikit-learn takes a while to import.
     if config.judging.with_baselines:
         from nlptl.judging.baselines import compare_with_baselines
 

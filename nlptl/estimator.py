@@ -1,6 +1,7 @@
-"""TextClassifier: the scikit-learn face of the same parts."""
+"""TextClassifier: a text classifier with the interface of scikit-learn."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Literal
 
 import numpy as np
@@ -28,11 +29,11 @@ from nlptl.training.trainer import Trainer
 
 
 class TextClassifier(ClassifierMixin, BaseEstimator):
-    """A scikit-learn classifier over texts: a pretrained encoder, frozen unless said otherwise, and a head.
+    """A scikit-learn classifier for texts: a pretrained encoder, frozen by default, with a head.
 
-    Every parameter means what it means in `Classifier.from_pretrained` and `TrainingConfig`. It trains for `num_epochs`
-    on all that `fit` gets, writes no files, and chooses nothing on held-out data; that is what `cross_val_score` and
-    `GridSearchCV` are for.
+    The parameters are those of `Classifier.from_pretrained` and `TrainingConfig`. It trains for `num_epochs` on all the
+    texts passed to `fit`, writes no files, and selects nothing on held-out data; use `cross_val_score` and
+    `GridSearchCV` for that.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.seed = seed
 
     def __sklearn_tags__(self) -> Tags:
-        """Say that X is a list of texts."""
+        """Return the tags of an estimator whose X is a list of texts."""
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         tags.input_tags.one_d_array = True
@@ -116,44 +117,18 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             ValueError: If the labels are a table.
         """
         targets = column_or_1d(labels)
-        # As strings, since elsewhere -1 means unlabelled, but to scikit-learn it is a class.
+        # As strings: elsewhere in nlptl, -1 means unlabelled, but in scikit-learn it is a class.
         is_whole = np.issubdtype(targets.dtype, np.integer)
         train = Examples.from_lists(as_texts(texts), (targets.astype(str) if is_whole else targets).tolist())
         classes, first = np.unique(targets, return_index=True)
         if len(classes) < 2:
             raise DataError(f"Expected labels of two or more classes, found {classes.tolist()}. Pass more examples.")
-        config = TrainingConfig(
-            num_epochs=self.num_epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            head_learning_rate=self.head_learning_rate,
-            optimizer=self.optimizer,
-            weight_decay=self.weight_decay,
-            layer_decay=self.layer_decay,
-            warm_head_epochs=self.warm_head_epochs,
-            unfreeze_every_epochs=self.unfreeze_every_epochs,
-            label_smoothing=self.label_smoothing,
-            class_weights=self.class_weights,
-        )
+        settings = self.get_params(deep=False)
+        training = {field.name for field in fields(TrainingConfig)} & settings.keys()
+        config = TrainingConfig(**{name: settings.pop(name) for name in training})
+        # The other parameters are those of a classifier.
         classifier = Classifier.from_pretrained(
-            self.model,
-            labels=[train.labels[i] for i in first],
-            freeze=self.freeze,
-            lora_rank=self.lora_rank,
-            head=self.head,
-            pooling=self.pooling,
-            chunk_pooling=self.chunk_pooling,
-            layers=self.layers,
-            hidden=self.hidden,
-            activation=self.activation,
-            dropout=self.dropout,
-            binary_loss=self.binary_loss,
-            inverse_regularization=self.inverse_regularization,
-            max_length=self.max_length,
-            long_text=self.long_text,
-            chunk_overlap=self.chunk_overlap,
-            max_chunks=self.max_chunks,
-            seed=self.seed,
+            settings.pop("model"), labels=[train.labels[i] for i in first], **settings
         )
         Trainer(classifier, config, seed=self.seed).fit(train)
         self.classes_, self.classifier_ = classes, classifier

@@ -1,4 +1,4 @@
-"""From settings to what they describe: the data in its splits, and the classifier."""
+"""Build the data splits and the classifier that settings describe."""
 
 from nlptl.config import ClassificationConfig, columns_of
 from nlptl.data.splits import Splits, load_splits
@@ -12,7 +12,7 @@ def splits_of(config: ClassificationConfig) -> Splits:
     Raises:
         ConfigError: If settings contradict each other.
         DataError: If the data cannot be read as texts with targets of the task.
-        ResourceError: If the data is out of reach.
+        ResourceError: If the data cannot be downloaded.
     """
     return load_splits(
         config.dataset,
@@ -32,13 +32,13 @@ def splits_of(config: ClassificationConfig) -> Splits:
 
 
 def classifier_of(config: ClassificationConfig, splits: Splits) -> Classifier:
-    """Load the encoder that `config` names, with a new head for the task that `splits` poses.
+    """Load the encoder that `config` names, with a new head for the task of `splits`.
 
     Raises:
         ConfigError: If settings contradict each other or the model.
-        DataError: If train does not have what the kind of task needs.
+        DataError: If the training split lacks what the task needs, such as a second label.
         UntrustedFileError: If a file of the model is damaged or could run code.
-        ResourceError: If the model is out of reach.
+        ResourceError: If the model cannot be downloaded.
     """
     return Classifier.from_pretrained(
         config.model,

@@ -1,4 +1,4 @@
-"""The hidden states above the lowest frozen layers, computed once for a stage of a training."""
+"""Compute the hidden states above the lowest frozen layers once for a stage of a training."""
 
 import logging
 import os
@@ -23,23 +23,23 @@ from nlptl.training.mapped import map_new_file
 logger = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.5
-"""Share of the free memory that hidden states may take; larger ones are mapped from a file."""
+"""Largest fraction of the free memory for hidden states; larger ones are mapped from a file."""
 
 
 def cut_at_boundary(
     model: Classifier, inputs: Inputs, accelerator: Accelerator, *, num_passes: int, dtype: str, folder: Path
 ) -> Inputs:
-    """Return `inputs` with the hidden states above the lowest frozen layers, if there are any and it saves work.
+    """Return `inputs` with the hidden states above the lowest frozen layers, if that saves work.
 
-    With several processes, those of a machine share one file.
+    The processes of a machine share one file.
 
     Args:
-        model: What trains; it decides how many of the lowest layers are frozen.
+        model: The model, frozen as in this stage of the training.
         inputs: A split.
         accelerator: The device and the other processes.
         num_passes: How often the split will be run through the model.
         dtype: "float32" or "float16".
-        folder: Where hidden states that do not fit into memory are put; the file is gone when the process ends.
+        folder: Folder of the file for hidden states that do not fit into memory, which exists as long as the process.
     """
     depth = cut_depth(model, num_passes=num_passes)
     split, tokens = inputs.examples.split, inputs.tokens
@@ -48,28 +48,28 @@ def cut_at_boundary(
     shape = (len(tokens.ids), int(model.network.base_model.config.hidden_size))
     num_bytes = shape[0] * shape[1] * np.dtype(dtype).itemsize
     logger.info(
-        "%s: running layers 1 to %d once for %d passes, and keeping %s of hidden states%s",
+        "%s: running layers 1 to %d once for %d passes, and keeping %s MB of hidden states%s",
         split,
         depth,
         num_passes,
-        f"{num_bytes / 1e6:,.0f} MB",
+        f"{num_bytes / 1e6:,.0f}",
         ", rounded to 11 bits" if dtype == "float16" else "",
     )
     rows = _allocate(shape, num_bytes, dtype, accelerator, folder)
     if rows is None:
-        logger.warning("%s: there is no room for them in memory or in %s: computing them in every pass", split, folder)
+        logger.warning("%s: there is no space for them in memory or in %s: computing them in every pass", split, folder)
         return inputs
     start = time.perf_counter()
     states = HiddenStates(depth, rows, tokens.offsets)
     _fill(states, model, inputs, accelerator)
     seconds = time.perf_counter() - start
-    logger.info("%s: that took %.1f s, as it would have in each of %d more passes", split, seconds, num_passes - 1)
+    logger.info("%s: that took %.1f s, saved in each of %d more passes", split, seconds, num_passes - 1)
     return replace(inputs, hidden=states)
 
 
 def cut_depth(model: Classifier, *, num_passes: int) -> int:
-    """Return how many of the lowest layers are worth running once for `num_passes`; 0: none."""
-    # A network in float64 would lose by it; and chunks are rows of their own only inside the network.
+    """Return how many of the lowest layers are worth running once for `num_passes`."""
+    # float64 would lose precision, and texts are split into chunks only inside the network.
     is_worth_it = num_passes > 1 and model.network.dtype != torch.float64 and not model.reads_chunks
     return min(model.num_frozen_layers, model.lowest_layer_read) if is_worth_it else 0
 
@@ -99,7 +99,7 @@ def _fill(states: HiddenStates, model: Classifier, inputs: Inputs, accelerator: 
 def _allocate(
     shape: tuple[int, int], num_bytes: int, dtype: str, accelerator: Accelerator, folder: Path
 ) -> torch.Tensor | None:
-    """Return room for `num_bytes` of hidden states: in memory, else in a file in `folder`; None: there is none."""
+    """Return a tensor for `num_bytes` of hidden states, in memory or in a file in `folder`; None: there is no space."""
     if accelerator.num_processes == 1 and num_bytes <= MEMORY_SHARE * psutil.virtual_memory().available:
         return torch.empty(shape, dtype=getattr(torch, dtype))
     return map_new_file(shape, dtype, accelerator, folder)

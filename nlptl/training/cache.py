@@ -1,9 +1,9 @@
-"""Token ids, and what frozen encoders gave, on disk and shared by runs: whole and verified, or computed again.
+"""Token ids and features of frozen encoders on disk, shared by runs: complete and verified, or computed again.
 
-`features/KEY/` holds one split: `entry.json`, which only tells a reader what it is, and in parts its token ids, or its
-features under one encoder: the numbers of an array, row by row. The name of a part ends in their type and holds a hash
-of key, part and content, so a file is right or it is not used. Files are mapped, not read, so that memory need not hold
-them, and processes of a machine share them. No locks: two processes that build the same entry write the same files.
+`features/KEY/` holds one split: its token ids, or its features from one encoder, in parts; `entry.json` only describes
+it to people. A part is an array without a header. Its name has its type and a hash of key, part and content, so that a
+file is either correct or not used. Files are memory-mapped, so that they need not fit into memory and the processes of
+a machine share them. There are no locks: two processes that build the same entry write the same files.
 """
 
 import contextlib
@@ -30,16 +30,16 @@ logger = logging.getLogger(__name__)
 KEY = re.compile(r"[0-9a-f]{64}")
 PART = re.compile(r"(?P<part>\d{6})-(?P<sha256>[0-9a-f]{64})\.(?P<dtype>float32|float64|int32|int64)")
 OLD_PART = re.compile(r"\d{6}-[0-9a-f]{64}\.safetensors")
-"""What nlptl 0.1.0 wrote: removed with its entry, never read."""
+"""A part written by nlptl 0.1.0, which is removed with its entry and never read."""
 ASIDE = re.compile(r"\.nlptl-.*\.tmp")
 ABOUT = "entry.json"
 STALE_SECONDS = 3600
-"""Age at which a file that is still written aside was left behind: writing one takes seconds."""
+"""Age of a temporary file that a killed process has left behind: writing one takes seconds."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A folder of the cache, what is in it, its size in bytes, and the time of its last use in seconds."""
+    """An entry of the cache: its folder, its description, its size in bytes, and when it was last used (Unix time)."""
 
     path: Path
     about: dict[str, Any]
@@ -48,14 +48,14 @@ class Entry:
 
 
 class FeatureCache:
-    """Features and token ids on disk, in a folder that is bounded in size.
+    """Features and token ids on disk, in a folder of limited size.
 
-    Nothing here raises for what is wrong with the disk: what cannot be read is missing, and after the first write that
-    fails, with a warning, nothing more is written.
+    Disk errors are never raised: a file that cannot be read counts as missing, and after the first failed write, a
+    warning is logged and nothing more is written.
     """
 
     def __init__(self, folder: Path | None = None, *, gigabytes: float) -> None:
-        """Use the cache in `folder`, by default `cache_folder()`, and keep it to `gigabytes` of 1e9 bytes."""
+        """Use the cache in `folder`, by default `cache_folder()`, and limit it to `gigabytes` of 1e9 bytes."""
         self.folder = cache_folder() if folder is None else folder
         self.max_bytes = int(gigabytes * 1e9)
         self.is_writable = True
@@ -63,19 +63,18 @@ class FeatureCache:
         self._reasons: set[str | None] = set()
 
     def has_used(self, key: str) -> bool:
-        """Return whether this object has read or written all of an entry before."""
+        """Return whether this object has read or written the entry before."""
         return key in self._used
 
     def parts(self, key: str) -> set[int]:
-        """Return the numbers of the parts of an entry that have a file, whatever is in it."""
+        """Return the numbers of the parts of an entry that have a file, without reading it."""
         found = (PART.fullmatch(path.name) for path in _files(self.folder / "features" / key))
         return {int(match["part"]) for match in found if match is not None}
 
     def read(self, key: str, part: int, *, shape: tuple[int | None, ...], dtype: str) -> np.ndarray | None:
-        """Return the array of a part, mapped from its file; None if it is not there.
+        """Return the array of a part, mapped from its file; None if there is none.
 
-        A file that is damaged or holds something else is removed, with a warning. `shape` has None for a size that may
-        be any.
+        A damaged file, or one with another type, is removed with a warning. None in `shape` stands for any size.
         """
         for path in _files(self.folder / "features" / key):
             match = PART.fullmatch(path.name)
@@ -85,29 +84,28 @@ class FeatureCache:
                 content, digest = _map_own(path), _begin_hash(key, part)
                 digest.update(content)
                 if digest.hexdigest() != match["sha256"]:
-                    raise ValueError("its content is not what was written")
+                    raise ValueError("it is damaged")
                 if match["dtype"] != dtype:
-                    raise ValueError(f"it holds {match['dtype']}, not {dtype}")
+                    raise ValueError(f"it has {match['dtype']}, not {dtype}")
                 return np.frombuffer(content, dtype).reshape([-1 if size is None else size for size in shape])
-            except FileNotFoundError:  # Another process has just removed it.
+            except FileNotFoundError:  # another process has just removed it
                 continue
             except OSError as error:
                 if error.strerror not in self._reasons:  # one line, not one for each part
-                    logger.warning("cached files such as %s are not used: %s", path, error.strerror)
+                    logger.warning("not using cached files such as %s: %s", path, error.strerror)
                 self._reasons.add(error.strerror)
             except ValueError as error:
-                logger.warning("removing the cached file %s, to compute it again: %s", path, error)
+                logger.warning("removing the cached file %s and computing it again: %s", path, error)
                 _remove(path)
         return None
 
     def write(self, key: str, parts: Mapping[int, Iterable[np.ndarray]], *, about: Mapping[str, Any]) -> None:
-        """Keep parts of an entry, each whole and on disk, or not at all.
+        """Write parts of an entry, each of them completely or not at all.
 
         Args:
-            key: Of the entry.
-            parts: By number, pieces of the array of each, which are put together along the first axis: memory need not
-                hold them all.
-            about: What `nlptl cache list` shows.
+            key: Key of the entry.
+            parts: The array of each part by number, in pieces along the first axis, which need not all fit into memory.
+            about: Description for `nlptl cache list`.
         """
         if not self.is_writable:
             return
@@ -124,20 +122,16 @@ class FeatureCache:
         except OSError as error:
             self.is_writable = False
             logger.warning(
-                "going on without writing to the cache in %s: %s. Free space, mend the permissions, set NLPTL_CACHE to "
-                "another folder, or pass --no-cache",
+                "continuing without writing to the cache in %s: %s. Free some space, fix the permissions, set "
+                "NLPTL_CACHE to another folder, or pass --no-cache",
                 self.folder,
                 error.strerror,
             )
 
-    def remove(self, key: str) -> None:
-        """Remove an entry."""
-        remove_entry(self.folder / "features" / key)
-
     def finish(self, key: str) -> None:
-        """Note that an entry was used, and remove those used longest ago until the cache fits its bound.
+        """Mark an entry as used, and remove the least recently used ones until the cache fits its size limit.
 
-        What this object has read or written stays.
+        Entries that this object has used stay.
         """
         self._used.add(key)
         with contextlib.suppress(OSError):
@@ -149,26 +143,26 @@ class FeatureCache:
             remove_stale(entry.path)
             if total > self.max_bytes and entry.path.name not in self._used:
                 total -= remove_entry(entry.path)
-                logger.info("removed from the cache, which is full: %s", describe(entry))
+                logger.info("removed from the full cache: %s", describe(entry))
         if total > self.max_bytes:
-            logger.info("the cache holds %s, more than --cache-size: this run uses it", describe_size(total))
+            logger.info("the cache holds %s, more than --cache-size, for this run", describe_size(total))
 
 
 def entries(folder: Path) -> list[Entry]:
-    """Return what the cache in `folder` holds, what was used longest ago first."""
+    """Return the entries of the cache in `folder`, the least recently used first."""
     found = []
     for path in _files(folder / "features"):
         if KEY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
-            with contextlib.suppress(OSError):  # Another process has just removed it.
+            with contextlib.suppress(OSError):  # another process may just have removed it
                 size = sum(file.lstat().st_size for file in _files(path) if _is_ours(file))
                 found.append(Entry(path, _about(path), size, path.stat().st_mtime))
     return sorted(found, key=lambda entry: entry.last_used)
 
 
 def remove_entry(path: Path) -> int:
-    """Remove the files that nlptl has written into the folder of an entry, and return how many bytes they had.
+    """Remove the files that nlptl has written into the folder of an entry, and return their size in bytes.
 
-    The folder goes too, unless something else is in it.
+    The folder is removed too, unless it has other files.
     """
     size = 0
     for file in filter(_is_ours, _files(path)):
@@ -182,13 +176,13 @@ def remove_entry(path: Path) -> int:
 
 
 def describe(entry: Entry) -> str:
-    """Return in words what an entry holds."""
+    """Return a description of an entry."""
     about = entry.about
     return f"{about['texts']} texts of {about['encoder']}, {describe_size(entry.size)}"
 
 
 def describe_size(size: int) -> str:
-    """Return a number of bytes in words."""
+    """Return a number of bytes with its unit, such as '1.5 GB'."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
@@ -196,17 +190,17 @@ def describe_size(size: int) -> str:
 
 
 def _begin_hash(key: str, part: int) -> "hashlib._Hash":
-    """Return the hash of a part before its content: a file in the place of another one does not have it."""
+    """Return the hash of a part before its content; it differs for every key and part, so that files cannot swap."""
     return hashlib.sha256(f"{key}/{part}/".encode())
 
 
 def _map_own(path: Path) -> mmap.mmap:
-    """Return a plain file of this user, mapped: who may write into the folder may not feed a training."""
+    """Map a regular file of this user; other users who can write into the folder must not change a training."""
     info = path.lstat()
     if not stat.S_ISREG(info.st_mode):
-        raise ValueError("it is not a plain file")
-    if not info.st_size:  # which cannot be mapped
-        raise ValueError("its content is not what was written")
+        raise ValueError("it is not a regular file")
+    if not info.st_size:  # an empty file cannot be mapped
+        raise ValueError("it is damaged")
     if hasattr(os, "geteuid") and info.st_uid != os.geteuid():
         raise PermissionError(0, "they belong to another user")
     with path.open("rb") as file:
@@ -224,7 +218,7 @@ def _write_part(entry: Path, key: str, part: int, pieces: Iterable[np.ndarray]) 
 
 @contextlib.contextmanager
 def _new_file(folder: Path, name: Callable[[], str]) -> Iterator[IO[bytes]]:
-    """Write a file aside in `folder`; once it is on disk, it gets its name."""
+    """Write a temporary file in `folder`, and rename it once it is on disk."""
     descriptor, aside = tempfile.mkstemp(prefix=".nlptl-", suffix=".tmp", dir=folder)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -238,7 +232,7 @@ def _new_file(folder: Path, name: Callable[[], str]) -> Iterator[IO[bytes]]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return what is in a folder, by name; nothing, if it cannot be read."""
+    """Return the paths in a folder, by name; empty if it cannot be read."""
     try:
         return sorted(folder.iterdir())
     except OSError:
@@ -250,7 +244,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove what killed processes have left written aside in `folder`."""
+    """Remove temporary files that killed processes have left in `folder`."""
     for path in _files(folder):
         with contextlib.suppress(OSError):
             if ASIDE.fullmatch(path.name) and time.time() - path.lstat().st_mtime > STALE_SECONDS:
@@ -263,7 +257,7 @@ def _remove(path: Path) -> None:
 
 
 def _about(entry: Path) -> dict[str, Any]:
-    """Return what `entry.json` says; a question mark for what it does not say in printable words."""
+    """Return the description in `entry.json`, with a question mark for values that are missing or not printable."""
     try:
         values = json.loads((entry / ABOUT).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What the cache of features holds, and its end: `nlptl cache`."""
+"""`nlptl cache`: list or clear the cache of features."""
 
 import contextlib
 import logging
@@ -14,14 +14,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
-    """Features of frozen encoders, kept for later runs in NLPTL_CACHE or the platform's folder for caches."""
+    """Cache of features of frozen encoders and token ids, in NLPTL_CACHE or the platform's folder for caches."""
 
     action: Literal["list", "clear"]
-    """list: show what is kept. clear: remove it; it is computed again when it is needed."""
+    """list: show the entries. clear: remove them; they are computed again when they are needed."""
 
 
 def manage_cache(config: CacheConfig) -> None:
-    """List or clear the cache of features, and log what is or was there."""
+    """List or clear the cache of features, and log its entries or their number."""
     folder = cache_folder()
     held = entries(folder)
     if config.action == "list":
@@ -31,7 +31,7 @@ def manage_cache(config: CacheConfig) -> None:
         return
     remove_stale(folder)
     size = sum(remove_entry(entry.path) for entry in held)
-    with contextlib.suppress(OSError):  # Something else is in it, or nothing was ever cached.
+    with contextlib.suppress(OSError):  # it has other files, or does not exist
         (folder / "features").rmdir()
     logger.info("removed %s from %s", _total(len(held), size), folder)
 

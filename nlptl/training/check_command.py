@@ -1,4 +1,4 @@
-"""What is wrong with a data set, before anything is trained on it: `nlptl check`."""
+"""`nlptl check`: find problems in a data set before training on it."""
 
 import dataclasses
 import logging
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,38 +25,38 @@ if TYPE_CHECKING:  # The checks that need no model import no torch.
     from nlptl.model.classifier import Classifier
 
 MIN_CUT_TEXTS, MIN_UNKNOWN_TOKENS = 0.01, 0.001
-"""Shares of the texts of a split, and of its tokens, from which on they are a finding."""
+"""Smallest fractions of the texts of a split, and of its tokens, that are reported as a finding."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig(Columns):
-    """What is wrong with a data set: each finding with its rows, what it means and what to do.
+    """Find problems in a data set. Each finding comes with its rows, what it means and what to do.
 
-    The exit code is 3 where something cannot be trained on, or with --strict where anything is found; else 0.
+    The exit code is 3 if something cannot be trained on, or with --strict if anything is found; else 0.
     """
 
     dataset: str
     """A file, a folder with train / validation / test files, a Hub id, or a sample; splits are checked as given."""
     task: TaskKind = "single_label"
-    """What the labels are, as in training."""
+    """Kind of target, as in training."""
     label_order: tuple[str, ...] = ()
     """The labels of an ordinal task from the lowest to the highest. Empty: they are numbers."""
     near_duplicates: bool = True
-    """Look for texts that are nearly the same: a second or less for 5,000 texts."""
+    """Look for near-duplicate texts; takes a second or less for 5,000 texts."""
     model: str | None = None
-    """Encoder whose tokenizer tells what is cut off and what is unknown. None: that is not checked."""
+    """Encoder whose tokenizer is used to look for texts that are cut off and unknown tokens. None: not checked."""
     max_length: int | None = None
-    """Tokens of a text that are read, with --model. None: 256, or fewer if the encoder takes fewer."""
+    """Tokens of a text that the model reads, with --model. None: 256, or fewer if the encoder is limited to fewer."""
     label_errors: bool = False
-    """Look for labels that are likely wrong, with --model: its frozen encoder is run over all texts."""
+    """Look for labels that are likely wrong, with --model; runs its frozen encoder over all texts."""
     seed: int = 0
-    """Seeds the five parts of the data, each judged by a model of the other four, with --label-errors."""
+    """Seeds the five folds of --label-errors; a model of the other four judges the labels of each."""
     strict: bool = False
-    """Warnings count like errors."""
+    """Treat warnings as errors."""
     output: Path | None = None
-    """JSON file for the findings; one that is there is replaced. None: the list alone."""
+    """Write the findings to this JSON file, replacing it if it exists. None: only print them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,59 +66,42 @@ class CheckConfig(Columns):
             raise ConfigError(f"Expected --label-order only with the task ordinal, found {self.task}. Leave it out.")
         if self.seed != 0 and not (self.label_errors and 0 <= self.seed < 2**32):
             raise ConfigError(
-                f"Expected a --seed from 0 to {2**32 - 1}, and only with --label-errors, found {self.seed}. Correct "
-                "it, or leave it out."
+                f"--seed {self.seed} has no effect, or is out of range: it needs --label-errors and a number from 0 to "
+                f"{2**32 - 1}. Correct it, or leave it out."
             )
         if self.label_errors and (self.task != "single_label" or self.pair_column is not None):
             raise ConfigError(
-                "Expected one label for each single text with --label-errors, found another task, or pairs. Leave it "
-                "out."
+                "--label-errors needs single texts with one label each, not pairs or another --task. Leave it out."
             )
         if found and self.model is None:
-            raise ConfigError(
-                f"Expected {found[0]} only with --model, found no model. Pass the encoder, as in --model "
-                "sample:minilm, or leave it out."
-            )
-
-
-class LabelError(NamedTuple):
-    """A label that is likely wrong, the one that it likely should be, and the margin between their probabilities."""
-
-    split: str
-    row: int
-    label: str
-    likely: str
-    margin: float
+            raise ConfigError(f"{found[0]} needs an encoder. Pass one, as in --model sample:minilm, or leave it out.")
 
 
 def check_data(config: CheckConfig) -> list[Finding]:
     """Check a data set, log the findings and write them to `config.output`.
 
     Raises:
-        ConfigError: If a flag cannot be obeyed.
+        ConfigError: If flags contradict each other or the data.
         DataError: If the data cannot be read, has an error, or with `strict` a warning.
-        ResourceError: If the report cannot be written, or the data or the model cannot be had.
+        ResourceError: If the report cannot be written, or the data or the model cannot be downloaded.
     """
     if config.output is not None:
         check_output(config.output, suffixes=(".json",))
     splits = read_splits(config.dataset, columns_of(config), task=config.task)
     for name, examples in splits.items():
-        if config.task == "regression":
-            logger.info("%s: %s texts with scores", name, f"{len(examples):,}")
-            continue
-        classes = len({label for labels in label_sets(examples.labels, config.task) for label in labels})
-        logger.info(
-            "%s: %s texts, %s %s", name, f"{len(examples):,}", f"{classes:,}", "class" if classes == 1 else "classes"
-        )
+        count = len({label for labels in label_sets(examples.labels, config.task) for label in labels})
+        classes = "1 class" if count == 1 else f"{count:,} classes"
+        targets = "numbers" if config.task == "regression" else classes
+        logger.info("%s: %s texts, %s", name, f"{len(examples):,}", targets)
     if not can_tell_languages():
-        logger.info("languages are not looked at: pip install 'nlptl[languages]'")
+        logger.info("not checking languages; to check them, run pip install 'nlptl[languages]'")
     problem = None
     if config.task == "ordinal":
         problem = order_problem(splits["train"].labels, config.label_order, where=splits["train"].source)
     findings = [target_finding(problem)] if problem else []
     findings += find_problems(splits, near_duplicates=config.near_duplicates, task=config.task)
     shares: dict[str, dict[str, float]] = {}
-    label_errors: list[LabelError] = []
+    label_errors: list[dict[str, Any]] = []
     if config.model is not None:
         model = _load(config.model, splits, config)
         for name, examples in splits.items():
@@ -129,20 +112,28 @@ def check_data(config: CheckConfig) -> list[Finding]:
             findings += found
     logger.info("found %s", describe_findings(findings))
     if config.output is not None:
-        _write_report(config.output, splits, config.task, findings, shares, label_errors)
+        sets = {name: label_sets(examples.labels, config.task) for name, examples in splits.items()}
+        report = {
+            "labels": {
+                name: dict(Counter(label for labels in each for label in labels)) for name, each in sets.items()
+            },
+            "findings": [dataclasses.asdict(each) for each in findings],
+            "truncation": shares,
+            "label_errors": label_errors,
+        }
+        write_json(config.output, report)
+        logger.info("wrote the findings to %s", config.output)
     stopping = [each for each in findings if config.strict or each.severity == "error"]
     if stopping:
-        raise DataError(
-            f"Expected data without {'findings (--strict)' if config.strict else 'errors'}, found {len(stopping)}. "
-            "The list says what to do about each."
-        )
+        what = "findings (--strict)" if config.strict else "errors"
+        raise DataError(f"Expected data without {what}, found {len(stopping)}. The list above says how to fix each.")
     return findings
 
 
 def _load(name: str, splits: Mapping[str, Examples], config: CheckConfig) -> "Classifier":
     from nlptl.model.classifier import Classifier
 
-    # Two or more, where it is an error that there is one; what they are does not matter.
+    # A classifier needs two labels or more; any will do, since only its encoder is used.
     labels = sorted({*splits["train"].labels, "a", "b"}) if config.label_errors else ["a", "b"]
     return Classifier.from_pretrained(
         name, labels=labels, pairs=config.pair_column is not None, max_length=config.max_length, freeze="encoder"
@@ -150,10 +141,10 @@ def _load(name: str, splits: Mapping[str, Examples], config: CheckConfig) -> "Cl
 
 
 def _check_tokens(model: "Classifier", examples: Examples, name: str) -> tuple[dict[str, float], Sequence[Finding]]:
-    """Return which shares of a split are cut off or unknown to the tokenizer, and the findings on that."""
+    """Return the fractions of texts and tokens of a split that are cut off or unknown, and the findings on them."""
     from nlptl.data.tokens import tokenize, tokenize_pairs
 
-    # With room for one token more, the texts that are cut are those that fill it.
+    # With room for one more token, the texts that would be cut are those that fill it.
     room = model.max_length + 1
     if model.reads_pairs:
         tokens = tokenize_pairs(examples.texts, examples.pairs, model.tokenizer, max_length=room)
@@ -186,53 +177,33 @@ def _check_tokens(model: "Classifier", examples: Examples, name: str) -> tuple[d
     return shares, [each for each in found if each is not None]
 
 
-def _count_by_text(tokens: "Tokens", is_meant: np.ndarray) -> np.ndarray:
-    """Return how many of the tokens that are meant each text has."""
-    texts = np.searchsorted(tokens.offsets, np.flatnonzero(is_meant), side="right") - 1
+def _count_by_text(tokens: "Tokens", mask: np.ndarray) -> np.ndarray:
+    """Return how many of the masked tokens each text has [texts], from a mask [tokens]."""
+    texts = np.searchsorted(tokens.offsets, np.flatnonzero(mask), side="right") - 1
     return np.bincount(texts, minlength=len(tokens))
 
 
 def _check_labels(
     model: "Classifier", splits: Mapping[str, Examples], seed: int
-) -> tuple[list[LabelError], list[Finding]]:
-    """Return the labels that are likely wrong, the likeliest first, and a finding for each split with any."""
+) -> tuple[list[dict[str, Any]], list[Finding]]:
+    """Return the labels that are probably wrong, the most probable first, and a finding for each split with any."""
     from nlptl.training.label_errors import find_label_errors
 
     where = [(name, i) for name, examples in splits.items() for i in range(len(examples))]
     texts = [text for examples in splits.values() for text in examples.texts]
     labels = [label for examples in splits.values() for label in examples.labels]
-    errors = []
+    errors: list[dict[str, Any]] = []
     for place, likely, margin in find_label_errors(model, texts, labels, seed=seed)[0]:
         split, i = where[place]
-        errors.append(LabelError(split, splits[split].rows[i], labels[place], likely, margin))
+        row = splits[split].rows[i]
+        errors.append({"split": split, "row": row, "label": labels[place], "likely": likely, "margin": margin})
     findings = []
     for name, examples in splits.items():
-        found = [error for error in errors if error.split == name]
-        shown = ", ".join(f"{error.row} is {error.label!r}, likely {error.likely!r}" for error in found[:5])
-        more = ", ..." if len(found) > 5 else ""
-        count = f"{len(found):,} {'row' if len(found) == 1 else 'rows'}"
-        message = f"{examples.source}: labels of {name} that are likely wrong: {count} ({shown}{more})"
+        found = [error for error in errors if error["split"] == name]
+        shown = [f"{error['row']} is {error['label']!r}, likely {error['likely']!r}" for error in found]
+        listed = ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
+        count = "1 row" if len(found) == 1 else f"{len(found):,} rows"
+        message = f"{examples.source}: labels in {name} that are likely wrong: {count} ({listed})"
         if found:
-            findings.append(finding("label_error", message, rows=[error.row for error in found]))
+            findings.append(finding("label_error", message, rows=[error["row"] for error in found]))
     return errors, findings
-
-
-def _write_report(
-    path: Path,
-    splits: Mapping[str, Examples],
-    task: TaskKind,
-    findings: Sequence[Finding],
-    shares: Mapping[str, Mapping[str, float]],
-    label_errors: Sequence[LabelError],
-) -> None:
-    report = {
-        "labels": {
-            name: dict(Counter(label for labels in label_sets(examples.labels, task) for label in labels))
-            for name, examples in splits.items()
-        },
-        "findings": [dataclasses.asdict(each) for each in findings],
-        "truncation": shares,
-        "label_errors": [error._asdict() for error in label_errors],
-    }
-    write_json(path, report)
-    logger.info("wrote the findings to %s", path)

@@ -1,6 +1,6 @@
-"""A checkpoint is complete or invisible: written aside, flushed to disk, its manifest last, then renamed.
+"""Checkpoints that are complete or invisible: written to a temporary folder, flushed to disk, then renamed.
 
-Weights and optimizer state are safetensors, the rest is JSON; nothing is ever unpickled. Nothing random is stored,
+Weights and optimizer state are safetensors, the rest is JSON; nothing is ever unpickled. No random state is stored,
 since order and noise are functions of the seed and the step.
 """
 
@@ -41,19 +41,19 @@ class Checkpoint:
 
 
 def step_folder(folder: Path, step: int) -> Path:
-    """Return where the checkpoint of `step` stands."""
+    """Return the folder of the checkpoint of `step`."""
     return folder / f"step-{step:06d}"
 
 
 class Background:
-    """One write at a time in a thread, so that training goes on meanwhile; what stops a write is raised later."""
+    """Runs one write at a time in a thread while training continues; its error is raised later."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
     def start(self, write: Callable[[], None]) -> None:
-        """Run `write` as soon as the write before it is done; raise what has stopped that one."""
+        """Start `write` after the previous write has finished; raise the error of that one."""
 
         def run() -> None:
             try:
@@ -62,26 +62,26 @@ class Background:
                 self._error = error
 
         self.finish()
-        # A daemon: a process that is asked twice to end does not wait for it, since what is half written is invisible.
+        # A daemon thread: a process that is asked twice to end does not wait for it. Half a checkpoint is invisible.
         self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
 
     def finish(self) -> None:
-        """Wait for the write that goes on, and raise what has stopped it."""
+        """Wait for the current write, and raise its error."""
         self.wait()
         error, self._error = self._error, None
         if error is not None:
             raise error
 
     def wait(self) -> None:
-        """Wait for the write that goes on."""
+        """Wait for the current write."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
 
 def pack(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Return the files of a checkpoint by name: a copy, which training does not change as it goes on."""
+    """Return the files of a checkpoint by name, as a copy that later steps do not change."""
     return {
         "weights.safetensors": safetensors.torch.save(checkpoint.weights, metadata={"format": "pt"}),
         "optimizer.safetensors": safetensors.torch.save(checkpoint.optimizer, metadata={"format": "pt"}),
@@ -90,12 +90,16 @@ def pack(checkpoint: Checkpoint) -> dict[str, bytes]:
 
 
 def save_checkpoint(folder: Path, step: int, files: Mapping[str, bytes], *, run: str = "") -> None:
-    """Write the checkpoint of `step` into `folder`; until it is whole and on disk, it has no name that counts.
+    """Write the checkpoint of `step` into `folder`. It gets its name when it is complete and on disk.
 
-    `files` is what `pack` returns; `run` tells the training from others.
+    Args:
+        folder: Folder of the checkpoints.
+        step: The step.
+        files: The result of `pack`.
+        run: Identity of the run.
 
     Raises:
-        ResourceError: If the disk is full or cannot be written; checkpoints that are there stay as they are.
+        ResourceError: If the disk is full or cannot be written; earlier checkpoints are not changed.
     """
     target = step_folder(folder, step)
     staging = None
@@ -109,7 +113,7 @@ def save_checkpoint(folder: Path, step: int, files: Mapping[str, bytes], *, run:
         manifest = {"format": CHECKPOINT_FORMAT, "run": run, "step": step, "sha256": hashes}
         _write(staging / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
         _flush_folder(staging)
-        if target.exists():  # left by an interrupted run that went further than the checkpoint it is resumed from
+        if target.exists():  # left by a run that was resumed from an earlier checkpoint
             shutil.rmtree(target)
         staging.rename(target)
         _flush_folder(folder)
@@ -117,18 +121,17 @@ def save_checkpoint(folder: Path, step: int, files: Mapping[str, bytes], *, run:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
         raise ResourceError(
-            f"Expected to write the checkpoint {target}, {sum(map(len, files.values())) / 1e6:,.1f} MB, found: "
-            f"{error.strerror}. Free space or mend the permissions, then go on with --resume; the checkpoints before "
-            "it are intact."
+            f"Cannot write the checkpoint {target} of {sum(map(len, files.values())) / 1e6:,.1f} MB: {error.strerror}. "
+            "Free some space or fix the permissions, then continue with --resume. Earlier checkpoints are intact."
         ) from error
 
 
 def load_checkpoint(folder: Path, step: int, run: str = "") -> Checkpoint:
-    """Read the checkpoint of `step` and check it against its manifest.
+    """Read the checkpoint of `step` and verify it against its manifest.
 
     Raises:
-        UntrustedFileError: If a file is missing, differs from what was written, is of another run than `run`, or was
-            written by a newer version of nlptl.
+        UntrustedFileError: If a file is missing or damaged, belongs to another run than `run`, or was written by a
+            newer version of nlptl.
     """
     path = step_folder(folder, step)
     try:
@@ -160,19 +163,19 @@ def load_checkpoint(folder: Path, step: int, run: str = "") -> Checkpoint:
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """Return the steps that `folder` has checkpoints of, whole or damaged, the newest first."""
+    """Return the steps of the checkpoints in `folder`, also of damaged ones, the newest first."""
     return sorted((int(path.name[5:]) for path in folder.glob("step-*") if path.name[5:].isdecimal()), reverse=True)
 
 
 def latest_checkpoint(folder: Path, run: str = "") -> tuple[Checkpoint, Checkpoint | None] | None:
-    """Return the newest checkpoint that is whole, and the one with the best weights up to there, if there was a best.
+    """Return the newest intact checkpoint, and the one with the best weights up to it if there is a best.
 
-    A damaged one is skipped with a line that says why. Where the best weights are damaged for all that are whole, the
-    newest of those is returned as if there had been no best, with a warning. None: there are no checkpoints.
+    Damaged checkpoints are skipped with a warning. If the best weights of all intact checkpoints are damaged, the
+    newest intact one is returned without a best, with a warning. Returns None if there are no checkpoints.
 
     Raises:
-        ConfigError: If a newer version of nlptl wrote them.
-        UntrustedFileError: If there are checkpoints, and none of them can be used.
+        ConfigError: If a newer version of nlptl wrote them, or they use a setting that was removed.
+        UntrustedFileError: If there are checkpoints and none of them can be used.
     """
     steps, without_best, newest = saved_steps(folder), None, None
     for step in steps:
@@ -187,22 +190,22 @@ def latest_checkpoint(folder: Path, run: str = "") -> tuple[Checkpoint, Checkpoi
             logger.warning("skipping the checkpoint of %s: %s", which, error.__cause__)
             without_best, newest = without_best or checkpoint, newest or error
     if without_best is not None:
-        logger.warning("going on without the best weights so far, which are damaged: from here on the best are kept")
+        logger.warning("the best weights so far are damaged: the best model will be chosen from the following steps")
         return replace(without_best, state={**without_best.state, "best_step": None, "best_value": None}), None
     if newest is not None:
         if isinstance(newest.__cause__, ConfigError):
             raise newest.__cause__
         raise UntrustedFileError(
-            f"Expected a complete checkpoint in {folder}, found {len(steps)} damaged. Restore one from a copy, or "
-            "start the run anew with --overwrite, which moves this one aside."
+            f"All {len(steps)} checkpoints in {folder} are damaged. Restore one from a copy, or start the run again "
+            "with --overwrite, which moves this one aside."
         )
     return None
 
 
 def prune_checkpoints(folder: Path, *, keep: Collection[int]) -> None:
-    """Remove the checkpoints of all steps but `keep`, and what interrupted writes have left behind.
+    """Remove the checkpoints of all steps but `keep`, and the remains of interrupted writes.
 
-    What cannot be removed stays, with a line in the log.
+    If one cannot be removed, a warning is logged.
     """
     kept = {step_folder(folder, step) for step in keep}
     for path in folder.iterdir():

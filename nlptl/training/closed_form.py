@@ -1,4 +1,4 @@
-"""Fits the heads that scikit-learn knows how to fit, and puts what it found into tensors of the model."""
+"""Fit heads with scikit-learn, and copy the results into the model."""
 
 import logging
 import warnings
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 MAX_ITERATIONS = 1000
 UNSEEN = -1e30
-"""Logit of a label that no example has: below all others, and finite, as all weights that are loaded have to be."""
+"""Logit of a label without examples: below all others, but finite, as loaded weights must be."""
 
 
 def fit_head(
@@ -29,9 +29,9 @@ def fit_head(
 
     Args:
         model: A classifier whose `head_is_fitted`.
-        features: What the head reads of each example, shape [examples, width].
-        labels: Label ids, shape [examples].
-        class_weights: Weights of the classes, for a logistic head.
+        features: Features of the examples [examples, width].
+        labels: Label ids [examples].
+        class_weights: Weights of the classes, for a logistic head only.
 
     Raises:
         ConfigError: If the encoder is not frozen.
@@ -39,13 +39,12 @@ def fit_head(
     """
     if not model.encoder_is_frozen:
         raise ConfigError(
-            f"Expected a frozen encoder below a {model.head.head} head, found one that trains. "
-            "Pass --freeze encoder (freeze= in Python)."
+            f"A {model.head.head} head needs a frozen encoder. Pass --freeze encoder (freeze= in Python)."
         )
     found = np.unique(labels)
     if len(found) < 2:
         names = [model.labels.names[i] for i in found]
-        raise DataError(f"Expected examples of two or more labels, found only {names}. Pass more examples.")
+        raise DataError(f"All examples have the same label ({names[0]}). Pass examples of two labels or more.")
     if model.head.head == "logistic":
         weights = weights_of_classes(class_weights, labels, num_labels=len(model.labels))
         weight, bias = _fit_logistic(model, features.cpu().numpy(), labels, weights)
@@ -69,7 +68,7 @@ def _fit_logistic(
         regression.fit(features, labels)
     if regression.n_iter_.max() >= MAX_ITERATIONS:
         logger.warning(
-            "logistic head: stopped after %d iterations before it converged; lower inverse_regularization",
+            "the logistic head did not converge in %d iterations; lower inverse_regularization",
             MAX_ITERATIONS,
         )
     weight, bias = regression.coef_, regression.intercept_
@@ -79,23 +78,22 @@ def _fit_logistic(
 
 
 def _fit_centroids(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logarithms of Gaussian densities around the centroids, short of what all labels have in common.
+    """Return weights and biases of the log densities of Gaussians around the centroids, up to a common constant.
 
-    The densities have the same variance in all directions, that within classes along the lines through the centroids
-    and their center. The largest is that of the nearest centroid, which is what scikit-learn's NearestCentroid
-    predicts. (Its `predict_proba` scales each feature on its own: the most probable label can be another than it
-    predicts.)
+    The Gaussians share one variance: that within classes along the lines from the center to the centroids. The nearest
+    centroid has the largest density, so that labels are those of scikit-learn's NearestCentroid. (Its `predict_proba`
+    scales every feature, so that the most probable label may differ from its prediction.)
     """
     if not np.ptp(features, axis=0).any():
-        raise DataError(f"Expected texts that differ, found {len(labels)} with the same features. Pass other texts.")
+        raise DataError(f"All {len(labels)} texts have the same features. Pass texts that differ.")
     with one_at_a_time, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of features without variance within classes, which only predict_proba uses
+        warnings.simplefilter("ignore")  # constant features within classes matter only to predict_proba
         centroids = NearestCentroid().fit(features, labels).centroids_
     center = centroids.mean(axis=0)
     lines = centroids - center
     spread = np.square((features - centroids[np.unique(labels, return_inverse=True)[1]]) @ lines.T).sum()
     degrees = (len(labels) - len(centroids)) * np.square(lines).sum()
-    # One example of each label has no variance, and one centroid for all of them no lines.
+    # With one example per label there is no variance, and with equal centroids there are no lines.
     variance = spread / degrees if spread > 0 and degrees > 0 else 1.0
     weight = lines / variance
     return weight, -((centroids + center) * weight).sum(axis=1) / 2

@@ -1,4 +1,4 @@
-"""What a run takes besides data: seconds, memory, parameters. They stand in `costs.json`, beside the scores."""
+"""The costs of a run in memory and parameters, for `costs.json`."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +11,7 @@ _STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def restart_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory` count from here on, where the system can: several trainings may follow each other."""
+    """Reset the peak of `peak_memory`, where the system can, since several trainings may follow each other."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -20,10 +20,10 @@ def restart_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return the most bytes at once: on CUDA those of the tensors, else those of this process; None: nobody says."""
+    """Return the peak memory in bytes: of tensors on CUDA, else of this process; None if it is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    if _STATUS.exists():  # getrusage has the peak of the process that has started this one, if that was higher
+    if _STATUS.exists():  # getrusage may return the peak of the parent process
         lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024 if "VmHWM" in lines else None
     found = getattr(psutil.Process().memory_info(), "peak_wset", None)  # Windows
@@ -36,7 +36,7 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def count_parameters(network: nn.Module) -> dict[str, int]:
-    """Return how many numbers the network has, and how many of them train."""
+    """Return the number of parameters of the network, and how many of them train."""
     parameters = list(network.parameters())
     return {
         "parameters": sum(p.numel() for p in parameters),

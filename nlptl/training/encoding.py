@@ -1,13 +1,14 @@
-"""Runs a frozen encoder once over a split, in parts that are kept on disk for later runs and interrupted ones.
+"""Run a frozen encoder once over a split, in parts that are cached on disk for later and interrupted runs.
 
-The cut into parts and micro-batches depends on the lengths of the texts and the kind of device alone, and keys are per
-split, since features depend in their last bits on the batch they are computed in: a run gives the same bytes whatever
-is in the cache, and however many processes have filled it.
+The last bits of features depend on the batch they are computed in. Parts and micro-batches therefore depend only on the
+lengths of the texts and the type of device, and a split has one key: a run gives the same bytes whatever is in the
+cache, and however many processes filled it.
 """
 
 import json
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,10 @@ from nlptl.training.token_cache import tokenizer_bytes
 logger = logging.getLogger(__name__)
 
 FORMAT = 3
-"""Goes up when the same key would stand for other features."""
+"""Increased when the same key would mean other features."""
 
 MICRO_BATCHES_PER_PART = 32
-"""What is lost at most when encoding is interrupted: some seconds of work, a minute with a large encoder on a CPU."""
+"""Largest loss of an interrupted encoding: some seconds of work, a minute with a large encoder on a CPU."""
 
 NOT_OF_THE_ENCODER = (
     "_name_or_path",
@@ -47,10 +48,10 @@ NOT_OF_THE_ENCODER = (
     "problem_type",
     "transformers_version",
 )
-"""Keys of an encoder's configuration that say where it came from and what is put on it, as those of dropouts do."""
+"""Keys of an encoder's configuration that features do not depend on; nor do they depend on dropout."""
 
 LARGE_BYTES = 2**26
-"""Features on a CPU that take more than this go into a file."""
+"""Larger features on a CPU are mapped from a file."""
 
 Parts = list[list[np.ndarray]]
 
@@ -58,16 +59,16 @@ Parts = list[list[np.ndarray]]
 def encode_once(
     model: Classifier, inputs: Inputs, accelerator: Accelerator, *, cache: FeatureCache | None, encoder_sha256: str
 ) -> Inputs:
-    """Return `inputs` with what the head reads, computed once, if that never changes; else as they are.
+    """Return `inputs` with the features that the head reads, if these never change; otherwise unchanged.
 
-    Every process has to call this; the main process alone reads and writes the cache.
+    Every process must call this; only the main process reads and writes the cache.
 
     Args:
         model: The classifier.
         inputs: A split.
         accelerator: The device and the processes, which share the work.
-        cache: Where features of earlier runs are, and these are kept. None: in memory alone.
-        encoder_sha256: What `inputs.encoder_sha256` returns for the model.
+        cache: Cache with the features of earlier runs, to which these are added. None: no cache.
+        encoder_sha256: Result of `inputs.encoder_sha256` for the model.
     """
     if not model.features_are_constant:
         return inputs
@@ -75,14 +76,18 @@ def encode_once(
     rows = [np.concatenate(part) for part in parts]
     check_each_once(np.concatenate(rows), inputs)
     key = feature_key(model, inputs, accelerator, encoder_sha256=encoder_sha256)
-    is_cached = _tell_cached(cache, key, len(parts), accelerator.device)
+    files = set() if cache is None else cache.parts(key)
+    # Only the main process sees the cache.
+    is_cached = broadcast(torch.tensor([i in files for i in range(len(parts))], device=accelerator.device)).tolist()
     if cache is None or not cache.has_used(key):
         _log_source(inputs, rows, is_cached, cache)
     whole = None
+    missing = [part for i, part in enumerate(parts) if not is_cached[i]]
+    share = sum(len(part[accelerator.process_index :: accelerator.num_processes]) for part in missing)
     with (
         evaluating(model),
         accelerator.autocast(),
-        _bar(inputs, parts, is_cached, accelerator) as bar,
+        progress_bar(name=f"encoding {inputs.examples.split}", total=share) as bar,
     ):
         for i, part in enumerate(parts):
             features = None
@@ -90,10 +95,18 @@ def encode_once(
                 features = _read(cache, key, i, len(rows[i]), _dtype(model), accelerator.device)
             if features is None:
                 features = _encode(model, inputs.tokens, part, accelerator, bar)
-                _keep(cache, key, i, features, model, inputs)
+                if cache is not None:
+                    about = {
+                        "encoder": model.source,
+                        "split": inputs.examples.split,
+                        "texts": len(inputs),
+                        "pooling": model.head.pooling,
+                        "width": features.shape[1],
+                    }
+                    on_main(partial(cache.write, key, {i: [features.cpu().numpy()]}, about=about))
             if whole is None:
                 whole = _allocate((len(inputs), features.shape[1]), features.dtype, accelerator)
-            # Of a file, which the processes of a machine share, each writes the same.
+            # In a file that the processes of a machine share, all of them write the same values.
             whole[torch.from_numpy(rows[i]).to(whole.device)] = features
     if cache is not None:
         on_main(lambda: cache.finish(key))
@@ -104,7 +117,7 @@ def encode_once(
 def is_encoded(
     model: Classifier, inputs: Inputs, accelerator: Accelerator, *, cache: FeatureCache | None, encoder_sha256: str
 ) -> bool:
-    """Return whether the cache has a file for all that `encode_once` would compute; none is read."""
+    """Return whether the cache has a file for every part that `encode_once` needs. No file is read."""
     if cache is None:
         return False
     key = feature_key(model, inputs, accelerator, encoder_sha256=encoder_sha256)
@@ -112,7 +125,7 @@ def is_encoded(
 
 
 def feature_key(model: Classifier, inputs: Inputs, accelerator: Accelerator, *, encoder_sha256: str) -> str:
-    """Return the hash of all that the features of a split depend on: not labels, head or seed, nor when or where."""
+    """Return a hash of everything that the features of a split depend on; labels, head and seed are not part of it."""
     network = model.network
     config = network.base_model.config
     settings = {
@@ -144,27 +157,21 @@ def feature_key(model: Classifier, inputs: Inputs, accelerator: Accelerator, *, 
 
 
 def _cut(tokens: Tokens, device: torch.device) -> Parts:
-    """Return the rows of a split, longest text first, as micro-batches, and those as parts of an entry."""
+    """Return the rows of a split, longest text first, as parts that consist of micro-batches."""
     max_tokens = tokens_at_once(device)
     batches = micro_batches(np.arange(len(tokens)), tokens.lengths, max_tokens=max_tokens)
     return [batches[i : i + MICRO_BATCHES_PER_PART] for i in range(0, len(batches), MICRO_BATCHES_PER_PART)]
 
 
 def _dtype(model: Classifier) -> torch.dtype:
-    """Return the type of features: float32 for every encoder that computes in that or less."""
+    """Return the type of the features: float64 if the encoder has that type, else float32."""
     return torch.float64 if model.network.dtype == torch.float64 else torch.float32
-
-
-def _tell_cached(cache: FeatureCache | None, key: str, num_parts: int, device: torch.device) -> list[bool]:
-    """Return on every process for which parts there is a file on the main one."""
-    found = cache.parts(key) if cache is not None else set()
-    return broadcast(torch.tensor([i in found for i in range(num_parts)], device=device)).tolist()  # type: ignore[no-any-return]
 
 
 def _read(
     cache: FeatureCache | None, key: str, i: int, num_texts: int, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor | None:
-    """Return on every process the part that the main one finds in the cache; None: nothing that is whole."""
+    """Return on every process a part that the main process reads from the cache; None if it is missing or damaged."""
     found: list[np.ndarray] = []
 
     def read() -> bool:
@@ -175,35 +182,21 @@ def _read(
 
     if not on_main(read):
         return None
-    here = torch.from_numpy(found[0].copy()) if found else None  # what is mapped may not be written to
+    here = torch.from_numpy(found[0].copy()) if found else None  # a mapped file is read-only
     width = int(broadcast(torch.tensor(0 if here is None else here.shape[1], device=device)))
     sent: torch.Tensor = broadcast((torch.empty(num_texts, width, dtype=dtype) if here is None else here).to(device))
     return sent
 
 
-def _keep(
-    cache: FeatureCache | None, key: str, i: int, features: torch.Tensor, model: Classifier, inputs: Inputs
-) -> None:
-    about = {
-        "encoder": model.source,
-        "split": inputs.examples.split,
-        "texts": len(inputs),
-        "pooling": model.head.pooling,
-        "width": features.shape[1],
-    }
-    if cache is not None:
-        on_main(lambda: cache.write(key, {i: [features.cpu().numpy()]}, about=about))
-
-
 def _allocate(shape: tuple[int, int], dtype: torch.dtype, accelerator: Accelerator) -> torch.Tensor:
-    """Return room for the features of a split: on the device; where that is the CPU and they are many, in a file."""
+    """Return an empty tensor for the features of a split, on the device; if it is large and on a CPU, in a file."""
     num_bytes = shape[0] * shape[1] * dtype.itemsize
     if accelerator.device.type == "cpu" and num_bytes > LARGE_BYTES:
         folder = cache_folder()
         mapped = map_new_file(shape, str(dtype).removeprefix("torch."), accelerator, folder)
         if mapped is not None:
             return mapped
-        logger.warning("going on with %.0f MB of features in memory: there is no room in %s", num_bytes / 1e6, folder)
+        logger.warning("keeping %.0f MB of features in memory: there is no space in %s", num_bytes / 1e6, folder)
     return torch.empty(shape, dtype=dtype, device=accelerator.device)
 
 
@@ -218,17 +211,10 @@ def _log_source(inputs: Inputs, rows: list[np.ndarray], is_cached: list[bool], c
         logger.info("%s: running the frozen encoder once over %s texts", split, which)
 
 
-def _bar(inputs: Inputs, parts: Parts, is_cached: list[bool], accelerator: Accelerator) -> Any:
-    """Return a progress bar for the micro-batches of this process."""
-    missing = [part for part, is_there in zip(parts, is_cached, strict=True) if not is_there]
-    total = sum(len(part[accelerator.process_index :: accelerator.num_processes]) for part in missing)
-    return progress_bar(name=f"encoding {inputs.examples.split}", total=total)
-
-
 def _encode(
     model: Classifier, tokens: Tokens, part: list[np.ndarray], accelerator: Accelerator, bar: Any
 ) -> torch.Tensor:
-    """Return on every process the features of a part [texts, width], of which each process computes its share."""
+    """Return on every process the features of a part [texts, width]; each process computes its share of them."""
 
     def encode(rows: np.ndarray) -> torch.Tensor:
         batch = collate(tokens, rows, pad_id=model.pad_id, device=accelerator.device)
@@ -238,7 +224,7 @@ def _encode(
     for i in range(accelerator.process_index, len(part), accelerator.num_processes):
         share[i] = torch.cat(in_halves(encode, part[i]))
         bar.update()
-    # One text tells the width to a process that has none of its own.
+    # A process without texts of its own encodes one to learn the width.
     sample = share[accelerator.process_index] if share else encode(part[-1][:1])
     whole = [share[i] if i in share else sample.new_zeros(len(rows), sample.shape[1]) for i, rows in enumerate(part)]
     total: torch.Tensor = accelerator.reduce(torch.cat(whole), "sum")

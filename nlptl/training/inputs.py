@@ -1,4 +1,4 @@
-"""What the loop reads: token ids and label ids of a split, or in place of the ids what a frozen encoder gave."""
+"""The inputs of training: token ids and targets of a split, or features of a frozen encoder in place of the ids."""
 
 import logging
 from dataclasses import dataclass
@@ -25,14 +25,13 @@ from nlptl.training.token_cache import tokenize_once
 logger = logging.getLogger(__name__)
 
 CPU_MICRO_BATCH, CPU_PADDED_MICRO_BATCH, ACCELERATOR_MICRO_BATCH = 2048, 512, 16384
-"""Tokens that are forwarded at once in training, unless micro_batch_tokens says otherwise; on a CPU, fewer where layers
-compute on padding, since smaller micro-batches have less of it."""
+"""Default of micro_batch_tokens. On a CPU with padding it is smaller, since smaller micro-batches have less padding."""
 ROWS_PER_CALL = 4096
 
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """What the lowest `depth` layers give for each token of a split: text i has `rows[offsets[i]:offsets[i + 1]]`."""
+    """Output of the lowest `depth` layers for each token of a split; text i has `rows[offsets[i]:offsets[i + 1]]`."""
 
     depth: int
     rows: torch.Tensor  # [tokens, width], float32 or float16, in memory or mapped from a file
@@ -46,9 +45,9 @@ class HiddenStates:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A split, ready to be trained on: token ids, targets, and what is computed from the ids once, if that can be.
+    """A split, ready for training: token ids, targets, and what is computed from the ids only once, if anything.
 
-    That is what the head reads [texts, width], or the hidden states above the lowest frozen layers.
+    That is the features that the head reads [texts, width], or the hidden states above the lowest frozen layers.
     """
 
     examples: Examples
@@ -69,7 +68,7 @@ class Inputs:
         return sha256_of({"texts": texts, "ids": tokens.ids.data, "offsets": tokens.offsets.data, "types": types})
 
     def batch(self, indices: np.ndarray, *, pad_id: int, device: torch.device) -> dict[str, Any]:
-        """Return token ids, and the hidden states above the frozen layers, as arguments of the classifier's forward."""
+        """Return token ids, and hidden states if there are any, as arguments of the classifier's forward pass."""
         batch: dict[str, Any] = collate(self.tokens, indices, pad_id=pad_id, device=device)
         if self.hidden is not None:
             batch |= {"hidden": self.hidden.batch(indices, device=device), "depth": self.hidden.depth}
@@ -79,15 +78,15 @@ class Inputs:
 def prepare_inputs(
     model: Classifier, examples: Examples, run: Run | None, *, cache: FeatureCache | None = None
 ) -> Inputs:
-    """Tokenize a split, or find its token ids in the cache, and say what was cut off.
+    """Tokenize a split, or read its token ids from the cache, and log how much was cut off.
 
     Raises:
-        DataError: If the split is empty or has no labels, or if a label is unknown to the model.
+        DataError: If the split is empty, has no labels, or has a label that the model does not know.
     """
     if not examples.texts or len(examples.labels) != len(examples.texts):
         raise DataError(
-            f"Expected one example or more, each with its label, in {examples.source} ({examples.split}), found "
-            f"{len(examples.texts)} texts and {len(examples.labels)} labels. Pass a split that has them."
+            f"{examples.source} ({examples.split}) has {len(examples.texts)} texts and {len(examples.labels)} labels. "
+            "Pass a split with at least one example and a label for each."
         )
     targets = model.task.targets(examples)
     tokens = tokenize_once(model, examples, cache)
@@ -99,7 +98,7 @@ def prepare_inputs(
 
 
 def token_budget(inputs: Inputs, wanted: int | None, device: torch.device, *, padding_free: bool) -> int:
-    """Return how many tokens a micro-batch may have; `wanted` None: by the device and by whether layers see padding.
+    """Return the size of micro-batches in tokens: `wanted`, by default chosen by the device and the use of padding.
 
     Raises:
         ConfigError: If an example of `inputs` is longer than `wanted`.
@@ -111,18 +110,17 @@ def token_budget(inputs: Inputs, wanted: int | None, device: torch.device, *, pa
     length = int(inputs.tokens.lengths[longest])
     if wanted < length:
         raise ConfigError(
-            f"Expected micro_batch_tokens to hold the longest example, {length} tokens ({inputs.examples.split}, "
-            f"row {inputs.examples.rows[longest]}), found {wanted}. Raise --micro-batch-tokens to {length} or "
-            f"more, lower --max-length to {wanted} (or max_chunks, where texts are read in chunks), or leave "
-            "--micro-batch-tokens unset."
+            f"micro_batch_tokens is {wanted}, but the longest example has {length} tokens ({inputs.examples.split}, "
+            f"row {inputs.examples.rows[longest]}). Raise --micro-batch-tokens to {length} or more, lower --max-length "
+            f"to {wanted} (or max_chunks, if texts are read in chunks), or leave --micro-batch-tokens unset."
         )
     return wanted
 
 
 def logits_of(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> torch.Tensor:
-    """Return the logits [examples, labels] of a split on the CPU, on every process, each text computed once.
+    """Return the logits [examples, labels] of a split on the CPU, on every process; each text is computed once.
 
-    For tags of words they are [words, labels], one text after the other.
+    For tags of words they are [words, labels], text after text.
     """
     device = accelerator.device
     if inputs.features is not None:
@@ -148,25 +146,25 @@ def logits_of(model: Classifier, inputs: Inputs, accelerator: Accelerator) -> to
 
 
 def check_each_once(indices: np.ndarray, inputs: Inputs) -> None:
-    """Check that `indices`, of all examples that processes have computed, name each example of a split once.
+    """Check that the examples that all processes have computed are those of the split, each of them once.
 
     Raises:
-        RuntimeError: If one is missing or doubled, which would make every score and every prediction wrong.
+        RuntimeError: If one is missing or repeated, so that scores and predictions would be wrong.
     """
     counts = np.bincount(indices, minlength=len(inputs))
     wrong = np.flatnonzero(counts != (np.arange(len(counts)) < len(inputs)))
     if len(wrong):
         first = int(wrong[0])
-        row = f"row {inputs.examples.rows[first]}" if first < len(inputs) else f"number {first}, which is not there,"
+        row = f"row {inputs.examples.rows[first]}" if first < len(inputs) else f"unknown index {first}"
         raise RuntimeError(
             f"Expected each of the {len(inputs):,} examples of {inputs.examples.source} ({inputs.examples.split}) "
-            f"exactly once, found {row} {counts[first]} times and {len(wrong) - 1:,} more like that. Nothing was "
-            "scored. This is a mistake of nlptl, not of the data: please report it."
+            f"exactly once, found {row} {counts[first]} times and {len(wrong) - 1:,} more such errors. Nothing was "
+            "scored. This is a bug in nlptl, not in the data: please report it."
         )
 
 
 def encoder_sha256(model: Classifier) -> str:
-    """Return a hash over the weights of the encoder that logits depend on, by name."""
+    """Return a hash of the weights of the encoder that the logits depend on, with their names."""
     prefix = model.network.base_model_prefix + "."
     used = {
         name.removeprefix(prefix): parameter
@@ -185,7 +183,7 @@ def facts(
     encoder_sha256: str,
     **derived: Any,
 ) -> dict[str, Any]:
-    """Return what identifies a training: seed, hashes of data, splits and encoder, the model's and derived settings."""
+    """Return what identifies a training: seed, hashes of data, splits and encoder, settings and derived settings."""
     parts = [part for part in (train, validation) if part is not None]
     texts = {p.examples.split: concatenate(p.examples.texts, p.examples.pairs, p.examples.labels) for p in parts}
     rows = {p.examples.split: np.asarray(p.examples.rows, dtype=np.int64).data for p in parts}

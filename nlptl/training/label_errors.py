@@ -1,4 +1,4 @@
-"""Labels that are likely wrong, by a logistic regression over a frozen encoder: for `nlptl check --label-errors`."""
+"""Find labels that are likely wrong with a logistic regression over a frozen encoder."""
 
 import logging
 import warnings
@@ -26,26 +26,26 @@ class Suspect(NamedTuple):
     """An example whose label is likely wrong."""
 
     place: int
-    """Where it stands among the texts."""
+    """Index of the text."""
     likely: str
-    """The label that it likely should have."""
+    """The label that it probably should have."""
     margin: float
-    """By how much its label is more probable than the best other one: below 0, the lower the likelier it is wrong."""
+    """Probability of its label minus that of the best other one: the lower, the more probably it is wrong."""
 
 
 def find_label_errors(
     model: Classifier, texts: Sequence[str], labels: Sequence[str], *, seed: int = 0
 ) -> tuple[list[Suspect], np.ndarray]:
-    """Return the examples whose labels are likely wrong, the likeliest first, and the margin of each example.
+    """Return the examples whose labels are likely wrong, the most likely first, and the margin of every example.
 
-    The probabilities of an example come from a regression that is fitted to the other four fifths. Examples of classes
-    with fewer than five cannot be judged: their margin is NaN.
+    The probabilities of an example come from a regression that was fitted to the other four folds. Classes with fewer
+    than five examples are not judged: the margin of their examples is NaN.
 
     Args:
-        model: Its encoder is read, not its head.
+        model: Classifier with the encoder to use; its head is ignored.
         texts: The texts.
-        labels: The label of each.
-        seed: Deals the examples to fifths.
+        labels: The label of each text.
+        seed: Seeds the assignment of examples to folds.
     """
     counts = Counter(labels)
     names = sorted(name for name in counts if counts[name] >= FOLDS)

@@ -1,13 +1,16 @@
-"""The loop: stages, epochs, steps; evaluation, checkpoints, and going on from one."""
+"""The training loop: stages, epochs and steps; evaluation, checkpoints and resuming."""
 
 import gc
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from nlptl.config import TrainingConfig
 from nlptl.data.batches import global_batches
@@ -15,6 +18,7 @@ from nlptl.errors import NonFiniteError, ResourceError
 from nlptl.evaluation.metrics import LOWER_IS_BETTER
 from nlptl.model.classifier import Classifier
 from nlptl.model.quick import quick_layers
+from nlptl.training.boundary import cut_at_boundary
 from nlptl.training.cache import FeatureCache
 from nlptl.training.checkpoint import (
     Background,
@@ -25,7 +29,7 @@ from nlptl.training.checkpoint import (
     save_checkpoint,
 )
 from nlptl.training.devices import on_main
-from nlptl.training.features import precompute
+from nlptl.training.encoding import encode_once
 from nlptl.training.inputs import Inputs, logits_of
 from nlptl.training.interruption import is_asked_to_end, leave, stepping
 from nlptl.training.optimizer import build_optimizer, rate_multiplier
@@ -47,28 +51,24 @@ from nlptl.training.tracking import OutsideTracker, Tracker
 logger = logging.getLogger(__name__)
 
 
+@dataclass
 class Loop:
-    """One training, from its first stage to its last; at the end the model has the weights that are kept."""
+    """A training, from its first stage to its last. It leaves the model with the selected weights."""
 
-    def __init__(
-        self,
-        model: Classifier,
-        config: TrainingConfig,
-        accelerator: Accelerator,
-        run: Run | None,
-        *,
-        stages: list[Stage],
-        seed: int,
-        max_tokens: int,
-        cache: FeatureCache | None,
-        encoder_sha256: str,
-        outside: OutsideTracker | None = None,
-    ) -> None:
-        self.model, self.config, self.accelerator, self.run = model, config, accelerator, run
-        self.stages, self.seed, self.max_tokens = stages, seed, max_tokens
-        self.cache, self.encoder_sha256, self.outside = cache, encoder_sha256, outside
-        # Each stage trains all that the one before it does, so that this is all that ever trains.
-        self.names = frozenset(name for name, p in model.network.named_parameters() if p.requires_grad)
+    model: Classifier
+    config: TrainingConfig
+    accelerator: Accelerator
+    run: Run | None
+    outside: OutsideTracker | None
+    stages: list[Stage]
+    seed: int
+    max_tokens: int
+    cache: FeatureCache | None
+    encoder_sha256: str
+
+    def __post_init__(self) -> None:
+        # Each stage trains all that the one before it does, so that the last one names all that ever trains.
+        self.names = frozenset(name for name, p in self.model.network.named_parameters() if p.requires_grad)
         self.state = State()
         self.best: dict[str, torch.Tensor] = {}
         self.writing = Background()
@@ -77,121 +77,98 @@ class Loop:
         """Train through all stages, and keep the weights with the best score on `held_out`, or the last ones."""
         self.model.zero_grad()  # of a training that was interrupted in the middle of a step
         frozen, train_only = self.model.transfer.freeze, self.model.transfer.train_only
+        self.steps_per_epoch = -(-len(inputs) // self.config.batch_size)
         checkpoint = self._resume()
-        steps_per_epoch = -(-len(inputs) // self.config.batch_size)
         if self.outside is not None:
             self.outside.start(first_step=self.state.step)
-        tracker = Tracker(
+        self.tracker = Tracker(
             None if self.run is None else self.run.path / "metrics.jsonl",
-            num_steps=self.config.num_epochs * steps_per_epoch,
+            num_steps=self.config.num_epochs * self.steps_per_epoch,
             first_step=self.state.step,
             is_main_process=self.accelerator.is_main_process,
             outside=self.outside,
         )
         try:
-            with tracker:
+            with self.tracker:
                 for stage in self.stages:
-                    end = (stage.first_epoch + stage.num_epochs) * steps_per_epoch
+                    end = (stage.first_epoch + stage.num_epochs) * self.steps_per_epoch
                     if self.state.step < end and not self.state.is_stopped:
                         self.model.freeze(frozen, train_only=train_only, top=stage.top)
-                        if len(self.stages) > 1:
-                            line = describe_stage(self.model, self.config, stage, self.stages)
-                            tracker.say(f"{stage.describe()}: {line}")
-                        self._train_stage(stage, inputs, held_out, checkpoint, tracker, steps_per_epoch=steps_per_epoch)
+                        self._train_stage(stage, inputs, held_out, checkpoint)
                         checkpoint = None
+                        if self.accelerator.num_processes > 1:
+                            # A DistributedDataParallel that outlives its process group can hang the process at exit.
+                            gc.collect()
                 on_main(self.writing.finish)
         except BaseException as error:
-            if type(error) is not KeyboardInterrupt or not is_asked_to_end():  # a second one ends at once
+            if type(error) is not KeyboardInterrupt or not is_asked_to_end():  # the second signal ends at once
                 self.writing.wait()
             if self.outside is not None:
                 self.outside.finish()
             raise
         finally:
             self.model.freeze(frozen, train_only=train_only)
-        self._keep_best(steps_per_epoch)
+        self._keep_best()
 
     def _train_stage(
-        self,
-        stage: Stage,
-        inputs: Inputs,
-        held_out: Inputs | None,
-        checkpoint: Checkpoint | None,
-        tracker: Tracker,
-        *,
-        steps_per_epoch: int,
+        self, stage: Stage, inputs: Inputs, held_out: Inputs | None, checkpoint: Checkpoint | None
     ) -> None:
-        accelerator, model, config = self.accelerator, self.model, self.config
-        once = partial(
-            precompute,
-            model,
-            accelerator=accelerator,
-            cache=self.cache,
-            dtype=config.cache_dtype,
-            encoder_sha256=self.encoder_sha256,
-        )
-        inputs = once(inputs, num_passes=stage.num_epochs)
+        model, first_step = self.model, stage.first_epoch * self.steps_per_epoch
+        if len(self.stages) > 1:
+            line = describe_stage(model, self.config, stage, self.stages)
+            self.tracker.say(f"{stage.describe()}: {line}")
+        inputs = self._precompute(inputs, num_passes=stage.num_epochs)
         if held_out is not None:
-            every = config.eval_steps or steps_per_epoch
-            held_out = once(held_out, num_passes=stage.num_epochs * steps_per_epoch // every)
-        optimizer = build_optimizer(model, config, before_encoder=stage is not self.stages[-1])
-        # On one process in full precision Accelerate has nothing to add, and its wrappers take time in every step.
-        is_plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no"
-        if is_plain:
-            network, prepared = model, optimizer
-        else:
-            network, prepared = accelerator.prepare(model, optimizer)
-            # Encoders' buffers never change; in their exchange a process would wait for one whose memory has run out.
-            network.broadcast_buffers = False
-        first_step = stage.first_epoch * steps_per_epoch
+            every = self.config.eval_steps or self.steps_per_epoch
+            held_out = self._precompute(held_out, num_passes=stage.num_epochs * self.steps_per_epoch // every)
+        optimizer = build_optimizer(model, self.config, before_encoder=stage is not self.stages[-1])
         if self.state.step == first_step:
-            self.state.evaluations_since_best = 0  # What the stage before did not learn is not counted here.
-        try:
-            if checkpoint is not None and self.state.step > first_step:
-                restore_optimizer(optimizer, checkpoint.optimizer, names_by_id(model.network))
+            self.state.evaluations_since_best = 0  # a stage gets the whole patience of early stopping
+        elif checkpoint is not None:
+            restore_optimizer(optimizer, checkpoint.optimizer, names_by_id(model.network))
+        # A layer that is recomputed for its gradient is outside the forward pass, which has quick layers by itself.
+        recomputes = model.checkpoints_gradients and not model.features_are_constant
+        with (
+            self._prepared(optimizer) as (network, prepared),
+            stepping() as signals,
+            quick_layers(model) if recomputes else nullcontext(),
+        ):
             stepper = Stepper(
-                model,
-                network,
-                prepared,
-                accelerator,
-                config,
-                self.seed,
-                self.max_tokens,
-                model.features_are_constant,
-                model.task.objective(config, inputs.targets, inputs.tokens, binary_loss=model.head.binary_loss),
+                model, network, prepared, self.accelerator, self.config, inputs, self.seed, self.max_tokens
             )
-            model.train()
-            with stepping() as signals, self._quick_layers():
-                self._take_steps(
-                    stepper, optimizer, stage, inputs, held_out, tracker, signals, steps_per_epoch=steps_per_epoch
-                )
+            self._take_steps(stage, stepper, held_out, signals)
+
+    def _precompute(self, inputs: Inputs, *, num_passes: int) -> Inputs:
+        """Return a split with what stays the same in this stage: features, or hidden states above frozen layers."""
+        if self.cache is None:
+            return inputs
+        model, accelerator = self.model, self.accelerator
+        inputs = encode_once(model, inputs, accelerator, cache=self.cache, encoder_sha256=self.encoder_sha256)
+        if inputs.features is not None:
+            return inputs
+        dtype, folder = self.config.cache_dtype, self.cache.folder
+        return cut_at_boundary(model, inputs, accelerator, num_passes=num_passes, dtype=dtype, folder=folder)
+
+    @contextmanager
+    def _prepared(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[nn.Module, Any]]:
+        """Give the model and the optimizer as Accelerate wraps them, and unwrap them at the end."""
+        accelerator = self.accelerator
+        # On one process in full precision Accelerate has nothing to add, and its wrappers take time in every step.
+        if accelerator.num_processes == 1 and accelerator.mixed_precision == "no":
+            yield self.model, optimizer
+            return
+        network, prepared = accelerator.prepare(self.model, optimizer)
+        # Encoders' buffers never change, and a process that exchanges them would wait for one that is out of memory.
+        network.broadcast_buffers = False
+        try:
+            yield network, prepared
         finally:
-            if not is_plain:
-                accelerator.unwrap_model(network, keep_fp32_wrapper=False)  # with mixed precision, forward was replaced
-                accelerator.free_memory(network, prepared)
-            if accelerator.num_processes > 1:
-                # A DistributedDataParallel that outlives its process group can hang the process at its end.
-                del network, prepared, optimizer
-                gc.collect()
+            accelerator.unwrap_model(network, keep_fp32_wrapper=False)  # mixed precision has replaced forward
+            accelerator.free_memory(network, prepared)
 
-    def _quick_layers(self) -> AbstractContextManager[None]:
-        # A pass of the model has quick layers, but a layer that is computed once more is so after the pass.
-        has_layers = self.model.checkpoints_gradients and not self.model.features_are_constant
-        return quick_layers(self.model) if has_layers else nullcontext()
-
-    def _take_steps(
-        self,
-        stepper: Stepper,
-        optimizer: torch.optim.Optimizer,
-        stage: Stage,
-        inputs: Inputs,
-        held_out: Inputs | None,
-        tracker: Tracker,
-        signals: list[int],
-        *,
-        steps_per_epoch: int,
-    ) -> None:
-        config, state = self.config, self.state
-        first_step, num_steps = stage.first_epoch * steps_per_epoch, stage.num_epochs * steps_per_epoch
+    def _take_steps(self, stage: Stage, stepper: Stepper, held_out: Inputs | None, signals: list[int]) -> None:
+        config, state, inputs = self.config, self.state, stepper.inputs
+        first_step, num_steps = stage.first_epoch * self.steps_per_epoch, stage.num_epochs * self.steps_per_epoch
         last_step = first_step + num_steps
         for step, indices in global_batches(
             len(inputs),
@@ -206,33 +183,34 @@ class Loop:
             multiplier = rate_multiplier(
                 step - first_step, num_steps=num_steps, warmup_ratio=config.warmup_ratio, schedule=config.schedule
             )
-            for group in optimizer.param_groups:
+            for group in stepper.optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * multiplier
             try:
-                done = stepper.take(inputs, indices, step=step, signals=signals)
+                done = stepper.take(indices, step=step, signals=signals)
             except NonFiniteError:
-                self._name_rows(inputs, indices, step=step + 1)
+                if self.run is not None:
+                    rows = [int(inputs.examples.rows[i]) for i in indices]
+                    about = {"step": step + 1, "source": inputs.examples.source, "rows": rows}
+                    self.run.write_json("nonfinite.json", about)
                 raise
             if stepper.max_tokens < self.max_tokens:
                 self.max_tokens = state.micro_batch_tokens = stepper.max_tokens
             state.step = step + 1
             state.loss_sum, state.num_losses = state.loss_sum + done.loss, state.num_losses + 1
-            tracker.advance(loss=done.loss)
+            self.tracker.advance(loss=done.loss)
             if state.step % config.logging_steps == 0:
-                rate = optimizer.param_groups[-1]["lr"]
-                tracker.record(step=state.step, loss=done.loss, gradient_norm=done.norm, learning_rate=rate)
+                rate = stepper.optimizer.param_groups[-1]["lr"]
+                self.tracker.record(step=state.step, loss=done.loss, gradient_norm=done.norm, learning_rate=rate)
             is_last = state.step == last_step
-            is_evaluated = is_last or state.step % (config.eval_steps or steps_per_epoch) == 0
+            is_evaluated = is_last or state.step % (config.eval_steps or self.steps_per_epoch) == 0
             if is_evaluated:
-                mean = state.loss_sum / state.num_losses
-                state.loss_sum, state.num_losses = 0.0, 0
-                self._evaluate(held_out, tracker, stage, epoch=state.step / steps_per_epoch, loss=mean)
+                self._evaluate(held_out, stage)
             is_due = is_evaluated if config.save_steps is None else is_last or state.step % config.save_steps == 0
             is_due = is_due or state.best_step == state.step or state.is_stopped
-            # An evaluation takes long enough for a signal to come, and there may be no step after it.
+            # An evaluation takes long enough for a signal to arrive, and there may be no step after it.
             known = self._all_signals(signals) if is_evaluated else list(done.signals)
             if is_due or any(known):
-                self._save(optimizer, is_due=is_due)
+                self._save(stepper.optimizer, is_due=is_due)
             if any(known):
                 self._end(known)
             if state.is_stopped:
@@ -240,67 +218,61 @@ class Loop:
         if any(known := self._all_signals(signals)):  # since the last evaluation
             self._end(known)
 
-    def _name_rows(self, inputs: Inputs, indices: np.ndarray, *, step: int) -> None:
-        """Write to `nonfinite.json` which rows of the data the step was to learn from."""
-        if self.run is not None:
-            examples = inputs.examples
-            rows = [int(examples.rows[i]) for i in indices]
-            self.run.write_json("nonfinite.json", {"step": step, "source": examples.source, "rows": rows})
-
     def _all_signals(self, signals: list[int]) -> list[int]:
-        """Return how many processes have got each signal by now; all of them have to ask."""
+        """Return how many processes have received each signal so far. Every process must call this."""
         counts = torch.tensor(signals, device=self.accelerator.device)
         return list(map(int, self.accelerator.reduce(counts, "sum").tolist()))
 
     def _end(self, signals: list[int]) -> None:
-        """Leave, after the last checkpoint is on disk."""
+        """End the process, after the last checkpoint is on disk."""
         on_main(self.writing.finish)
         if self.run is not None and self.accelerator.is_main_process:
             where = (self.state.step, self.run.checkpoints)
-            logger.warning("interrupted after step %d: --resume goes on from its checkpoint in %s", *where)
+            logger.warning("interrupted after step %d; --resume continues from its checkpoint in %s", *where)
         leave(signals)
 
-    def _evaluate(self, held_out: Inputs | None, tracker: Tracker, stage: Stage, *, epoch: float, loss: float) -> None:
-        """Score validation, remember the weights if they are the best so far, decide whether to stop."""
+    def _evaluate(self, held_out: Inputs | None, stage: Stage) -> None:
+        """Score the validation split, copy the weights if they are the best so far, and decide whether to stop."""
         config, state = self.config, self.state
+        epoch, loss = state.step / self.steps_per_epoch, state.loss_sum / state.num_losses
+        state.loss_sum, state.num_losses = 0.0, 0
         weights = trained_tensors(self.model.network, self.names)
         self._check_finite(weights)
         line = f"epoch {epoch:.4g}: loss {loss:.4f}"
         if held_out is None:
-            tracker.say(line)
+            self.tracker.say(line)
             return
         logits, task = logits_of(self.model, held_out, self.accelerator), self.model.task
         name = selection_metric(task, config)
         is_finite = bool(torch.isfinite(logits).all())
         scores = task.point_scores(held_out.targets, task.outputs(logits)) if is_finite else {name: float("nan")}
-        # The head alone may have learned all it can, while the encoder has yet to train.
+        # Early stopping never ends a stage that trains the head alone: the encoder has yet to train.
         patience = config.early_stopping if stage is self.stages[-1] else None
-        value = scores[name]
-        is_best = state.observe(value, lower_is_better=name in LOWER_IS_BETTER, patience=patience)
+        is_best = state.observe(scores[name], lower_is_better=name in LOWER_IS_BETTER, patience=patience)
         if is_best:
             self.best = {key: tensor.clone() for key, tensor in weights.items()}
-        tracker.record(step=state.step, epoch=epoch, loss=loss, **{f"validation_{key}": v for key, v in scores.items()})
-        tracker.say(
-            f"{line}, validation {name} {value:.4f}"
+        validation = {f"validation_{key}": value for key, value in scores.items()}
+        self.tracker.record(step=state.step, epoch=epoch, loss=loss, **validation)
+        self.tracker.say(
+            f"{line}, validation {name} {scores[name]:.4f}"
             + (" (best so far)" if is_best else "")
-            + (f"; stopping, no better score in {patience} evaluations" if state.is_stopped else "")
+            + (f"; stopping early: no better score in {patience} evaluations" if state.is_stopped else "")
         )
 
     def _check_finite(self, weights: dict[str, torch.Tensor]) -> None:
         broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
         if broken:
             raise NonFiniteError(
-                f"Expected finite weights, found NaN or infinity in {broken[0]} and {len(broken) - 1} more after step "
-                f"{self.state.step}. Neither checkpoint nor model was written. Lower --learning-rate, or use "
-                "--mixed-precision no."
+                f"NaN or infinity in the weights {broken[0]} and {len(broken) - 1} more after step {self.state.step}. "
+                "This checkpoint and the model were not written. Lower --learning-rate, or pass --mixed-precision no."
             )
 
     def _save(self, optimizer: torch.optim.Optimizer, *, is_due: bool) -> None:
-        """Write a checkpoint in the background; one that is not due stays until the next one is written."""
+        """Write a checkpoint in the background. One that is not due is only kept until the next one."""
         if self.run is None:
             return
         run, folder, state = self.run, self.run.checkpoints, self.state
-        # Each of the last ones can be resumed from, with the best weights up to there.
+        # A checkpoint that is kept needs the one with the best weights up to it.
         needed = [state.step] if state.best_step is None else [state.step, state.best_step]
         kept = [*state.kept[1 - self.config.keep_last :], needed]
         if is_due:
@@ -308,8 +280,8 @@ class Loop:
         step, steps = state.step, {step for needed in kept for step in needed}
 
         def save() -> None:
-            self.writing.finish()  # Memory holds one checkpoint at a time.
-            files = pack(self._capture(optimizer))
+            self.writing.finish()  # memory holds one checkpoint at a time
+            files = pack(capture(self.model.network, self.names, optimizer, state, scaler=self.accelerator.scaler))
             self.writing.start(lambda: write(files))
 
         def write(files: dict[str, bytes]) -> None:
@@ -319,46 +291,39 @@ class Loop:
 
         on_main(save)
 
-    def _capture(self, optimizer: torch.optim.Optimizer) -> Checkpoint:
-        return capture(
-            self.model.network,
-            self.names,
-            optimizer,
-            self.state,
-            scaler=self.accelerator.scaler,
-        )
-
     def _resume(self) -> Checkpoint | None:
-        """Put back the newest checkpoint, if the run is to go on, and return it."""
+        """Restore the newest checkpoint if the run is resumed, and return it."""
         if self.run is None:
             return None
         if not self.run.resume:
-            self.run.remove_checkpoints()  # of a training before this one, which must not be resumed in its place
+            if self.run.checkpoints.is_dir():  # left by an earlier training in this folder
+                on_main(partial(prune_checkpoints, self.run.checkpoints, keep=()))
             return None
         found = latest_checkpoint(self.run.checkpoints, self.run.identity)
         checkpoint = None
         if found is None:
-            logger.info("no checkpoint in %s: starting from the beginning", self.run.checkpoints)
+            logger.info("no checkpoint in %s: starting at step 0", self.run.checkpoints)
         else:
             checkpoint, best = found
             self.state = restore_weights(checkpoint, self.model.network, self.names, self.accelerator.scaler)
             if best is not None:
                 self.best = best.weights
             self.max_tokens = min(self.max_tokens, self.state.micro_batch_tokens or self.max_tokens)
-            end = ", where it stopped early: nothing is left to train" if self.state.is_stopped else ""
+            end = ", where training stopped early: nothing is left to train" if self.state.is_stopped else ""
             logger.info("resuming after step %d%s", self.state.step, end)
         steps = self.accelerator.gather(torch.tensor([self.state.step], device=self.accelerator.device)).tolist()
         if len(set(steps)) > 1:
             raise ResourceError(
-                f"Expected all processes to resume after the same step, found steps {steps}. Put --output-dir on a "
-                "disk that every machine sees."
+                f"The processes would resume after different steps ({steps}). Put --output-dir on a disk that every "
+                "machine can read."
             )
         return checkpoint
 
-    def _keep_best(self, steps_per_epoch: int) -> None:
-        """Put the best weights into the model; without a validation split it keeps the last ones."""
+    def _keep_best(self) -> None:
+        """Load the best weights into the model; without a validation split it keeps the last ones."""
         if self.best:
             load_tensors(self.model.network, self.names, self.best)
             step, value = self.state.best_step or 0, self.state.best_value
-            line = "kept the model of step %d, epoch %.4g: best validation %s %.4f"
-            logger.info(line, step, step / steps_per_epoch, selection_metric(self.model.task, self.config), value)
+            line = "kept the model of step %d (epoch %.4g): best validation %s %.4f"
+            metric = selection_metric(self.model.task, self.config)
+            logger.info(line, step, step / self.steps_per_epoch, metric, value)

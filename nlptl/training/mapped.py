@@ -1,4 +1,4 @@
-"""Arrays in a file that the processes of a machine share, and that is gone when they end."""
+"""Arrays in a temporary file that the processes of a machine share."""
 
 import contextlib
 import secrets
@@ -13,11 +13,11 @@ ZEROS = bytes(1 << 24)
 
 
 def map_new_file(shape: tuple[int, int], dtype: str, accelerator: Accelerator, folder: Path) -> torch.Tensor | None:
-    """Return zeros in a new file in `folder`, mapped by every process of a machine; None: there is no room for it.
+    """Return zeros in a new file in `folder`, mapped by every process of a machine; None: there is no space for it.
 
-    Every process has to call this.
+    Every process must call this.
     """
-    # Not from torch's generator, which is in the same state in another run with the same seed.
+    # A name from torch's generator could be that of another run with the same seed.
     key = broadcast(torch.tensor(secrets.randbits(62), device=accelerator.device))
     path = folder / f".nlptl-mapped-{int(key):x}.tmp"
     has_room = True
@@ -30,7 +30,7 @@ def map_new_file(shape: tuple[int, int], dtype: str, accelerator: Accelerator, f
     mapped = torch.from_numpy(np.memmap(path, dtype=dtype, mode="r+", shape=shape))
     accelerator.wait_for_everyone()
     if accelerator.is_local_main_process:
-        path.unlink()  # The processes that have mapped it keep it, and nothing is left when they end.
+        path.unlink()  # the mapping remains until the processes end
     return mapped
 
 
@@ -39,7 +39,9 @@ def _create_file(path: Path, num_bytes: int) -> bool:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=False)
         with path.open("wb") as file:
-            for start in range(0, num_bytes, len(ZEROS)):  # Written out: a full disk is an error here, a signal later.
+            for start in range(
+                0, num_bytes, len(ZEROS)
+            ):  # on a full disk this fails; a sparse file would fail later, with a signal
                 file.write(ZEROS[: num_bytes - start])
     except OSError:
         _remove(path)
@@ -48,5 +50,5 @@ def _create_file(path: Path, num_bytes: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # It may never have been there, nor its folder.
+    with contextlib.suppress(OSError):  # neither it nor its folder may exist
         path.unlink()

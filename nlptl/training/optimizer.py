@@ -1,4 +1,4 @@
-"""Which parameters are updated, by which rule, at which rate."""
+"""Optimizers, learning rates and weight decays."""
 
 import math
 from typing import Any
@@ -12,47 +12,43 @@ from nlptl.model.freezing import depths_below_top
 from nlptl.model.parts import HEAD
 
 LINEAR_HEAD_LEARNING_RATE, DENSE_HEAD_LEARNING_RATE = 5e-3, 1e-3
-"""Peak rates of a head that trains alone, where none is given."""
+"""Default peak learning rates of a head that trains alone."""
 ENCODER_LEARNING_RATE, FEW_PARAMETERS_LEARNING_RATE = 5e-5, 5e-4
-"""Peak rates where the encoder trains and none is given; the second one for norms, biases and low-rank updates."""
+"""Default peak learning rates if the encoder trains; the second one for norms, biases and low-rank updates."""
 
 
 def check_rates(config: TrainingConfig, *, head_only: bool) -> None:
-    """Refuse rates that would be ignored.
+    """Refuse learning rates and weight decays that would have no effect.
 
     Raises:
-        ConfigError: If the head alone trains and there is a rate or a decay for the encoder too.
+        ConfigError: If only the head trains and one of them is given for the encoder too.
     """
     if not head_only:
         return
-    if config.learning_rate is not None and config.head_learning_rate is not None:
-        raise ConfigError(
-            "Expected one learning rate, since the encoder is frozen and the head alone trains; found "
-            f"learning_rate={config.learning_rate} and head_learning_rate={config.head_learning_rate}. "
-            "Pass one of the two."
-        )
     if config.layer_decay != 1:
         raise ConfigError(
-            f"Expected layers that train for layer_decay={config.layer_decay}, found the encoder frozen. Pass "
-            "--freeze nothing, or a number of layers (freeze= in Python), or leave --layer-decay out."
+            f"layer_decay={config.layer_decay} has no effect, since the encoder is frozen. Pass --freeze nothing, or a "
+            "number of layers (freeze= in Python), or leave --layer-decay out."
         )
-    if config.weight_decay is not None and config.head_weight_decay is not None:
-        raise ConfigError(
-            "Expected one weight decay, since the encoder is frozen and the head alone trains; found "
-            f"weight_decay={config.weight_decay} and head_weight_decay={config.head_weight_decay}. Pass one of the two."
-        )
+    for name in ("learning_rate", "weight_decay"):
+        value, of_head = getattr(config, name), getattr(config, f"head_{name}")
+        if value is not None and of_head is not None:
+            raise ConfigError(
+                f"The encoder is frozen and only the head trains: {name}={value} and head_{name}={of_head} contradict "
+                "each other. Pass one of the two."
+            )
 
 
 def learning_rates(model: Classifier, config: TrainingConfig, *, before_encoder: bool = False) -> dict[str, float]:
-    """Return the peak learning rate of each group of `model`, whether it trains or not.
+    """Return the peak learning rate of each group of `model`, also of frozen ones.
 
-    The top layer and what stands above it have the encoder's rate, each layer below has `layer_decay` times the rate
-    of the layer above it, the embeddings come last (Howard and Ruder 2018, section 3.2; Clark et al. 2020).
+    The top layer and everything above it have the encoder's rate, and each lower layer has `layer_decay` times the rate
+    of the layer above it; the embeddings are the lowest (Howard and Ruder 2018, section 3.2; Clark et al. 2020).
 
     Args:
-        model: What trains; its frozen parts count.
-        config: Where the rates may be given.
-        before_encoder: Whether the head trains alone now, and the encoder later: then learning_rate is the encoder's.
+        model: The model, frozen as in this stage of the training.
+        config: The settings of the training.
+        before_encoder: Whether the encoder trains in a later stage; learning_rate is then only for that stage.
     """
     if model.trains_head_only:
         given = (config.head_learning_rate, None if before_encoder else config.learning_rate)
@@ -67,7 +63,7 @@ def learning_rates(model: Classifier, config: TrainingConfig, *, before_encoder:
 
 
 def weight_decays(model: Classifier, config: TrainingConfig) -> dict[str, float]:
-    """Return the weight decay of each group of `model`, for its matrices."""
+    """Return the weight decay of the matrices in each group of `model`."""
     default = 0.01 if config.optimizer == "adamw" else 0.0
     decay = default if config.weight_decay is None else config.weight_decay
     head_decay = decay if config.head_weight_decay is None else config.head_weight_decay
@@ -77,10 +73,9 @@ def weight_decays(model: Classifier, config: TrainingConfig) -> dict[str, float]
 def build_optimizer(
     model: Classifier, config: TrainingConfig, *, before_encoder: bool = False
 ) -> torch.optim.Optimizer:
-    """Return the optimizer over the parameters that train, by group, with and without weight decay.
+    """Return an optimizer for the parameters that train.
 
-    Vectors (biases, the scales of norms) get no weight decay. Each group keeps its peak rate as `peak_lr`, that of
-    `learning_rates`.
+    Biases and norms have no weight decay. Each parameter group has its peak learning rate as `peak_lr`.
     """
     rates, decays = learning_rates(model, config, before_encoder=before_encoder), weight_decays(model, config)
     names = model.groups
@@ -98,10 +93,10 @@ def build_optimizer(
 
 
 def rate_multiplier(step: int, *, num_steps: int, warmup_ratio: float, schedule: str) -> float:
-    """Return the share of the peak learning rate in optimizer step `step`, counted from 0.
+    """Return the factor on the peak learning rate in optimizer step `step`, counted from 0.
 
-    Equal to the schedules of `transformers.get_scheduler` with `warmup_ratio * num_steps` warmup steps, rounded up
-    but never all of them: with a linear warmup the first step has rate zero, and an only step has to learn something.
+    Equal to the schedules of `transformers.get_scheduler` with `warmup_ratio * num_steps` warmup steps, rounded up. At
+    least one step comes after the warmup: the first step of a warmup has rate zero, so a single step would not learn.
     """
     warmup = min(math.ceil(warmup_ratio * num_steps), num_steps - 1)
     if step < warmup:

@@ -1,5 +1,6 @@
-"""What a training is going to do, checked and shown before anything is computed."""
+"""The plan of a training, checked and printed before anything is computed."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import torch
@@ -16,6 +17,8 @@ from nlptl.training.regularizers import check_r_drop
 from nlptl.training.stages import Stage, plan_stages
 from nlptl.wording import align_table
 
+LOSS_SETTINGS = ("loss", "logit_adjustment", "sampling", "label_smoothing", "class_weights", "r_drop")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -27,19 +30,15 @@ class Plan:
 
 
 def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
-    """Check the settings of a training against the model and against each other, and return what they amount to.
+    """Check the settings of a training against the model and against each other, and return the plan.
 
-    The model is left as it is in the last stage, which trains all that ever trains.
+    It leaves the model frozen as in the last stage, which trains everything that any stage trains.
 
     Raises:
-        ConfigError: If a setting would be ignored, contradicts another one, or cannot apply to what trains.
+        ConfigError: If a setting would have no effect, contradicts another one, or does not fit the model.
     """
-    unused = [
-        name for name in ("cache_size", "cache_dtype") if getattr(config, name) != getattr(TrainingConfig(), name)
-    ]
-    if unused and not config.cache:
-        flags = ", ".join(map(flag, unused))
-        raise ConfigError(f"Expected a cache for {flags}, found --no-cache. Leave one of the two out.")
+    if not config.cache and (unused := _changed(config, ("cache_size", "cache_dtype"))):
+        raise ConfigError(f"--no-cache turns off the cache that {unused} would change. Leave one of the two out.")
     check_metric(model.task, config)
     _check_task(model.task, model.head, config)
     check_decisions(config, model.task, model.head)
@@ -47,18 +46,17 @@ def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
     if isinstance(weights, tuple) and len(weights) != count:
         names = ", ".join(model.task.names[:5]) + (", ..." if count > 5 else "")
         raise ConfigError(
-            f"Expected a number in --class-weights for each of {count} labels ({names}), found {len(weights)}. Pass "
-            "balanced, or one for each."
+            f"--class-weights has {len(weights)} weights for {count} labels ({names}). Pass one for each, or balanced."
         )
     transfer = model.transfer
-    model.freeze(transfer.freeze, train_only=transfer.train_only)  # a training that failed may have left fewer layers
+    model.freeze(transfer.freeze, train_only=transfer.train_only)  # a failed training may have left fewer layers
     if model.head_is_fitted:
         _check_fitted(model, config)
         return Plan([], {}, {})
     if model.network.dtype not in (torch.float32, torch.float64):
         raise ConfigError(
-            f"Expected float32 weights to train, found {model.network.dtype}, in which small updates are lost. Call "
-            "model.float(); mixed_precision computes in less."
+            f"Small updates are lost in the model's {model.network.dtype} weights. Call model.float() before training; "
+            "for speed, use mixed_precision."
         )
     check_rates(config, head_only=model.trains_head_only)
     groups = model.groups
@@ -71,65 +69,45 @@ def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
 
 
 def selection_metric(task: Task, config: TrainingConfig) -> str:
-    """Return the validation score by which the best model is chosen."""
+    """Return the name of the validation score that selects the best model."""
     return config.selection_metric or task.metrics[0]
 
 
 def check_metric(task: Task, config: TrainingConfig) -> None:
-    """Refuse a score to choose by that the task does not have.
+    """Check that the task has the score that selects the best model.
 
     Raises:
-        ConfigError: If that is asked for.
+        ConfigError: If it does not.
     """
     if config.selection_metric not in (None, *task.metrics):
         raise ConfigError(
-            f"Expected a --selection-metric of the task {task.kind} ({', '.join(task.metrics)}), found "
-            f"{config.selection_metric}. Pass one of these, or leave it out."
+            f"The task {task.kind} has no score {config.selection_metric!r}. Pass one of {', '.join(task.metrics)} as "
+            "--selection-metric, or leave it out."
         )
 
 
 def _check_task(task: Task, head: HeadConfig, config: TrainingConfig) -> None:
-    """Refuse settings of the loss that the task does not have."""
-    defaults = TrainingConfig()
-    names = ("loss", "logit_adjustment", "sampling", "label_smoothing", "class_weights", "r_drop")
-    given = [name for name in names if getattr(config, name) != getattr(defaults, name)]
-    unknown = [flag(name) for name in given if name not in task.settings]
-    if unknown:
-        raise ConfigError(
-            f"Expected settings of the loss that apply to the task {task.kind}, found {', '.join(unknown)}. Leave "
-            "them out."
-        )
+    """Refuse settings of the loss that the task does not have, or that contradict each other."""
+    if unknown := _changed(config, [name for name in LOSS_SETTINGS if name not in task.settings]):
+        raise ConfigError(f"These settings do not apply to the task {task.kind}: {unknown}. Leave them out.")
     if config.loss == "asymmetric" and task.kind != "multi_label":
+        raise ConfigError(f"--loss asymmetric applies to multi_label, not to the task {task.kind}. Pass --loss focal.")
+    if config.loss != "focal" and (unused := _changed(config, ["focal_gamma"])):
+        raise ConfigError(f"{unused} has no effect without --loss focal. Pass both, or leave it out.")
+    corrections = _changed(config, ("class_weights", "sampling", "logit_adjustment"))
+    if ", " in corrections:
+        raise ConfigError(f"Each of {corrections} gives rare labels the weight of frequent ones. Pass one of them.")
+    sigmoid = head.binary_loss == "sigmoid" and bool(_changed(config, ("loss", "logit_adjustment")))
+    if sigmoid or (config.label_smoothing > 0 and config.loss == "focal"):
+        setting = "--binary-loss sigmoid" if sigmoid else "label_smoothing"
         raise ConfigError(
-            f"Expected --loss asymmetric only with the task multi_label, found {task.kind}. Pass --loss focal."
-        )
-    if config.focal_gamma != defaults.focal_gamma and config.loss != "focal":
-        raise ConfigError("Expected focal_gamma only with --loss focal. Pass both, or leave it out.")
-    corrections = [name for name in ("class_weights", "sampling", "logit_adjustment") if name in given]
-    if len(corrections) > 1:
-        flags = " and ".join(map(flag, corrections))
-        raise ConfigError(
-            f"Expected one correction for rare labels, found {flags}, each of which makes them count as much as others "
-            "alone. Pass one of them."
-        )
-    clash = [
-        flag
-        for flag, is_given in (
-            ("label_smoothing", config.label_smoothing > 0 and config.loss == "focal"),
-            ("--binary-loss sigmoid", head.binary_loss == "sigmoid" and "loss" in given),
-            ("--binary-loss sigmoid", head.binary_loss == "sigmoid" and "logit_adjustment" in given),
-        )
-        if is_given
-    ]
-    if clash:
-        raise ConfigError(
-            f"Expected the cross-entropy of the softmax with {clash[0]}, found --loss {config.loss} and "
-            f"logit_adjustment {config.logit_adjustment:g}. Leave one of the two out."
+            f"{setting} cannot be combined with --loss {config.loss} and logit_adjustment {config.logit_adjustment:g}: "
+            "these need the cross-entropy of the softmax. Leave one of them out."
         )
 
 
 def training_table(model: Classifier, plan: Plan) -> str:
-    """Return a table of the groups of parameters: how many, how many train, at which peak rate and weight decay."""
+    """Return a table of the parameter groups: sizes, trainable sizes, peak learning rates and weight decays."""
     groups = model.groups
     rows = [("group", "parameters", "trainable", "learning rate", "weight decay")]
     for group in model.parts.group_names:
@@ -137,7 +115,7 @@ def training_table(model: Classifier, plan: Plan) -> str:
         trained = [p for p in members if p.requires_grad]
         if not members:
             continue
-        decays = any(p.ndim > 1 for p in trained)  # biases and the scales of norms have none
+        decays = any(p.ndim > 1 for p in trained)  # biases and norms have no weight decay
         rate = f"{plan.learning_rates[group]:.3g}" if trained else "-"
         decay = f"{plan.weight_decays[group] if decays else 0:.3g}" if trained else "-"
         rows.append((group, f"{_size(members):,}", f"{_size(trained):,}", rate, decay))
@@ -145,7 +123,7 @@ def training_table(model: Classifier, plan: Plan) -> str:
 
 
 def describe_stage(model: Classifier, config: TrainingConfig, stage: Stage, stages: list[Stage]) -> str:
-    """Return one line that says what trains in `stage`, for which `model` is set, and the head's peak rate."""
+    """Return a line with what trains in `stage`, as `model` is frozen now, and the head's peak learning rate."""
     rates = learning_rates(model, config, before_encoder=stage is not stages[-1])
     return f"{model.describe_training()}; learning rate of the head {rates[HEAD]:.3g}"
 
@@ -155,21 +133,23 @@ def _size(parameters: list[nn.Parameter]) -> int:
 
 
 def _check_fitted(model: Classifier, config: TrainingConfig) -> None:
-    """Refuse an encoder that trains, and what only an optimizer can obey, if it differs from what it is by default."""
+    """Refuse an encoder that trains and settings of an optimizer for a head that scikit-learn fits."""
     if not model.encoder_is_frozen:
         raise ConfigError(
-            f"Expected a frozen encoder below a {model.head.head} head, found one that trains. Pass --freeze encoder "
-            "(freeze= in Python)."
+            f"A {model.head.head} head needs a frozen encoder. Pass --freeze encoder (freeze= in Python)."
         )
-    defaults = TrainingConfig()
     obeyed = {"cache", "cache_size", "cache_dtype", "micro_batch_tokens", "mixed_precision", "logging_steps", "track"}
     obeyed |= {field.name for field in fields(DecisionConfig)}
     if model.head.head == "logistic":
         obeyed.add("class_weights")
-    ignored = [name for name, value in vars(config).items() if name not in obeyed and value != getattr(defaults, name)]
-    if ignored:
-        flags = ", ".join(map(flag, ignored))
+    if ignored := _changed(config, [name for name in vars(config) if name not in obeyed]):
         raise ConfigError(
-            f"Expected no settings of an optimizer for a {model.head.head} head, which scikit-learn fits, found "
-            f"{flags}. Leave them out, or pass --head dense."
+            f"scikit-learn fits a {model.head.head} head, so these settings have no effect: {ignored}. Leave them out, "
+            "or pass --head dense."
         )
+
+
+def _changed(config: TrainingConfig, names: Iterable[str]) -> str:
+    """Return which of these settings differ from their defaults, as a message names them."""
+    defaults = TrainingConfig()
+    return ", ".join(flag(name) for name in names if getattr(config, name) != getattr(defaults, name))

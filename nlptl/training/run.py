@@ -1,4 +1,4 @@
-"""The folder of a run: what was asked for, on what data and machine, and what came out."""
+"""The folder of a run: its settings, the data and machine it ran on, and its results."""
 
 import dataclasses
 import hashlib
@@ -31,7 +31,7 @@ from nlptl.evaluation.metrics import Scores
 from nlptl.formats import CONFIG_FORMAT, check_format, current_settings, translated
 from nlptl.json_files import read_object
 from nlptl.model.classifier import Classifier
-from nlptl.training.checkpoint import prune_checkpoints, saved_steps
+from nlptl.training.checkpoint import saved_steps
 from nlptl.training.devices import on_main, processes
 from nlptl.training.lock import FolderLock
 from nlptl.values import checked
@@ -40,26 +40,25 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = ("nlptl", "torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors", "numpy")
 COMMANDS = ("resume", "overwrite", "dry_run")
-"""Settings that say what to do with the folder, or to leave it alone; they are not part of what a run is."""
+"""Settings that say what to do with the folder. They are not recorded."""
 BEFORE_TRAINING = {"config.json", "splits.json", "data_report.json"}
-"""Files that are written before `manifest.json`, with which training begins."""
+"""Files that are written before `manifest.json`, which marks the start of training."""
 
 REPEATS = ("seed-", "fold-")
-"""How the folders of runs begin in that of several."""
+"""Prefixes of the folders of single runs in the folder of repeated ones."""
 
 FREE = ("encoder", "micro_batch_tokens")
-"""Facts that may differ when a run is resumed: where the encoder stood, and what the device holds at once."""
-
+"""Facts that may differ when a run is resumed: the path of the encoder, and what fits into memory."""
 
 SURROUNDINGS = ("command", "git_commit", "versions", "hardware")
 """What `manifest.json` holds besides the facts and their hash."""
 
 
 class Run:
-    """An `output_dir`, claimed for one run: a folder that holds another run is refused.
+    """An `output_dir`, locked for one run; a folder that holds another run is refused.
 
-    Every process calls every method; the main process alone writes, and what stops it stops all. As long as the object
-    lives, no other process can claim the folder.
+    Every process calls every method; only the main process writes, and an error there stops all of them. No other
+    process can use the folder as long as the object exists.
     """
 
     def __init__(self, path: Path, config: Any, *, resume: bool, lock: FolderLock | None = None) -> None:
@@ -68,24 +67,26 @@ class Run:
         self.resume = resume
         self.lock = lock
         self.checkpoints = path / "checkpoints"
-        self._inode = path.stat().st_ino if processes().is_main_process else 0  # the others need not see the disk
-        self.identity = ""  # tells its checkpoints from those of other runs; known once `record_data` was called
+        self._inode = (
+            path.stat().st_ino if processes().is_main_process else 0
+        )  # the other processes may not see the disk
+        self.identity = ""  # marks the checkpoints of this run; set by `record_data`
 
     @classmethod
     @checked
     def open(cls, path: str | Path, config: Any, *, resume: bool = False, overwrite: bool = False) -> "Run":
-        """Claim the folder `path` for a run with the settings `config`, a dataclass, and write `config.json`.
+        """Lock the folder `path` for a run with the settings `config`, a dataclass, and write `config.json`.
 
         Args:
-            path: The folder; it is created if it is not there.
-            config: Settings of the run. `resume` and `overwrite` among them are not recorded.
-            resume: Go on with the run in the folder; an empty folder starts a new one.
-            overwrite: Move what is in the folder aside, to `path.1`, `path.2`, ...
+            path: The folder; created if it does not exist.
+            config: Settings of the run. COMMANDS among them are not recorded.
+            resume: Continue the run in the folder; in an empty folder, start a new one.
+            overwrite: Move the contents of the folder aside, to `path.1`, `path.2`, ...
 
         Raises:
-            ConfigError: If the folder holds a run and neither is set, or a run with other settings is to be resumed, or
-                if another process has claimed the folder.
-            UntrustedFileError: If the settings of the run that is to be resumed cannot be read.
+            ConfigError: If the folder holds a run and neither is set, if the run to resume has other settings, or if
+                another process uses the folder.
+            UntrustedFileError: If the settings of the run to resume cannot be read.
             ResourceError: If the folder cannot be written.
         """
         if resume and overwrite:
@@ -105,24 +106,23 @@ class Run:
         return cls(folder, recorded, resume=on_main(claim), lock=lock)
 
     def check_place(self) -> None:
-        """Refuse to write where the folder of this run no longer is.
+        """Check that the folder of this run is still in its place.
 
         Raises:
-            ResourceError: If the folder was moved or removed, with or without another one in its place.
+            ResourceError: If it was moved, removed or replaced.
         """
         with _writing(self.path):
             inode = self.path.stat().st_ino
         if inode != self._inode:
             raise ResourceError(
-                f"Expected the folder of this run at {self.path}, found another one. Move the folders back, then go on "
-                "with --resume."
+                f"{self.path} is no longer the folder of this run. Move the folder back, then continue with --resume."
             )
 
     def record_splits(self, splits: Splits) -> None:
-        """Write which rows each split is made of to `splits.json`, counts and findings to `data_report.json`.
+        """Write the rows of each split to `splits.json`, and label counts and findings to `data_report.json`.
 
         Raises:
-            ConfigError: If the run is resumed, and was started on other data.
+            ConfigError: If a run is resumed on other data than it was started with.
         """
         examples = {name: splits[name] for name in ("train", "validation", "test")}
         contents = {name: concatenate(e.texts, e.pairs, e.labels) for name, e in examples.items()}
@@ -130,8 +130,8 @@ class Run:
         before = _read(self.path / "data_report.json") if self.resume else {}
         if before.get("data_sha256", digest) != digest:
             raise ConfigError(
-                f"Expected to resume the run in {self.path} on the data it was started with, found other texts or "
-                "labels. Restore the data, or start a new run in another --output-dir."
+                f"The run in {self.path} was started on other texts or labels. Restore the data, or start a new run in "
+                "another --output-dir."
             )
         on_main(lambda: _write_text(self.path / "splits.json", splits.rows_as_json()))
         sets = {name: label_sets(splits[name].labels, splits.task) for name in ("train", "validation", "test")}
@@ -147,27 +147,27 @@ class Run:
         self.write_json("data_report.json", report)
 
     def record_truncation(self, split: str, shares: Mapping[str, float]) -> None:
-        """Add to `data_report.json` what `max_length` has cut off a split."""
+        """Add to `data_report.json` how much of a split `max_length` cuts off."""
         self._update("data_report.json", {"truncation": {split: dict(shares)}})
 
     def record_data(self, facts: Mapping[str, Any]) -> None:
-        """Write `manifest.json`; on a resumed run, check that it is about to go on with what it was started with.
+        """Write `manifest.json`; for a resumed run, check first that the facts are those it was started with.
 
         Args:
-            facts: Seed, hashes of data, encoder and splits, settings of the model, and settings that were derived.
+            facts: Seed, hashes of data, encoder and splits, settings of the model, and derived settings.
 
         Raises:
-            ConfigError: If something that learning depends on has changed since the run was started.
-            UntrustedFileError: If there are checkpoints, and no manifest that says what they are of.
+            ConfigError: If something that training depends on has changed since the run was started.
+            UntrustedFileError: If there are checkpoints but no manifest.
         """
         written = _read(self.path / "manifest.json") if self.resume else {}
         if self.resume and not written and saved_steps(self.checkpoints):
             raise UntrustedFileError(
-                f"Expected {self.path / 'manifest.json'}, which says what the checkpoints in {self.path} are of, found "
-                "none. Restore it from a copy, or start a new run in another --output-dir."
+                f"{self.path / 'manifest.json'} is missing, so the checkpoints beside it cannot be checked. Restore it "
+                "from a copy, or start a new run in another --output-dir."
             )
         before, kept = translated(written), {key: value for key, value in facts.items() if key not in FREE}
-        is_earlier = "identity" not in written  # of an earlier version, which did not know all of these facts
+        is_earlier = "identity" not in written  # written by an earlier version, which recorded fewer facts
         compared = [key for key in translated(kept) if written and (key in before or not is_earlier)]
         changed = [key for key in compared if before.get(key) != facts[key]]
         if changed:
@@ -176,8 +176,8 @@ class Run:
                 for key in changed
             )
             raise ConfigError(
-                f"Expected to resume the run in {self.path} on the same data, encoder and settings, found others: "
-                f"{differences}. Restore them, or start a new run in another --output-dir."
+                f"The run in {self.path} was started on other data, another encoder or other settings: {differences}. "
+                "Restore them, or start a new run in another --output-dir."
             )
         if is_earlier:
             own = {key: value for key, value in (written or kept).items() if key not in (*FREE, *SURROUNDINGS)}
@@ -185,7 +185,7 @@ class Run:
         else:
             self.identity = written["identity"]
         self.write_json("manifest.json", {**facts, "identity": self.identity, **_surroundings()})
-        if self.resume:  # with more epochs than before, now that nothing else has changed
+        if self.resume:  # only the number of epochs may have changed
             self.write_json("config.json", _settings_file(self.config))
 
     def write_json(self, name: str, values: Any) -> None:
@@ -209,11 +209,11 @@ class Run:
         """Write `costs.json`.
 
         Args:
-            seconds: What `fit` took.
-            peak_memory: Bytes at once, at most; None: unknown.
-            counts: Of parameters.
-            is_continued: Whether the training has gone on from a checkpoint. The seconds up to it are added where the
-                training that wrote it came to its end; of one that was interrupted they are unknown, and so is the sum.
+            seconds: Duration of `fit`.
+            peak_memory: Largest number of bytes in use; None: unknown.
+            counts: Numbers of parameters.
+            is_continued: Whether training continued from a checkpoint. The seconds before it are added if that training
+                finished; after an interruption the total is unknown.
         """
 
         def write() -> None:
@@ -230,12 +230,12 @@ class Run:
         on_main(write)
 
     def record_test_costs(self, seconds: float | None, *, num_texts: int) -> None:
-        """Add to `costs.json` what the model took for the texts of test; None: it was read from the cache."""
+        """Add to `costs.json` the seconds for the test texts; None: their features came from the cache."""
         rate = num_texts / seconds if seconds else None
         self._update("costs.json", {"test_seconds": seconds, "test_texts_per_second": rate})
 
     def write_predictions(self, examples: Examples, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
-        """Write `predictions.csv`: a row per example, with its target and what was predicted.
+        """Write `predictions.csv`: a row per example, with its target and the prediction.
 
         Raises:
             ResourceError: If the folder cannot be written.
@@ -244,32 +244,20 @@ class Run:
         on_main(lambda: write_table(self.path / "predictions.csv", [table]))
 
     def write_model(self, model: Classifier) -> None:
-        """Write the folder `model/`.
+        """Write the folder `model/`, and low-rank updates, if there are any, as a peft adapter into `adapter/`.
 
         Raises:
             ResourceError: If the folder cannot be written.
         """
-        on_main(lambda: self._remove_left_behind(".model-*"))
-        on_main(lambda: model.save(self.path / "model"))
 
-    def remove_checkpoints(self) -> None:
-        """Remove all checkpoints."""
-        if self.checkpoints.is_dir():
-            on_main(lambda: prune_checkpoints(self.checkpoints, keep=()))
+        def write() -> None:
+            for path in (*self.path.glob(".model-*"), *self.path.glob(".adapter-*")):
+                shutil.rmtree(path, ignore_errors=True)  # left behind by a killed process
+            model.save(self.path / "model")
+            if model.has_adapters:
+                model.save_adapter(self.path / "adapter")
 
-    def write_adapter(self, model: Classifier) -> None:
-        """Write the low-rank updates of `model` as a peft adapter into the folder `adapter/`.
-
-        Raises:
-            ResourceError: If the folder cannot be written.
-        """
-        on_main(lambda: self._remove_left_behind(".adapter-*"))
-        on_main(lambda: model.save_adapter(self.path / "adapter"))
-
-    def _remove_left_behind(self, pattern: str) -> None:
-        """Remove what a killed process has left of a save; no other one writes into this folder."""
-        for path in self.path.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+        on_main(write)
 
     def _update(self, name: str, values: Mapping[str, Any]) -> None:
         def update() -> None:
@@ -294,7 +282,7 @@ def sha256_of(parts: Mapping[str, bytes | memoryview | Concatenation]) -> str:
 
 
 def _claim(folder: Path, config: Any, lock: FolderLock, *, resume: bool, overwrite: bool) -> bool:
-    """Lock the folder and make it ready, and return whether there is a run in it to go on with."""
+    """Lock and prepare the folder; return whether it holds a run to resume."""
     with _writing(folder):
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"Expected a folder at {folder}, found a file. Pass another --output-dir.")
@@ -305,14 +293,11 @@ def _claim(folder: Path, config: Any, lock: FolderLock, *, resume: bool, overwri
             _check_same_config(folder, config)
             return True
         if has_run and not (folder / "config.json").exists():
-            raise ConfigError(
-                f"Expected a new or empty folder, or that of a run, found other files in {folder}. "
-                "Pass another --output-dir."
-            )
+            raise ConfigError(f"{folder} holds files that are not of a run. Pass another --output-dir.")
         if has_run and not overwrite:
             raise ConfigError(
-                f"Expected a new or empty folder, found a run in {folder}. Pass --resume to go on with it, --overwrite "
-                "to move it aside, or another --output-dir (resume= or overwrite= of Run.open in Python)."
+                f"{folder} already holds a run. Pass --resume to continue it, --overwrite to move it aside, or another "
+                "--output-dir (resume= or overwrite= of Run.open in Python)."
             )
         if has_run:
             number = next(n for n in range(1, 1_000_000) if not Path(f"{folder}.{n}").exists())
@@ -328,8 +313,8 @@ def _claim(folder: Path, config: Any, lock: FolderLock, *, resume: bool, overwri
 
 
 def _is_unused(folder: Path, config: Any) -> bool:
-    """Whether the folder holds nothing, or only what a run leaves that was refused before it began to train."""
-    # Hidden files are what an interrupted start or a file browser leaves behind.
+    """Return whether the folder is empty, or has only the files of a run that stopped before training began."""
+    # An interrupted start or a file browser leaves hidden files behind.
     paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
     refused = {path for path in paths if path.name.startswith(REPEATS) and path.is_dir() and _is_unused(path, config)}
     names = {path.name for path in paths if path not in refused}
@@ -347,8 +332,8 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ResourceError(
-            f"Expected to write into {path}, found: {error.strerror}. Mend the permissions, free space, or pass "
-            "another --output-dir."
+            f"Cannot write into {path}: {error.strerror}. Fix the permissions, free some space, or pass another "
+            "--output-dir."
         ) from error
 
 
@@ -358,7 +343,7 @@ def _write(path: Path, values: Any) -> None:
 
 def _write_text(path: Path, pieces: Iterable[str]) -> None:
     def write(temporary: Path) -> None:
-        # What UTF-8 cannot hold, as in the name of a file that is not UTF-8, is written as JSON escapes it.
+        # Characters that UTF-8 cannot encode, as in file names that are not UTF-8, are written as JSON escapes.
         with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(pieces)
 
@@ -367,7 +352,7 @@ def _write_text(path: Path, pieces: Iterable[str]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the JSON object in `path`; empty, if there is no such file."""
+    """Return the JSON object in `path`; empty if there is no such file."""
     return read_object(path, way_out="Restore the file, or start a new run in another --output-dir.")
 
 
@@ -376,14 +361,14 @@ def _settings_file(config: Any) -> dict[str, Any]:
 
 
 def _settings_before(path: Path, config: Any) -> dict[str, Any]:
-    """Return the settings that a run was started with, all on one level."""
+    """Return the settings that a run was started with, flattened."""
     written = _read(path)
     if not written:
         return {}
     number = written.get("format", 1)
     check_format(number, CONFIG_FORMAT, path)
     settings = current_settings(written, path)
-    if number < CONFIG_FORMAT:  # what was not there yet is as if it were left out
+    if number < CONFIG_FORMAT:  # settings that did not exist yet have their defaults
         settings = to_json(from_json(type(config), settings, source=str(path)))
     return flat(translated(settings))
 
@@ -391,22 +376,19 @@ def _settings_before(path: Path, config: Any) -> dict[str, Any]:
 def _check_same_config(folder: Path, config: Any) -> None:
     before, now = _settings_before(folder / "config.json", config), flat(translated(to_json(config)))
     if not before:
-        raise ConfigError(
-            f"Expected a run to resume in {folder}, found a folder without config.json. Pass another --output-dir."
-        )
+        raise ConfigError(f"{folder} has no config.json, so it cannot be resumed. Pass another --output-dir.")
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k != "output_dir"]
     had, wanted = before.get("num_epochs"), now["num_epochs"]
-    # With layers unfrozen epoch by epoch, more epochs would train layers that the checkpoints do not hold.
+    # With gradual unfreezing, more epochs would train layers that the checkpoints do not hold.
     if "num_epochs" in changed and isinstance(had, int) and wanted > had and not now["unfreeze_every_epochs"]:
         changed.remove("num_epochs")
         if not changed:
-            line = "going on to %d epochs; the run had %d, and from here on the learning rate takes the course of %d"
-            logger.info(line, wanted, had, wanted)
+            logger.info("training for %d epochs instead of %d; the learning rate follows the new number", wanted, had)
     if changed:
         differences = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
         raise ConfigError(
-            f"Expected the settings of the run in {folder}, found others: {differences}. Resume with the settings it "
-            "was started with (--config with its config.json), or start a new run in another --output-dir."
+            f"The run in {folder} was started with other settings: {differences}. Resume it with the same settings "
+            "(--config with its config.json), or start a new run in another --output-dir."
         )
 
 

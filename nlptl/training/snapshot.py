@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a training, and how training goes on from it."""
+"""Capture the state of a training for a checkpoint, and restore it."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from nlptl.training.checkpoint import Checkpoint
 
 @dataclass
 class State:
-    """Where training is; with the weights and the optimizer's state, all that going on needs."""
+    """The progress of a training: with the weights and the optimizer's state, all that resuming needs."""
 
     step: int = 0
     best_step: int | None = None
@@ -23,11 +23,13 @@ class State:
     is_stopped: bool = False
     loss_sum: float = 0.0  # of the steps since the last evaluation
     num_losses: int = 0
-    micro_batch_tokens: int | None = None  # what fitted, if memory has run out
-    kept: list[list[int]] = field(default_factory=list)  # steps of the newest checkpoints, each with that of its best
+    micro_batch_tokens: int | None = None  # the size that fits, if memory has run out
+    kept: list[list[int]] = field(
+        default_factory=list
+    )  # steps of the newest checkpoints, each with the step of its best
 
     def observe(self, value: float, *, lower_is_better: bool, patience: int | None) -> bool:
-        """Take in the score after `step`, and return whether it is the best so far. NaN never is, nor is a tie."""
+        """Record the score after `step`, and return whether it is the best so far. A tie or NaN is not."""
         sign = -1 if lower_is_better else 1
         is_best = math.isfinite(value) and (self.best_value is None or sign * value > sign * self.best_value)
         if is_best:
@@ -49,10 +51,10 @@ def capture(
 
     Args:
         network: Encoder and head.
-        names: Parameters that train.
-        optimizer: What updates them.
-        state: Where training is.
-        scaler: That of fp16, or None.
+        names: The parameters that train.
+        optimizer: Their optimizer.
+        state: The progress of the training.
+        scaler: The gradient scaler of fp16, or None.
     """
     scale = None if scaler is None else scaler.state_dict()
     return Checkpoint(
@@ -63,10 +65,10 @@ def capture(
 
 
 def restore_weights(checkpoint: Checkpoint, network: nn.Module, names: frozenset[str], scaler: Any) -> State:
-    """Put back the weights that `capture` took, and return where training was.
+    """Restore the weights of a checkpoint, and return the progress of its training.
 
     Raises:
-        UntrustedFileError: If it is not a checkpoint of this training.
+        UntrustedFileError: If the checkpoint does not fit this training.
     """
     values = dict(checkpoint.state)
     scale = values.pop("scaler", None)
@@ -74,8 +76,8 @@ def restore_weights(checkpoint: Checkpoint, network: nn.Module, names: frozenset
         state = State(**values)
     except TypeError as error:
         raise UntrustedFileError(
-            f"Expected the state of a training in the checkpoint, found {sorted(values)}. "
-            "Use the version of nlptl that wrote it, or start a new run."
+            f"The checkpoint has an unknown state ({', '.join(sorted(values))}). Use the version of nlptl that wrote "
+            "it, or start a new run."
         ) from error
     load_tensors(network, names, checkpoint.weights)
     if scaler is not None and scale is not None:
@@ -84,24 +86,24 @@ def restore_weights(checkpoint: Checkpoint, network: nn.Module, names: frozenset
 
 
 def trained_tensors(network: nn.Module, names: frozenset[str]) -> dict[str, torch.Tensor]:
-    """Return the parameters called `names` on the CPU; there they are those of the network, not copies."""
+    """Return the parameters `names` on the CPU, without copying those that are there already."""
     return {n: p.detach().cpu().contiguous() for n, p in network.named_parameters() if n in names}
 
 
 def load_tensors(network: nn.Module, names: frozenset[str], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Copy `tensors` into the parameters called `names`.
+    """Copy `tensors` into the parameters `names`.
 
     Raises:
-        UntrustedFileError: If they are not these parameters, by name and shape.
+        UntrustedFileError: If names or shapes differ.
     """
     trained = {name: p for name, p in network.named_parameters() if name in names}
     different = [name for name in trained.keys() ^ tensors.keys()]
     different += [name for name in trained.keys() & tensors.keys() if trained[name].shape != tensors[name].shape]
     if different:
         raise UntrustedFileError(
-            f"Expected the {len(trained)} tensors that train in the checkpoint, found {len(tensors)}, of which "
-            f"{len(different)} are missing, unknown or of another shape, such as {min(different)}. Resume with the "
-            "settings of the run, freeze among them, or start a new run."
+            f"The checkpoint has {len(tensors)} tensors for {len(trained)} that train; {len(different)} are missing, "
+            f"unknown or of another shape, such as {min(different)}. Resume with the settings of the run, such as "
+            "freeze, or start a new run."
         )
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -121,10 +123,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], names: Mapping[int, str]
 ) -> None:
-    """Put back what `optimizer_tensors` returned, through the optimizer's own loading.
+    """Load the result of `optimizer_tensors` into the optimizer.
 
     Raises:
-        UntrustedFileError: If it is not the state of the parameters that the optimizer updates.
+        UntrustedFileError: If it is the state of other parameters than those of the optimizer.
     """
     by_name: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
@@ -133,9 +135,9 @@ def restore_optimizer(
     wanted = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
     if set(wanted) != by_name.keys():
         raise UntrustedFileError(
-            f"Expected the optimizer's state of {len(wanted)} tensors in the checkpoint, found that of {len(by_name)}; "
-            f"they differ in {min(set(wanted) ^ by_name.keys())}. Resume with the settings of the run, freeze among "
-            "them, or start a new run."
+            f"The checkpoint has the optimizer's state of {len(by_name)} tensors for {len(wanted)} that train; they "
+            f"differ in {min(set(wanted) ^ by_name.keys())}. Resume with the settings of the run, such as freeze, or "
+            "start a new run."
         )
     packed = optimizer.state_dict()
     packed["state"] = {i: by_name[name] for i, name in enumerate(wanted)}

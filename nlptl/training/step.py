@@ -1,4 +1,4 @@
-"""One optimizer step: the gradient of a global batch, in any split, and the update."""
+"""One optimizer step: the gradient of a global batch, the same in any split, and the update."""
 
 import logging
 from contextlib import nullcontext
@@ -20,24 +20,19 @@ from nlptl.errors import NonFiniteError, ResourceError
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import in_halves, is_out_of_memory
 from nlptl.model.seeding import one_at_a_time, seeded
-from nlptl.tasks.task import Objective
 from nlptl.training.inputs import Inputs
-from nlptl.training.objective import share_of_mean
 from nlptl.training.regularizers import symmetric_divergence
 
 logger = logging.getLogger(__name__)
 
 
 class _OutOfMemoryError(Exception):
-    """Memory has run out on one of the processes; none of them has sent a gradient."""
+    """A process is out of memory; none of them has sent a gradient."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What became of an optimizer step: the loss of its global batch and the norm of its gradient.
-
-    `signals` says of each of `interruption.SIGNALS` whether a process has got it; of a single process, until now.
-    """
+    """The loss of a global batch, the norm of its gradient, and how many processes have received each signal."""
 
     loss: float
     norm: float
@@ -46,10 +41,10 @@ class Step:
 
 @dataclass
 class Stepper:
-    """What every step of a stage needs.
+    """Takes the steps of a stage.
 
-    `network` is `model` as Accelerate has prepared it; `max_tokens` is halved when memory runs out; `takes_features`
-    says that the head alone trains, and reads what never changes; `objective` is that of the task.
+    `network` and `optimizer` are wrapped by Accelerate where it has something to add; `inputs` is the training split;
+    `max_tokens`, the size of a micro-batch, is halved when memory runs out.
     """
 
     model: Classifier
@@ -57,75 +52,84 @@ class Stepper:
     optimizer: Any
     accelerator: Accelerator
     config: TrainingConfig
+    inputs: Inputs
     seed: int
     max_tokens: int
-    takes_features: bool
-    objective: Objective
 
-    def take(self, inputs: Inputs, indices: np.ndarray, *, step: int, signals: list[int]) -> Step:
-        """Take one optimizer step on the global batch `indices`.
+    def __post_init__(self) -> None:
+        model, inputs = self.model, self.inputs
+        self.num_passes = 2 if self.config.r_drop > 0 else 1
+        self.takes_features = model.features_are_constant
+        self.objective = model.task.objective(
+            self.config, inputs.targets, inputs.tokens, binary_loss=model.head.binary_loss
+        )
 
-        When memory runs out, on any process, micro-batches are halved on all of them and the step is begun anew.
+    def take(self, indices: np.ndarray, *, step: int, signals: list[int]) -> Step:
+        """Take one optimizer step.
+
+        When any process runs out of memory, all of them halve their micro-batches and start the step again.
 
         Args:
-            inputs: The training split.
-            indices: Its examples, those of all processes.
+            indices: The global batch: the examples of all processes.
             step: The number of the step.
-            signals: Of each of `interruption.SIGNALS`, whether this process has got it.
+            signals: For each of `interruption.SIGNALS`, whether this process has received it.
 
         Raises:
             NonFiniteError: If the loss or the gradient is NaN or infinite; the step is not taken.
-            ResourceError: If there is not memory enough for a single text.
+            ResourceError: If there is not enough memory for a single text.
         """
         accelerator, config = self.accelerator, self.config
         while True:
             try:
-                loss, all_signals = self._backward(inputs, indices, step, signals)
+                loss, all_signals = self._backward(indices, step, signals)
                 break
             except _OutOfMemoryError as error:
                 found = str(error)
-            # Here the error is gone, and with its frames the tensors that they held.
+            # Out of the except block, so that the frames of the error release their tensors.
             self.optimizer.zero_grad()
             if isinstance(self.network, DistributedDataParallel):
-                # It waits for a backward pass that has not come, and would take the next one for it.
+                # It still waits for the backward pass that failed, and would mistake the next one for it.
                 self.network._update_process_group(self.network.process_group)
-            self._halve_micro_batches(int(inputs.tokens.lengths[indices].max()), found=found)
+            self._halve_micro_batches(int(self.inputs.tokens.lengths[indices].max()), found=found)
         limit = config.max_grad_norm if config.max_grad_norm > 0 else float("inf")
-        norm = float(accelerator.clip_grad_norm_(self._trained(), limit))
-        # With fp16 the loss scale is lowered and the step left out when a gradient overflows: that is no divergence
-        # until there is no scale left to lower.
+        norm = float(accelerator.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], limit))
+        # When a gradient overflows in fp16, the step is skipped with a lower loss scale: no divergence, as long as the
+        # scale can still be lowered.
         can_overflow = accelerator.scaler is not None and accelerator.scaler.get_scale() >= 1
         if not np.isfinite(loss) or not (np.isfinite(norm) or can_overflow):
-            examples = inputs.examples
+            examples = self.inputs.examples
             raise NonFiniteError(
-                f"Expected a finite loss and gradient, found loss {loss} and gradient norm {norm} in step {step + 1}, "
-                f"on rows {[examples.rows[i] for i in indices[:5]]} and {max(0, len(indices) - 5)} more of "
-                f"{examples.source}. The step was not taken. Lower --learning-rate, or use --mixed-precision no."
+                f"Training diverged: loss {loss} and gradient norm {norm} in step {step + 1}, on rows "
+                f"{[examples.rows[i] for i in indices[:5]]} and {max(0, len(indices) - 5)} more of {examples.source}. "
+                "The step was not taken. Lower --learning-rate, or pass --mixed-precision no."
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
         return Step(loss, norm, all_signals)
 
-    def _backward(self, inputs: Inputs, indices: np.ndarray, step: int, signals: list[int]) -> tuple[float, list[int]]:
+    def _backward(self, indices: np.ndarray, step: int, signals: list[int]) -> tuple[float, list[int]]:
         """Compute the gradient of the mean loss of the global batch; return the loss, and the signals of all processes.
 
-        The noise of dropout is drawn for each step, micro-batch and process.
+        The noise of dropout depends on the step, the micro-batch and the process.
         """
-        accelerator = self.accelerator
+        accelerator, inputs = self.accelerator, self.inputs
         process, num_processes = accelerator.process_index, accelerator.num_processes
-        max_tokens = self.max_tokens // self._num_passes
+        max_tokens = self.max_tokens // self.num_passes
         share = micro_batches(
             indices, inputs.tokens.lengths, max_tokens=max_tokens, process=process, num_processes=num_processes
         )
         # A process without a share takes part with a loss of zero, since the others wait for its gradient.
         parts = share or [indices[:1]]
-        micro_batch = partial(self._batch, inputs)
+        micro_batch = self._batch
         if self.takes_features:
-            # The head takes all at once, so that its noise is the same whether features are computed here or before.
-            micro_batch = partial(self._features, inputs, parts)
+            # The head reads all at once, so that its noise is the same whether features were computed before or not.
+            micro_batch = partial(self._features, parts)
             parts = [np.concatenate(parts)]
         weights = self.objective.weights
         global_weight = len(indices) if weights is None else float(weights[indices].sum())
+        # Micro-batches add up to sum(losses) / global_weight, whatever the split: DistributedDataParallel averages over
+        # processes, hence the factor. A batch without a word that is read weighs nothing, and its loss is zero.
+        factor = num_processes / global_weight if global_weight and share else 0.0
         total, failure = torch.zeros((), device=accelerator.device), ""
         for i, rows in enumerate(parts):
             is_last = i == len(parts) - 1
@@ -134,34 +138,35 @@ class Stepper:
                     seeded(stream_key("noise", self.seed, step, i, process), accelerator.device),
                     nullcontext() if is_last else accelerator.no_sync(self.network),
                 ):
-                    losses = self._losses(micro_batch(rows), inputs, rows)
-                    loss = share_of_mean(losses, global_weight=global_weight, num_processes=num_processes)
-                    loss = loss if share else loss * 0
+                    loss = self._losses(micro_batch(rows), rows).sum() * factor
                     total = total + loss.detach()
                     if not is_last:
                         accelerator.backward(loss)
             except (RuntimeError, MemoryError) as error:
                 failure = _out_of_memory(error)
                 break
-        # Before the gradients are exchanged, in the backward pass of the last micro-batch, all have to know whether all
-        # have come so far: one that waits for a gradient that does not come would wait forever.
+        # The backward pass of the last micro-batch exchanges gradients. Before it, all processes must know whether all
+        # have come this far: one that waits for a missing gradient would wait forever.
         mean, all_signals = self._tell_all(total, failure, signals)
         try:
-            with one_at_a_time:  # layers that are computed once more draw their noise again
+            with one_at_a_time:  # recomputed layers draw their noise again
                 accelerator.backward(loss)
         except (RuntimeError, MemoryError) as error:
             failure = _out_of_memory(error)
         if failure:
             if num_processes > 1:
-                raise _cannot_exchange(num_processes, failure)
+                raise ResourceError(
+                    f"Out of memory while {num_processes} processes exchanged gradients: {failure}. Lower "
+                    "--micro-batch-tokens or --max-length, then continue with --resume."
+                )
             raise _OutOfMemoryError(failure)
         return float(mean), all_signals
 
     def _tell_all(self, loss: torch.Tensor, failure: str, signals: list[int]) -> tuple[torch.Tensor | float, list[int]]:
-        """Return the mean of the losses of all processes, and how many of them have got each signal.
+        """Return the mean loss over processes, and how many of them have received each signal.
 
         Raises:
-            _OutOfMemoryError: If memory has run out on a process.
+            _OutOfMemoryError: If a process is out of memory.
         """
         mean: torch.Tensor | float = loss
         all_signals, num_failed = signals, int(bool(failure))
@@ -172,26 +177,26 @@ class Stepper:
             mean /= self.accelerator.num_processes
             *all_signals, num_failed = map(int, counts)
         if num_failed:
-            raise _OutOfMemoryError(failure or "too little on another process")
+            raise _OutOfMemoryError(failure or "on another process")
         return mean, all_signals
 
     def _halve_micro_batches(self, longest: int, *, found: str) -> None:
         clear_device_cache(garbage_collection=True)
         if self.max_tokens <= longest:
             raise ResourceError(
-                f"Expected memory for one text of {longest} tokens at a time, found: {found}. Lower --max-length, "
-                "freeze more, or take a smaller model; --resume goes on from the last checkpoint."
+                f"Out of memory with a single text of {longest} tokens: {found}. Lower --max-length, freeze more, or "
+                "use a smaller model. --resume continues from the last checkpoint."
             )
         self.max_tokens //= 2
         logger.warning(
-            "out of memory: from now on at most %d tokens at once; the step is repeated, with the same gradient (%s)",
+            "out of memory: repeating the step with micro-batches of at most %d tokens, for the same gradient (%s)",
             self.max_tokens,
             found,
         )
 
-    def _losses(self, batch: dict[str, Any], inputs: Inputs, rows: np.ndarray) -> torch.Tensor:
+    def _losses(self, batch: dict[str, Any], rows: np.ndarray) -> torch.Tensor:
         """Return the loss of each example [rows]; with R-Drop, that of two passes and their divergence."""
-        num_passes = self._num_passes
+        num_passes, inputs = self.num_passes, self.inputs
         targets = self.model.task.batch_targets(inputs.targets, inputs.tokens, rows).to(self.accelerator.device)
         if num_passes > 1:
             batch = {k: torch.cat([v] * num_passes) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
@@ -205,37 +210,24 @@ class Stepper:
             divergence = divergence * torch.from_numpy(self.objective.weights[rows]).to(logits)
         return losses.view(2, -1).mean(dim=0) + self.config.r_drop * divergence
 
-    def _batch(self, inputs: Inputs, rows: np.ndarray) -> dict[str, Any]:
-        return inputs.batch(rows, pad_id=self.model.pad_id, device=self.accelerator.device)
+    def _batch(self, rows: np.ndarray) -> dict[str, Any]:
+        return self.inputs.batch(rows, pad_id=self.model.pad_id, device=self.accelerator.device)
 
-    def _features(self, inputs: Inputs, parts: list[np.ndarray], rows: np.ndarray) -> dict[str, Any]:
-        """Return what the head reads of `rows`, those of all `parts`, as it was computed before or is now."""
-        if inputs.features is not None:
-            return {"features": inputs.features[torch.from_numpy(rows).to(inputs.features.device)]}
+    def _features(self, parts: list[np.ndarray], rows: np.ndarray) -> dict[str, Any]:
+        """Return the features of `rows`, which are those of all `parts`, computed here unless they were before."""
+        features = self.inputs.features
+        if features is not None:
+            return {"features": features[torch.from_numpy(rows).to(features.device)]}
 
         def compute(rows: np.ndarray) -> torch.Tensor:
-            return self.model.features(**self._batch(inputs, rows))
+            return self.model.features(**self._batch(rows))
 
         with torch.no_grad(), self.accelerator.autocast():
             return {"features": torch.cat([found for part in parts for found in in_halves(compute, part)])}
 
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
-
-    @property
-    def _num_passes(self) -> int:
-        return 2 if self.config.r_drop > 0 else 1
-
 
 def _out_of_memory(error: Exception) -> str:
-    """Return what `error` says, if it says that memory has run out; else raise it."""
+    """Return the message of an error that says that memory has run out; raise any other error."""
     if not is_out_of_memory(error):
         raise error
-    return str(error).partition("\n")[0] or "too little memory"
-
-
-def _cannot_exchange(num_processes: int, failure: str) -> ResourceError:
-    return ResourceError(
-        f"Expected memory for the gradients that {num_processes} processes exchange, found: {failure}. "
-        "Lower --micro-batch-tokens or --max-length, then go on with --resume."
-    )
+    return str(error).partition("\n")[0] or type(error).__name__

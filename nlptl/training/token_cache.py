@@ -1,4 +1,4 @@
-"""Tokenizes a split once for all runs, and for all processes of a machine: into a file that each of them maps."""
+"""Tokenize a split once for all runs and all processes of a machine, into a file that each of them maps."""
 
 import json
 import logging
@@ -16,34 +16,34 @@ from nlptl.data.texts import concatenate
 from nlptl.data.tokens import TEXTS_PER_CALL, Tokens, tokenize_in_batches
 from nlptl.model.classifier import Classifier
 from nlptl.progress import progress_bar
-from nlptl.training.cache import FeatureCache
+from nlptl.training.cache import FeatureCache, remove_entry
 from nlptl.training.devices import processes
 from nlptl.training.run import sha256_of
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Goes up when the same key would stand for other ids."""
+"""Increased when the same key would mean other ids."""
 
 MIN_CHARACTERS = 2**20
-"""Texts of fewer are tokenized in less than a second or two, for which files are not worth while."""
+"""Fewer characters are tokenized in a second or two, which is not worth a file."""
 
 BATCHES_BETWEEN_MEETINGS = 100
 
 IDS, OFFSETS = 0, 1
-"""The parts of an entry; the second one ends in the numbers of texts that were cut and of tokens that were lost."""
+"""The parts of an entry; the second one ends with the numbers of truncated texts and of tokens cut off."""
 
 
 def tokenize_once(model: Classifier, examples: Examples, cache: FeatureCache | None) -> Tokens:
-    """Return the token ids of a split, mapped from the cache where they are many.
+    """Return the token ids of a split; those of a large split are mapped from the cache.
 
-    Every process has to call this. The main process of a machine fills its cache, the others wait for it.
+    Every process must call this. The main process of a machine fills its cache, and the others wait for it.
     """
     texts = examples.texts
     is_plain = not model.reads_pairs and not model.task.is_per_token
     if cache is None or not is_plain or sum(map(len, texts)) < MIN_CHARACTERS:
         return model.tokenize(texts, examples.pairs)
-    # This also leaves the tokenizer as tokenizing does, which is saved with the model.
+    # This also sets the state of the tokenizer that tokenizing leaves behind, which is saved with the model.
     first = model.tokenize(texts[:1])
     key = token_key(model, examples)
     is_first, tokens = processes().is_local_main_process, None
@@ -53,8 +53,8 @@ def tokenize_once(model: Classifier, examples: Examples, cache: FeatureCache | N
             _write(cache, key, model, examples)
             tokens = _read(cache, key, len(texts), first)
         else:
-            which = f"{len(texts):,}"
-            logger.info("%s: token ids of %s texts from the cache in %s", examples.split, which, cache.folder)
+            count = f"{len(texts):,}"
+            logger.info("%s: token ids of %s texts from the cache in %s", examples.split, count, cache.folder)
         cache.finish(key)
     while _anyone(is_at_work=False):
         pass
@@ -64,7 +64,7 @@ def tokenize_once(model: Classifier, examples: Examples, cache: FeatureCache | N
 
 
 def token_key(model: Classifier, examples: Examples) -> str:
-    """Return the hash of all that the token ids of a split depend on."""
+    """Return a hash of everything that the token ids of a split depend on."""
     settings = {
         "format": FORMAT,
         "tokenizers": tokenizers.__version__,
@@ -81,7 +81,7 @@ def token_key(model: Classifier, examples: Examples) -> str:
 
 
 def tokenizer_bytes(model: Classifier) -> bytes:
-    """Return all that the tokenizer is, as it is for `model.tokenize`: it also holds how it was used last."""
+    """Return the tokenizer as bytes, in the state that `model.tokenize` leaves behind (it keeps its last settings)."""
     model.tokenize([""], [""] * model.reads_pairs)
     written: str = model.tokenizer.backend_tokenizer.to_str()
     return written.encode()
@@ -95,8 +95,8 @@ def _read(cache: FeatureCache, key: str, num_texts: int, first: Tokens) -> Token
     tokens = Tokens(ids, table[:-2], int(table[-2]), int(table[-1]))
     is_whole = tokens.offsets[0] == 0 and tokens.offsets[-1] == len(ids) and tokens.lengths.min() >= 0
     if not is_whole or not np.array_equal(tokens[0], first[0]):
-        logger.warning("removing cached token ids in %s, which are not of these texts", cache.folder)
-        cache.remove(key)
+        logger.warning("removing cached token ids of other texts from %s", cache.folder)
+        remove_entry(cache.folder / "features" / key)
         return None
     return tokens
 
@@ -125,7 +125,7 @@ def _write(cache: FeatureCache, key: str, model: Classifier, examples: Examples)
 
 
 def _anyone(*, is_at_work: bool) -> bool:
-    """Return whether any process is at work; all have to ask, again and again, so that none takes another for lost."""
+    """Return whether any process is at work. All processes call this regularly, so that none is considered lost."""
     state = processes()
     flag = torch.tensor(int(is_at_work), device=state.device)
     return bool(reduce(flag, "sum")) if state.num_processes > 1 else is_at_work

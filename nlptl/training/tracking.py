@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Tracker:
-    """One bar on the terminal of the main process, plain lines elsewhere, and one JSON object per record."""
+    """Shows a progress bar on the terminal of the main process, and writes one JSON object per record."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Tracker:
         is_main_process: bool,
         outside: "OutsideTracker | None" = None,
     ) -> None:
-        """Open the records in `path`; those after `first_step`, of an interrupted run, are dropped."""
+        """Open the records in `path`, and drop those of an interrupted run after `first_step`."""
         self.path = path if is_main_process else None
         self.outside = outside
         self.started = time.monotonic()
@@ -61,14 +61,14 @@ class Tracker:
                     file.write(line)
             except OSError as error:
                 raise ResourceError(
-                    f"Expected to write {self.path}, found: {error.strerror}. Free space or mend the permissions, then "
-                    "go on with --resume."
+                    f"Cannot write {self.path}: {error.strerror}. Free some space or fix the permissions, then "
+                    "continue with --resume."
                 ) from error
         if self.outside is not None:
             self.outside.log(_named(values), step=int(values["step"]))
 
     def say(self, line: str) -> None:
-        """Log a line without tearing the bar."""
+        """Log a line above the progress bar."""
         with self.bar.external_write_mode(nolock=True):
             logger.info(line)
 
@@ -176,7 +176,7 @@ def _named(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _records(path: Path, last_step: int) -> list[str]:
-    """Return the lines up to `last_step`; one that was torn by a crash is later than that."""
+    """Return the lines up to `last_step`. A line that a crash has cut off is later than that."""
     if not last_step or not path.exists():
         return []
     try:
@@ -184,6 +184,5 @@ def _records(path: Path, last_step: int) -> list[str]:
         return [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= last_step]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UntrustedFileError(
-            f"Expected the records of the run in {path}, cannot read them: {error!r}. Move the file away to resume "
-            "without them."
+            f"Cannot read the records of the run in {path}: {error!r}. Move the file away to resume without them."
         ) from error

@@ -42,19 +42,19 @@ CLASSES_SHOWN = 30
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the model has made of a split: the targets and the logits of its examples, as the task has them."""
+    """The targets of a split and the logits that the model predicts for it, both in the form of the task."""
 
     examples: Examples
     targets: np.ndarray
     logits: torch.Tensor
     seconds: float | None = None
-    """What the model took for it; None: what a frozen encoder gives was in the cache."""
+    """Duration of the prediction; None if the features came from the cache."""
 
 
 class Trainer:
-    """Trains a `Classifier` and scores it.
+    """Trains and evaluates a `Classifier`.
 
-    The gradient of a step depends on its `batch_size` examples alone, not on micro-batches, padding or processes.
+    The gradient of a step depends only on its `batch_size` examples, not on micro-batches, padding or processes.
     """
 
     @checked
@@ -69,15 +69,15 @@ class Trainer:
         """Prepare to train `model`.
 
         Args:
-            model: What is trained, in place.
-            config: How.
-            output_dir: Folder of the run; it is refused if it holds another one (`Run.open` resumes or overwrites).
-                None: nothing is written.
+            model: The model, which is trained in place.
+            config: Settings of the training.
+            output_dir: Folder of the run; refused if it already holds one (`Run.open` resumes or overwrites it). None:
+                nothing is written.
             seed: Seeds the order of examples and dropout.
 
         Raises:
-            ConfigError: If the folder holds another run, the device does not have the precision asked for, or a tracker
-                is not installed.
+            ConfigError: If the folder already holds a run, the device does not support the precision, or the tracker is
+                not installed.
         """
         self.model = model
         self.config = config
@@ -90,23 +90,23 @@ class Trainer:
         self.cache = FeatureCache(gigabytes=config.cache_size) if config.cache else None
         self.outside: OutsideTracker | None = None
         self.train_targets: np.ndarray | None = None
-        self.evaluations: dict[str, Evaluation] = {}  # by split: what was made of it when it was scored last
+        self.evaluations: dict[str, Evaluation] = {}  # the latest one of each split, by name
 
     @checked
     @peer_errors()
     def fit(self, train: Examples, *, validation: Examples | None = None) -> None:
         """Train, and keep the weights with the best score on `validation`; without it, the last ones.
 
-        With an `output_dir`: a checkpoint at every evaluation, and the model folder and the scores on validation at the
-        end.
+        With an `output_dir`, it writes a checkpoint at every evaluation, and at the end the model and the validation
+        scores.
 
         Raises:
-            ConfigError: If a setting contradicts the model or the data, or the run that is to be resumed.
-            DataError: If a split is empty, has no labels, or has one that is unknown to the model.
-            UntrustedFileError: If the run that is to be resumed has checkpoints and none of them is whole.
+            ConfigError: If a setting contradicts the model, the data or the run to resume.
+            DataError: If a split is empty, has no labels, or has a label that the model does not know.
+            UntrustedFileError: If the run to resume has only damaged checkpoints.
             NonFiniteError: If a loss or a gradient is NaN or infinite; the step is not taken.
-            ResourceError: If memory does not suffice for the longest text, or the disk for checkpoints and model.
-            PeerLostError: If another process is lost, or gives no answer for `NLPTL_PEER_TIMEOUT` seconds.
+            ResourceError: If there is not enough memory for the longest text, or disk space for checkpoints and model.
+            PeerLostError: If another process is lost, or does not answer for `NLPTL_PEER_TIMEOUT` seconds.
         """
         with self._trained_alone():
             self._fit(train, validation)
@@ -122,7 +122,7 @@ class Trainer:
         logger.info("%s", estimate.describe())
         self.train_targets = inputs.targets
         self.model.task = self.model.task.untuned()
-        if isinstance(self.model.task, Regression):  # learned with mean 0 and variance 1, whatever the scores are
+        if isinstance(self.model.task, Regression):  # the model learns targets with mean 0 and variance 1
             self.model.rescale(self.model.task.from_examples(train))
         if self.run is not None:
             on_main(partial(check_disk, self.run.path, estimate.disk))
@@ -138,12 +138,12 @@ class Trainer:
                 self.config,
                 self.accelerator,
                 self.run,
-                stages=plan.stages,
-                seed=self.seed,
-                max_tokens=estimate.max_tokens,
-                cache=self.cache,
-                encoder_sha256=sha256,
-                outside=self.outside,
+                self.outside,
+                plan.stages,
+                self.seed,
+                estimate.max_tokens,
+                self.cache,
+                sha256,
             )
             loop.train(inputs, held_out)
         evaluation = None
@@ -151,11 +151,9 @@ class Trainer:
             evaluation = self._run(held_out)
             untuned = self.model.task.untuned()
             self.model.task = untuned.tuned(evaluation.targets, evaluation.logits, self.config)
-            self._tell_choices(evaluation, untuned)
+            self._log_choices(evaluation, untuned)
         if self.run is not None:
             self.run.write_model(self.model)
-            if self.model.has_adapters:
-                self.run.write_adapter(self.model)
             seconds = time.monotonic() - started
             counts = count_parameters(self.model.network)
             self.run.record_training_costs(
@@ -167,15 +165,15 @@ class Trainer:
     @checked
     @peer_errors()
     def estimate(self, train: Examples, *, validation: Examples | None = None) -> Estimate:
-        """Log what `fit` would train, at which rates, and about what it takes; nothing is trained or written.
+        """Log what `fit` would train, the learning rates and estimated costs; nothing is trained or written.
 
         Returns:
-            Memory and disk space in bytes, computed from the numbers of parameters and tokens, and seconds, from one
-            micro-batch that is timed.
+            Memory and disk space in bytes, computed from the numbers of parameters and tokens, and seconds, estimated
+            by timing one micro-batch.
 
         Raises:
-            ConfigError: As `fit` would.
-            DataError: As `fit` would.
+            ConfigError: As in `fit`.
+            DataError: As in `fit`.
             ResourceError: If there is not enough memory for a single text.
         """
         transfer = self.model.transfer
@@ -193,19 +191,21 @@ class Trainer:
                     splits = [split for split in splits if not self._is_encoded(split, sha256)]
                 estimate = with_seconds(estimate, self.model, self.config, splits, self.accelerator)
             finally:
-                self.model.freeze(transfer.freeze, train_only=transfer.train_only)  # it is set for the last stage
+                self.model.freeze(
+                    transfer.freeze, train_only=transfer.train_only
+                )  # the plan has set it for the last stage
         logger.info("%s", estimate.describe())
         return estimate
 
     @checked
     @peer_errors()
     def evaluate(self, examples: Examples) -> Scores:
-        """Score the model on `examples`, each exactly once, with 95 % intervals, and log the table.
+        """Score the model on `examples`, each exactly once, with 95 % intervals, and log a table of the scores.
 
-        With an `output_dir`: adds them to `scores.json`, and for the test split writes `predictions.csv`.
+        With an `output_dir`, it adds the scores to `scores.json`, and for the test split writes `predictions.csv`.
 
         Raises:
-            DataError: If the split is empty, has no labels, or has one that is unknown to the model.
+            DataError: If the split is empty, has no labels, or has a label that the model does not know.
         """
         self.model.to(self.accelerator.device)
         self.model.is_quick = self.config.quick_layers
@@ -218,8 +218,8 @@ class Trainer:
         logger.info("\n%s", table)
         if doubts := task.doubts(inputs.targets, outputs) or _not_better(task, scores, baseline):
             logger.warning("%s: %s", examples.split, doubts)
-        of_each = scores.per_class and len(scores.per_class) <= CLASSES_SHOWN
-        if of_each and (len(task.names) > 2 or isinstance(task, Regression)):
+        is_short = scores.per_class and len(scores.per_class) <= CLASSES_SHOWN
+        if is_short and (len(task.names) > 2 or isinstance(task, Regression)):
             logger.info("\n%s", class_table(scores))
         for remark in task.remarks(inputs.targets, evaluation.logits):
             logger.info("%s: %s", examples.split, remark)
@@ -228,20 +228,19 @@ class Trainer:
             self.run.write_predictions(
                 examples, task.columns(outputs, examples.texts, examples.texts, name="predicted")
             )
-            flags = '--text "..."' if not self.model.reads_pairs else "--input pairs.csv --pair-column COLUMN"
-            logger.info(
-                "\nSaved the run in %s. Try it: nlptl predict %s %s", self.run.path, self.run.path / "model", flags
-            )
+            flags = "--input pairs.csv --pair-column COLUMN" if self.model.reads_pairs else '--text "..."'
+            folder = self.run.path
+            logger.info("\nSaved the run in %s. Try it: nlptl predict %s %s", folder, folder / "model", flags)
         return scores
 
     def end_tracking(self) -> None:
-        """End the run of the tracker, which stays open after `fit` for the scores of `evaluate`."""
+        """Close the tracker. `fit` leaves it open for the scores of `evaluate`."""
         if self.outside is not None:
             self.outside.finish()
 
     @contextmanager
     def _trained_alone(self) -> Iterator[None]:
-        """Let no other thread use the model within it, and leave the model in eval mode, after an error too."""
+        """Keep other threads from using the model, and leave it in eval mode, also after an error."""
         with self.model.lock:
             try:
                 yield
@@ -251,16 +250,15 @@ class Trainer:
     def _prepare(
         self, train: Examples, validation: Examples | None
     ) -> tuple[Plan, Estimate, Inputs, Inputs | None, str]:
-        """Return all that training begins with: the plan, the estimate, the splits and the hash of the encoder."""
-        self.model.onnx = None  # which holds the weights of before
+        """Return what training starts from: the plan, the estimate, the splits and the hash of the encoder."""
+        self.model.onnx = None  # it has the weights from before
         self.model.checkpoint_gradients(self.config.gradient_checkpointing)
         self.model.leave_padding_out(self.config.padding_free)
         self.model.is_quick = self.config.quick_layers
         plan = plan_training(self.model, self.config)
         if validation is None and self.config.early_stopping is not None:
             raise ConfigError(
-                "Expected a validation split for early_stopping, found none. Pass validation= to fit, or leave "
-                "early_stopping out."
+                "early_stopping needs a validation split. Pass validation= to fit, or leave early_stopping out."
             )
         if validation is None:
             check_held_out(self.config)
@@ -269,7 +267,7 @@ class Trainer:
         inputs = prepare_inputs(self.model, train, self.run, cache=self.cache)
         held_out = None if validation is None else prepare_inputs(self.model, validation, self.run, cache=self.cache)
         sha256 = encoder_sha256(self.model)
-        steps_before = [] if self.run is None or not self.run.resume else saved_steps(self.run.checkpoints)
+        steps_before = saved_steps(self.run.checkpoints) if self.run is not None and self.run.resume else []
         estimate = estimate_training(
             self.model,
             self.config,
@@ -285,7 +283,7 @@ class Trainer:
         )
         return plan, estimate, inputs, held_out, sha256
 
-    def _tell_choices(self, evaluation: Evaluation, untuned: Task) -> None:
+    def _log_choices(self, evaluation: Evaluation, untuned: Task) -> None:
         for remark in self.model.task.remarks(evaluation.targets, evaluation.logits):
             logger.info("%s (fitted on this split): %s", evaluation.examples.split, remark)
         for line in unmet(self.config, self.model.task):
@@ -305,14 +303,14 @@ class Trainer:
         return is_encoded(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
 
     def _run(self, inputs: Inputs) -> Evaluation:
-        """Run the model on a split; what a frozen encoder gives is computed once."""
-        model, accelerator, cache, is_cached, sha256 = self.model, self.accelerator, self.cache, False, ""
-        if inputs.features is None and model.encoder_is_frozen:
-            sha256 = encoder_sha256(model)
-            is_cached = model.features_are_constant and self._is_encoded(inputs, sha256)
+        """Run the model on a split, with the features of a frozen encoder from the cache if they are there."""
+        model, accelerator, is_cached = self.model, self.accelerator, False
         started = time.monotonic()
-        if sha256:
-            inputs = encode_once(model, inputs, accelerator, cache=cache, encoder_sha256=sha256)
+        if model.features_are_constant:
+            sha256 = encoder_sha256(model)
+            is_cached = self._is_encoded(inputs, sha256)
+            started = time.monotonic()
+            inputs = encode_once(model, inputs, accelerator, cache=self.cache, encoder_sha256=sha256)
         logits = logits_of(model, inputs, accelerator)
         seconds = None if is_cached else time.monotonic() - started
         evaluation = Evaluation(inputs.examples, inputs.targets, logits, seconds)
@@ -333,7 +331,7 @@ class Trainer:
 
 
 def _not_better(task: Task, scores: Scores, baseline: Scores | None) -> str | None:
-    """Return a warning if the main score is not better than that of the baseline, else None."""
+    """Return a warning if the main score is not better than the baseline, else None."""
     name = task.metrics[0]
     if baseline is None:
         return None
@@ -341,6 +339,6 @@ def _not_better(task: Task, scores: Scores, baseline: Scores | None) -> str | No
     if (-gain if name in LOWER_IS_BETTER else gain) > 0:
         return None
     return (
-        f"{name} is no better than that of the {task.baseline_name}: train for more steps, at another "
-        "--learning-rate, or on more examples"
+        f"{name} is no better than the {task.baseline_name}: train for more steps, with another --learning-rate, or on "
+        "more examples"
     )

@@ -24,7 +24,7 @@ def start(launch, tiny_bert, toy_csv, tmp_path):
 def test_memory_that_runs_out_on_one_and_a_signal_that_one_gets(start, tmp_path):
     codes, said = start("memory:1:0,end:1:4", "run", "--micro-batch-tokens", "64")
     assert codes == [143, 143], said
-    assert all("out of memory: from now on at most 32 tokens at once" in text for text in said)
+    assert all("out of memory: repeating the step with micro-batches of at most 32 tokens" in text for text in said)
     assert "interrupted after step " in said[0]
     codes, said = start("late:1:8", "run", "--micro-batch-tokens", "64", "--resume")
     assert codes == [143, 143], said

@@ -591,14 +591,14 @@ CASES = [
         TRAIN + " --dataset {path}",
         run_of_others,
         2,
-        r"found a run in \S+/run\. Pass --resume to go on with it, --overwrite to move it aside",
+        r"/run already holds a run\. Pass --resume to continue it, --overwrite to move it aside",
     ),
     Case(
         "batch larger than the data",
         TRAIN + " --dataset {path} --batch-size 1000",
         table(CLEAN),
         0,
-        r"1 steps in (.*\n)*kept the model of step 1, epoch 1",
+        r"1 steps in (.*\n)*kept the model of step 1 \(epoch 1\)",
     ),
     Case(
         "weights that run code",

@@ -74,7 +74,7 @@ def test_damaged_part_is_computed_again(how, part, parts, encode, expected, capl
     features, calls = encode()
     assert torch.equal(features, expected)
     assert calls == (2 if part == 0 else 1)
-    assert f"removing the cached file {parts[part]}, to compute it again: its content is not what" in caplog.text
+    assert f"removing the cached file {parts[part]} and computing it again: it is damaged" in caplog.text
     assert parts[part].read_bytes() == content
     assert encode()[1] == 0
 
@@ -93,7 +93,7 @@ def test_planted_file_with_the_right_hash_in_its_name_is_not_used(what, parts, e
     found, calls = encode()
     assert torch.equal(found, expected)
     assert calls == 2
-    assert f"removing the cached file {planted}, to compute it again: " in caplog.text
+    assert f"removing the cached file {planted} and computing it again: " in caplog.text
     assert not planted.exists()
     assert parts[0].exists()
 
@@ -112,7 +112,7 @@ def test_parts_in_each_others_place_are_not_used(parts, encode, expected, caplog
     second.rename(second.with_name(f"000000{second.name[6:]}"))
     first.with_name("aside").rename(first.with_name(f"000001{first.name[6:]}"))
     assert torch.equal(encode()[0], expected)
-    assert caplog.text.count("its content is not what was written") == 2
+    assert caplog.text.count("it is damaged") == 2
 
 
 def test_features_of_another_entry_are_not_used(parts, encode, expected, caplog):
@@ -122,7 +122,7 @@ def test_features_of_another_entry_are_not_used(parts, encode, expected, caplog)
         path.rename(renamed / path.name)
     cache = FeatureCache(gigabytes=1)
     assert [cache.read("a" * 64, part, shape=(60, None), dtype="float32") for part in range(PARTS)] == [None] * PARTS
-    assert caplog.text.count("its content is not what was written") == PARTS
+    assert caplog.text.count("it is damaged") == PARTS
     assert torch.equal(encode()[0], expected)
 
 
@@ -138,7 +138,7 @@ def test_what_is_no_plain_file_is_not_read(kind, parts, encode, expected, caplog
     features, calls = encode()
     assert torch.equal(features, expected)
     assert calls == 2
-    assert "it is not a plain file" in caplog.text
+    assert "it is not a regular file" in caplog.text
     assert (tmp_path / "elsewhere").is_file()
 
 
@@ -148,7 +148,7 @@ def test_files_of_another_user_are_not_used(parts, encode, expected, monkeypatch
     assert torch.equal(features, expected)
     assert calls == CALLS
     assert [message for message in caplog.messages if "belong to another user" in message] == [
-        f"cached files such as {parts[0]} are not used: they belong to another user"
+        f"not using cached files such as {parts[0]}: they belong to another user"
     ]
 
 
@@ -208,9 +208,9 @@ def test_file_left_by_a_killed_writer_is_not_read_and_goes_in_time(parts, encode
 def one_warning(caplog, reason):
     (record,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
     message = record.getMessage()
-    assert message.startswith("going on without writing to the cache in ")
+    assert message.startswith("continuing without writing to the cache in ")
     assert message.endswith(
-        f"{reason}. Free space, mend the permissions, set NLPTL_CACHE to another folder, or pass --no-cache"
+        f"{reason}. Free some space, fix the permissions, set NLPTL_CACHE to another folder, or pass --no-cache"
     )
 
 

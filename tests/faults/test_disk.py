@@ -23,4 +23,4 @@ def test_full_disk_during_a_save(tiny_bert, toy_csv, tmp_path):
     code, step, code_when_resumed = json.loads(last)
     assert (code, step, code_when_resumed) == (6, 3, 0)
     assert "Expected to write the checkpoint " in done.stderr
-    assert "No space left on device. Free space or mend the permissions, then go on with --resume" in done.stderr
+    assert "No space left on device. Free some space or fix the permissions, then continue with --resume" in done.stderr

@@ -77,7 +77,7 @@ def test_at_any_micro_batch_the_weights_are_those_of_the_small_budget(place, fit
         caplog.clear()
         run_out(place, count)
         assert_close(fit(**settings), small)
-        assert caplog.text.count("out of memory: from now on at most 32 tokens at once; the step is repeated") == 1
+        assert caplog.text.count("out of memory: repeating the step with micro-batches of at most 32 tokens") == 1
 
 
 def test_with_dropout_from_the_first_step_on_they_are_the_same_bytes(fit, run_out):
@@ -99,8 +99,8 @@ def test_with_dropout_from_the_first_step_on_they_are_the_same_bytes(fit, run_ou
 def test_memory_of_the_host(error, fit, run_out, caplog):
     run_out("forward", limit=20, error=error)
     fit()
-    assert caplog.text.count("out of memory: from now on") == 2  # 64 -> 32 -> 16
-    assert "at most 16 tokens at once" in caplog.text
+    assert caplog.text.count("out of memory: repeating the step") == 2  # 64 -> 32 -> 16
+    assert "of at most 16 tokens" in caplog.text
 
 
 def test_memory_that_runs_out_before_the_forward_pass(fit, monkeypatch, caplog):
@@ -114,7 +114,7 @@ def test_memory_that_runs_out_before_the_forward_pass(fit, monkeypatch, caplog):
     expected = fit(optimizer="sgd")
     monkeypatch.setattr(Inputs, "batch", batch)
     assert_close(fit(optimizer="sgd"), expected)
-    assert "out of memory: from now on at most 32 tokens at once" in caplog.text
+    assert "out of memory: repeating the step with micro-batches of at most 32 tokens" in caplog.text
 
 
 def test_memory_that_runs_out_in_a_frozen_encoder(tiny_bert, examples, monkeypatch):
@@ -137,9 +137,7 @@ def test_other_errors_are_not_taken_for_it(fit, run_out):
 
 def test_a_single_text_that_does_not_fit(fit, run_out):
     run_out("forward", limit=4)
-    with pytest.raises(
-        ResourceError, match=r"Expected memory for one text of \d+ tokens at a time, found: CUDA out of"
-    ):
+    with pytest.raises(ResourceError, match=r"Out of memory with a single text of \d+ tokens: CUDA out of"):
         fit()
 
 

@@ -187,7 +187,7 @@ def test_a_run_does_not_go_on_under_another_regime(
     with stopping_after(3):
         train(tmp_path / "run", {}, SETTINGS)
     (name,) = change
-    with pytest.raises(ConfigError, match=f"Expected to resume the run .* {name} was .* and is {change[name]!r}"):
+    with pytest.raises(ConfigError, match=f"other settings: .*{name} was .* and is {change[name]!r}"):
         train(tmp_path / "run", change, SETTINGS, resume=True)
 
 

@@ -91,7 +91,7 @@ def test_the_step_is_finished_and_saved(
         assert left.value.code == 143
     assert {number: signal.getsignal(number) for number in HANDLERS} == HANDLERS
     assert f"{number.name}: ending after this step; a second one ends at once" in capfd.readouterr().err
-    assert f"interrupted after step {step}: --resume goes on from its checkpoint in {tmp_path / 'run'}" in caplog.text
+    assert f"interrupted after step {step}; --resume continues from its checkpoint in {tmp_path / 'run'}" in caplog.text
     assert (tmp_path / f"run/checkpoints/step-{step:06d}/manifest.json").is_file()
     train(tmp_path / "run", resume=True, **SETTINGS)
     assert outcome(tmp_path / "run") == whole

@@ -68,7 +68,7 @@ def test_damaged_file_is_made_again(how, part, parts, tokenize, expected, caplog
     tokens, calls = tokenize()
     assert is_same(tokens, expected)
     assert calls == ALL + FEW
-    assert (f"removing the cached file {parts[part]}, to compute it again: its content" in caplog.text) == (
+    assert (f"removing the cached file {parts[part]} and computing it again: it is damaged" in caplog.text) == (
         how != "gone"
     )
     assert parts[part].read_bytes() == content
@@ -116,7 +116,9 @@ def test_full_disk(tokenize, expected, caplog, feature_cache):
     assert is_same(tokens, expected)
     assert calls > ALL + FEW
     (message,) = caplog.messages
-    assert message.startswith(f"going on without writing to the cache in {feature_cache}: File too large. Free space,")
+    assert message.startswith(
+        f"continuing without writing to the cache in {feature_cache}: File too large. Free some space,"
+    )
     assert [path.name for path in feature_cache.rglob("*") if path.is_file()] == ["entry.json"]
     assert is_same(tokenize()[0], expected)
 
@@ -126,7 +128,7 @@ def test_cache_that_cannot_be_a_folder(tokenize, expected, monkeypatch, caplog, 
     monkeypatch.setenv("NLPTL_CACHE", str(tmp_path / "file"))
     assert is_same(tokenize()[0], expected)
     (message,) = caplog.messages
-    assert "going on without writing to the cache" in message
+    assert "continuing without writing to the cache" in message
 
 
 def test_files_of_another_user_are_not_used(parts, tokenize, expected, monkeypatch, caplog):

@@ -131,7 +131,7 @@ def test_what_stops_one_process_stops_all(found):
     for name, kind in kinds.items():
         assert main["errors"][name][0] == kind
     assert other["errors"] == main["errors"]
-    assert "found a run in" in main["errors"]["claimed"][1]
+    assert "already holds a run" in main["errors"]["claimed"][1]
     assert "found loss nan" in main["errors"]["nan"][1]
     assert main["resumed"] == other["resumed"] == [False, True]
 

@@ -176,7 +176,7 @@ def test_settings_that_cannot_be_obeyed(reviews: Path, tiny_bert: Path, tmp_path
     config = BaselinesConfig(
         dataset=str(reviews), model=str(tiny_bert), rows=("frozen",), selection_metric="rmse", max_examples=30
     )
-    with pytest.raises(ConfigError, match="Expected a --selection-metric of the task single_label"):
+    with pytest.raises(ConfigError, match="The task single_label has no score 'rmse'"):
         compare_baselines(config)
     with pytest.raises(ConfigError, match="--rows is empty"):
         BaselinesConfig(dataset=str(reviews), rows=())

@@ -131,7 +131,7 @@ def test_resume_skips_what_is_finished(settings, caplog):
 def test_a_folder_with_other_runs_is_refused_or_moved_aside(settings):
     config = settings(seeds=(0, 1))
     train_classifier(config)
-    with pytest.raises(ConfigError, match=r"found a run in .*runs\. Pass --resume"):
+    with pytest.raises(ConfigError, match=r"runs already holds a run\. Pass --resume"):
         train_classifier(config)
     with pytest.raises(ConfigError, match=r"seeds was \[0, 1\] and is \[0, 2\]"):
         train_classifier(settings(seeds=(0, 2), resume=True))

@@ -228,7 +228,7 @@ def test_a_folder_that_holds_a_run_is_refused(trained: tuple[Path, dict], capsys
     folder, _ = trained
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     message = refused(SENTIMENT, ["--output-dir", folder], 2, capsys)
-    assert f"found a run in {folder}. Pass --resume to go on with it, --overwrite to move it aside" in message
+    assert f"{folder} already holds a run. Pass --resume to continue it, --overwrite to move it aside" in message
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 

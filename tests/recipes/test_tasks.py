@@ -225,13 +225,13 @@ def test_thresholds_are_chosen_on_validation_and_saved(trained):
         (
             "sentence_pair",
             ["--loss", "asymmetric"],
-            "--loss asymmetric only with the task multi_label",
+            "--loss asymmetric applies to multi_label",
         ),
-        ("regression", ["--class-weights", "balanced"], "task regression, found --class-weights"),
+        ("regression", ["--class-weights", "balanced"], "do not apply to the task regression: --class-weights"),
         (
             "regression",
             ["--selection-metric", "accuracy"],
-            "--selection-metric of the task regression .*accuracy",
+            "The task regression has no score 'accuracy'",
         ),
         (
             "regression",
@@ -328,7 +328,7 @@ def test_what_is_no_better_than_its_baseline_is_told(trained, tiny_bert, caplog)
     assert "no better than" not in caplog.text
     other = {"positive": "negative", "negative": "positive"}
     trainer.evaluate(replace(splits.test, labels=[other[label] for label in splits.test.labels]))
-    assert "test: accuracy is no better than that of the majority baseline: train for more" in caplog.text
+    assert "test: accuracy is no better than the majority baseline: train for more" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["multilabel", "regression"])
@@ -338,7 +338,7 @@ def test_its_configuration_repeats_it_and_a_folder_that_holds_a_run_is_refused(n
     before = {file: file.read_bytes() for file in found.run.rglob("*") if file.is_file()}
     with pytest.raises(SystemExit, match="2"):
         cli.run(found.recipe.main, found.recipe.Config, [*words, str(found.run)])
-    assert f"found a run in {found.run}. Pass --resume to go on with it, --overwrite" in capsys.readouterr().err
+    assert f"{found.run} already holds a run. Pass --resume to continue it, --overwrite" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in found.run.rglob("*") if file.is_file()} == before
     cli.run(found.recipe.main, found.recipe.Config, [*words, str(tmp_path / "again")])
     for file in ("model/model.safetensors", "model/nlptl.json", "scores.json", "predictions.csv"):

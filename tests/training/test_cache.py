@@ -115,7 +115,7 @@ def test_many_features_without_room_for_a_file_stay_in_memory(build, splits, mon
     monkeypatch.setattr(encoding, "LARGE_BYTES", 100)
     feature_cache.write_text("in the way")
     assert torch.equal(encode(build(), splits["train"], None).features, expected)
-    assert caplog.messages == [f"going on with 0 MB of features in memory: there is no room in {feature_cache}"]
+    assert caplog.messages == [f"keeping 0 MB of features in memory: there is no space in {feature_cache}"]
 
 
 def test_logits_from_features_are_those_from_texts(build, splits):
@@ -339,7 +339,7 @@ def test_least_recently_used_goes_first(feature_cache, caplog):
     cache.write("e" * 64, {0: [np.ones((100, 250), np.float32)]}, about={"encoder": "e", "split": "x", "texts": 100})
     cache.finish("e" * 64)
     assert [entry.about["encoder"] for entry in entries(feature_cache)] == ["a", "b", "e"]
-    assert caplog.messages == [f"removed from the cache, which is full: 100 texts of {name}, 100.1 kB" for name in "cd"]
+    assert caplog.messages == [f"removed from the full cache: 100 texts of {name}, 100.1 kB" for name in "cd"]
 
 
 def test_what_is_in_use_stays_whatever_its_size(feature_cache, caplog):
@@ -351,7 +351,7 @@ def test_what_is_in_use_stays_whatever_its_size(feature_cache, caplog):
         cache.write(name * 64, {0: [np.ones((100, 250), np.float32)]}, about=about)
         cache.finish(name * 64)
     assert [entry.about["encoder"] for entry in entries(feature_cache)] == ["b", "c"]
-    assert re.fullmatch(r"the cache holds 20\d\.\d kB, more than --cache-size: this run uses it", caplog.messages[-1])
+    assert re.fullmatch(r"the cache holds 20\d\.\d kB, more than --cache-size, for this run", caplog.messages[-1])
 
 
 def test_size_is_kept_by_a_run_that_finds_all_it_needs(build, splits, feature_cache):

@@ -72,7 +72,7 @@ def test_warnings_go_on_and_stop_with_strict(tmp_path: Path, capsys: pytest.Capt
     out, err = capsys.readouterr()
     assert "found 3 warnings:\n" in out
     assert err == (
-        "nlptl: error: Expected data without findings (--strict), found 3. The list says what to do about each.\n"
+        "nlptl: error: Expected data without findings (--strict), found 3. The list above says how to fix each.\n"
     )
 
 
@@ -130,8 +130,8 @@ def test_labels_that_are_likely_wrong(tiny_bert: Path, tmp_path: Path, capsys: p
     assert "likely wrong" not in capsys.readouterr().out
     assert check(*words, "--label-errors") == 0
     out = capsys.readouterr().out
-    assert f"{train}: labels of train that are likely wrong: 1 row (62 is 'x', likely 'y')\n" in out
-    assert "labels of test that are likely wrong: 1 row (12 is 'y', likely 'x')\n" in out
+    assert f"{train}: labels in train that are likely wrong: 1 row (62 is 'x', likely 'y')\n" in out
+    assert "labels in test that are likely wrong: 1 row (12 is 'y', likely 'x')\n" in out
     suspects = json.loads((tmp_path / "report.json").read_text())["label_errors"]
     assert {(each["split"], each["row"], each["label"], each["likely"]) for each in suspects} == {
         ("train", 62, "x", "y"),
@@ -143,8 +143,8 @@ def test_labels_that_are_likely_wrong(tiny_bert: Path, tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--max-length", "6"], 2, "Expected --max-length 6 only with --model, found no model"),
-        (["--label-errors"], 2, "Expected --label-errors only with --model, found no model"),
+        (["--max-length", "6"], 2, "--max-length 6 needs an encoder. Pass one"),
+        (["--label-errors"], 2, "--label-errors needs an encoder. Pass one"),
         (["--output", "report.csv"], 2, "Expected an output file in .json, found 'report.csv'"),
         (["--text-column", "body"], 3, "Expected text column 'body'"),
     ],

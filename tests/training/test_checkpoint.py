@@ -92,7 +92,7 @@ def test_where_the_best_is_damaged_for_all_the_newest_is_used(tmp_path, caplog):
         save(tmp_path, step, build(step, best_step=2))
     (tmp_path / "step-000002/state.json").write_bytes(b"")
     newest, best = latest_checkpoint(tmp_path)
-    assert "going on without the best weights so far, which are damaged" in caplog.text
+    assert "the best weights so far are damaged" in caplog.text
     expected = build(6, best_step=2)
     assert_same(newest, replace(expected, state={**expected.state, "best_step": None, "best_value": None}))
     assert best is None
@@ -277,7 +277,7 @@ def test_disk_that_fails_is_said_and_harms_nothing(code, before, fail_at, monkey
         shutil.copytree(before, folder)
         fail_at(count, OSError(code, os.strerror(code)))
         with pytest.raises(
-            ResourceError, match=rf"step-000006, 0.0 MB, found: {os.strerror(code)}\. Free space or mend"
+            ResourceError, match=rf"step-000006 of 0.0 MB: {os.strerror(code)}\. Free some space or fix"
         ):
             save(folder, 6, build(6, best_step=4))
         monkeypatch.undo()

@@ -211,7 +211,7 @@ def test_features_in_the_cache_take_no_time(head, build_model, splits, feature_c
 
 
 def test_an_estimate_refuses_what_training_would(build_model, splits):
-    with pytest.raises(ConfigError, match="Expected a validation split for early_stopping, found none"):
+    with pytest.raises(ConfigError, match="early_stopping needs a validation split"):
         Trainer(build_model(), config(early_stopping=2)).estimate(splits["train"])
 
 

@@ -158,43 +158,47 @@ LOGISTIC = {"freeze": "encoder", "head": "logistic"}
         (
             FROZEN,
             {"layer_decay": 0.9},
-            "layers that train for layer_decay=0.9, found the encoder frozen. .* leave --layer",
+            "layer_decay=0.9 has no effect, since the encoder is frozen. .* leave --layer",
         ),
-        ({}, {"early_stopping": 1}, "Expected a validation split for early_stopping, found none. Pass validation= to"),
-        (HEAD_ONLY, {"layer_decay": 0.9}, "layers that train for layer_decay=0.9, found the encoder frozen"),
+        ({}, {"early_stopping": 1}, "early_stopping needs a validation split. Pass validation= to"),
+        (HEAD_ONLY, {"layer_decay": 0.9}, "layer_decay=0.9 has no effect, since the encoder is frozen"),
         (
             FROZEN,
             {"learning_rate": 0.1, "head_learning_rate": 0.2},
-            "found learning_rate=0.1 and head_learning_rate=0.2. Pass one of the two",
+            "learning_rate=0.1 and head_learning_rate=0.2 contradict each other. Pass one of the two",
         ),
         (
             FROZEN,
             {"weight_decay": 0.1, "head_weight_decay": 0.2},
-            "found weight_decay=0.1 and head_weight_decay=0.2. Pass one of the two",
+            "weight_decay=0.1 and head_weight_decay=0.2 contradict each other. Pass one of the two",
         ),
         ({"dropout": 0.0}, {"r_drop": 1.0}, "--r-drop compares .* nothing that trains has dropout. Pass --dropout 0.1"),
-        ({}, {"cache": False, "cache_dtype": "float16"}, "a cache for cache_dtype, found --no-cache"),
-        ({}, {"cache": False, "cache_size": 1.0}, "a cache for --cache-size, found --no-cache"),
+        ({}, {"cache": False, "cache_dtype": "float16"}, "--no-cache turns off the cache that cache_dtype would"),
+        ({}, {"cache": False, "cache_size": 1.0}, "--no-cache turns off the cache that --cache-size would"),
         (
             LOGISTIC,
             {"learning_rate": 0.1},
-            "an optimizer for a logistic head, .* found --learning-rate. Leave them out",
+            "fits a logistic head, so these settings have no effect: --learning-rate. Leave them out",
         ),
         (
             {},
             {"class_weights": (1.0, 2.0, 3.0)},
-            r"for each of 2 labels \(negative, positive\), found 3. Pass balanced",
+            r"--class-weights has 3 weights for 2 labels \(negative, positive\). Pass one for each",
         ),
         (
             {**FROZEN, "head": "centroid"},
             {"class_weights": "balanced"},
-            "for a centroid head, .* found --class-weights",
+            "fits a centroid head, .* no effect: --class-weights",
         ),
-        (LOGISTIC, {"num_epochs": 3, "layer_decay": 0.9}, "found --num-epochs, --layer-decay. .* or pass --head dense"),
+        (
+            LOGISTIC,
+            {"num_epochs": 3, "layer_decay": 0.9},
+            "no effect: --num-epochs, --layer-decay. .* or pass --head dense",
+        ),
         (
             {**FROZEN, "head": "centroid"},
             {"early_stopping": 1},
-            "for a centroid head, which scikit-learn fits, found --early-stop",
+            "scikit-learn fits a centroid head, .* no effect: --early-stop",
         ),
     ],
     ids=str,
@@ -227,7 +231,7 @@ def test_settings_that_go_together(transfer: dict, settings: dict, build_model: 
 
 
 def test_weights_of_half_precision_are_refused(build_model: Callable[..., Classifier]):
-    with pytest.raises(ConfigError, match=r"Expected float32 weights to train, found torch.bfloat16, .* model.float"):
+    with pytest.raises(ConfigError, match=r"lost in the model's torch.bfloat16 weights. Call model.float"):
         plan_training(build_model().bfloat16(), TrainingConfig())
 
 
@@ -246,7 +250,7 @@ def test_a_fitted_head_over_an_encoder_that_trains_is_refused(build_model: Calla
     Trainer(model, TrainingConfig()).fit(Examples.from_lists(["good", "bad"] * 4, ["positive", "negative"] * 4))
     model.save(tmp_path / "saved")
     again = Classifier.from_pretrained(tmp_path / "saved")
-    with pytest.raises(ConfigError, match="Expected a frozen encoder below a logistic head, found one that trains"):
+    with pytest.raises(ConfigError, match="A logistic head needs a frozen encoder"):
         Trainer(again, TrainingConfig()).fit(Examples.from_lists(["good", "bad"], ["positive", "negative"]))
     for settings in ({"lora_rank": 2}, {"reinit_layers": 1}):
         with pytest.raises(

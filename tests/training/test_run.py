@@ -53,7 +53,7 @@ def test_folder_of_a_run_that_was_refused_before_training_can_be_used(tmp_path):
 
 def test_folder_with_settings_of_something_else_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ConfigError, match="Expected a new or empty folder"):
+    with pytest.raises(ConfigError, match="already holds a run"):
         Run.open(tmp_path, Config())
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
@@ -61,7 +61,7 @@ def test_folder_with_settings_of_something_else_is_refused(tmp_path):
 def test_folder_with_a_run_is_refused(tmp_path):
     Run.open(tmp_path / "run", Config()).record_data(FACTS)
     before = (tmp_path / "run/config.json").read_bytes()
-    with pytest.raises(ConfigError, match=r"found a run in .*run\. Pass --resume to go on with it, --overwrite"):
+    with pytest.raises(ConfigError, match=r"run already holds a run\. Pass --resume to continue it, --overwrite"):
         Run.open(tmp_path / "run", Config(model="other"))
     assert (tmp_path / "run/config.json").read_bytes() == before
 
@@ -71,7 +71,7 @@ def test_file_in_the_way_is_refused(tmp_path):
     for settings in ({}, {"resume": True}, {"overwrite": True}):
         with pytest.raises(ConfigError, match=r"Expected a folder at .*file, found a file\. Pass another"):
             Run.open(tmp_path / "file", Config(), **settings)
-    with pytest.raises(ResourceError, match=r"Expected to write into .*run, found: Not a directory\. Mend the"):
+    with pytest.raises(ResourceError, match=r"Cannot write into .*run: Not a directory\. Fix the"):
         Run.open(tmp_path / "file/run", Config())
 
 
@@ -109,13 +109,15 @@ def test_resume_names_every_setting_that_differs(tmp_path):
     Run.open(tmp_path / "run", Config()).record_data(FACTS)
     changed = Config(max_length=7, head=HeadConfig(dropout=0.1), train=TrainingConfig(num_epochs=3))
     differences = "dropout was None and is 0.1, max_length was None and is 7, num_epochs was 10 and is 3."
-    with pytest.raises(ConfigError, match=f"found others: {differences} Resume with the settings it was started"):
+    with pytest.raises(
+        ConfigError, match=f"started with other settings: {differences} Resume it with the same settings"
+    ):
         Run.open(tmp_path / "run", changed, resume=True)
 
 
 def test_folder_that_is_no_run_is_not_resumed(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ConfigError, match=r"found a folder without config\.json\. Pass another --output-dir"):
+    with pytest.raises(ConfigError, match=r"has no config\.json, so it cannot be resumed\. Pass another --output-dir"):
         Run.open(tmp_path, Config(), resume=True)
 
 
@@ -150,7 +152,7 @@ def test_resume_on_other_data_is_refused(change, found, tmp_path):
     Run.open(tmp_path / "run", Config()).record_data(FACTS)
     before = (tmp_path / "run/manifest.json").read_bytes()
     run = Run.open(tmp_path / "run", Config(), resume=True)
-    with pytest.raises(ConfigError, match=rf"found others: {found}\. Restore them, or start a new run"):
+    with pytest.raises(ConfigError, match=rf"or other settings: {found}\. Restore them, or start a new run"):
         run.record_data({**FACTS, **change})
     assert (tmp_path / "run/manifest.json").read_bytes() == before
     run.record_data({**FACTS, "encoder": "there", "micro_batch_tokens": 64})
@@ -206,7 +208,7 @@ def test_hash_depends_on_names_and_borders():
 def test_folder_of_something_else_is_never_moved(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/precious.csv").touch()
-    with pytest.raises(ConfigError, match=r"or that of a run, found other files in .*data\. Pass another"):
+    with pytest.raises(ConfigError, match=r"data holds files that are not of a run\. Pass another"):
         Run.open(tmp_path / "data", Config(), overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
@@ -219,7 +221,7 @@ def test_resume_notices_other_test_data(splits, tmp_path):
     changed = dataclasses.replace(splits, test=dataclasses.replace(splits.test, texts=["x"] * len(splits.test)))
     again = Run.open(tmp_path / "run", Config(), resume=True)
     again.record_splits(splits)
-    with pytest.raises(ConfigError, match="on the data it was started with, found other texts or labels"):
+    with pytest.raises(ConfigError, match="was started on other texts or labels"):
         again.record_splits(changed)
     assert (tmp_path / "run/splits.json").read_bytes() == before
 

@@ -54,28 +54,32 @@ def test_every_epoch_is_in_one_stage():
         (
             {"warm_head_epochs": 1, "unfreeze_every_epochs": 2},
             4,
-            "one schedule of unfreezing, found warm_head_epochs=1 and unfreeze_every_epochs=2; both start .* Leave one",
+            "warm_head_epochs=1 and unfreeze_every_epochs=2 are two schedules that both start .* Leave one",
         ),
         (
             {"warm_head_epochs": 1},
             0,
-            "layers that train after the head for --warm-head-epochs 1, found the encoder frozen. Pass --freeze",
+            "--warm-head-epochs 1 trains layers after the head, but the encoder is frozen. Pass --freeze",
         ),
-        ({"unfreeze_every_epochs": 2}, 0, "for --unfreeze-every-epochs 2, found the encoder frozen"),
+        (
+            {"unfreeze_every_epochs": 2},
+            0,
+            "--unfreeze-every-epochs 2 trains layers after the head, but the encoder is frozen",
+        ),
         (
             {"num_epochs": 3, "warm_head_epochs": 3},
             4,
-            "epochs than the 3 of the head alone, found 3. Raise --num-epochs to 4 or more, or lower --warm-head",
+            "alone trains for 3 epochs, and there are 3. Raise --num-epochs to 4 or more, or lower --warm-head",
         ),
         (
             {"num_epochs": 2, "unfreeze_every_epochs": 5},
             4,
-            "than the 5 of the head alone, found 2. Raise --num-epochs to 6 or more, or lower --unfreeze-every-epochs",
+            "alone trains for 5 epochs, and there are 2. Raise --num-epochs to 6 or more, or lower --unfreeze",
         ),
         (
             {"num_epochs": 1, "warm_head_epochs": 1},
             4,
-            "the 1 of the head alone, found 1. Raise --num-epochs to 2 or mo",
+            "alone trains for 1 epochs, and there are 1. Raise --num-epochs to 2 or mo",
         ),
     ],
     ids=str,
@@ -88,7 +92,7 @@ def test_schedules_that_cannot_be_obeyed_are_refused(settings: dict, num_unfroze
 @pytest.mark.parametrize("transfer", [{"freeze": "encoder"}, {"train_only": "head"}], ids=str)
 @pytest.mark.parametrize("schedule", [{"warm_head_epochs": 1}, {"unfreeze_every_epochs": 1}], ids=str)
 def test_a_frozen_encoder_has_no_schedule(transfer: dict, schedule: dict, build_model: Callable[..., Classifier]):
-    with pytest.raises(ConfigError, match="layers that train after the head"):
+    with pytest.raises(ConfigError, match="trains layers after the head, but the encoder is frozen"):
         Trainer(build_model(**transfer), TrainingConfig(num_epochs=4, **schedule)).fit(examples())
 
 
@@ -204,4 +208,4 @@ def test_patience_begins_with_the_last_stage(build_model: Callable[..., Classifi
     said = [message for message in caplog.messages if message.startswith("epoch ")]
     assert "(best so far)" in said[0]
     assert len(said) == 7
-    assert said[-1].endswith("; stopping, no better score in 2 evaluations")
+    assert said[-1].endswith("; stopping early: no better score in 2 evaluations")

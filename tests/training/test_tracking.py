@@ -74,7 +74,7 @@ def test_lines_are_logged(caplog):
 @pytest.mark.parametrize("content", [b"{}\n", b"{not json}\n", b"\xff}\n"])
 def test_damaged_records_are_named(content, tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(content)
-    with pytest.raises(UntrustedFileError, match=r"Expected the records of the run in .*metrics\.jsonl, cannot read"):
+    with pytest.raises(UntrustedFileError, match=r"Cannot read the records of the run in .*metrics\.jsonl"):
         Tracker(tmp_path / "metrics.jsonl", num_steps=4, first_step=2, is_main_process=True)
 
 
@@ -82,5 +82,5 @@ def test_records_that_cannot_be_written_are_named(tmp_path):
     tracker = Tracker(tmp_path / "metrics.jsonl", num_steps=4, first_step=0, is_main_process=True)
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()
-    with tracker, pytest.raises(ResourceError, match=r"Expected to write .*metrics\.jsonl, found: Is a directory"):
+    with tracker, pytest.raises(ResourceError, match=r"Cannot write .*metrics\.jsonl: Is a directory"):
         tracker.record(step=1)
