@@ -1,7 +1,10 @@
 """The public names, each with the module it comes from: the one list, which type checkers and `__init__.py` read."""
 
 from nlptl.classification import train_classifier as train_classifier
+from nlptl.config import HeadConfig as HeadConfig
+from nlptl.config import ReadingConfig as ReadingConfig
 from nlptl.config import TrainingConfig as TrainingConfig
+from nlptl.config import TransferConfig as TransferConfig
 from nlptl.data.sources import Examples as Examples
 from nlptl.data.splits import Splits as Splits
 from nlptl.data.splits import load_splits as load_splits

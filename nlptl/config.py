@@ -250,6 +250,35 @@ class HeadConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReadingConfig:
+    """How much of a text the model reads, and which part of a longer one."""
+
+    max_length: Count | None = None
+    """Tokens of a text that the model reads. None: 256, or fewer if the encoder is limited to fewer."""
+    long_text: LongText = "head"
+    """What the model reads of a longer text: its head, its tail, a quarter from the head and the rest from the tail
+    (Sun et al. 2019), or all of it in chunks of max_length tokens (Pappagari et al. 2019)."""
+    chunk_overlap: Annotated[int, Range(at_least=0)] | None = None
+    """Tokens that consecutive chunks share. None: a quarter of max_length."""
+    max_chunks: Count | None = None
+    """Chunks of a text that the model reads; the rest is cut off. None: 16."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def in_chunks(self) -> bool:
+        """Whether a long text is read in chunks of max_length tokens, each of which the encoder sees by itself."""
+        return self.long_text == "chunks"
+
+    @property
+    def in_use(self) -> dict[str, Any]:
+        """The settings that have an effect: those of chunks only if texts are read in chunks."""
+        used = {"max_length": self.max_length, "long_text": self.long_text}
+        return {**used, "chunk_overlap": self.chunk_overlap, "max_chunks": self.max_chunks} if self.in_chunks else used
+
+
+@dataclass(frozen=True, kw_only=True)
 class JudgingConfig:
     """What is analysed on the test split after training, and what the report shows."""
 
@@ -346,7 +375,7 @@ BY_NAME = Columns()
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationConfig(Columns):
+class ClassificationConfig(ReadingConfig, Columns):
     """Settings of a training from a data set to scores."""
 
     not_flags: ClassVar[frozenset[str]] = frozenset(
@@ -397,15 +426,6 @@ class ClassificationConfig(Columns):
     """Stop before training at any finding of the data checks, not only at errors."""
     near_duplicates: bool = True
     """Look for near-duplicate texts before training; takes a second or less for 5,000 texts."""
-    max_length: Count | None = None
-    """Tokens of a text that the model reads. None: 256, or fewer if the encoder is limited to fewer."""
-    long_text: LongText = "head"
-    """What the model reads of a longer text: its head, its tail, a quarter from the head and the rest from the tail
-    (Sun et al. 2019), or all of it in chunks of max_length tokens (Pappagari et al. 2019)."""
-    chunk_overlap: Annotated[int, Range(at_least=0)] | None = None
-    """Tokens that consecutive chunks share. None: a quarter of max_length."""
-    max_chunks: Count | None = None
-    """Chunks of a text that the model reads; the rest is cut off. None: 16."""
     output_dir: Path = Path("runs/classification")
     """Folder of the run: model, scores, predictions, checkpoints."""
     resume: bool = False
@@ -432,9 +452,9 @@ def flag(name: str) -> str:
     return name if name in ClassificationConfig.not_flags else f"--{name.replace('_', '-')}"
 
 
-def columns_of(config: Columns) -> Columns:
-    """Return the part of a configuration that says which columns are read."""
-    return Columns(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Columns)})
+def part_of(cls: type[T], config: Any) -> T:
+    """Return the part of a configuration that a dataclass it extends describes, such as its `Columns`."""
+    return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cast(Any, cls))})
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """TextClassifier: a text classifier with the interface of scikit-learn."""
 
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -10,16 +9,14 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from nlptl.config import (
-    Activation,
-    BinaryLoss,
-    ChunkPooling,
     ClassWeights,
     Freeze,
+    HeadConfig,
     HeadKind,
-    HeadLayers,
-    LongText,
     Pooling,
+    ReadingConfig,
     TrainingConfig,
+    TransferConfig,
 )
 from nlptl.data.given import as_texts
 from nlptl.data.sources import Examples
@@ -31,7 +28,8 @@ from nlptl.training.trainer import Trainer
 class TextClassifier(ClassifierMixin, BaseEstimator):
     """A scikit-learn classifier for texts: a pretrained encoder, frozen by default, with a head.
 
-    The parameters are those of `Classifier.from_pretrained` and `TrainingConfig`. It trains for `num_epochs` on all the
+    The parameters are those of `Classifier.from_pretrained`, and the settings of `TrainingConfig` that are searched
+    most; `training` holds the others, and these replace its fields. It trains for `num_epochs` on all the
     texts passed to `fit`, writes no files, and selects nothing on held-out data; use `cross_val_score` and
     `GridSearchCV` for that.
     """
@@ -41,60 +39,36 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         model: str = "sample:minilm",
         *,
         freeze: Freeze = "encoder",
-        lora_rank: int | None = None,
-        head: HeadKind = "dense",
-        pooling: Pooling = "auto",
-        chunk_pooling: ChunkPooling = "mean",
-        layers: HeadLayers = "last",
-        hidden: int | Sequence[int] | None = None,
-        activation: Activation | None = None,
-        dropout: float | None = None,
-        binary_loss: BinaryLoss = "softmax",
-        inverse_regularization: float | None = None,
         max_length: int | None = None,
-        long_text: LongText = "head",
-        chunk_overlap: int | None = None,
-        max_chunks: int | None = None,
+        pooling: Pooling | None = None,
+        hidden: int | Sequence[int] | None = None,
+        dropout: float | None = None,
+        lora_rank: int | None = None,
+        head: HeadConfig | HeadKind | None = None,
+        transfer: TransferConfig | None = None,
+        reading: ReadingConfig | None = None,
         num_epochs: int = 10,
         batch_size: int = 32,
         learning_rate: float | None = None,
-        head_learning_rate: float | None = None,
-        optimizer: Literal["adamw", "adam", "sgd"] = "adamw",
-        weight_decay: float | None = None,
-        layer_decay: float = 1.0,
-        warm_head_epochs: int = 0,
-        unfreeze_every_epochs: int | None = None,
-        label_smoothing: float = 0.0,
         class_weights: ClassWeights = None,
+        training: TrainingConfig | None = None,
         seed: int = 0,
     ) -> None:
         self.model = model
         self.freeze = freeze
+        self.max_length = max_length
+        self.pooling = pooling
+        self.hidden = hidden
+        self.dropout = dropout
         self.lora_rank = lora_rank
         self.head = head
-        self.pooling = pooling
-        self.chunk_pooling = chunk_pooling
-        self.layers = layers
-        self.hidden = hidden
-        self.activation = activation
-        self.dropout = dropout
-        self.binary_loss = binary_loss
-        self.inverse_regularization = inverse_regularization
-        self.max_length = max_length
-        self.long_text = long_text
-        self.chunk_overlap = chunk_overlap
-        self.max_chunks = max_chunks
+        self.transfer = transfer
+        self.reading = reading
         self.num_epochs = num_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
-        self.head_learning_rate = head_learning_rate
-        self.optimizer = optimizer
-        self.weight_decay = weight_decay
-        self.layer_decay = layer_decay
-        self.warm_head_epochs = warm_head_epochs
-        self.unfreeze_every_epochs = unfreeze_every_epochs
-        self.label_smoothing = label_smoothing
         self.class_weights = class_weights
+        self.training = training
         self.seed = seed
 
     def __sklearn_tags__(self) -> Tags:
@@ -124,8 +98,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if len(classes) < 2:
             raise DataError(f"Expected labels of two or more classes, found {classes.tolist()}. Pass more examples.")
         settings = self.get_params(deep=False)
-        training = {field.name for field in fields(TrainingConfig)} & settings.keys()
-        config = TrainingConfig(**{name: settings.pop(name) for name in training})
+        names = ("num_epochs", "batch_size", "learning_rate", "class_weights")
+        config = replace(settings.pop("training") or TrainingConfig(), **{name: settings.pop(name) for name in names})
         # The other parameters are those of a classifier.
         classifier = Classifier.from_pretrained(
             settings.pop("model"), labels=[train.labels[i] for i in first], **settings

@@ -72,7 +72,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            hint = _OF_LISTS if any(map(is_list, args)) else "Its docstring lists them."
+            hint = _OF_LISTS if any(map(is_list, args)) else _owner(function, kwargs) or "Its docstring lists them."
             raise ConfigError(f"Expected the arguments of {called}(): {error}. {hint}") from None
         hints = {name: hint for name, hint in _argument_hints(function).items() if name in bound.arguments}
         bound.arguments |= _fitted(hints, bound.arguments, f"Expected other values for {called}()")
@@ -194,6 +194,17 @@ def _fitted(hints: Mapping[str, Any], values: Mapping[str, Any], expected: str) 
     if problems:
         raise ConfigError(" ".join([f"{expected}: {'; '.join(problems)}.", *filter(None, dict.fromkeys(ways_out))]))
     return found
+
+
+def _owner(function: Callable[..., Any], given: Iterable[str]) -> str:
+    """Return where an argument belongs that is a field of a configuration the function takes; "" if none is."""
+    for name, hint in _argument_hints(function).items():
+        for option in filter(dataclasses.is_dataclass, options(hint)):
+            for field in dataclasses.fields(option):
+                if field.name in given and field.name not in _argument_hints(function):
+                    kind = getattr(option, "__name__", "")
+                    return f"{field.name} is a field of {kind}: pass {name}={kind}({field.name}=...)."
+    return ""
 
 
 @functools.cache

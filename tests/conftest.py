@@ -55,6 +55,18 @@ OTHER_FAMILIES = {
 """Model types with settings that change their structure."""
 
 
+def options(**settings: object) -> dict[str, object]:
+    """Return arguments of `Classifier.from_pretrained`: fields of its configurations in place of their own names."""
+    from nlptl.config import HeadConfig, ReadingConfig, TransferConfig
+
+    shortcuts = ("freeze", "max_length", "pooling", "hidden", "dropout", "lora_rank")
+    for name, kind in (("transfer", TransferConfig), ("head", HeadConfig), ("reading", ReadingConfig)):
+        fields = (kind.__dataclass_fields__.keys() & settings.keys()).difference(shortcuts)
+        if fields:
+            settings[name] = kind(**{field: settings.pop(field) for field in fields})
+    return settings
+
+
 def cover(*factors: Iterable[object]) -> list[tuple[object, ...]]:
     """Return cases in which each value of each factor occurs: as many as the longest factor has values."""
     values = [list(factor) for factor in factors]

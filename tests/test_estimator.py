@@ -19,6 +19,7 @@ from sklearn.utils import estimator_checks
 from nlptl import Classifier, DataError, Examples, TextClassifier, Trainer, TrainingConfig
 from nlptl.data.sources import read_file
 from nlptl.errors import ConfigError
+from tests.conftest import options
 
 FULL = {"freeze": "nothing", "num_epochs": 4, "batch_size": 8, "learning_rate": 3e-3, "dropout": 0.0}
 
@@ -105,7 +106,7 @@ PARAMETERS = [
 @pytest.mark.parametrize(("model_settings", "training"), PARAMETERS)
 def test_every_parameter_reaches_the_parts(model_settings: dict, training: dict, tiny_bert: Path, data: Examples):
     estimator = TextClassifier(str(tiny_bert), **model_settings, **training, seed=5)
-    model = Classifier.from_pretrained(tiny_bert, labels=["negative", "positive"], **model_settings, seed=5)
+    model = Classifier.from_pretrained(tiny_bert, labels=["negative", "positive"], seed=5, **options(**model_settings))
     Trainer(model, TrainingConfig(**training), seed=5).fit(Examples.from_lists(data.texts, data.labels))
     expected = model.predict_probabilities(data.texts).numpy()
     np.testing.assert_array_equal(estimator.fit(data.texts, data.labels).predict_proba(data.texts), expected)

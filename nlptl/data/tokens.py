@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Encoding
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from nlptl.config import LongText
+from nlptl.config import LongText, ReadingConfig
 
 TEXTS_PER_CALL = 1000
 _one_call_at_a_time = threading.Lock()
@@ -76,23 +76,12 @@ class Batch(NamedTuple):
     num_cut_tokens: int
 
 
-def tokenize(
-    texts: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    long_text: LongText = "head",
-    chunk_overlap: int | None = None,
-    max_chunks: int | None = None,
-) -> Tokens:
-    """Tokenize `texts` and keep at most `max_length` tokens of each, special tokens included.
+def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, reading: ReadingConfig) -> Tokens:
+    """Tokenize `texts` and keep at most `max_length` tokens of each, or of each of its chunks, special tokens included.
 
-    `long_text` says which of a longer text: from the beginning, from the end, or a quarter from the beginning and the
-    rest from the end. With "chunks" it is cut into at most `max_chunks` chunks of `max_length` tokens, each of which
-    begins with the last `chunk_overlap` tokens of the one before, special tokens not counted.
+    A chunk begins with the last `chunk_overlap` tokens of the one before, special tokens not counted.
     """
-    settings: dict[str, Any] = {"long_text": long_text, "chunk_overlap": chunk_overlap, "max_chunks": max_chunks}
-    batches = list(tokenize_in_batches(texts, tokenizer, max_length=max_length, **settings))
+    batches = list(tokenize_in_batches(texts, tokenizer, reading))
     lengths = np.fromiter((length for batch in batches for length in batch.lengths), dtype=np.int64)
     return Tokens(
         np.concatenate([np.zeros(0, dtype=np.int32), *(batch.ids for batch in batches)]),
@@ -103,32 +92,25 @@ def tokenize(
 
 
 def tokenize_in_batches(
-    texts: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    long_text: LongText = "head",
-    chunk_overlap: int | None = None,
-    max_chunks: int | None = None,
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, reading: ReadingConfig
 ) -> Iterator[Batch]:
-    """Yield what `tokenize` puts together, some texts at a time."""
+    """Yield the results of `tokenize` for some texts at a time."""
     num_special = tokenizer.num_special_tokens_to_add()
-    overlap = overlap_of_chunks(tokenizer, max_length, chunk_overlap) if long_text == "chunks" else 0
-    num_kept = (max_chunks or MAX_CHUNKS) if long_text == "chunks" else 1
+    overlap, num_kept = overlap_of_chunks(tokenizer, reading), num_chunks(reading)
     for start in range(0, len(texts), TEXTS_PER_CALL):
         encodings = call_tokenizer(
             tokenizer,
             list(texts[start : start + TEXTS_PER_CALL]),
-            long_text=long_text,
+            long_text=reading.long_text,
             truncation=True,
-            max_length=max_length,
+            max_length=reading.max_length,
             stride=overlap,
             return_attention_mask=False,
             return_token_type_ids=False,
         ).encodings
         texts_in_chunks = [[encoding, *encoding.overflowing] for encoding in encodings or ()]
         cut = [chunks[num_kept:] for chunks in texts_in_chunks if len(chunks) > num_kept]
-        is_both = long_text == "head-tail"
+        is_both = reading.long_text == "head-tail"
         ids = [
             _both_ends(chunks[0]) if is_both and chunks[1:] else [i for chunk in chunks[:num_kept] for i in chunk.ids]
             for chunks in texts_in_chunks
@@ -154,10 +136,17 @@ def call_tokenizer(
     return found
 
 
-def overlap_of_chunks(tokenizer: PreTrainedTokenizerBase, max_length: int, chunk_overlap: int | None) -> int:
-    """Return how many tokens a chunk has in common with the one before; `chunk_overlap` None: a quarter of it."""
-    room = max_length - tokenizer.num_special_tokens_to_add()
-    return min(int(max_length * OVERLAP_SHARE), room - 1) if chunk_overlap is None else chunk_overlap
+def overlap_of_chunks(tokenizer: PreTrainedTokenizerBase, reading: ReadingConfig) -> int:
+    """Return how many tokens consecutive chunks share; 0 if texts are not read in chunks."""
+    if not reading.in_chunks or reading.chunk_overlap is not None:
+        return reading.chunk_overlap or 0
+    max_length = reading.max_length or 0
+    return min(int(max_length * OVERLAP_SHARE), max_length - tokenizer.num_special_tokens_to_add() - 1)
+
+
+def num_chunks(reading: ReadingConfig) -> int:
+    """Return how many chunks of a text are read at most; 1 if texts are not read in chunks."""
+    return (reading.max_chunks or MAX_CHUNKS) if reading.in_chunks else 1
 
 
 def _both_ends(encoding: Encoding) -> list[int]:
@@ -253,11 +242,11 @@ def _flat(rows: Sequence[Sequence[int] | np.ndarray], dtype: Any) -> np.ndarray:
     return np.fromiter(itertools.chain.from_iterable(rows), dtype=dtype)
 
 
-def describe_truncation(tokens: Tokens, *, name: str, max_length: int, max_chunks: int | None = None) -> str:
-    """Return one line that says how much of the split `name` lies beyond `max_length`, or so many chunks of it."""
+def describe_truncation(tokens: Tokens, reading: ReadingConfig, *, name: str) -> str:
+    """Return a line that says how much of the split `name` is cut off."""
     shares = tokens.truncation()
-    chunks = "" if max_chunks is None else f" in {max_chunks} chunks"
+    chunks = f" in {num_chunks(reading)} chunks" if reading.in_chunks else ""
     return (
-        f"{name}: {len(tokens):,} texts, {len(tokens.ids):,} tokens; max_length {max_length}{chunks} cuts "
+        f"{name}: {len(tokens):,} texts, {len(tokens.ids):,} tokens; max_length {reading.max_length}{chunks} cuts "
         f"{shares['cut_texts']:.1%} of the texts and {shares['cut_tokens']:.1%} of the tokens"
     )

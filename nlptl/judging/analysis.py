@@ -12,7 +12,7 @@ from nlptl.config import JudgingConfig
 from nlptl.data.languages import can_tell_languages, languages_of
 from nlptl.data.numbers import numbers as numbers_of
 from nlptl.data.sources import Examples
-from nlptl.data.tokens import TEXTS_PER_CALL, call_tokenizer, overlap_of_chunks
+from nlptl.data.tokens import TEXTS_PER_CALL, call_tokenizer, num_chunks, overlap_of_chunks
 from nlptl.evaluation.cuts import cut_by_label, cut_by_number, cut_by_value, cut_by_word
 from nlptl.evaluation.slices import RowScores, Slice, distinct, score_slices
 from nlptl.judging.attributions import explain
@@ -185,9 +185,7 @@ def is_cut(model: Classifier, examples: Examples) -> np.ndarray:
     """Return whether each text has more tokens than the model reads, bool [examples]."""
     tokenizer, special = model.tokenizer, model.tokenizer.num_special_tokens_to_add(pair=model.reads_pairs)
     room = model.max_length - special
-    if model.reads_chunks:
-        overlap = overlap_of_chunks(tokenizer, model.max_length, model.chunk_overlap)
-        room += ((model.max_chunks or 1) - 1) * (room - overlap)
+    room += (num_chunks(model.reading) - 1) * (room - overlap_of_chunks(tokenizer, model.reading))
     lengths: list[int] = []
     for start in range(0, len(examples), TEXTS_PER_CALL):
         part = slice(start, start + TEXTS_PER_CALL)

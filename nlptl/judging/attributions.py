@@ -164,15 +164,14 @@ def log_odds(model: Classifier, logits: torch.Tensor, target: int) -> torch.Tens
 
 def read_tokens(model: Classifier, texts: Sequence[str]) -> list[_Token]:
     """Return the tokens that the model reads of a text or a pair, in the order of `model.tokenize`."""
-    tokenizer, long_text = model.tokenizer, model.long_text
-    overlap = overlap_of_chunks(tokenizer, model.max_length, model.chunk_overlap) if model.reads_chunks else 0
+    tokenizer, long_text = model.tokenizer, model.reading.long_text
     encodings = call_tokenizer(
         tokenizer,
         *([text] for text in texts),
         long_text=long_text,
         truncation="longest_first" if len(texts) > 1 else True,
         max_length=model.max_length,
-        stride=overlap,
+        stride=overlap_of_chunks(tokenizer, model.reading),
     ).encodings
     assert encodings
     encoding = encodings[0]
@@ -187,7 +186,7 @@ def read_tokens(model: Classifier, texts: Sequence[str]) -> list[_Token]:
         for piece in pieces
     ]
     if model.reads_chunks:
-        return [token for piece in tokens[: model.max_chunks] for token in piece]
+        return [token for piece in tokens[: model.reading.max_chunks] for token in piece]
     if long_text != "head-tail" or len(tokens) == 1:
         return tokens[0]
     first = tokens[0]

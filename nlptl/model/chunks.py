@@ -3,19 +3,17 @@
 import torch
 import torch.nn.functional as F
 
-from nlptl.config import HeadConfig, LongText, flag
+from nlptl.config import HeadConfig, ReadingConfig, flag
 from nlptl.errors import ConfigError
 
 
-def check_reading(
-    head: HeadConfig, *, long_text: LongText, chunk_overlap: int | None = None, max_chunks: int | None = None
-) -> None:
-    """Check what is said about long texts; a pooling "auto" is taken for one that fits.
+def check_reading(head: HeadConfig, reading: ReadingConfig) -> None:
+    """Check the settings for long texts; a pooling "auto" is taken for one that fits.
 
     Raises:
         ConfigError: If a setting would be ignored, or the head cannot read chunks.
     """
-    if long_text == "chunks":
+    if reading.in_chunks:
         if head.pooling == "native":
             raise ConfigError(
                 "Expected a pooling over hidden states with long_text 'chunks', found pooling 'native': the "
@@ -23,14 +21,14 @@ def check_reading(
                 "Python), or leave it out for mean; a saved classifier with such a head reads 'head' or 'tail'."
             )
         return
-    values: dict[str, object] = {"chunk_overlap": chunk_overlap, "max_chunks": max_chunks}
+    values: dict[str, object] = {"chunk_overlap": reading.chunk_overlap, "max_chunks": reading.max_chunks}
     values["chunk_pooling"] = None if head.chunk_pooling == "mean" else head.chunk_pooling
     given = {name: value for name, value in values.items() if value is not None}
     if given:
         found = ", ".join(f"{name}={value!r}" for name, value in given.items())
         flags = ", ".join(map(flag, given))
         raise ConfigError(
-            f"Expected {', '.join(given)} only with long_text 'chunks', found {found} with {long_text!r}. Pass "
+            f"Expected {', '.join(given)} only with long_text 'chunks', found {found} with {reading.long_text!r}. Pass "
             f"--long-text chunks (long_text= in Python), or leave {flags} out."
         )
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,22 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from nlptl.config import (
-    Activation,
-    BinaryLoss,
-    ChunkPooling,
-    Freeze,
-    HeadConfig,
-    HeadKind,
-    HeadLayers,
-    LongText,
-    Pooling,
-    TrainOnly,
-    TransferConfig,
-)
+from nlptl.config import Freeze, HeadConfig, HeadKind, Pooling, ReadingConfig, TrainOnly, TransferConfig
 from nlptl.data.batches import collate
 from nlptl.data.given import as_texts
-from nlptl.data.tokens import MAX_CHUNKS, Tokens, tokenize, tokenize_pairs, tokenize_words
+from nlptl.data.tokens import Tokens, num_chunks, tokenize, tokenize_pairs, tokenize_words
 from nlptl.errors import ConfigError
 from nlptl.labels import Labels
 from nlptl.model import freezing
@@ -46,12 +34,12 @@ from nlptl.model.native import native_features, native_logits, native_pooling, u
 from nlptl.model.onnx_runtime import FILES, Engine, OnnxNetwork, write_onnx
 from nlptl.model.packing import can_pack, without_padding
 from nlptl.model.parts import find_parts
-from nlptl.model.pretrained import dense_widths, label_names, load_encoder, load_saved
+from nlptl.model.pretrained import label_names, load_encoder, load_saved, merged_reading
 from nlptl.model.quick import quick_layers
 from nlptl.tasks.regression import Regression
 from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
-from nlptl.values import Count, Range, Seed, checked
+from nlptl.values import Count, Seed, checked
 
 MAX_LENGTH = 256
 """Tokens of a text that are read where nothing else is said."""
@@ -73,25 +61,19 @@ class Classifier(nn.Module):
         self,
         network: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        task: Task,
+        card: Card,
         *,
-        reads_pairs: bool,
-        head: HeadConfig,
-        max_length: int | None,
-        long_text: LongText,
-        chunk_overlap: int | None = None,
-        max_chunks: int | None = None,
-        source: str,
         new_names: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
         self.lock = ModelLock()  # a pass through the network changes its modules for a while, and so does training
         self.network = network
         self.tokenizer = tokenizer
+        task, head, reading = card.task, card.head, card.reading
         self.task = task
-        self.reads_pairs = reads_pairs
         self.head = head
-        self.source = source
+        self.reads_pairs = card.reads_pairs
+        self.source = card.source
         prefix = network.base_model_prefix + "."
         names = [name for name, _ in network.named_parameters()]
         self.head_names = frozenset(name for name in names if not name.startswith(prefix)) | new_names
@@ -103,26 +85,24 @@ class Classifier(nn.Module):
         if encoder.config.model_type not in FAMILIES and head.head == "dense":
             self.unused_names |= unread_names(network)
         # Below the special tokens and one more, tokenizers does not truncate.
-        least, most = tokenizer.num_special_tokens_to_add(pair=reads_pairs) + 1, max_positions(encoder)
-        self.max_length = min(MAX_LENGTH, most) if max_length is None else max_length
+        least, most = tokenizer.num_special_tokens_to_add(pair=self.reads_pairs) + 1, max_positions(encoder)
+        self.max_length = min(MAX_LENGTH, most) if reading.max_length is None else reading.max_length
         if not least <= self.max_length <= most:
             raise ConfigError(
-                f"Expected max_length from {least} to {most}, what tokenizer and encoder take, found {max_length}."
+                f"Expected max_length from {least} to {most}, what tokenizer and encoder take, found {self.max_length}."
             )
-        _check_long_text(long_text, task, reads_pairs=reads_pairs)
-        if head.chunk_pooling == "attention" and long_text != "chunks":
+        _check_long_text(reading, task, reads_pairs=self.reads_pairs)
+        if head.chunk_pooling == "attention" and not reading.in_chunks:
             raise ConfigError(
                 "Expected long_text 'chunks' for a head that pools chunks by weights of its own, found "
-                f"chunk_pooling='attention' with {long_text!r}. Leave long_text out, or pass labels= or task= to put a "
-                "new head on the encoder."
+                f"chunk_pooling='attention' with {reading.long_text!r}. Leave long_text out, or pass labels= or task= "
+                "to put a new head on the encoder."
             )
         # A mean or a maximum of chunks is no part of a saved head that reads something else.
-        any_pooling = replace(head, chunk_pooling="mean")
-        check_reading(any_pooling, long_text=long_text, chunk_overlap=chunk_overlap, max_chunks=max_chunks)
-        self.long_text = long_text
-        self.chunk_overlap = chunk_overlap  # None: a quarter of max_length, whatever that is
-        self.max_chunks = (max_chunks or MAX_CHUNKS) if self.reads_chunks else None
-        check_overlap(chunk_overlap, max_length=self.max_length, most=self.max_length - least)
+        check_reading(replace(head, chunk_pooling="mean"), reading)
+        check_overlap(reading.chunk_overlap, max_length=self.max_length, most=self.max_length - least)
+        max_chunks = num_chunks(reading) if reading.in_chunks else None
+        self.reading = replace(reading, max_length=self.max_length, max_chunks=max_chunks)
         if isinstance(network.config, HeadedConfig):
             network.config.chunk_length = self.max_length if self.reads_chunks else None
         self.parts = find_parts(encoder)
@@ -145,27 +125,15 @@ class Classifier(nn.Module):
         labels: Labels | Sequence[str] | None = None,
         task: Task | None = None,
         pairs: bool = False,
-        freeze: Freeze = "nothing",
-        train_only: TrainOnly | None = None,
-        reinit_layers: int = 0,
-        lora_rank: int | None = None,
-        lora_alpha: float = 16.0,
-        lora_targets: str | Sequence[str] = "auto",
-        lora_dropout: float = 0.0,
-        dora: bool = False,
-        head: HeadKind = "dense",
-        pooling: Pooling = "auto",
-        chunk_pooling: ChunkPooling = "mean",
-        layers: HeadLayers = "last",
-        hidden: int | Sequence[int] | None = None,
-        activation: Activation | None = None,
-        dropout: float | None = None,
-        binary_loss: BinaryLoss = "softmax",
-        inverse_regularization: float | None = None,
+        freeze: Freeze | None = None,
         max_length: int | None = None,
-        long_text: LongText | None = None,
-        chunk_overlap: Annotated[int, Range(at_least=0)] | None = None,
-        max_chunks: Count | None = None,
+        pooling: Pooling | None = None,
+        hidden: Count | Sequence[int] | None = None,
+        dropout: float | None = None,
+        lora_rank: int | None = None,
+        head: HeadConfig | HeadKind | None = None,
+        transfer: TransferConfig | None = None,
+        reading: ReadingConfig | None = None,
         seed: Seed = 0,
     ) -> "Classifier":
         """Load an encoder and put a new head on it; or, without `labels` or `task`, a classifier that nlptl has saved.
@@ -178,32 +146,17 @@ class Classifier(nn.Module):
                 `make_task(splits)` returns, or for instance `MultiLabel(("joy", "love"))`.
             pairs: Whether it reads two texts at once, which the tokenizer joins.
             freeze: What keeps its pretrained weights: "nothing", "embeddings", "encoder", or the number of lowest
-                layers (the embeddings included). This and what follows, to `dora`: as in `TransferConfig`.
-            train_only: What trains of the rest of the encoder: "norms", "biases" (BitFit), or nothing of it: "head".
-            reinit_layers: Top layers that start from new weights, the pooler with them.
-            lora_rank: Rank of low-rank updates that train in place of the encoder's weights; None: no LoRA.
-            lora_alpha: Scale of the low-rank updates, in units of their rank.
-            lora_targets: Linear layers that get them, by the last parts of their names; "auto": all in the layers.
-            lora_dropout: Probability of the dropout before them.
-            dora: Whether the magnitudes of the adapted weights train apart from their directions.
-            head: "dense", or "logistic", "centroid" over a frozen encoder. This and what follows, to
-                `inverse_regularization`: as in `HeadConfig`.
+                layers (with the embeddings). This and what follows, to `lora_rank`, are shortcuts for fields of the
+                three configurations below, which they replace.
+            max_length: Tokens of a text that are read, special tokens included.
             pooling: What the head reads: "native", "cls", "mean", "max", "attention", or "auto".
-            chunk_pooling: How the chunks of a text become one, with long_text "chunks": "mean", "max" or "attention".
-            layers: Layers whose hidden states are pooled: "last", the number of top layers, or "mix".
-            hidden: Units of a dense layer in the head, or of several in sequence; None: a linear head.
-            activation: Activation of the dense layers; None: relu.
-            dropout: Probability of every dropout in encoder and head; None: as in the checkpoint.
-            binary_loss: "sigmoid" gives a binary head one logit and the binary cross-entropy.
-            inverse_regularization: C of a logistic head; None: 1.
-            max_length: Tokens of a text that are read, special tokens included. None: 256, or fewer if the encoder
-                takes fewer.
-            long_text: What is read of a text that has more: "head", its beginning; "tail", its end; "head-tail", a
-                quarter from the beginning and the rest from the end; "chunks", all of it, in chunks of max_length
-                tokens. None: "head", or as it was saved.
-            chunk_overlap: Tokens that a chunk has in common with the one before. None: a quarter of max_length, or as
-                it was saved.
-            max_chunks: Chunks of a text that are read; what lies beyond is cut off. None: 16, or as it was saved.
+            hidden: Units of a dense layer in the head, or of several in sequence.
+            dropout: Probability of every dropout in encoder and head.
+            lora_rank: Rank of low-rank updates that train in place of the encoder's weights.
+            head: The head, or its kind, such as "logistic". A saved classifier brings its own.
+            transfer: What is frozen, what trains, and what is added to the encoder.
+            reading: How much of a text is read, and which part of a longer one. None: as in `ReadingConfig`, or as a
+                saved classifier reads it.
             seed: Seeds the new weights.
 
         Raises:
@@ -211,74 +164,48 @@ class Classifier(nn.Module):
             UntrustedFileError: If a file of the model is damaged or could run code.
             ResourceError: If a Hub id cannot be downloaded.
         """
-        transfer = TransferConfig(
-            freeze=freeze,
-            train_only=train_only,
-            reinit_layers=reinit_layers,
-            lora_rank=lora_rank,
-            lora_alpha=lora_alpha,
-            lora_targets=(lora_targets,) if isinstance(lora_targets, str) else tuple(lora_targets),
-            lora_dropout=lora_dropout,
-            dora=dora,
-        )
+        transfer = _replaced(transfer or TransferConfig(), freeze=freeze, lora_rank=lora_rank)
         check_transfer(transfer)
-        wanted = HeadConfig(
-            head=head,
-            pooling=pooling,
-            chunk_pooling=chunk_pooling,
-            layers=layers,
-            hidden=dense_widths(hidden),
-            activation=activation,
-            dropout=dropout,
-            binary_loss=binary_loss,
-            inverse_regularization=inverse_regularization,
-        )
-        is_frozen = freeze == "encoder" or train_only == "head"
+        units = (hidden,) if isinstance(hidden, int) else hidden
+        wanted = HeadConfig(head=head) if isinstance(head, str) else head or HeadConfig()
+        wanted = _replaced(wanted, pooling=pooling, hidden=units, dropout=dropout)
+        if max_length is not None:
+            reading = replace(reading or ReadingConfig(), max_length=max_length)
         if labels is not None and task is not None:
             raise ConfigError("Expected labels or a task, found both. Pass one of the two.")
-        if labels is None and task is None:
+        is_saved = labels is None and task is None
+        if is_saved:
             loaded = load_saved(str(name), wanted)
-            if pairs and not loaded.reads_pairs:
+            if pairs and not loaded.card.reads_pairs:
                 raise ConfigError(
                     f"Expected no pairs=True for the model in {name}, which was trained on single texts. Leave it out, "
                     "or pass labels= or task= to put a new head on its encoder."
                 )
-            if loaded.head.head != "dense" and (lora_rank is not None or reinit_layers):
+            kind = loaded.card.head.head
+            if kind != "dense" and (transfer.lora_rank is not None or transfer.reinit_layers):
                 raise ConfigError(
-                    f"Expected the encoder that the {loaded.head.head} head in {name} was fitted to, found lora_rank or"
+                    f"Expected the encoder that the {kind} head in {name} was fitted to, found lora_rank or"
                     " reinit_layers, which change it. Leave them out, or pass labels= to put a new head on the encoder."
                 )
+            card = replace(loaded.card, reading=merged_reading(reading, loaded.card.reading), source=str(name))
         else:
             wanted_task = SingleLabel(label_names(labels)) if labels is not None else task
             assert wanted_task is not None
-            _check_long_text(long_text or "head", wanted_task, reads_pairs=pairs)
-            check_reading(wanted, long_text=long_text or "head", chunk_overlap=chunk_overlap, max_chunks=max_chunks)
-            if pooling == "auto" and long_text == "chunks":
-                wanted = replace(wanted, pooling="mean")
-            loaded = load_encoder(str(name), wanted_task, wanted, encoder_is_frozen=is_frozen, seed=seed)
-        if long_text in (None, loaded.long_text):
-            chunk_overlap = loaded.chunk_overlap if chunk_overlap is None else chunk_overlap
-            max_chunks = loaded.max_chunks if max_chunks is None else max_chunks
-        model = cls(
-            loaded.network,
-            loaded.tokenizer,
-            loaded.task,
-            reads_pairs=loaded.reads_pairs or pairs,
-            head=loaded.head,
-            max_length=loaded.max_length if max_length is None else max_length,
-            long_text=long_text or loaded.long_text,
-            chunk_overlap=chunk_overlap,
-            max_chunks=max_chunks,
-            source=str(name),
-            new_names=loaded.new_names,
-        )
-        if labels is None and task is None and isinstance(loaded.task, Regression):
-            model.task = Regression(loaded.task.names)
-            model.rescale(loaded.task)
-        freezing.check_freeze(model.parts, freeze, train_only)
+            reading = reading or ReadingConfig()
+            _check_long_text(reading, wanted_task, reads_pairs=pairs)
+            check_reading(wanted, reading)
+            card = Card(task=wanted_task, reads_pairs=pairs, head=wanted, reading=reading, source=str(name))
+            is_frozen = transfer.freeze == "encoder" or transfer.train_only == "head"
+            loaded = load_encoder(str(name), card, encoder_is_frozen=is_frozen, seed=seed)
+            card = loaded.card
+        model = cls(loaded.network, loaded.tokenizer, card, new_names=loaded.new_names)
+        if is_saved and isinstance(card.task, Regression):
+            model.task = Regression(card.task.names)
+            model.rescale(card.task)
+        freezing.check_freeze(model.parts, transfer.freeze, transfer.train_only)
         adapt_encoder(model.network, model.parts, transfer, seed=seed)
         model.transfer = transfer
-        model.freeze(freeze, train_only=train_only)
+        model.freeze(transfer.freeze, train_only=transfer.train_only)
         return model
 
     @property
@@ -328,14 +255,7 @@ class Classifier(nn.Module):
     @property
     def reads_chunks(self) -> bool:
         """Whether a long text is read in chunks of max_length tokens, each of which the encoder sees for itself."""
-        return self.long_text == "chunks"
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """What the token ids of a text depend on besides the tokenizer: arguments of `tokenize`."""
-        reading = {"max_length": self.max_length, "long_text": self.long_text}
-        chunks = {"chunk_overlap": self.chunk_overlap, "max_chunks": self.max_chunks}
-        return reading | (chunks if self.reads_chunks else {})
+        return self.reading.in_chunks
 
     @property
     def features_are_constant(self) -> bool:
@@ -532,12 +452,12 @@ class Classifier(nn.Module):
                 pairs,
                 self.tokenizer,
                 max_length=self.max_length,
-                long_text=self.long_text,
+                long_text=self.reading.long_text,
                 with_types=getattr(self.network.base_model.config, "type_vocab_size", 0) > 1,
             )
         if self.task.is_per_token:
             return tokenize_words(texts, self.tokenizer, max_length=self.max_length)
-        return tokenize(texts, self.tokenizer, **self.reading)
+        return tokenize(texts, self.tokenizer, self.reading)
 
     def predict_logits(
         self, texts: Sequence[str], pairs: Sequence[str] = (), *, progress: str | None = None
@@ -688,10 +608,7 @@ class Classifier(nn.Module):
             task=self.task,
             reads_pairs=self.reads_pairs,
             head=self.head,
-            max_length=self.max_length,
-            long_text=self.long_text,
-            chunk_overlap=self.chunk_overlap,
-            max_chunks=self.max_chunks,
+            reading=self.reading,
             source=self.source,
         )
         with new_folder(Path(directory).absolute()) as folder, quiet_transformers():
@@ -752,8 +669,14 @@ class Classifier(nn.Module):
         save_adapter(self.network, folder, base=self.source, head_names=self.head_names, instead=head)
 
 
-def _check_long_text(long_text: LongText, task: Task, *, reads_pairs: bool) -> None:
+def _replaced(config: Any, **shortcuts: Any) -> Any:
+    """Return a configuration with the shortcuts that were passed."""
+    return replace(config, **{name: value for name, value in shortcuts.items() if value is not None})
+
+
+def _check_long_text(reading: ReadingConfig, task: Task, *, reads_pairs: bool) -> None:
     """Refuse a part of long texts that cannot be read of pairs, or of words that all have tags."""
+    long_text = reading.long_text
     if long_text != "head" and (task.is_per_token or (reads_pairs and long_text != "tail")):
         what, known = ("pairs", "'head' or 'tail'") if reads_pairs else ("words with tags", "'head'")
         raise ConfigError(f"Expected long_text {known} for {what}, found {long_text!r}. Leave --long-text out.")

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from nlptl.config import HeadConfig, LongText, from_json, to_json
+from nlptl.config import HeadConfig, ReadingConfig, from_json, to_json
 from nlptl.data.tokens import call_tokenizer, overlap_of_chunks
 from nlptl.data.writers import write_text
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
@@ -34,15 +34,12 @@ CANARY = (
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a saved classifier is besides its network and its tokenizer."""
+    """A classifier without its network and its tokenizer; `reads_pairs`: it reads two texts at once."""
 
     task: Task
-    reads_pairs: bool
+    reads_pairs: bool = False
     head: HeadConfig
-    max_length: int
-    long_text: LongText
-    chunk_overlap: int | None = None
-    max_chunks: int | None = None
+    reading: ReadingConfig
     source: str
 
 
@@ -56,17 +53,14 @@ def write_card(folder: Path, card: Card, tokenizer: PreTrainedTokenizerBase) -> 
         "labels": list(card.task.names),
         **card.task.card(),
         "pairs": card.reads_pairs,
-        "max_length": card.max_length,
-        "long_text": card.long_text,
-        "chunk_overlap": card.chunk_overlap,
-        "max_chunks": card.max_chunks,
+        **to_json(card.reading),
         "head": to_json(card.head),
         "source": card.source,
         "tokenizer_canary": _canary(tokenizer),
     }
     (folder / CARD).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    if card.long_text == "chunks":
-        values["chunk_overlap"] = overlap_of_chunks(tokenizer, card.max_length, card.chunk_overlap)
+    if card.reading.in_chunks:
+        values["chunk_overlap"] = overlap_of_chunks(tokenizer, card.reading)
     (folder / "README.md").write_text(_readme(values), encoding="utf-8")
 
 
@@ -140,10 +134,7 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
             task=saved_task(values.get("task", "single_label"), tuple(values["labels"]), values),
             reads_pairs=bool(values.get("pairs", False)),
             head=from_json(HeadConfig, values["head"]),
-            max_length=int(values["max_length"]),
-            long_text=values.get("long_text", "head"),
-            chunk_overlap=values.get("chunk_overlap"),
-            max_chunks=values.get("max_chunks"),
+            reading=from_json(ReadingConfig, {key: values[key] for key in to_json(ReadingConfig()) if key in values}),
             source=str(folder),
         )
         canary = values["tokenizer_canary"]
@@ -153,10 +144,10 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
             raise ValueError(f"config.json has {described} and labels {names}")
         if config.problem_type != card.task.problem_type:
             raise ValueError(f"config.json has problem_type {config.problem_type!r}, of another task")
-        chunk_length = getattr(config, "chunk_length", None)
-        if chunk_length != (card.max_length if card.long_text == "chunks" else None):
-            raise ValueError(f"config.json has chunk_length {chunk_length!r}")
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        chunk_length, reading = getattr(config, "chunk_length", None), card.reading
+        if reading.max_length is None or chunk_length != (reading.max_length if reading.in_chunks else None):
+            raise ValueError(f"config.json has chunk_length {chunk_length!r}, max_length is {reading.max_length}")
+    except (ConfigError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise _damaged(folder / CARD, error) from error
     if canary != _canary(tokenizer):
         raise UntrustedFileError(

@@ -1,23 +1,22 @@
 """Reads what a classifier is made of: from a pretrained encoder and settings of a new head, or from a saved one."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nlptl.config import HeadConfig, LongText
+from nlptl.config import HeadConfig, ReadingConfig
 from nlptl.data.given import as_list
 from nlptl.errors import ConfigError
 from nlptl.labels import Labels
 from nlptl.model.build import auto_class, build_network
 from nlptl.model.encoder import find_model, load_tokenizer, load_weights, read_config
 from nlptl.model.fitted_heads import check_tensors
-from nlptl.model.folder import CARD, read_card
+from nlptl.model.folder import CARD, Card, read_card
 from nlptl.model.head_checks import check_head
 from nlptl.model.native import NoOwnHeadError, native_pooling
 from nlptl.model.seeding import seeded
-from nlptl.tasks.task import Task
 from nlptl.values import show
 
 logger = logging.getLogger(__name__)
@@ -29,17 +28,11 @@ class Loaded:
 
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    task: Task
-    head: HeadConfig
-    reads_pairs: bool = False
-    max_length: int | None
-    long_text: LongText = "head"
-    chunk_overlap: int | None = None
-    max_chunks: int | None = None
+    card: Card
     new_names: frozenset[str] = frozenset()
 
 
-def load_encoder(name: str, task: Task, head: HeadConfig, *, encoder_is_frozen: bool, seed: int) -> Loaded:
+def load_encoder(name: str, card: Card, *, encoder_is_frozen: bool, seed: int) -> Loaded:
     """Load the encoder `name` and put a new head on it; pooling "auto" is resolved here, by what is frozen.
 
     Raises:
@@ -47,6 +40,9 @@ def load_encoder(name: str, task: Task, head: HeadConfig, *, encoder_is_frozen: 
         UntrustedFileError: If a file of the model is damaged or could run code.
         ResourceError: If a Hub id cannot be downloaded.
     """
+    task, head = card.task, card.head
+    if head.pooling == "auto" and card.reading.in_chunks:
+        head = replace(head, pooling="mean")
     is_free = head.pooling == "auto" and not task.is_per_token
     if head.pooling == "auto":
         has_own = task.is_per_token or (task.kind != "ordinal" and not encoder_is_frozen)
@@ -66,7 +62,7 @@ def load_encoder(name: str, task: Task, head: HeadConfig, *, encoder_is_frozen: 
         head = replace(head, pooling="mean")
         logger.info("%s: pooling mean in place of native: %s", name, error.found)
         network, new_names = build_network(folder, config, task, head, num_ids=num_ids, seed=seed)
-    return Loaded(network=network, tokenizer=tokenizer, task=task, head=head, max_length=None, new_names=new_names)
+    return Loaded(network=network, tokenizer=tokenizer, card=replace(card, head=head), new_names=new_names)
 
 
 def load_saved(name: str, head: HeadConfig) -> Loaded:
@@ -97,24 +93,15 @@ def load_saved(name: str, head: HeadConfig) -> Loaded:
         network, _ = load_weights(auto_class(card.task), folder, config)
     if card.head.head != "dense":
         check_tensors(network, folder)
-    return Loaded(
-        network=network,
-        tokenizer=tokenizer,
-        task=card.task,
-        reads_pairs=card.reads_pairs,
-        head=card.head,
-        max_length=card.max_length,
-        long_text=card.long_text,
-        chunk_overlap=card.chunk_overlap,
-        max_chunks=card.max_chunks,
-    )
+    return Loaded(network=network, tokenizer=tokenizer, card=card)
 
 
-def dense_widths(hidden: int | Sequence[int] | None) -> tuple[int, ...]:
-    """Return the widths of the dense layers of a head, however they are given."""
-    if hidden is None:
-        return ()
-    return tuple(hidden) if isinstance(hidden, Iterable) else (hidden,)
+def merged_reading(given: ReadingConfig | None, saved: ReadingConfig) -> ReadingConfig:
+    """Return how a saved classifier reads texts if `given` is passed; what that leaves out stays as it was saved."""
+    if given is None:
+        return saved
+    kept = ("max_length", *(("chunk_overlap", "max_chunks") if given.long_text == saved.long_text else ()))
+    return replace(given, **{name: getattr(saved, name) for name in kept if getattr(given, name) is None})
 
 
 def label_names(names: Labels | Sequence[str]) -> tuple[str, ...]:

@@ -1,14 +1,14 @@
-"""Probabilities and decisions of a trained model, fitted to labelled data anew: `nlptl calibrate`."""
+"""Calibrate a trained model, and choose its decisions, on other labelled data: `nlptl calibrate`."""
 
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nlptl.config import Columns, DecisionConfig
+from nlptl.config import DecisionConfig
 from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
 from nlptl.model.folder import CARD, rewrite_card
-from nlptl.serving.evaluate import read_labelled
+from nlptl.serving.evaluate import LabelledData, read_labelled
 from nlptl.tasks.decision_checks import check_decisions, fitted_on_few, unmet
 from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
@@ -17,24 +17,18 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateConfig(DecisionConfig, Columns):
-    """Fit what a model folder makes of its logits to labelled data; the weights stay as they are.
+class CalibrateConfig(DecisionConfig, LabelledData):
+    """Calibrate a saved model, and choose its decisions, on labelled data; the weights stay as they are.
 
-    Probabilities, thresholds, abstention, sets of labels and the scope are fitted to this data; what is not asked for
-    is in the folder no longer. Data on which nothing was chosen before, neither in training nor in validation, is what
-    the coverage of sets holds for; with --keep-calibration in earnest, since then the data serves the sets alone.
+    Of a data set with several splits, it uses validation. nlptl.json of the model folder is written again: settings
+    that you do not pass are removed from it. The coverage of label sets holds exactly only on data that nothing was
+    chosen on before, and that serves the sets alone: pass --keep-calibration.
     """
 
-    model_dir: str
-    """The model/ folder of a run; its nlptl.json is written anew."""
-    dataset: str
-    """A labelled file, all of which is used; or a folder, sample or Hub id, of which the validation split is."""
     keep_calibration: bool = False
-    """Leave the probabilities as they are, and fit only the decisions that are asked for."""
+    """Keep the calibration, and fit only the requested decisions."""
     max_length: int | None = None
-    """Tokens of a text that are read. None: as in training."""
-    split_seed: int = 0
-    """Seeds what is set aside where the data has no such split: pass the --split-seed of the training."""
+    """Tokens of a text that the model reads. None: as in training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +42,7 @@ def calibrate(config: CalibrateConfig) -> Task:
     """Fit calibration and decisions, write them into nlptl.json, and return the task that has them.
 
     Raises:
-        ConfigError: If a flag cannot be obeyed, or the data cannot meet what is asked for; nothing is written then.
+        ConfigError: If a flag cannot be obeyed, or the data cannot meet a request; nothing is written then.
         DataError: If the data cannot be read, or holds a label that the model does not know.
         UntrustedFileError: If the folder is damaged.
         ResourceError: If nlptl.json cannot be written.
@@ -64,14 +58,7 @@ def calibrate(config: CalibrateConfig) -> Task:
             f"Expected a model that gives probabilities, found the task {model.task.kind}. There is nothing to fit."
         )
     check_decisions(config, model.task, model.head)
-    examples = read_labelled(
-        config,
-        model,
-        dataset=config.dataset,
-        model_dir=config.model_dir,
-        split_seed=config.split_seed,
-        split="validation",
-    )
+    examples = read_labelled(config, model, split="validation")
     targets = model.task.targets(examples)
     logits = model.predict_logits(examples.texts, examples.pairs, progress="predicting")
     untuned = model.task.untuned()
@@ -88,15 +75,15 @@ def calibrate(config: CalibrateConfig) -> Task:
     if few := fitted_on_few(config, model.task if config.keep_calibration else untuned, task, num_texts=len(examples)):
         logger.warning(few)
     if dropped := _dropped(model.task, task):
-        logger.info("not asked for, and no longer in use: %s", ", ".join(dropped))
+        logger.info("removed, because it was not requested: %s", ", ".join(dropped))
     logger.info("wrote %s", folder / CARD)
     if (folder.parent / "scores.json").is_file():
-        logger.info("report and model card tell of before: nlptl report %s writes them anew", folder.parent)
+        logger.info("to bring the report and the model card up to date, run nlptl report %s", folder.parent)
     return task
 
 
 def _dropped(before: Task, after: Task) -> list[str]:
-    """Return the names of what only `before` has."""
+    """Return the names of the calibration and the decisions that only `before` has."""
     dropped = []
     if before.calibration.method != "none" and after.calibration.method == "none":
         dropped.append(f"calibration ({before.calibration.method})")

@@ -1,10 +1,10 @@
-"""How good a trained model is on labelled data: `nlptl evaluate`."""
+"""Score a trained model on labelled data: `nlptl evaluate`."""
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from nlptl.config import Columns, columns_of
+from nlptl.config import Columns, part_of
 from nlptl.data.columns import describe_rows
 from nlptl.data.sources import Examples, read_file
 from nlptl.data.splits import load_splits
@@ -17,29 +17,36 @@ from nlptl.model.classifier import Classifier
 from nlptl.model.onnx_runtime import Engine
 from nlptl.serving.predict import check_pairs
 from nlptl.tasks.single_label import SingleLabel
+from nlptl.values import Seed
 from nlptl.wording import list_names
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Columns):
-    """Scores with 95 % intervals of a model folder on labelled data."""
+class LabelledData(Columns):
+    """A saved model and labelled data for it."""
 
     model_dir: str
     """The model/ folder of a run."""
     dataset: str
-    """A labelled file, all of which is scored; or a folder, sample or Hub id, of which the test split is."""
+    """A labelled file, which is used whole; or a folder, sample or Hub id, of which one split is used."""
+    split_seed: Seed = 0
+    """Seed of a split that has to be carved out: pass the --split-seed of the training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(LabelledData):
+    """Score a saved model on labelled data, the test split if there are several, with 95 % intervals."""
+
     output: Path | None = None
-    """JSON file for the scores; one that is there is replaced. None: the table alone."""
+    """JSON file for the scores; an existing one is replaced. None: only print the table."""
     max_length: int | None = None
-    """Tokens of a text that are read. None: as in training."""
+    """Tokens of a text that the model reads. None: as in training."""
     engine: Engine = "torch"
-    """What computes: torch, or ONNX Runtime, in float32 (onnx) or with weights of 8 bits (onnx-int8), from the file
-    that `nlptl export` has written."""
-    split_seed: int = 0
-    """Seeds what is set aside where the data has no such split: pass the --split-seed of the training."""
-    seed: int = 0
+    """torch, or ONNX Runtime with float32 (onnx) or 8-bit weights (onnx-int8), from the file that `nlptl export` has
+    written."""
+    seed: Seed = 0
     """Seeds the bootstrap."""
 
 
@@ -48,16 +55,14 @@ def evaluate(config: EvaluateConfig) -> Scores:
 
     Raises:
         ConfigError: If a flag cannot be obeyed.
-        DataError: If the data cannot be read, or holds a label that the model does not know.
+        DataError: If the data cannot be read, or has a label that the model does not know.
         ResourceError: If the output cannot be written.
     """
     if config.output is not None:
         check_output(config.output, suffixes=(".json",))
     model = Classifier.from_pretrained(config.model_dir, max_length=config.max_length)
     model.use_engine(config.engine, config.model_dir)
-    examples = read_labelled(
-        config, model, dataset=config.dataset, model_dir=config.model_dir, split_seed=config.split_seed
-    )
+    examples = read_labelled(config, model)
     targets = model.task.targets(examples)
     logits = model.predict_logits(examples.texts, examples.pairs, progress="predicting")
     outputs = model.task.outputs(logits)
@@ -75,16 +80,14 @@ def evaluate(config: EvaluateConfig) -> Scores:
     return scores
 
 
-def read_labelled(
-    columns: Columns, model: Classifier, *, dataset: str, model_dir: str, split_seed: int, split: str = "test"
-) -> Examples:
-    """Return all of a file, or a split of another data set, labelled as the model knows it.
+def read_labelled(config: LabelledData, model: Classifier, *, split: str = "test") -> Examples:
+    """Return all of a file, or a split of another data set, with labels that the model knows.
 
     Raises:
         ConfigError: If a flag cannot be obeyed.
-        DataError: If the data cannot be read, or holds a label that the model does not know.
+        DataError: If the data cannot be read, or has a label that the model does not know.
     """
-    task, columns = model.task.kind, columns_of(columns)
+    task, columns, dataset = model.task.kind, part_of(Columns, config), config.dataset
     if Path(dataset).expanduser().is_file():
         if columns.group_column is not None:
             raise ConfigError(
@@ -93,10 +96,10 @@ def read_labelled(
             )
         examples = read_file(Path(dataset), columns, task=task, split=split)
     else:
-        examples = load_splits(dataset, task=task, seed=split_seed, **vars(columns))[split]
+        examples = load_splits(dataset, task=task, seed=config.split_seed, **vars(columns))[split]
     if isinstance(model.task, SingleLabel):
         _check_labels(examples, model.labels)
-    check_pairs(model, examples, model_dir)
+    check_pairs(model, examples, config.model_dir)
     return examples
 
 

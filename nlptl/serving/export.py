@@ -1,4 +1,4 @@
-"""A trained model for ONNX Runtime, and what that costs: `nlptl export`."""
+"""Export a trained model to ONNX, and measure what that changes: `nlptl export`."""
 
 import logging
 import operator
@@ -10,37 +10,31 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nlptl.config import Columns
 from nlptl.errors import ConfigError
 from nlptl.evaluation.report import score_table
 from nlptl.model.classifier import Classifier
 from nlptl.model.onnx_runtime import FILES, PACKAGES, Engine, check_installed
-from nlptl.serving.evaluate import read_labelled
+from nlptl.serving.evaluate import LabelledData, read_labelled
 from nlptl.tasks.regression import Regression
 from nlptl.tasks.task import Task
+from nlptl.values import Seed
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(Columns):
-    """An ONNX file of a model, in its folder, and its scores on labelled data beside those that torch gives."""
+class ExportConfig(LabelledData):
+    """Write an ONNX file into a model folder, and compare its scores on labelled data, or its test split, with torch's."""
 
-    model_dir: str
-    """The model/ folder of a run."""
-    dataset: str
-    """A labelled file, all of which is scored; or a folder, sample or Hub id, of which the test split is."""
     int8: bool = False
-    """Round weights to 8 bits: a quarter of the memory, and quicker on most CPUs, at some cost in accuracy."""
-    split_seed: int = 0
-    """Seeds what is set aside where the data has no such split: pass the --split-seed of the training."""
-    seed: int = 0
+    """Round weights to 8 bits: a quarter of the memory, and faster on most CPUs, at some cost in accuracy."""
+    seed: Seed = 0
     """Seeds the bootstrap."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What another engine gives on the same texts: how many answers differ, by how much logits do at most, seconds."""
+    """How much another engine changes: different answers, the largest difference between logits, and seconds."""
 
     num_texts: int
     num_different: int
@@ -54,7 +48,7 @@ def export(config: ExportConfig) -> Cost:
 
     Raises:
         ConfigError: If a flag cannot be obeyed, packages are missing, or the model reads texts in chunks.
-        DataError: If the data cannot be read, or holds a label that the model does not know.
+        DataError: If the data cannot be read, or has a label that the model does not know.
         ResourceError: If the file cannot be written.
     """
     check_installed(*PACKAGES)
@@ -63,9 +57,7 @@ def export(config: ExportConfig) -> Cost:
             f"Expected a model folder, found none at {config.model_dir}. Pass the model/ folder of a run."
         )
     model = Classifier.from_pretrained(config.model_dir)
-    examples = read_labelled(
-        config, model, dataset=config.dataset, model_dir=config.model_dir, split_seed=config.split_seed
-    )
+    examples = read_labelled(config, model)
     engine: Engine = "onnx-int8" if config.int8 else "onnx"
     path = Path(config.model_dir) / FILES[engine]
     model.export_onnx(path, int8=config.int8)
@@ -73,7 +65,7 @@ def export(config: ExportConfig) -> Cost:
     logits, seconds = [], []
     for each in engines:
         model.use_engine(each, config.model_dir)
-        model.predict_logits(examples.texts[:1], examples.pairs[:1])  # what is loaded when it is first used
+        model.predict_logits(examples.texts[:1], examples.pairs[:1])  # the first call loads the engine
         start = time.perf_counter()
         logits.append(model.predict_logits(examples.texts, examples.pairs, progress=f"predicting with {each}"))
         seconds.append(time.perf_counter() - start)
@@ -85,14 +77,14 @@ def export(config: ExportConfig) -> Cost:
     num_different = count_different(model.task, *logits, texts=examples.texts)
     cost = Cost(len(examples), num_different, largest, seconds[1], seconds[0])
     which = f"{cost.num_different:,} of {cost.num_texts:,} answers differ"
-    took = f"{cost.seconds:.2f} s in place of {cost.seconds_of_torch:.2f} s"
-    logger.info("\n%s, logits by %.2g at most; %s", which, cost.largest_difference, took)
+    took = f"{cost.seconds:.2f} s instead of {cost.seconds_of_torch:.2f} s"
+    logger.info("\n%s, logits by at most %.2g; %s", which, cost.largest_difference, took)
     logger.info('wrote %s; try: nlptl predict %s --engine %s --text "..."', path, config.model_dir, engine)
     return cost
 
 
 def count_different(task: Task, *logits: torch.Tensor, texts: Sequence[str]) -> int:
-    """Return of how many texts two engines predict something else; of scores, which differ in their last digits, 0."""
+    """Return the number of texts with different predictions; 0 for numbers, which differ in their last digits."""
     if isinstance(task, Regression):
         return 0
     one, other = (task.columns(task.outputs(each), texts, texts, name="predicted")["predicted"] for each in logits)

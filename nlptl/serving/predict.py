@@ -23,14 +23,14 @@ from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
 
 TEXTS_AT_ONCE = 50_000
-"""Texts whose token ids and answers are in memory at a time: enough that batches by length have hardly any padding."""
+"""Texts in memory at a time: enough that batches of texts of similar length have hardly any padding."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """Labels and probabilities for new texts, from a model folder."""
+    """Predict labels and probabilities of new texts with a saved model."""
 
     model_dir: str
     """The model/ folder of a run."""
@@ -45,18 +45,18 @@ class PredictConfig:
     separator: str | None = None
     """Character between the columns of a CSV or TSV file, such as ";". None: found by looking at the file."""
     header: bool = True
-    """The first line of a CSV or TSV file holds the names of its columns. Without, they are called 1, 2, 3, ..."""
+    """The first line of a CSV or TSV file names its columns. --no-header: columns are named 1, 2, 3, ..."""
     output: str = "-"
-    """File for the predictions: CSV, TSV, JSON lines or Parquet; - writes JSON lines to standard output.
-    A file that is there is replaced."""
+    """File for the predictions: CSV, TSV, JSON lines or Parquet, which replaces an existing one; - writes JSON lines to
+    standard output."""
     max_length: int | None = None
-    """Tokens of a text that are read. None: as in training."""
+    """Tokens of a text that the model reads. None: as in training."""
     engine: Engine = "torch"
-    """What computes: torch, or ONNX Runtime, in float32 (onnx) or with weights of 8 bits (onnx-int8), from the file
-    that `nlptl export` has written."""
+    """torch, or ONNX Runtime with float32 (onnx) or 8-bit weights (onnx-int8), from the file that `nlptl export` has
+    written."""
     abstain_below: float | None = None
-    """Give no label where its probability is lower than this; 0: always give one. None: as it was chosen with
-    --target-accuracy, or always."""
+    """Give no label if its probability is lower than this; 0: always give one. None: the threshold chosen with
+    --target-accuracy, if there is one."""
 
     def __post_init__(self) -> None:
         if bool(self.text) == (self.input is not None):
@@ -102,7 +102,7 @@ def predict(config: PredictConfig) -> None:
     parts = _answers(model, examples, counts, has_words=has_words)
     if config.output == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # as JSON is, whatever the terminal's is
+            sys.stdout.reconfigure(encoding="utf-8")  # the encoding of JSON, whatever the terminal uses
         write_lines(sys.stdout, parts, suffix=".jsonl")
     else:
         write_table(config.output, parts)
@@ -115,8 +115,8 @@ def predict(config: PredictConfig) -> None:
 def _answers(
     model: Classifier, examples: Examples, counts: Counter[str | None], *, has_words: bool
 ) -> Iterator[dict[str, Column]]:
-    """Yield the table of answers, some texts at a time, and count the labels that are given."""
-    for start in range(0, max(len(examples), 1), TEXTS_AT_ONCE):  # of no texts there is a table too
+    """Yield the table of answers for some texts at a time, and count the predicted labels."""
+    for start in range(0, max(len(examples), 1), TEXTS_AT_ONCE):  # without texts, the table has no rows
         part = examples.select(np.arange(start, min(start + TEXTS_AT_ONCE, len(examples))))
         read = part.texts if has_words else model.task.readable(part.texts)
         logits = model.predict_logits(read, part.pairs, progress=f"predicting, {start:,} of {len(examples):,} done")
@@ -149,7 +149,7 @@ def check_pairs(model: Classifier, examples: Examples, model_dir: str) -> None:
     """Refuse single texts for a model that reads pairs, and pairs for one that does not.
 
     Raises:
-        ConfigError: If it is so.
+        ConfigError: If the model and the examples do not fit.
     """
     if model.reads_pairs and not len(examples.pairs):
         raise ConfigError(
@@ -166,7 +166,7 @@ def check_pairs(model: Classifier, examples: Examples, model_dir: str) -> None:
 def _check_not_input(config: PredictConfig) -> None:
     if config.input not in (None, "-") and os.path.realpath(str(config.input)) == os.path.realpath(config.output):
         raise ConfigError(
-            f"Expected another file as output than the input, found {config.output} as both, which would replace the "
+            f"Expected an output file other than the input, found {config.output} for both, which would replace the "
             "texts. Pass another --output."
         )
 
@@ -178,7 +178,7 @@ def _read(config: PredictConfig) -> tuple[Examples, bool]:
         return Examples(check_texts(config.text, rows, where="--text"), [], rows), False
     if config.input == "-":
         if isinstance(sys.stdin, io.TextIOWrapper):
-            # Bytes that are not UTF-8 become halves of surrogate pairs, which are refused with their line.
+            # Bytes that are not UTF-8 become lone surrogates, which are refused with their line number.
             sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
         return read_lines(sys.stdin), False
     path = Path(str(config.input))

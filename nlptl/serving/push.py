@@ -1,4 +1,4 @@
-"""Puts a model folder on the Hugging Face Hub: `nlptl push`."""
+"""Upload a model folder to the Hugging Face Hub: `nlptl push`."""
 
 import logging
 import re
@@ -17,10 +17,10 @@ from nlptl.model.pretrained import load_saved
 from nlptl.training.cache import describe_size
 
 SUFFIXES = (".json", ".jsonl", ".safetensors", ".model", ".txt", ".md")
-"""Of the files that a saved model is made of; none of them runs code."""
+"""Suffixes of the files of a saved model; none of them can run code."""
 MAY_TELL_PATHS = ("README.md", CARD, "config.json", "tokenizer_config.json")
 
-# /home/me/model, ~/model, C:\\model, file:///model; not what is part of a relative path, of a link or of a tag.
+# /home/me/model, ~/model, C:\\model, file:///model; not a part of a relative path, a link or a tag.
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.:/<~-])(?:/[\w.@+-]+/|~/|[A-Za-z]:\\{1,2}|file:///)[\w.@+-][^\s\"'`)>,;]*")
 
 logger = logging.getLogger(__name__)
@@ -28,16 +28,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PushConfig:
-    """Upload the model/ folder of a run to the Hugging Face Hub; whoever may read it loads it by its name."""
+    """Upload the model/ folder of a run to the Hugging Face Hub, from where it is loaded by its name."""
 
     model_dir: Path
     """The model/ folder of a run."""
     name: str
-    """Where it goes: OWNER/NAME, or NAME in the account of the token. A new repository is created."""
+    """Repository: OWNER/NAME, or NAME in the account of the token. It is created if it does not exist."""
     private: bool = True
-    """Let nobody but the account or organization see it; a repository that is there has to be as this says."""
+    """Create a private repository; an existing one must be private too. --no-private: the same for a public one."""
     revision: str | None = None
-    """Branch that it is put on; a new one is created. None: main."""
+    """Branch of the repository, which is created if it does not exist. None: main."""
     dry_run: bool = False
     """List the files and their sizes, and stop."""
 
@@ -46,8 +46,8 @@ def push(config: PushConfig) -> str | None:
     """Upload a model folder, in one commit, and return its address; in a dry run, list its files.
 
     Raises:
-        ConfigError: If the folder is no saved model, or the name cannot be that of a repository.
-        UntrustedFileError: If a file of the model is damaged, could run code, or tells a path of this machine.
+        ConfigError: If the folder is not a saved model, or the name is not valid for a repository.
+        UntrustedFileError: If a file of the model is damaged, could run code, or contains a path of this machine.
         ResourceError: If the Hub is out of reach, or does not let the token write.
     """
     try:
@@ -70,18 +70,18 @@ def push(config: PushConfig) -> str | None:
 
 
 def check_folder(folder: Path) -> list[Path]:
-    """Return the files of a model folder, after a look at whether others may have them.
+    """Return the files of a model folder, after checking that they can be published.
 
     Raises:
-        ConfigError: If it is no folder of a saved model, or there is something else in it.
-        UntrustedFileError: If a file is damaged, could run code, or tells a path of this machine.
+        ConfigError: If it is not the folder of a saved model, or holds other files.
+        UntrustedFileError: If a file is damaged, could run code, or contains a path of this machine.
     """
     folder = folder.expanduser()
     if not folder.is_dir():
         raise ConfigError(f"Expected the model/ folder of a run, found nothing at {folder}. Check the path.")
     paths = sorted(folder.iterdir())
     others = [path.name for path in paths if path.is_symlink() or not path.is_file() or path.suffix not in SUFFIXES]
-    task = load_saved(str(folder), HeadConfig()).task  # which refuses all that could not be loaded again
+    task = load_saved(str(folder), HeadConfig()).card.task  # refuses a folder that cannot be loaded again
     if others:
         raise ConfigError(
             f"Expected nothing in {folder} but a saved model, found {', '.join(others[:5])}. Move it away: everything "
@@ -94,7 +94,7 @@ def check_folder(folder: Path) -> list[Path]:
 
 
 def _refuse_paths(path: Path, labels: Sequence[str]) -> None:
-    """Refuse a file that tells where something stands on this machine, and so who has trained it."""
+    """Refuse a file that contains a path of this machine, which may say who trained the model."""
     text = path.read_text(encoding="utf-8")
     found = [each[0] for each in _ABSOLUTE_PATH.finditer(text) if not any(each[0] in name for name in labels)]
     if found:
@@ -131,7 +131,7 @@ def _upload(config: PushConfig) -> str:
     except UserError:
         raise
     except Exception as error:  # The HTTP client has errors of its own, and it changed with huggingface_hub 2.
-        # Of a file that was not taken, huggingface_hub says no more than that.
+        # huggingface_hub wraps the cause in a RuntimeError that does not repeat it.
         cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ is not None else error
         status = getattr(getattr(cause, "response", None), "status_code", None)
         way_out = "Check the network, and HF_ENDPOINT if it is set."

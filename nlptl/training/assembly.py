@@ -1,6 +1,6 @@
 """Build the data splits and the classifier that settings describe."""
 
-from nlptl.config import ClassificationConfig, columns_of
+from nlptl.config import ClassificationConfig, Columns, ReadingConfig, part_of
 from nlptl.data.splits import Splits, load_splits
 from nlptl.model.classifier import Classifier
 from nlptl.tasks.kinds import make_task
@@ -27,7 +27,7 @@ def splits_of(config: ClassificationConfig) -> Splits:
         near_duplicates=config.near_duplicates,
         slice_columns=config.judging.slice_columns,
         texts_shown=config.judging.texts_shown,
-        **vars(columns_of(config)),
+        **vars(part_of(Columns, config)),
     )
 
 
@@ -44,11 +44,8 @@ def classifier_of(config: ClassificationConfig, splits: Splits) -> Classifier:
         config.model,
         task=make_task(splits, label_order=config.label_order),
         pairs=config.pair_column is not None,
-        max_length=config.max_length,
-        long_text=config.long_text,
-        chunk_overlap=config.chunk_overlap,
-        max_chunks=config.max_chunks,
+        head=config.head,
+        transfer=config.transfer,
+        reading=part_of(ReadingConfig, config),
         seed=config.seed,
-        **vars(config.transfer),
-        **vars(config.head),
     )

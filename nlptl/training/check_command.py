@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlptl.config import Columns, TaskKind, columns_of
+from nlptl.config import Columns, ReadingConfig, TaskKind, part_of
 from nlptl.data.checks import describe_findings, find_problems
 from nlptl.data.findings import Finding, finding, finding_on, target_finding
 from nlptl.data.languages import can_tell_languages
@@ -87,7 +87,7 @@ def check_data(config: CheckConfig) -> list[Finding]:
     """
     if config.output is not None:
         check_output(config.output, suffixes=(".json",))
-    splits = read_splits(config.dataset, columns_of(config), task=config.task)
+    splits = read_splits(config.dataset, part_of(Columns, config), task=config.task)
     for name, examples in splits.items():
         count = len({label for labels in label_sets(examples.labels, config.task) for label in labels})
         classes = "1 class" if count == 1 else f"{count:,} classes"
@@ -149,7 +149,7 @@ def _check_tokens(model: "Classifier", examples: Examples, name: str) -> tuple[d
     if model.reads_pairs:
         tokens = tokenize_pairs(examples.texts, examples.pairs, model.tokenizer, max_length=room)
     else:
-        tokens = tokenize(examples.texts, model.tokenizer, max_length=room)
+        tokens = tokenize(examples.texts, model.tokenizer, ReadingConfig(max_length=room))
     is_cut = tokens.lengths > model.max_length
     num_tokens = len(tokens.ids) + tokens.num_cut_tokens
     is_unknown = tokens.ids == (-1 if model.tokenizer.unk_token_id is None else model.tokenizer.unk_token_id)

@@ -90,8 +90,7 @@ def prepare_inputs(
         )
     targets = model.task.targets(examples)
     tokens = tokenize_once(model, examples, cache)
-    limits: dict[str, Any] = {"max_length": model.max_length, "max_chunks": model.max_chunks}
-    logger.info(describe_truncation(tokens, name=examples.split, **limits))
+    logger.info(describe_truncation(tokens, model.reading, name=examples.split))
     if run is not None:
         run.record_truncation(examples.split, tokens.truncation())
     return Inputs(examples, tokens, targets)
@@ -195,7 +194,7 @@ def facts(
         "encoder_sha256": encoder_sha256,
         "task": model.task.kind,
         "labels": list(model.task.names),
-        **model.reading,
+        **model.reading.in_use,
         **to_json(model.transfer),
         **to_json(model.head),
         **derived,

@@ -69,7 +69,7 @@ def token_key(model: Classifier, examples: Examples) -> str:
         "format": FORMAT,
         "tokenizers": tokenizers.__version__,
         "transformers": transformers.__version__,
-        **model.reading,
+        **model.reading.in_use,
     }
     return sha256_of(
         {
@@ -105,7 +105,7 @@ def _write(cache: FeatureCache, key: str, model: Classifier, examples: Examples)
     lengths, num_cut = array("i"), np.zeros(2, dtype=np.int64)
 
     def ids() -> Iterator[np.ndarray]:
-        batches = tokenize_in_batches(examples.texts, model.tokenizer, **model.reading)
+        batches = tokenize_in_batches(examples.texts, model.tokenizer, model.reading)
         num_batches = -(-len(examples) // TEXTS_PER_CALL)
         for i, batch in enumerate(progress_bar(batches, name=f"tokenizing {examples.split}", total=num_batches)):
             lengths.extend(batch.lengths)

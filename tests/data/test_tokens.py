@@ -7,6 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from nlptl.config import ReadingConfig
 from nlptl.data.tokens import TEXTS_PER_CALL, describe_truncation, tokenize, tokenize_pairs, tokenize_words
 from tests.conftest import SENTENCES, build_tokenizer
 
@@ -19,7 +20,7 @@ def tokenizer(tiny_bert: Path) -> PreTrainedTokenizerBase:
 
 
 def test_ids_are_those_of_the_tokenizer(tokenizer: PreTrainedTokenizerBase):
-    tokens = tokenize(TEXTS, tokenizer, max_length=64)
+    tokens = tokenize(TEXTS, tokenizer, ReadingConfig(max_length=64))
     assert len(tokens) == len(TEXTS)
     assert [tokens[i].tolist() for i in range(len(TEXTS))] == [tokenizer(text)["input_ids"] for text in TEXTS]
     assert tokens.lengths.tolist() == [6, 2, 10, 4, 2, 5]
@@ -31,7 +32,7 @@ def test_ids_are_those_of_the_tokenizer(tokenizer: PreTrainedTokenizerBase):
 
 @pytest.mark.parametrize("max_length", [3, 4, 5, 9, 10])
 def test_what_is_cut_is_counted(max_length: int, tokenizer: PreTrainedTokenizerBase):
-    tokens = tokenize(TEXTS, tokenizer, max_length=max_length)
+    tokens = tokenize(TEXTS, tokenizer, ReadingConfig(max_length=max_length))
     whole = [len(tokenizer(text)["input_ids"]) for text in TEXTS]
     assert tokens.lengths.tolist() == [min(length, max_length) for length in whole]
     expected = [tokenizer(text, truncation=True, max_length=max_length)["input_ids"] for text in TEXTS]
@@ -47,26 +48,29 @@ def test_what_is_cut_is_counted(max_length: int, tokenizer: PreTrainedTokenizerB
 
 @pytest.mark.parametrize("max_length", [3, 4, 5, 9, 10])
 def test_the_end_of_a_text_is_what_the_tokenizer_keeps_of_it(max_length: int, tokenizer: PreTrainedTokenizerBase):
-    tokens = tokenize(TEXTS, tokenizer, max_length=max_length, long_text="tail")
+    tokens = tokenize(TEXTS, tokenizer, ReadingConfig(max_length=max_length, long_text="tail"))
     whole = [tokenizer(text)["input_ids"] for text in TEXTS]
     cut = [len(ids) > max_length for ids in whole]
     expected = [[*ids[:1], *ids[1 - max_length :]] if is_cut else ids for ids, is_cut in zip(whole, cut, strict=True)]
     assert [tokens[i].tolist() for i in range(len(TEXTS))] == expected
     assert (tokens.num_cut_texts, tokens.num_cut_tokens) == (sum(cut), sum(max(0, len(x) - max_length) for x in whole))
     # What comes after it does not depend on it.
-    assert tokenize(TEXTS, tokenizer, max_length=max_length)[2].tolist() == [*whole[2][: max_length - 1], whole[2][-1]]
+    assert tokenize(TEXTS, tokenizer, ReadingConfig(max_length=max_length))[2].tolist() == [
+        *whole[2][: max_length - 1],
+        whole[2][-1],
+    ]
 
 
 @pytest.mark.parametrize("max_length", [3, 4, 6, 7, 10, 20, 64])
 def test_both_ends_of_a_text(max_length: int, tokenizer: PreTrainedTokenizerBase):
     texts = [*TEXTS, " ".join(["good", "bad", "film", "story", "great"] * 7), "good [SEP] bad [CLS] " * 9]
-    tokens = tokenize(texts, tokenizer, max_length=max_length, long_text="head-tail")
+    tokens = tokenize(texts, tokenizer, ReadingConfig(max_length=max_length, long_text="head-tail"))
     for i, text in enumerate(texts):
         whole, room = tokenizer(text)["input_ids"], max_length - 2
         first = room // 4
         both = whole[: 1 + first] + whole[len(whole) - 1 - (room - first) :]
         assert tokens[i].tolist() == (both if len(whole) > max_length else whole)
-    head = tokenize(texts, tokenizer, max_length=max_length)
+    head = tokenize(texts, tokenizer, ReadingConfig(max_length=max_length))
     assert tokens.truncation() == head.truncation()
 
 
@@ -90,7 +94,7 @@ def test_chunks_of_a_text(
 ):
     texts = [*TEXTS, *(" ".join(f"{SENTENCES} " for _ in range(n)) for n in (1, 2, 5)), "good [SEP] bad [CLS] " * 9]
     settings = {"chunk_overlap": chunk_overlap, "max_chunks": max_chunks}
-    tokens = tokenize(texts, tokenizer, max_length=max_length, long_text="chunks", **settings)
+    tokens = tokenize(texts, tokenizer, ReadingConfig(max_length=max_length, long_text="chunks", **settings))
     overlap = min(max_length // 4, max_length - 3) if chunk_overlap is None else chunk_overlap
     lost, most = [], 0
     for i, text in enumerate(texts):
@@ -105,35 +109,39 @@ def test_chunks_of_a_text(
     if max_chunks == 300:
         assert lost == [0] * len(texts)
     # What comes after it does not depend on it.
-    assert tokenize(texts, tokenizer, max_length=8)[2].tolist() == [*tokenizer(texts[2])["input_ids"][:7], 3]
+    assert tokenize(texts, tokenizer, ReadingConfig(max_length=8))[2].tolist() == [
+        *tokenizer(texts[2])["input_ids"][:7],
+        3,
+    ]
 
 
 def test_every_token_is_in_a_chunk(tokenizer: PreTrainedTokenizerBase):
     text = " ".join(SENTENCES.split()[i % 37] for i in range(99))
-    (tokens,) = tokenize([text], tokenizer, max_length=16, long_text="chunks", chunk_overlap=3)
+    (tokens,) = tokenize([text], tokenizer, ReadingConfig(max_length=16, long_text="chunks", chunk_overlap=3))
     chunks = [tokens[i + 1 : i + 15].tolist() for i in range(0, len(tokens), 16)]
     read = chunks[0] + [token for chunk in chunks[1:] for token in chunk[3:]]
     assert [*read[:-1], 3] == tokenizer(text)["input_ids"][1:]
 
 
 def test_truncation_in_words(tokenizer: PreTrainedTokenizerBase):
-    tokens = tokenize(TEXTS[:4], tokenizer, max_length=5)
+    tokens = tokenize(TEXTS[:4], tokenizer, ReadingConfig(max_length=5))
     line = "train: 4 texts, 16 tokens; max_length 5 cuts 50.0% of the texts and 27.3% of the tokens"
-    assert describe_truncation(tokens, name="train", max_length=5) == line
-    tokens = tokenize(TEXTS[:4], tokenizer, max_length=5, long_text="chunks", chunk_overlap=0, max_chunks=2)
+    assert describe_truncation(tokens, ReadingConfig(max_length=5), name="train") == line
+    reading = ReadingConfig(max_length=5, long_text="chunks", chunk_overlap=0, max_chunks=2)
+    tokens = tokenize(TEXTS[:4], tokenizer, reading)
     line = "train: 4 texts, 24 tokens; max_length 5 in 2 chunks cuts 25.0% of the texts and 7.7% of the tokens"
-    assert describe_truncation(tokens, name="train", max_length=5, max_chunks=2) == line
+    assert describe_truncation(tokens, reading, name="train") == line
 
 
 def test_no_texts(tokenizer: PreTrainedTokenizerBase):
-    tokens = tokenize([], tokenizer, max_length=8)
+    tokens = tokenize([], tokenizer, ReadingConfig(max_length=8))
     assert len(tokens) == len(tokens.ids) == len(tokens.lengths) == 0
     assert tokens.truncation() == {"cut_texts": 0, "cut_tokens": 0}
 
 
 def test_many_texts_are_tokenized_in_parts(tokenizer: PreTrainedTokenizerBase):
     texts = [" ".join(["good", "bad", "film"][: 1 + i % 3] * (1 + i % 7)) for i in range(2 * TEXTS_PER_CALL + 3)]
-    tokens = tokenize(texts, tokenizer, max_length=10)
+    tokens = tokenize(texts, tokenizer, ReadingConfig(max_length=10))
     assert len(tokens) == len(texts)
     for i in (0, 1, TEXTS_PER_CALL - 1, TEXTS_PER_CALL, 2 * TEXTS_PER_CALL, len(texts) - 1):
         assert tokens[i].tolist() == tokenizer(texts[i], truncation=True, max_length=10)["input_ids"]
@@ -145,7 +153,7 @@ def test_settings_inside_the_tokenizer_file_change_nothing(tokenizer: PreTrained
     other = AutoTokenizer.from_pretrained(tiny_bert)
     other.backend_tokenizer.enable_truncation(4)
     other.backend_tokenizer.enable_padding(length=20)
-    expected, found = (tokenize(TEXTS, each, max_length=8) for each in (tokenizer, other))
+    expected, found = (tokenize(TEXTS, each, ReadingConfig(max_length=8)) for each in (tokenizer, other))
     assert np.array_equal(found.ids, expected.ids)
     assert np.array_equal(found.offsets, expected.offsets)
     assert found.num_cut_tokens == expected.num_cut_tokens == 2

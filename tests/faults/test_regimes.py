@@ -11,6 +11,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nlptl import Classifier, ConfigError, Run, Splits, Trainer, TrainingConfig, load_splits
+from tests.conftest import options
 
 TEXTS = ["a good film .", "bad", "the story was dull and the acting was never good", "great great great"]
 SETTINGS = {"num_epochs": 3, "batch_size": 8, "learning_rate": 0.01, "eval_steps": 2, "logging_steps": 1}
@@ -63,7 +64,7 @@ def train(tiny_bert: Path, splits: Splits) -> Callable[..., Classifier]:
         config = TrainingConfig(**settings)
         folder = Run.open(output, config, resume=resume)
         folder.record_splits(splits)
-        model = Classifier.from_pretrained(tiny_bert, labels=splits.labels, **transfer)
+        model = Classifier.from_pretrained(tiny_bert, labels=splits.labels, **options(**transfer))
         trainer = Trainer(model, config, output_dir=folder, seed=0)
         trainer.fit(splits["train"], validation=splits["validation"])
         trainer.evaluate(splits["test"])
@@ -148,7 +149,7 @@ def test_without_validation_too(regime: str, tiny_bert: Path, splits: Splits, tm
 
     def fit(output: Path, *, resume: bool = False) -> Classifier:
         config = TrainingConfig(**settings)
-        model = Classifier.from_pretrained(tiny_bert, labels=splits.labels, **transfer)
+        model = Classifier.from_pretrained(tiny_bert, labels=splits.labels, **options(**transfer))
         Trainer(model, config, output_dir=Run.open(output, config, resume=resume)).fit(splits["train"])
         return model
 

@@ -9,6 +9,7 @@ import pytest
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nlptl import Classifier, Examples, Run, TokenLabels, Trainer, TrainingConfig, load_splits, make_task
+from tests.conftest import options
 from tests.recipes.test_tasks import toy_data
 
 SETTINGS = {"num_epochs": 2, "batch_size": 8, "learning_rate": 0.01, "eval_steps": 2, "micro_batch_tokens": 100}
@@ -53,7 +54,7 @@ def train(tiny_bert: Path, tmp_path: Path) -> Callable[..., Classifier]:
         splits = load_splits(data, task=task, near_duplicates=False, **columns)
         folder.record_splits(splits)
         model = Classifier.from_pretrained(
-            tiny_bert, task=make_task(splits), pairs="pair_column" in columns, **model_settings
+            tiny_bert, task=make_task(splits), pairs="pair_column" in columns, **options(**model_settings)
         )
         trainer = Trainer(model, config, output_dir=folder, seed=0)
         trainer.fit(splits["train"], validation=splits["validation"])

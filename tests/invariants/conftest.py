@@ -10,6 +10,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from nlptl import Classifier, Examples
+from tests.conftest import options
 
 LENGTHS = (14, 20, 11, 17, 13, 19, 12, 16, 15, 20, 11)
 """Tokens of each text, special tokens included: any two differ enough to need padding."""
@@ -44,7 +45,9 @@ def build_model(family_folder: Callable[[str], Path]) -> Callable[..., Classifie
 
     def build(family: str = "bert", **settings: object) -> Classifier:
         settings = {"dropout": 0.0, **settings}
-        return Classifier.from_pretrained(family_folder(family), labels=("negative", "positive"), **settings).double()
+        return Classifier.from_pretrained(
+            family_folder(family), labels=("negative", "positive"), **options(**settings)
+        ).double()
 
     return build
 

@@ -21,7 +21,7 @@ from nlptl import (
     Trainer,
     TrainingConfig,
 )
-from tests.conftest import build_tokenizer, cover
+from tests.conftest import build_tokenizer, cover, options
 
 WORDS = ["good", "bad", "film", "story", "great", "dull", "plot", "was", "not", "very"]
 LENGTHS = (12, 5, 9, 16, 7, 11, 3, 14)
@@ -51,7 +51,7 @@ def build(folder, kind, family_folder, *, family="bert", **settings):
     examples = Examples(TEXTS, targets, list(range(1, 9)), pairs=PAIRS if reads_pairs else ())
     task = cls.from_examples(examples)
     settings = {"dropout": 0.0, **settings}
-    model = Classifier.from_pretrained(family_folder(family), task=task, pairs=reads_pairs, **settings)
+    model = Classifier.from_pretrained(family_folder(family), task=task, pairs=reads_pairs, **options(**settings))
     model.save(folder)
     auto = AutoModelForTokenClassification if cls is TokenLabels else AutoModelForSequenceClassification
     stock = auto.from_pretrained(folder)

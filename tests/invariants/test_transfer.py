@@ -16,7 +16,7 @@ from nlptl import Classifier, Examples, Trainer, TrainingConfig
 from nlptl.model.encoder import FAMILIES
 from nlptl.training import boundary, mapped
 from nlptl.training.optimizer import build_optimizer, learning_rates
-from tests.conftest import OTHER_FAMILIES, cover, toy_rows
+from tests.conftest import OTHER_FAMILIES, cover, options, toy_rows
 from tests.invariants import transfer_worker
 from tests.processes import launch
 
@@ -43,7 +43,7 @@ def train(deep_folder: Callable[[str], Path]) -> Callable[..., Weights]:
     """Return a function that trains a model with dropout for two epochs of three steps, and gives its last weights."""
 
     def run(name: str = "bert", *, transfer: dict[str, Any], **settings: Any) -> Weights:
-        model = Classifier.from_pretrained(deep_folder(name), labels=LABELS, **{"dropout": 0.2, **transfer})
+        model = Classifier.from_pretrained(deep_folder(name), labels=LABELS, **options(**{"dropout": 0.2, **transfer}))
         config = TrainingConfig(**{"num_epochs": 2, **SGD, **settings})
         Trainer(model, config, seed=0).fit(toy_examples())
         return weights_of(model)
@@ -102,7 +102,7 @@ FROZEN = {
     ],
 )
 def test_what_is_frozen_stays_bit_equal(name: str, kind: str, deep_folder: Callable[[str], Path]):
-    model = Classifier.from_pretrained(deep_folder(name), labels=LABELS, **FROZEN[kind])
+    model = Classifier.from_pretrained(deep_folder(name), labels=LABELS, **options(**FROZEN[kind]))
     before, groups = weights_of(model), model.groups
     trained = {n for n, p in model.network.named_parameters() if p.requires_grad}
     config = TrainingConfig(num_epochs=2, batch_size=12, learning_rate=1e-3, weight_decay=0.1)

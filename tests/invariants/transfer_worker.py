@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from nlptl import Classifier, Examples, Trainer, TrainingConfig
 from nlptl.training.devices import processes
+from tests.conftest import options
 
 WORDS = ["good", "bad", "film", "story", "great", "dull", "plot", "was", "not", "very"]
 REGIMES = {
@@ -35,7 +36,7 @@ def examples(count: int, split: str = "train") -> Examples:
 def train(folder: Path, output: Path, regime: str) -> None:
     """Train without dropout, whose noise depends on the processes, and save the weights."""
     settings, config = REGIMES[regime]
-    model = Classifier.from_pretrained(folder, labels=("negative", "positive"), dropout=0.0, **settings)
+    model = Classifier.from_pretrained(folder, labels=("negative", "positive"), dropout=0.0, **options(**settings))
     rates = {"learning_rate": 0.1, "optimizer": "sgd", "warmup_ratio": 0.0}
     trainer = Trainer(model, TrainingConfig(batch_size=8, micro_batch_tokens=40, **rates, **config))
     trainer.fit(examples(21), validation=examples(13, "validation"))

@@ -32,6 +32,7 @@ from nlptl import (
 )
 from nlptl.tasks.task import Task
 from nlptl.training.devices import processes
+from tests.conftest import options
 
 WORDS = ["good", "bad", "film", "story", "great", "dull", "plot", "was", "not", "very"]
 KINDS = {
@@ -79,7 +80,7 @@ def examples(count: int, split: str = "train") -> Examples:
 def build(folder: Path, **settings: object) -> Classifier:
     """Return a float64 model without dropout."""
     settings = {"dropout": 0.0, **settings}
-    return Classifier.from_pretrained(folder, labels=("negative", "positive"), **settings).double()
+    return Classifier.from_pretrained(folder, labels=("negative", "positive"), **options(**settings)).double()
 
 
 def weights(model: Classifier) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nlptl.classification import train_classifier
-from nlptl.config import ClassificationConfig, JudgingConfig, TrainingConfig, TransferConfig
+from nlptl.config import ClassificationConfig, JudgingConfig, ReadingConfig, TrainingConfig, TransferConfig
 from nlptl.data.sources import Examples
 from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation.errors import NONE
@@ -140,12 +140,18 @@ def test_texts_that_are_cut(tiny_bert):
     model = Classifier.from_pretrained(tiny_bert, labels=["bad", "good"], max_length=10)
     assert is_cut(model, examples).tolist() == [False, True, False]
     model = Classifier.from_pretrained(
-        tiny_bert, labels=["bad", "good"], max_length=10, long_text="chunks", chunk_overlap=2, max_chunks=9
+        tiny_bert,
+        labels=["bad", "good"],
+        max_length=10,
+        reading=ReadingConfig(long_text="chunks", chunk_overlap=2, max_chunks=9),
     )
     tokens = [model.tokenize([text]).num_cut_texts for text in texts]
     assert is_cut(model, examples).tolist() == [False, True, False] == [bool(cut) for cut in tokens]
     model = Classifier.from_pretrained(
-        tiny_bert, labels=["bad", "good"], max_length=10, long_text="chunks", chunk_overlap=2, max_chunks=10
+        tiny_bert,
+        labels=["bad", "good"],
+        max_length=10,
+        reading=ReadingConfig(long_text="chunks", chunk_overlap=2, max_chunks=10),
     )
     assert is_cut(model, examples).tolist() == [False] * 3
     assert model.tokenize(texts).num_cut_texts == 0

@@ -17,7 +17,7 @@ from nlptl.model.classifier import Classifier
 from nlptl.tasks.multi_label import MultiLabel
 from nlptl.tasks.ordinal import Ordinal
 from nlptl.tasks.regression import Regression
-from tests.conftest import FAMILIES, toy_rows
+from tests.conftest import FAMILIES, options, toy_rows
 
 TEXT = "the film was rather good , and the acting was not bad but very weak"
 LABELS = ["negative", "positive"]
@@ -25,7 +25,7 @@ LABELS = ["negative", "positive"]
 
 def linear_model(folder, **settings):
     """Return a classifier whose logits are a linear function of the word embeddings: weights times their mean."""
-    model = Classifier.from_pretrained(folder, labels=LABELS, pooling="mean", **settings)
+    model = Classifier.from_pretrained(folder, labels=LABELS, pooling="mean", **options(**settings))
     encoder = model.network.base_model
     encoder.encoder.layer = nn.ModuleList()
     encoder.embeddings.LayerNorm = nn.Identity()
@@ -67,7 +67,7 @@ POOLINGS = [
 
 @pytest.mark.parametrize("settings", POOLINGS, ids=lambda settings: "-".join(map(str, settings.values())))
 def test_parts_add_up_with_every_pooling_and_reading(tiny_bert, settings):
-    check_completeness(Classifier.from_pretrained(tiny_bert, labels=LABELS, **settings))
+    check_completeness(Classifier.from_pretrained(tiny_bert, labels=LABELS, **options(**settings)))
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "bert"])

@@ -16,7 +16,7 @@ from nlptl.errors import ConfigError, ResourceError
 from nlptl.model.adapters import add_lora, has_adapters, merged_state_dict, save_adapter
 from nlptl.model.classifier import Classifier
 from nlptl.model.encoder import FAMILIES
-from tests.conftest import cover
+from tests.conftest import cover, options
 
 # Three texts of 5, 3 and 8 tokens, padded with 0.
 INPUT_IDS = torch.tensor([[2, 5, 22, 7, 3, 0, 0, 0], [2, 30, 3, 0, 0, 0, 0, 0], [2, 9, 31, 10, 6, 8, 25, 3]])
@@ -213,7 +213,7 @@ def test_nothing_to_adapt(tiny_bert: Path):
 )
 def test_numbers_out_of_range(settings: dict, message: str):
     with pytest.raises(ConfigError, match=message):  # before the folder is looked for
-        Classifier.from_pretrained("./nowhere", labels=["a", "b"], **settings)
+        Classifier.from_pretrained("./nowhere", labels=["a", "b"], **options(**settings))
 
 
 def test_adapters_are_added_once(tiny_bert: Path):

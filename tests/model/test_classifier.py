@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, pipeline
 
+from nlptl.config import ReadingConfig
 from nlptl.data.samples import sample_model
 from nlptl.errors import ConfigError, ResourceError
 from nlptl.model.classifier import Classifier
@@ -248,12 +249,14 @@ def test_the_sample_encoder_reads_256_tokens_by_default():
 
 @pytest.mark.parametrize("long_text", ["head", "tail", "head-tail"])
 def test_what_is_read_of_a_long_text_is_saved(long_text: str, tiny_bert: Path, tmp_path: Path):
-    model = Classifier.from_pretrained(tiny_bert, labels=LABELS, max_length=8, long_text=long_text, dropout=0.0).eval()
+    model = Classifier.from_pretrained(
+        tiny_bert, labels=LABELS, max_length=8, dropout=0.0, reading=ReadingConfig(long_text=long_text)
+    ).eval()
     texts = ["good " * 20 + "bad " * 20 + "film " * 20, "good film"]
     expected = model.predict_probabilities(texts)
     model.save(tmp_path / "model")
     again = Classifier.from_pretrained(tmp_path / "model")
-    assert again.long_text == long_text
+    assert again.reading.long_text == long_text
     assert torch.equal(again.predict_probabilities(texts), expected)
     if long_text == "head-tail":
         return
@@ -265,4 +268,4 @@ def test_what_is_read_of_a_long_text_is_saved(long_text: str, tiny_bert: Path, t
 
 def test_unknown_part_of_a_long_text(tiny_bert: Path):
     with pytest.raises(ConfigError, match="long_text must be 'head', 'tail', 'head-tail', .* found 'middle'"):
-        Classifier.from_pretrained(tiny_bert, labels=LABELS, long_text="middle")
+        Classifier.from_pretrained(tiny_bert, labels=LABELS, reading=ReadingConfig(long_text="middle"))

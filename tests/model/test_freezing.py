@@ -14,7 +14,7 @@ from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
 from nlptl.model.encoder import FAMILIES
 from nlptl.model.freezing import trained_names
-from tests.conftest import OTHER_FAMILIES
+from tests.conftest import OTHER_FAMILIES, options
 
 LABELS = ["negative", "positive", "mixed"]
 ENCODERS = [*FAMILIES, *OTHER_FAMILIES]
@@ -153,7 +153,7 @@ def test_low_rank_updates_train_in_place_of_weights(deep_folder: Callable[[str],
     ids=str,
 )
 def test_layers_that_never_change(settings: dict, num_layers: int, deep_folder: Callable[[str], Path]):
-    model = Classifier.from_pretrained(deep_folder("bert"), labels=LABELS, **settings)
+    model = Classifier.from_pretrained(deep_folder("bert"), labels=LABELS, **options(**settings))
     assert model.num_frozen_layers == num_layers
     model.freeze(model.transfer.freeze, train_only=model.transfer.train_only, top=1)
     assert model.num_frozen_layers == max(2, num_layers)
@@ -180,7 +180,7 @@ def test_shared_layers_have_no_boundary(deep_folder: Callable[[str], Path]):
     ids=str,
 )
 def test_what_trains_in_words(name: str, settings: dict, trained: str, frozen: str, deep_folder: Callable[[str], Path]):
-    model = Classifier.from_pretrained(deep_folder(name), labels=LABELS, **settings)
+    model = Classifier.from_pretrained(deep_folder(name), labels=LABELS, **options(**settings))
     count = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.network.parameters())
     tensors, words = trained.split(": ")
@@ -234,7 +234,7 @@ WAYS_OUT = r"Pass 'nothing', 'embeddings', 'encoder'"
 )
 def test_what_cannot_be_obeyed_is_refused(settings: dict, message: str, deep_folder: Callable[[str], Path]):
     with pytest.raises(ConfigError, match=message):
-        Classifier.from_pretrained(deep_folder("bert"), labels=LABELS, **settings)
+        Classifier.from_pretrained(deep_folder("bert"), labels=LABELS, **options(**settings))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_nothing_left_to_train_is_refused(name: str, settings: dict, deep_folder
         ConfigError,
         match=f"Expected {only} in what is not frozen for --train-only {only}, found none. Freeze less, or leave",
     ):
-        Classifier.from_pretrained(deep_folder(name), labels=LABELS, **settings)
+        Classifier.from_pretrained(deep_folder(name), labels=LABELS, **options(**settings))
 
 
 def test_shared_layers_are_refused_one_by_one(deep_folder: Callable[[str], Path]):
@@ -262,7 +262,7 @@ def test_shared_layers_are_refused_one_by_one(deep_folder: Callable[[str], Path]
         ({"reinit_layers": 1}, "found an encoder whose layers share their weights. Leave reinit_layers out"),
     ):
         with pytest.raises(ConfigError, match=message):
-            Classifier.from_pretrained(deep_folder("albert"), labels=LABELS, **settings)
+            Classifier.from_pretrained(deep_folder("albert"), labels=LABELS, **options(**settings))
 
 
 def test_a_refused_change_changes_nothing(deep_folder: Callable[[str], Path]):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, pipeline
 
+from nlptl.config import HeadConfig
 from nlptl.model.classifier import Classifier
 from nlptl.model.encoder import FAMILIES
 from nlptl.model.heads import pool
@@ -46,7 +47,7 @@ def test_dense_head(
     activation: str | None, function: Callable[..., torch.Tensor], hidden: int | tuple[int, ...], tiny_bert: Path
 ):
     model = Classifier.from_pretrained(
-        tiny_bert, labels=["a", "b", "c"], pooling="mean", hidden=hidden, activation=activation
+        tiny_bert, labels=["a", "b", "c"], pooling="mean", hidden=hidden, head=HeadConfig(activation=activation)
     )
     widths = [hidden] if isinstance(hidden, int) else list(hidden)
     assert model.head.hidden == tuple(widths)
@@ -78,7 +79,9 @@ def test_a_linear_head_has_dropout_before_it_as_in_the_checkpoint(tiny_bert: Pat
 @pytest.mark.parametrize(("family", "pooling"), [*cover(FAMILIES, ["native", "mean"]), ("bert", "mean")])
 def test_sigmoid_form_has_one_logit(family: str, pooling: str, family_folder: Callable[[str], Path], tmp_path: Path):
     folder = family_folder(family)
-    model = Classifier.from_pretrained(folder, labels=["bad", "good"], pooling=pooling, binary_loss="sigmoid")
+    model = Classifier.from_pretrained(
+        folder, labels=["bad", "good"], pooling=pooling, head=HeadConfig(binary_loss="sigmoid")
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
     ids = torch.tensor([[2, 9, 22, 3], [2, 30, 31, 3]])
     model.train()

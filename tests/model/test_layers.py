@@ -10,12 +10,13 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
+from nlptl.config import HeadConfig
 from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
 from nlptl.model.encoder import FAMILIES
 from nlptl.model.heads import AttentionPooling, LayerMix, pool
 from nlptl.model.inference import evaluating
-from tests.conftest import cover
+from tests.conftest import cover, options
 
 LABELS = ["negative", "positive", "mixed"]
 TEXTS = ["good film .", "bad", "a very dull story and the acting was awful"]
@@ -81,7 +82,9 @@ def test_which_layers_are_read(family: str, pooling: str, family_folder: Callabl
         (2, states[1:], 1),
         ("mix", states, 0),
     ):
-        model = Classifier.from_pretrained(family_folder(family), labels=LABELS, pooling=pooling, layers=layers)
+        model = Classifier.from_pretrained(
+            family_folder(family), labels=LABELS, pooling=pooling, head=HeadConfig(layers=layers)
+        )
         with evaluating(model):
             torch.testing.assert_close(model.features(**BATCH), torch.cat(expected, dim=1), rtol=0, atol=1e-5)
             model.is_padding_free = False
@@ -90,7 +93,7 @@ def test_which_layers_are_read(family: str, pooling: str, family_folder: Callabl
 
 
 def test_a_mix_of_pooled_layers_is_the_pooled_mix(tiny_bert: Path):
-    model = Classifier.from_pretrained(tiny_bert, labels=LABELS, pooling="mean", layers="mix").double()
+    model = Classifier.from_pretrained(tiny_bert, labels=LABELS, pooling="mean", head=HeadConfig(layers="mix")).double()
     mix = model.network.head.mix
     with torch.no_grad():
         mix.weights.copy_(torch.tensor([0.3, -1.0, 2.0]))
@@ -107,7 +110,7 @@ def test_a_mix_of_pooled_layers_is_the_pooled_mix(tiny_bert: Path):
 def test_every_kind_trains_saves_and_loads(
     family: str, settings: dict, family_folder: Callable[[str], Path], tmp_path: Path
 ):
-    model = Classifier.from_pretrained(family_folder(family), labels=LABELS, **settings)
+    model = Classifier.from_pretrained(family_folder(family), labels=LABELS, **options(**settings))
     torch.manual_seed(0)  # of dropout
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -128,7 +131,7 @@ def test_every_kind_trains_saves_and_loads(
 
 @every_kind
 def test_stock_classes_and_pipelines_load_every_kind(settings: dict, tiny_bert: Path, tmp_path: Path):
-    model = Classifier.from_pretrained(tiny_bert, labels=LABELS, **settings)
+    model = Classifier.from_pretrained(tiny_bert, labels=LABELS, **options(**settings))
     model.save(tmp_path / "saved")
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
     with torch.no_grad(), evaluating(model):
@@ -142,7 +145,7 @@ def test_stock_classes_and_pipelines_load_every_kind(settings: dict, tiny_bert: 
 @every_kind
 def test_new_heads_are_seeded(settings: dict, tiny_bert: Path):
     one, again, other = (
-        Classifier.from_pretrained(tiny_bert, labels=LABELS, seed=seed, **settings).network.state_dict()
+        Classifier.from_pretrained(tiny_bert, labels=LABELS, seed=seed, **options(**settings)).network.state_dict()
         for seed in (1, 1, 2)
     )
     assert all(torch.equal(one[name], again[name]) for name in one)
@@ -159,7 +162,7 @@ def test_a_head_is_linear_whatever_it_pools(tiny_bert: Path):
         ({"pooling": "mean", "hidden": 8}, False),
         ({"pooling": "attention", "hidden": 8, "activation": "gelu"}, False),
     ):
-        model = Classifier.from_pretrained(tiny_bert, labels=LABELS, freeze="encoder", **settings)
+        model = Classifier.from_pretrained(tiny_bert, labels=LABELS, freeze="encoder", **options(**settings))
         assert (model.head_is_linear, model.head_is_fitted) == (is_linear, False), settings
 
 
@@ -167,13 +170,13 @@ def test_more_layers_than_there_are(tiny_bert: Path):
     with pytest.raises(
         ConfigError, match=r"Expected layers from 1 to 2, .* 'last' or 'mix', found 3\. Pass --layers 2"
     ):
-        Classifier.from_pretrained(tiny_bert, labels=LABELS, pooling="mean", layers=3)
+        Classifier.from_pretrained(tiny_bert, labels=LABELS, pooling="mean", head=HeadConfig(layers=3))
 
 
 def test_more_layers_than_a_saved_classifier_has(tiny_bert: Path, tmp_path: Path):
     Classifier.from_pretrained(tiny_bert, labels=LABELS, pooling="mean").save(tmp_path / "saved")
     with pytest.raises(ConfigError, match="Expected layers from 1 to 2"):
-        Classifier.from_pretrained(tmp_path / "saved", labels=LABELS, pooling="mean", layers=3)
+        Classifier.from_pretrained(tmp_path / "saved", labels=LABELS, pooling="mean", head=HeadConfig(layers=3))
 
 
 @pytest.mark.parametrize(
@@ -201,12 +204,12 @@ def test_more_layers_than_a_saved_classifier_has(tiny_bert: Path, tmp_path: Path
 )
 def test_settings_that_contradict_each_other(settings: dict, message: str):
     with pytest.raises(ConfigError, match=message):
-        Classifier.from_pretrained("no-such-owner/no-such-model", labels=LABELS, **settings)
+        Classifier.from_pretrained("no-such-owner/no-such-model", labels=LABELS, **options(**settings))
 
 
 def test_the_card_holds_the_shape_of_the_head(tiny_bert: Path, tmp_path: Path):
     settings = {"pooling": "mean", "layers": 2, "hidden": np.array([8, 4]), "activation": "gelu"}
-    model = Classifier.from_pretrained(tiny_bert, labels=LABELS, **settings)
+    model = Classifier.from_pretrained(tiny_bert, labels=LABELS, **options(**settings))
     model.save(tmp_path / "saved")
     head = json.loads((tmp_path / "saved" / "nlptl.json").read_text())["head"]
     assert (head["layers"], head["hidden"], head["activation"]) == (2, [8, 4], "gelu")

@@ -18,7 +18,7 @@ from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating
 from nlptl.model.parts import find_parts
 from nlptl.training.trainer import Trainer
-from tests.conftest import cover
+from tests.conftest import cover, options
 
 LENGTHS = torch.tensor([12, 5, 11, 1, 7, 7, 3])
 LABELS = ["negative", "positive", "mixed"]
@@ -186,7 +186,7 @@ def test_on_another_device_padding_is_left_out_where_that_is_asked_for(tiny_bert
 def test_what_needs_padding_has_it_and_is_refused_where_it_shall_not(
     family: str, settings: dict[str, str], found: str, family_folder: Callable[[str], Path]
 ):
-    model = Classifier.from_pretrained(family_folder(family), labels=LABELS, **settings)
+    model = Classifier.from_pretrained(family_folder(family), labels=LABELS, **options(**settings))
     assert not model.leaves_padding_out
     trainer = Trainer(model, TrainingConfig(num_epochs=1, padding_free=True))
     with pytest.raises(ConfigError, match=f"do without padding for padding_free, found {found}. Leave it out"):

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2Model
 
 from nlptl.errors import ConfigError, DataError, UntrustedFileError
 from nlptl.model.classifier import Classifier
+from tests.conftest import options
 
 LABELS = ["negative", "positive"]
 NOWHERE = "no-such-owner/no-such-model"
@@ -46,7 +47,7 @@ NOWHERE = "no-such-owner/no-such-model"
 )
 def test_settings_are_checked_before_anything_is_looked_up(settings: dict[str, object], message: str):
     with pytest.raises(ConfigError, match=message):
-        Classifier.from_pretrained(NOWHERE, **{"labels": LABELS, **settings})
+        Classifier.from_pretrained(NOWHERE, **options(**{"labels": LABELS, **settings}))
 
 
 def test_one_label_is_refused():
@@ -146,7 +147,7 @@ def test_code_beside_a_model_is_not_run(settings: dict[str, object], altered: Ca
     (folder / "nlptl.json").write_text("{}")
     (folder / "evil.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
     with pytest.raises(UntrustedFileError, match="found 'auto_map'"):
-        Classifier.from_pretrained(folder, **settings)
+        Classifier.from_pretrained(folder, **options(**settings))
     assert not (tmp_path / "ran").exists()
 
 

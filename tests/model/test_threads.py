@@ -14,7 +14,9 @@ import torch
 from transformers.utils import logging
 
 from nlptl import Classifier, Examples, Regression, TextClassifier, Trainer, TrainingConfig
+from nlptl.config import TransferConfig
 from nlptl.model import quick
+from tests.conftest import options
 
 TEXTS = [f"a {'good' if i % 2 else 'bad , dull'} film " + "very " * (i % 9) + "story" * (i % 3) for i in range(20)]
 LABELS = ["positive" if i % 2 else "negative" for i in range(20)]
@@ -113,7 +115,9 @@ def test_a_model_is_saved_while_it_predicts(tiny_bert: Path, tmp_path: Path):
 
 
 def test_the_mode_after_loading_and_after_training(tiny_bert: Path, tmp_path: Path):
-    model = Classifier.from_pretrained(tiny_bert, labels=LABELS[:2], lora_rank=2, lora_dropout=0.5)
+    model = Classifier.from_pretrained(
+        tiny_bert, labels=LABELS[:2], lora_rank=2, transfer=TransferConfig(lora_dropout=0.5)
+    )
     batch = {"input_ids": torch.tensor([[2, 9, 8, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     assert not any(module.training for module in model.modules())
     assert torch.equal(model(**batch), model(**batch))
@@ -163,7 +167,7 @@ def test_new_weights_obey_their_seed(tiny_bert: Path):
 
     def head(seed: int) -> list[float]:
         settings = {"reinit_layers": 1} if seed % 2 else {"lora_rank": 2}
-        network = Classifier.from_pretrained(tiny_bert, labels=LABELS[:2], seed=seed, **settings).network
+        network = Classifier.from_pretrained(tiny_bert, labels=LABELS[:2], seed=seed, **options(**settings)).network
         return [float(p.detach().double().abs().sum()) for p in network.parameters()]
 
     alone = [head(i) for i in range(4)] * 2

@@ -112,16 +112,16 @@ def test_what_is_not_asked_for_is_dropped_and_a_calibration_can_be_kept(folder: 
         CalibrateConfig(model_dir=str(folder), dataset=str(toy_csv), keep_calibration=True, threshold_metric="accuracy")
     )
     assert kept.calibration == first.calibration
-    assert caplog.messages[-2] == "not asked for, and no longer in use: sets"
+    assert caplog.messages[-2] == "removed, because it was not requested: sets"
     assert (kept.decisions.sets, kept.decisions.threshold is None) == (None, False)
     assert Classifier.from_pretrained(folder).task == kept
     plain = calibrate(CalibrateConfig(model_dir=str(folder), dataset=str(toy_csv), calibration="none"))
     assert plain == SingleLabel(("negative", "positive"))
-    assert caplog.messages[-2] == "not asked for, and no longer in use: calibration (vector), threshold"
+    assert caplog.messages[-2] == "removed, because it was not requested: calibration (vector), threshold"
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     (folder.parent / "scores.json").write_text("{}")  # as in a run, whose report was made before
     calibrate(CalibrateConfig(model_dir=str(folder), dataset=str(toy_csv)))
-    expected = f"report and model card tell of before: nlptl report {folder.parent} writes them anew"
+    expected = f"to bring the report and the model card up to date, run nlptl report {folder.parent}"
     assert caplog.messages[-1] == expected
 
 
@@ -156,7 +156,7 @@ def test_labels_of_a_text_get_scales_and_thresholds(tiny_bert: Path, tmp_path: P
     assert Classifier.from_pretrained(tmp_path / "model").task == task
     caplog.set_level(logging.INFO, "nlptl.serving")
     calibrate(CalibrateConfig(model_dir=str(tmp_path / "model"), dataset=str(path), calibration="none"))
-    assert caplog.messages[-2] == "not asked for, and no longer in use: calibration (platt)"
+    assert caplog.messages[-2] == "removed, because it was not requested: calibration (platt)"
 
 
 def test_what_cannot_be_calibrated(folder: Path, tiny_bert: Path, toy_csv: Path, tmp_path: Path):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from nlptl import Classifier, Examples, Trainer, TrainingConfig, cli
+from nlptl.config import ReadingConfig
 from nlptl.errors import ConfigError, ResourceError
 from nlptl.model import onnx_runtime
 from nlptl.model.onnx_runtime import FILES
@@ -20,6 +21,7 @@ from nlptl.tasks.multi_label import MultiLabel
 from nlptl.tasks.regression import Regression
 from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.tokens import TokenLabels
+from tests.conftest import options
 
 TEXTS = ["good", "a very dull film", *(" ".join(["good", "story"] * n) for n in (20, 1, 7)), "the end ."]
 LABELS = ["negative", "positive", "mixed"]
@@ -66,7 +68,7 @@ def compare(model: Classifier, folder: Path) -> tuple[torch.Tensor, torch.Tensor
     "kind", [kind if kind == "tags" else pytest.param(kind, marks=pytest.mark.nightly) for kind in KINDS]
 )
 def test_logits_are_those_of_torch(kind: str, tiny_bert: Path, tmp_path: Path):
-    model = Classifier.from_pretrained(tiny_bert, max_length=40, **KINDS[kind])
+    model = Classifier.from_pretrained(tiny_bert, max_length=40, **options(**KINDS[kind]))
     expected, found = compare(model, tmp_path)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
@@ -117,7 +119,9 @@ def test_a_training_goes_on_in_torch(folder: Path):
 
 
 def test_what_cannot_be_exported(tiny_bert: Path, tmp_path: Path):
-    model = Classifier.from_pretrained(tiny_bert, labels=LABELS, long_text="chunks", pooling="mean")
+    model = Classifier.from_pretrained(
+        tiny_bert, labels=LABELS, pooling="mean", reading=ReadingConfig(long_text="chunks")
+    )
     with pytest.raises(ConfigError, match=r"tensors alone for ONNX, found texts in chunks\. Predict with torch"):
         model.export_onnx(tmp_path / "model.onnx")
 

@@ -238,7 +238,7 @@ def test_the_input_is_never_replaced(
     (tmp_path / "link.csv").symlink_to("in.csv")
     before = (tmp_path / "in.csv").read_bytes()
     words = ["predict", model_dir, "--input", "in.csv", "--output", other]
-    assert "Expected another file as output than the input" in refused(words, 2, capsys)
+    assert "Expected an output file other than the input" in refused(words, 2, capsys)
     assert (tmp_path / "in.csv").read_bytes() == before
 
 

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification
 
 from nlptl import Classifier, ConfigError, ResourceError, UntrustedFileError, cli
 from nlptl.serving.push import PushConfig, check_folder, push
+from tests.conftest import options
 
 FILES = ["README.md", "config.json", "model.safetensors", "nlptl.json", "tokenizer.json", "tokenizer_config.json"]
 COMMIT = "c" * 40
@@ -296,7 +297,7 @@ def test_heads_of_our_own_tell_no_path(
 ):
     monkeypatch.chdir(tiny_bert.parent)
     encoder = Path(tiny_bert.name) if relative else tiny_bert
-    model, target = Classifier.from_pretrained(encoder, labels=["a", "b"], **settings), tmp_path / "model"
+    model, target = Classifier.from_pretrained(encoder, labels=["a", "b"], **options(**settings)), tmp_path / "model"
     model.save(target)
     for path in target.glob("*.json"):
         assert str(tiny_bert.parent) not in path.read_text()

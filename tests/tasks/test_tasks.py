@@ -19,6 +19,7 @@ from nlptl import (
     TokenLabels,
     UntrustedFileError,
 )
+from tests.conftest import options
 
 
 def examples(labels, texts=None):
@@ -198,7 +199,7 @@ def test_models_of_a_task(tiny_bert, tmp_path):
 @pytest.mark.parametrize("settings", [{}, {"pooling": "mean", "hidden": (8, 4)}])
 def test_a_scale_that_moves_into_the_last_layer_leaves_the_scores(family, settings, family_folder):
     task = Regression(("a", "b"), (3.0, -100.0), (2.0, 50.0))
-    model = Classifier.from_pretrained(family_folder(family), task=task, **settings)
+    model = Classifier.from_pretrained(family_folder(family), task=task, **options(**settings))
     texts = ["good film", "the story was dull and bad"]
     before = model.predict_outputs(texts)
     model.rescale(Regression(("a", "b")))

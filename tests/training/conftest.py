@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nlptl import Classifier, Splits, load_splits
+from tests.conftest import options
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,6 +30,6 @@ def build_model(tiny_bert: Path) -> Callable[..., Classifier]:
     """Return a classifier over a tiny BERT."""
 
     def build(**settings: object) -> Classifier:
-        return Classifier.from_pretrained(tiny_bert, **{"labels": ("negative", "positive"), **settings})
+        return Classifier.from_pretrained(tiny_bert, **options(**{"labels": ("negative", "positive"), **settings}))
 
     return build

@@ -18,6 +18,7 @@ from nlptl.model.inference import evaluating
 from nlptl.tasks.single_label import probabilities
 from nlptl.training.closed_form import fit_head
 from tests import processes
+from tests.conftest import options
 
 LABELS = ["negative", "positive", "mixed"]
 TEXTS = ["a good film .", "bad", "a very dull story and the acting was awful", "great great great"]
@@ -30,7 +31,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def build(folder: Path, kind: str, labels: list[str] = LABELS, **settings: object) -> Classifier:
-    return Classifier.from_pretrained(folder, labels=labels, freeze="encoder", head=kind, **settings)
+    return Classifier.from_pretrained(folder, labels=labels, freeze="encoder", **options(head=kind, **settings))
 
 
 def draw(num_labels: int = 3, *, rows: int = 200, width: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -245,7 +246,8 @@ def test_data_that_cannot_be_fitted_is_refused(tiny_bert: Path):
 def test_settings_that_cannot_be_obeyed(settings: dict, message: str):
     with pytest.raises(ConfigError, match=message):
         Classifier.from_pretrained(
-            "no-such-owner/no-such-model", **{"labels": LABELS, "freeze": "encoder", "head": "centroid", **settings}
+            "no-such-owner/no-such-model",
+            **options(**{"labels": LABELS, "freeze": "encoder", "head": "centroid", **settings}),
         )
 
 

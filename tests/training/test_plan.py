@@ -10,6 +10,7 @@ from nlptl import Classifier, ConfigError, Examples, Trainer, TrainingConfig
 from nlptl.model.encoder import FAMILIES
 from nlptl.training.plan import plan_training, training_table
 from nlptl.training.stages import Stage
+from tests.conftest import options
 
 # Of a BERT with 80 words, 64 positions, 2 layers of width 32, 64 units between: word, position and type embeddings
 # and a norm; four projections, two dense layers and two norms; one dense layer; one for two labels.
@@ -256,7 +257,7 @@ def test_a_fitted_head_over_an_encoder_that_trains_is_refused(build_model: Calla
         with pytest.raises(
             ConfigError, match="the encoder that the logistic head in .* was fitted to, found lora_rank"
         ):
-            Classifier.from_pretrained(tmp_path / "saved", **settings)
+            Classifier.from_pretrained(tmp_path / "saved", **options(**settings))
 
 
 def test_a_plan_starts_from_all_that_is_not_frozen(build_model: Callable[..., Classifier]):
