@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(LabelledData):
-    """Write an ONNX file into a model folder, and compare its scores on labelled data, or its test split, with torch's."""
+    """Write an ONNX file into a model folder, and compare its scores on labelled data with those of torch."""
 
     int8: bool = False
     """Round weights to 8 bits: a quarter of the memory, and faster on most CPUs, at some cost in accuracy."""
