@@ -3,6 +3,7 @@
 import copy
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks
 
-from nlptl import Classifier, DataError, Examples, TextClassifier, Trainer, TrainingConfig
+from nlptl import (
+    Classifier,
+    DataError,
+    Examples,
+    HeadConfig,
+    ReadingConfig,
+    TextClassifier,
+    Trainer,
+    TrainingConfig,
+    TransferConfig,
+)
 from nlptl.data.sources import read_file
 from nlptl.errors import ConfigError
-from tests.conftest import options
 
 FULL = {"freeze": "nothing", "num_epochs": 4, "batch_size": 8, "learning_rate": 3e-3, "dropout": 0.0}
 
@@ -59,55 +69,51 @@ def test_it_equals_classifier_and_trainer(tiny_bert: Path, fitted: TextClassifie
     np.testing.assert_array_equal(fitted.predict_proba(data.texts), expected)
 
 
+SGD = TrainingConfig(optimizer="sgd", weight_decay=0.1, warm_head_epochs=1, label_smoothing=0.1)
 # Settings of the model, and of the training; together they differ from every default.
 PARAMETERS = [
     (
         {
             "freeze": 1,
             "pooling": "max",
-            "layers": 2,
+            "head": HeadConfig(layers=2, activation="gelu", binary_loss="sigmoid"),
             "hidden": 16,
-            "activation": "gelu",
             "dropout": 0.2,
-            "binary_loss": "sigmoid",
             "max_length": 20,
-            "long_text": "tail",
+            "reading": ReadingConfig(long_text="tail"),
         },
         {
             "num_epochs": 2,
             "batch_size": 40,
             "learning_rate": 1e-3,
-            "head_learning_rate": 1e-2,
-            "optimizer": "sgd",
-            "weight_decay": 0.1,
-            "layer_decay": 0.5,
-            "warm_head_epochs": 1,
-            "label_smoothing": 0.1,
             "class_weights": (1.0, 3.0),
+            "training": SGD,
         },
     ),
     (
         {
             "freeze": "encoder",
             "max_length": 8,
-            "long_text": "chunks",
-            "chunk_overlap": 3,
-            "max_chunks": 2,
-            "chunk_pooling": "max",
+            "reading": ReadingConfig(long_text="chunks", chunk_overlap=3, max_chunks=2),
+            "head": HeadConfig(chunk_pooling="max"),
         },
         {},
     ),
-    ({"freeze": "nothing", "lora_rank": 2}, {"num_epochs": 2, "unfreeze_every_epochs": 1}),
+    (
+        {"freeze": "nothing", "lora_rank": 2, "transfer": TransferConfig(lora_alpha=8.0)},
+        {"num_epochs": 2, "training": TrainingConfig(unfreeze_every_epochs=1)},
+    ),
     ({"freeze": "encoder", "head": "centroid"}, {}),
-    ({"freeze": "encoder", "head": "logistic", "inverse_regularization": 0.5}, {}),
 ]
 
 
 @pytest.mark.parametrize(("model_settings", "training"), PARAMETERS)
 def test_every_parameter_reaches_the_parts(model_settings: dict, training: dict, tiny_bert: Path, data: Examples):
     estimator = TextClassifier(str(tiny_bert), **model_settings, **training, seed=5)
-    model = Classifier.from_pretrained(tiny_bert, labels=["negative", "positive"], seed=5, **options(**model_settings))
-    Trainer(model, TrainingConfig(**training), seed=5).fit(Examples.from_lists(data.texts, data.labels))
+    model = Classifier.from_pretrained(tiny_bert, labels=["negative", "positive"], seed=5, **model_settings)
+    settings = dict(training)
+    config = replace(settings.pop("training", TrainingConfig()), **settings)
+    Trainer(model, config, seed=5).fit(Examples.from_lists(data.texts, data.labels))
     expected = model.predict_probabilities(data.texts).numpy()
     np.testing.assert_array_equal(estimator.fit(data.texts, data.labels).predict_proba(data.texts), expected)
 
@@ -229,10 +235,11 @@ def test_two_classes_are_needed(quick: TextClassifier):
     ("parameters", "message"),
     [
         ({"num_epochs": 0}, "num_epochs must be a whole number of at least 1, found 0"),
-        ({"optimizer": "lamb"}, "optimizer must be"),
+        ({"training": "lamb"}, "training must be TrainingConfig or None, found 'lamb'"),
         ({"learning_rate": -1.0}, "learning_rate must be a number above 0"),
         ({"pooling": "sum"}, "pooling"),
-        ({"activation": "relu"}, "activation"),
+        ({"head": HeadConfig(activation="relu")}, "activation"),
+        ({"reading": 20}, "reading must be ReadingConfig or None, found 20"),
         ({"freeze": 9}, "layers"),
         ({"max_length": 65}, "max_length"),
         ({"model": "./nowhere"}, "found nothing at"),

@@ -169,8 +169,6 @@ class Classifier(nn.Module):
         units = (hidden,) if isinstance(hidden, int) else hidden
         wanted = HeadConfig(head=head) if isinstance(head, str) else head or HeadConfig()
         wanted = _replaced(wanted, pooling=pooling, hidden=units, dropout=dropout)
-        if max_length is not None:
-            reading = replace(reading or ReadingConfig(), max_length=max_length)
         if labels is not None and task is not None:
             raise ConfigError("Expected labels or a task, found both. Pass one of the two.")
         is_saved = labels is None and task is None
@@ -187,11 +185,12 @@ class Classifier(nn.Module):
                     f"Expected the encoder that the {kind} head in {name} was fitted to, found lora_rank or"
                     " reinit_layers, which change it. Leave them out, or pass labels= to put a new head on the encoder."
                 )
-            card = replace(loaded.card, reading=merged_reading(reading, loaded.card.reading), source=str(name))
+            reading = _replaced(merged_reading(reading, loaded.card.reading), max_length=max_length)
+            card = replace(loaded.card, reading=reading, source=str(name))
         else:
             wanted_task = SingleLabel(label_names(labels)) if labels is not None else task
             assert wanted_task is not None
-            reading = reading or ReadingConfig()
+            reading = _replaced(reading or ReadingConfig(), max_length=max_length)
             _check_long_text(reading, wanted_task, reads_pairs=pairs)
             check_reading(wanted, reading)
             card = Card(task=wanted_task, reads_pairs=pairs, head=wanted, reading=reading, source=str(name))

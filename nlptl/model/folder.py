@@ -129,12 +129,13 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
         UntrustedFileError: If it is damaged or contradicts them.
     """
     values = _settings(folder)
+    fields = [name for name in to_json(ReadingConfig()) if name in values or name == "max_length"]
     try:
         card = Card(
             task=saved_task(values.get("task", "single_label"), tuple(values["labels"]), values),
             reads_pairs=bool(values.get("pairs", False)),
             head=from_json(HeadConfig, values["head"]),
-            reading=from_json(ReadingConfig, {key: values[key] for key in to_json(ReadingConfig()) if key in values}),
+            reading=from_json(ReadingConfig, {name: values[name] for name in fields}),
             source=str(folder),
         )
         canary = values["tokenizer_canary"]

@@ -206,7 +206,7 @@ def test_nothing_to_adapt(tiny_bert: Path):
         ({"lora_rank": True}, "lora_rank must be a whole number or None, found True"),
         ({"lora_rank": 2.5}, "lora_rank must be a whole number or None, found 2.5"),
         ({"lora_rank": 8, "lora_alpha": 0.0}, "lora_alpha must be a number above 0, found 0.0"),
-        ({"lora_rank": 8, "lora_alpha": float("nan")}, "lora_alpha must be a number, found nan"),
+        ({"lora_rank": 8, "lora_alpha": float("nan")}, "lora_alpha must be a number above 0, found nan"),
         ({"lora_rank": 8, "lora_dropout": 1.0}, "lora_dropout must be a number of at least 0 and below 1, found 1.0"),
         ({"lora_rank": 8, "lora_dropout": -0.1}, "lora_dropout must be a number of at least 0 and below 1, found -0.1"),
     ],

@@ -28,7 +28,7 @@ def test_a_folder_that_nlptl_has_not_saved_needs_labels(tiny_bert: Path):
     [
         ({"labels": ["a"]}, "Expected two or more different label names"),
         ({"labels": 3}, "'int' object is not iterable"),
-        ({"max_length": float("inf")}, "cannot convert float infinity to integer"),
+        ({"max_length": float("inf")}, "Expected a whole number or null for max_length"),
         ({"head": {"pooling": "sum"}}, "pooling in the configuration, found 'sum'"),
         (
             {"head": {"pooling": "max"}},
@@ -45,7 +45,7 @@ def test_a_folder_that_nlptl_has_not_saved_needs_labels(tiny_bert: Path):
         ),
         ({"head": {"pooling": "mean", "layers": 2}}, r"config\.json has .*, layers 'last', hidden"),
         ({"head": {"pooling": "mean", "head": "centroid"}}, r"config\.json has head 'dense', "),
-        ({"max_length": "long"}, "invalid literal for int"),
+        ({"max_length": "long"}, "Expected a whole number or null for max_length"),
         ({"tokenizer_canary": "0" * 64}, "Expected the tokenizer that the classifier in .* was trained with"),
         ({"labels": ["positive", "negative"]}, r"config\.json has .* labels \('negative', 'positive'\)"),
     ],

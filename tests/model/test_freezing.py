@@ -148,7 +148,7 @@ def test_low_rank_updates_train_in_place_of_weights(deep_folder: Callable[[str],
         ({"train_only": "head"}, 3),
         ({"lora_rank": 2}, 0),
         ({"lora_rank": 2, "freeze": 2}, 2),
-        ({"lora_rank": 2, "lora_targets": "layer.2.attention.self.query"}, 2),
+        ({"lora_rank": 2, "lora_targets": ("layer.2.attention.self.query",)}, 2),
     ],
     ids=str,
 )
@@ -194,13 +194,16 @@ WAYS_OUT = r"Pass 'nothing', 'embeddings', 'encoder'"
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"freeze": 0}, "freeze must be 'nothing', 'embeddings', 'encoder' or a whole number of at least 1, found 0"),
-        ({"freeze": -1}, "or a whole number of at least 1, found -1"),
+        (
+            {"freeze": 0},
+            "freeze must be 'nothing', 'embeddings', 'encoder', a whole number of at least 1 or None, found 0",
+        ),
+        ({"freeze": -1}, "a whole number of at least 1 or None, found -1"),
         ({"freeze": 4}, f"freeze the lowest 4 layers, found an encoder with 3 layers. {WAYS_OUT}, or 1 to 3."),
-        ({"freeze": True}, "or a whole number of at least 1, found True"),
-        ({"freeze": False}, "or a whole number of at least 1, found False"),
-        ({"freeze": 1.0}, "or a whole number of at least 1, found 1.0"),
-        ({"freeze": "all"}, "or a whole number of at least 1, found 'all'"),
+        ({"freeze": True}, "a whole number of at least 1 or None, found True"),
+        ({"freeze": False}, "a whole number of at least 1 or None, found False"),
+        ({"freeze": 1.0}, "a whole number of at least 1 or None, found 1.0"),
+        ({"freeze": "all"}, "a whole number of at least 1 or None, found 'all'"),
         ({"train_only": "bias"}, "train_only must be 'norms', 'biases', 'head' or None, found 'bias'"),
         (
             {"train_only": "norms", "freeze": "encoder"},
