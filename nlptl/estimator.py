@@ -20,9 +20,10 @@ from nlptl.config import (
 )
 from nlptl.data.given import as_texts
 from nlptl.data.sources import Examples
-from nlptl.errors import DataError
+from nlptl.errors import ConfigError, DataError
 from nlptl.model.classifier import Classifier
 from nlptl.training.trainer import Trainer
+from nlptl.values import show
 
 
 class TextClassifier(ClassifierMixin, BaseEstimator):
@@ -99,7 +100,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             raise DataError(f"Expected labels of two or more classes, found {classes.tolist()}. Pass more examples.")
         settings = self.get_params(deep=False)
         names = ("num_epochs", "batch_size", "learning_rate", "class_weights")
-        config = replace(settings.pop("training") or TrainingConfig(), **{name: settings.pop(name) for name in names})
+        training = settings.pop("training") or TrainingConfig()
+        if not isinstance(training, TrainingConfig):
+            raise ConfigError(f"Expected training to be a TrainingConfig or None, found {show(training)}.")
+        config = replace(training, **{name: settings.pop(name) for name in names})
         # The other parameters are those of a classifier.
         classifier = Classifier.from_pretrained(
             settings.pop("model"), labels=[train.labels[i] for i in first], **settings

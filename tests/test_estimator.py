@@ -235,7 +235,7 @@ def test_two_classes_are_needed(quick: TextClassifier):
     ("parameters", "message"),
     [
         ({"num_epochs": 0}, "num_epochs must be a whole number of at least 1, found 0"),
-        ({"training": "lamb"}, "training must be TrainingConfig or None, found 'lamb'"),
+        ({"training": "lamb"}, "training to be a TrainingConfig or None, found 'lamb'"),
         ({"learning_rate": -1.0}, "learning_rate must be a number above 0"),
         ({"pooling": "sum"}, "pooling"),
         ({"head": HeadConfig(activation="relu")}, "activation"),

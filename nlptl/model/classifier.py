@@ -166,7 +166,7 @@ class Classifier(nn.Module):
         """
         transfer = _replaced(transfer or TransferConfig(), freeze=freeze, lora_rank=lora_rank)
         check_transfer(transfer)
-        units = (hidden,) if isinstance(hidden, int) else hidden
+        units = (hidden,) if isinstance(hidden, int) else hidden if hidden is None else tuple(hidden)
         wanted = HeadConfig(head=head) if isinstance(head, str) else head or HeadConfig()
         wanted = _replaced(wanted, pooling=pooling, hidden=units, dropout=dropout)
         if labels is not None and task is not None:

@@ -126,6 +126,7 @@ class Loop:
             self.state.evaluations_since_best = 0  # a stage gets the whole patience of early stopping
         elif checkpoint is not None:
             restore_optimizer(optimizer, checkpoint.optimizer, names_by_id(model.network))
+        model.train()  # quick layers replace dropout only in train mode
         # A layer that is recomputed for its gradient is outside the forward pass, which has quick layers by itself.
         recomputes = model.checkpoints_gradients and not model.features_are_constant
         with (

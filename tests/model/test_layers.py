@@ -194,7 +194,7 @@ def test_more_layers_than_a_saved_classifier_has(tiny_bert: Path, tmp_path: Path
         ),
         (
             {"hidden": "12", "pooling": "mean"},
-            "hidden must be a whole number, .* found '12'",
+            "hidden must be a whole number of at least 1, .* found '12'",
         ),
         (
             {"hidden": (8, 4)},
