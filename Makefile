@@ -32,7 +32,7 @@ check: $(INSTALLED)  ## Lint, check the format, the types and who imports whom.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(INSTALLED)  ## Format the code and mend what lint can mend.
+format: $(INSTALLED)  ## Format the code and fix what lint can fix.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

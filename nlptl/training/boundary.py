@@ -63,7 +63,7 @@ def cut_at_boundary(
     states = HiddenStates(depth, rows, tokens.offsets)
     _fill(states, model, inputs, accelerator)
     seconds = time.perf_counter() - start
-    logger.info("%s: that took %.1f s, saved in each of %d more passes", split, seconds, num_passes - 1)
+    logger.info("%s: this took %.1f s, which each of the other passes saves", split, seconds)
     return replace(inputs, hidden=states)
 
 

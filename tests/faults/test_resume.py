@@ -200,7 +200,7 @@ def test_run_whose_checkpoints_are_all_damaged_does_not_start_afresh(train, stop
     for path in (stopped / "checkpoints").glob("step-*"):
         damage(path / "weights.safetensors", "short")
     records = (stopped / "metrics.jsonl").read_bytes()
-    with pytest.raises(UntrustedFileError, match="found 2 damaged") as error:
+    with pytest.raises(UntrustedFileError, match="All 2 checkpoints in .* are damaged") as error:
         train(stopped, resume=True)
     assert error.value.exit_code == 4
     assert caplog.text.count("damaged: weights.safetensors") == 2
@@ -297,7 +297,7 @@ def test_checkpoints_of_another_run_are_not_used(train, stopped, tmp_path, caplo
     train(tmp_path / "other", freeze=1)
     shutil.rmtree(tmp_path / "other/checkpoints")
     shutil.copytree(stopped / "checkpoints", tmp_path / "other/checkpoints")
-    with pytest.raises(UntrustedFileError, match="found 2 damaged"):
+    with pytest.raises(UntrustedFileError, match="All 2 checkpoints in .* are damaged"):
         train(tmp_path / "other", freeze=1, resume=True)
     assert caplog.text.count("a checkpoint of another run") == 2
 
@@ -315,7 +315,9 @@ def test_folder_that_is_moved_away(is_replaced, train, tmp_path, monkeypatch):
 
     steps = []
     handle = register_optimizer_step_post_hook(move)
-    with pytest.raises(ResourceError, match="found another one" if is_replaced else "No such file or directory"):
+    with pytest.raises(
+        ResourceError, match="no longer the folder of this run" if is_replaced else "No such file or directory"
+    ):
         train(tmp_path / "run")
     handle.remove()
     assert [path.name for path in (tmp_path / "moved/checkpoints").iterdir()] == ["step-000003"]

@@ -194,7 +194,7 @@ def test_all_that_was_planted_in_real_data_is_reported(tmp_path: Path, capsys: p
     words = [folder, "--model", "sample:minilm", "--max-length", "128", "--label-errors"]
     assert check(*words, "--output", tmp_path / "report.json") == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    found = {(each["kind"], "test" if " of test" in each["message"] else "train"): each for each in report["findings"]}
+    found = {(each["kind"], "test" if " test" in each["message"] else "train"): each for each in report["findings"]}
     assert found[("near_leak", "test")]["count"] >= 0.95 * len(copied)
     assert 0.25 <= report["truncation"]["train"]["cut_texts"] <= 0.4
     assert found[("truncation", "train")]["count"] >= 0.95 * len(long)
