@@ -5,9 +5,9 @@ import logging
 import re
 import shlex
 import sys
-from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from string import Formatter
+from typing import Any
 
 import numpy as np
 
@@ -189,13 +189,12 @@ def group_names(values: Iterable[object], rows: Sequence[int], *, where: str) ->
     """
     groups = []
     for value, row in zip(values, rows, strict=True):
-        plain = value.item() if isinstance(value, np.generic) else value
-        if _is_missing(plain):
+        if is_blank(plain(value)):
             raise DataError(
                 f"Expected a group for every text in {where}, found none in row {row}. Fill it in; a text that belongs "
                 "to nothing gets a name of its own."
             )
-        groups.append(sys.intern(str(plain)))
+        groups.append(sys.intern(str(plain(value))))
     return groups
 
 
@@ -207,11 +206,11 @@ def column_values(values: Iterable[object], *, class_names: Sequence[str] | None
         class_names: The names of the classes 0, 1, 2, ..., where the source gives them.
     """
     found = []
-    for value in values:
-        plain = value.item() if isinstance(value, np.generic) else value
-        is_class = class_names is not None and isinstance(plain, int) and 0 <= plain < len(class_names)
-        shown = class_names[plain] if is_class else "" if _is_missing(plain) else str(plain).strip()  # type: ignore[index]
-        found.append(sys.intern(shown))
+    for value in map(plain, values):
+        if class_names is not None and isinstance(value, int) and 0 <= value < len(class_names):
+            found.append(class_names[value])
+        else:
+            found.append("" if is_blank(value) else sys.intern(str(value).strip()))
     return found
 
 
@@ -228,73 +227,12 @@ def check_texts(values: Iterable[object], rows: Sequence[int], *, where: str) ->
                 texts.append("")
                 continue
             raise DataError(
-                f"Expected a string as text in {where}, found {shorten(value)}, a {_kind(value)} (row {row}). "
+                f"Expected a string as text in {where}, found {shorten(value)}, a {kind_of(value)} (row {row}). "
                 "Write texts as strings, or pass the column that holds the texts as --text-column."
             )
         texts.append(str(value))
-    _check_characters(texts, rows, where)
+    check_characters(texts, rows, where)
     return texts
-
-
-class LabelCollector:
-    """Takes labels one after the other, and keeps each different one once."""
-
-    def __init__(self) -> None:
-        self._codes = array("i")
-        self._values: list[object] = []
-        self._first: list[int] = []  # where each of the values comes first
-        self._code_of: dict[object, int] = {}
-
-    def extend(self, values: Iterable[object]) -> None:
-        """Take labels of any kind."""
-        for value in values:
-            plain = value.item() if isinstance(value, np.generic) else value
-            code = self._code_of.setdefault(_identity(plain), len(self._values))
-            if code == len(self._values):
-                self._values.append(plain)
-                self._first.append(len(self._codes))
-            self._codes.append(code)
-
-    def names(self, rows: Sequence[int], *, where: str, class_names: Sequence[str] | None = None) -> list[str]:
-        """Return what was taken as names of classes: strings as they are, numbers and booleans as Python has them.
-
-        Names that are equal are one object, so that a row takes a reference.
-
-        Args:
-            rows: Where each example stands in its source.
-            where: What to call the column in messages.
-            class_names: The names of the classes 0, 1, 2, ..., where the source gives them.
-
-        Raises:
-            DataError: If a label is missing, or is no name of a single class, or if labels are of different types.
-        """
-
-        def rows_of(is_meant: Callable[[object], bool]) -> list[int]:
-            codes = [code for code, value in enumerate(self._values) if is_meant(value)]
-            return [rows[int(i)] for i in np.flatnonzero(np.isin(self._codes, codes))] if codes else []
-
-        if missing := rows_of(_is_missing):
-            raise DataError(
-                f"Expected a label for every text in {where}, found none in {describe_rows(missing)}. "
-                "Fill in these labels or delete these rows."
-            )
-        first_rows = [rows[i] for i in self._first]
-        first: dict[str, tuple[object, int]] = {}
-        for value, row in zip(self._values, first_rows, strict=True):
-            first.setdefault(_kind(value), (value, row))
-        _check_kinds(first, where)
-        names = [str(value) for value in self._values]
-        if "string" in first:
-            _check_characters(names, first_rows, where)
-        elif "number" in first:
-            _check_whole_numbers(self._values, first_rows, where)
-            if unlabelled := rows_of(lambda value: value == -1):
-                raise DataError(
-                    f"Expected names of classes in {where}, found -1 in {describe_rows(unlabelled)}, which looks like "
-                    "'unlabelled'. Delete these rows; if -1 is a class of its own, give it a name such as 'negative'."
-                )
-            names = _number_names(self._values, first_rows, where, class_names)
-        return [names[code] for code in self._codes]
 
 
 def describe_rows(rows: Sequence[int]) -> str:
@@ -380,50 +318,12 @@ def _complete(
     return guesses
 
 
-def _check_kinds(first: dict[str, tuple[object, int]], where: str) -> None:
-    if "list" in first:
-        value, row = first["list"]
-        raise DataError(
-            f"Expected one label per text in {where}, found a list, {shorten(value)} (row {row}). "
-            "Give each text one label, or pass --task multi_label (--task tokens for a tag for each word)."
-        )
-    found = ", ".join(f"{kind} {shorten(value)} (row {row})" for kind, (value, row) in sorted(first.items()))
-    if len(first) > 1:
-        raise DataError(
-            f"Expected labels of one type in {where}, found {len(first)} types: {found}. "
-            "Write all labels as strings, each class in one spelling."
-        )
-    if not first.keys() <= {"string", "boolean", "number"}:
-        raise DataError(
-            f"Expected strings, whole numbers or booleans as labels in {where}, found {found}. Write labels as strings."
-        )
+def check_characters(texts: Iterable[str], rows: Sequence[int], where: str) -> None:
+    """Refuse texts that no text file can hold.
 
-
-def _check_whole_numbers(values: Sequence[object], rows: Sequence[int], where: str) -> None:
-    for value, row in zip(values, rows, strict=True):
-        if isinstance(value, float) and not value.is_integer():
-            raise DataError(
-                f"Expected names of classes in {where}, found {value} (row {row}), which looks like a regression "
-                "target. Pass --task regression, or another --label-column, or write classes as names."
-            )
-
-
-def _number_names(
-    values: Sequence[object], rows: Sequence[int], where: str, class_names: Sequence[str] | None
-) -> list[str]:
-    numbers = [int(value) for value in values]  # type: ignore[call-overload]
-    if class_names is None:
-        return [str(number) for number in numbers]
-    for number, row in zip(numbers, rows, strict=True):
-        if not 0 <= number < len(class_names):
-            raise DataError(
-                f"Expected class numbers from 0 to {len(class_names) - 1} in {where}, which names "
-                f"{len(class_names)} classes, found {number} (row {row}). Correct the label or the list of names."
-            )
-    return [class_names[number] for number in numbers]
-
-
-def _check_characters(texts: Iterable[str], rows: Sequence[int], where: str) -> None:
+    Raises:
+        DataError: If one of them has a NUL character or half of a surrogate pair.
+    """
     for text, row in zip(texts, rows, strict=True):
         if "\0" in text or not (text.isascii() or is_encodable(text)):
             what = "a NUL character" if "\0" in text else "half of a surrogate pair"
@@ -439,18 +339,18 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-def _identity(value: object) -> object:
-    """Return what is equal for labels that are the same; 1, 1.0 and True are not, all that are missing are."""
-    if _is_missing(value):
-        return None
-    return (type(value), value if isinstance(value, str | int | float) else None)
+def plain(value: Any) -> Any:
+    """Return a number of numpy as one of Python, and any other value as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def _is_missing(value: object) -> bool:
+def is_blank(value: object) -> bool:
+    """Tell whether a value is missing, or a string of blanks."""
     return not value.strip() if isinstance(value, str) else is_missing(value)
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """Return the type of a value in words, such as "number" or "list"."""
     return _KINDS.get(type(value), type(value).__name__)
 
 

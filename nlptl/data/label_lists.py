@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from nlptl.data.columns import shorten
-from nlptl.data.label_columns import Collector, LabelColumns, Problem, RowCollector, listed, names_of
+from nlptl.data.label_columns import LabelColumns, Problem, RowCollector, listed, names_of
 from nlptl.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -16,30 +16,11 @@ logger = logging.getLogger(__name__)
 _FLAGS = {"0": False, "1": True, "false": False, "true": True, "0.0": False, "1.0": True}
 
 
-def list_collector(columns: LabelColumns) -> Collector:
-    """Return what collects the labels of each text from lists, or from a column for each label."""
-    return RowCollector(_flagged_labels, columns) if columns.are_flags else ListCollector(columns)
-
-
-class ListCollector(RowCollector):
-    """Takes lists of labels, or of flags: 0 and 1 for each label, in lists of one length."""
-
-    def __init__(self, columns: LabelColumns) -> None:
-        super().__init__(_label_list, columns)
-
-    def finish(self, rows: Sequence[int]) -> list[str]:
-        """Return the targets of all rows."""
-        lists = {target: json.loads(target) for target in set(self._targets)}
-        names = _flag_names(list(lists.values()), self._columns)
-        if names:
-            shown = ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
-            what = f"lists of {len(names)} flags are read as the labels {shown}"
-            logger.info("%s: %s, which a text has where its list has 1", self._columns.where, what)
-        read: dict[str, str] = {}
-        for target, row in zip(self._targets, rows, strict=True):
-            if target not in read:
-                read[target] = _set_of(lists[target], names, self._columns, row)
-        return [read[target] for target in self._targets]
+def list_collector(columns: LabelColumns) -> RowCollector:
+    """Return a collector of the labels of each text: from lists, or from a column for each label."""
+    if columns.are_flags:
+        return RowCollector(_flagged_labels, columns)
+    return RowCollector(_label_list, columns, _label_sets)
 
 
 def labels_in(target: str) -> tuple[str, ...]:
@@ -76,6 +57,21 @@ def _label_list(values: Sequence[object], columns: LabelColumns, row: int) -> st
     if members is None or not all(_is_label(member) for member in members):
         raise DataError(_no_list_of_labels(shorten(value), columns, row))
     return json.dumps(members, ensure_ascii=False)
+
+
+def _label_sets(targets: list[str], columns: LabelColumns, rows: Sequence[int]) -> list[str]:
+    """Return lists of labels, or of flags (0 and 1 for each label, in lists of one length), as sets of labels."""
+    lists = {target: json.loads(target) for target in set(targets)}
+    names = _flag_names(list(lists.values()), columns)
+    if names:
+        shown = ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
+        what = f"lists of {len(names)} flags are read as the labels {shown}"
+        logger.info("%s: %s, which a text has where its list has 1", columns.where, what)
+    read: dict[str, str] = {}
+    for target, row in zip(targets, rows, strict=True):
+        if target not in read:
+            read[target] = _set_of(lists[target], names, columns, row)
+    return [read[target] for target in targets]
 
 
 def _is_label(member: object) -> bool:

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from nlptl.data.columns import shorten
+from nlptl.data.columns import plain, shorten
 from nlptl.data.label_columns import LabelColumns, Problem
 from nlptl.errors import DataError
 
@@ -27,11 +27,10 @@ def numbers(target: str) -> dict[str, float]:
 def read_numbers(values: Sequence[object], columns: LabelColumns, row: int) -> str:
     """Return the scores of a row as a target."""
     found = []
-    for value, column in zip(values, columns.names, strict=True):
-        plain = value.item() if isinstance(value, np.generic) else value
-        is_number = isinstance(plain, str | int | float | Decimal) and not isinstance(plain, bool)
+    for value, column in zip(map(plain, values), columns.names, strict=True):
+        is_number = isinstance(value, str | int | float | Decimal) and not isinstance(value, bool)
         try:
-            number = float(plain) if is_number and "_" not in str(plain) else math.nan  # type: ignore[arg-type]
+            number = float(value) if is_number and "_" not in str(value) else math.nan
         except (ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):

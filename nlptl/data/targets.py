@@ -9,14 +9,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from nlptl.config import TaskKind
-from nlptl.data.columns import check_texts, shorten
+from nlptl.data.columns import check_texts, plain, shorten
 from nlptl.data.label_columns import ClassCollector, Collector, LabelColumns, Problem, RowCollector
 from nlptl.data.label_lists import labels_in, list_collector, rarest_labels, set_problem
 from nlptl.data.numbers import read_numbers, score_problem, tenths
-from nlptl.data.tags import TagCollector, have_spans, tag_problem
+from nlptl.data.tags import have_spans, tag_collector, tag_problem
 from nlptl.errors import ConfigError, DataError
 from nlptl.values import describe
 
@@ -92,11 +90,11 @@ def _rank_of(name: str) -> float | None:
 def _rank(values: Sequence[object], columns: LabelColumns, row: int) -> str:
     """Return the name of a label that is in an order: a number as it is written shortest, or a string as it is."""
     (value,), where = values, columns.where
-    plain = value.item() if isinstance(value, np.generic) else value
-    if isinstance(plain, int | float) and not isinstance(plain, bool) and math.isfinite(plain):
-        return str(int(plain)) if float(plain).is_integer() else str(plain)
-    if isinstance(plain, str) and plain.strip():
-        return check_texts([plain], [row], where=where)[0]
+    rank = plain(value)
+    if isinstance(rank, int | float) and not isinstance(rank, bool) and math.isfinite(rank):
+        return str(int(rank)) if float(rank).is_integer() else str(rank)
+    if isinstance(rank, str) and rank.strip():
+        return check_texts([rank], [row], where=where)[0]
     raise DataError(
         f"Expected a label for every text in {where}, a number or a name, found {shorten(value)} (row {row}). Fill in "
         "the label or delete the row."
@@ -119,8 +117,8 @@ class _Kind:
 
 _KINDS: dict[TaskKind, _Kind] = {
     "single_label": _Kind(ClassCollector),
-    "ordinal": _Kind(functools.partial(RowCollector, _rank)),
+    "ordinal": _Kind(lambda columns: RowCollector(_rank, columns)),
     "multi_label": _Kind(list_collector, labels_in, rarest_labels, set_problem),
-    "regression": _Kind(functools.partial(RowCollector, read_numbers), lambda _: (), tenths, score_problem),
-    "tokens": _Kind(TagCollector, lambda target: tuple(sorted(set(target.split(" ")))), have_spans, tag_problem),
+    "regression": _Kind(lambda columns: RowCollector(read_numbers, columns), lambda _: (), tenths, score_problem),
+    "tokens": _Kind(tag_collector, lambda target: tuple(sorted(set(target.split(" ")))), have_spans, tag_problem),
 }

@@ -7,7 +7,6 @@ import os
 import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, overload
 
@@ -129,22 +128,17 @@ class TextCollector:
         self._size += len(content)
 
 
-@dataclass(frozen=True)
 class Concatenation:
     """Texts as bytes that differ whenever the texts differ, for hashing: in pieces, of which memory holds one."""
 
-    parts: tuple[Sequence[str], ...]
+    def __init__(self, *parts: Sequence[str]) -> None:
+        self._parts = parts
 
     def __iter__(self) -> Iterator[bytes]:
-        for texts in self.parts:
+        for texts in self._parts:
             for start in range(0, len(texts), TEXTS_AT_ONCE):
                 piece = texts[start : start + TEXTS_AT_ONCE]
                 yield "".join(f"{len(text)}:{text}" for text in piece).encode("utf-8", errors="surrogatepass")
-
-
-def concatenate(*parts: Sequence[str]) -> Concatenation:
-    """Return one text after the other as bytes, which can be gone through more than once."""
-    return Concatenation(parts)
 
 
 def _open_file() -> IO[bytes]:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from nlptl.config import Columns
-from nlptl.data.columns import LabelCollector, describe_rows, find_columns
+from nlptl.data.columns import describe_rows, find_columns
+from nlptl.data.label_columns import ClassCollector, LabelColumns
 from nlptl.data.sources import read_file
 from nlptl.errors import DataError
 
@@ -70,9 +71,9 @@ def test_columns_not_found(names, given, message):
 
 
 def label_names(values, rows, *, where, class_names=None):
-    collector = LabelCollector()
-    collector.extend(values)
-    return collector.names(rows, where=where, class_names=class_names)
+    collector = ClassCollector(LabelColumns(where=where, class_names=class_names))
+    collector.extend([values], rows)
+    return collector.finish(rows)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from nlptl.data import texts as module
 from nlptl.data.sources import read_file
 from nlptl.data.splits import NAMES, load_splits
-from nlptl.data.texts import TEXTS_AT_ONCE, TextCollector, Texts, concatenate
+from nlptl.data.texts import TEXTS_AT_ONCE, Concatenation, TextCollector, Texts
 from nlptl.errors import DataError
 
 WORDS = ["", "a", "film", "\u00e9t\u00e9", "two\nlines", "\U0001f600 and more", " "]
@@ -141,12 +141,12 @@ def test_reading_that_fails_leaves_no_file_open(into_files: None, tmp_path: Path
 
 def test_texts_as_bytes_differ_when_the_texts_do():
     texts = [["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""], ["", "abc"], [], ["1:a"], ["1", "a"], ["\ud800"]]
-    assert len({b"".join(concatenate(each)) for each in texts}) == len(texts)
+    assert len({b"".join(Concatenation(each)) for each in texts}) == len(texts)
 
 
 def test_texts_as_bytes_do_not_depend_on_where_they_are(into_files: None):
     expected = "".join(f"{len(text)}:{text}" for text in [*MANY, "x"]).encode()
     for texts in (MANY, collect(MANY)):
-        pieces = concatenate(texts, ["x"])
+        pieces = Concatenation(texts, ["x"])
         assert [b"".join(pieces) for _ in range(2)] == [expected] * 2
         assert len(list(pieces)) == 4
