@@ -7,11 +7,12 @@ import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from string import Formatter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nlptl.config import Columns, TaskKind
+from nlptl.data.table import Table
 from nlptl.errors import DataError
 from nlptl.values import is_missing
 from nlptl.wording import list_names
@@ -34,67 +35,70 @@ logger = logging.getLogger(__name__)
 
 
 def find_columns(
-    names: Sequence[str],
-    *,
-    text_column: str | None,
-    label_column: str | None,
-    source: str,
-    first_rows: Iterable[Sequence[object]],
-    with_labels: bool,
-    task: TaskKind = "single_label",
-    is_delimited: bool = False,
+    table: Table, columns: Columns, *, source: str, with_labels: bool = True, task: TaskKind = "single_label"
 ) -> tuple[str, str | None]:
     """Return the names of the text column and the label column (None without labels).
 
     Args:
-        names: All columns of the source.
-        text_column: The column to take, or None to find it by name.
-        label_column: The column to take, or None to find it by name.
+        table: The open source.
+        columns: The columns to take; those that are not given are found by name.
         source: What to call the source in messages.
-        first_rows: The first rows, for messages that guess.
         with_labels: Whether a label column is needed.
-        task: What the labels are, on which the names depend by which columns are found.
-        is_delimited: Whether the source is a CSV or TSV file, whose first line may be an example.
+        task: Kind of target, which decides the names that are looked for.
 
     Raises:
         DataError: If a column is not there or there twice, or if both are the same one.
     """
-    if with_labels and text_column is not None and text_column == label_column:
+    names, given = table.names, (columns.text_column, columns.label_column)
+    if with_labels and given[0] is not None and given[0] == given[1]:
         raise DataError(
-            f"Expected different columns for texts and labels in {source}, found {text_column!r} for both. "
+            f"Expected different columns for texts and labels in {source}, found {given[0]!r} for both. "
             f"Columns: {_list_names(names)}. Pass another --text-column or --label-column."
         )
-    text_names = WORD_COLUMNS if task == "tokens" else TEXT_COLUMNS
-    label_names = _label_names(task)
-    text = _find(names, text_column, text_names, other=label_column)
-    label = _find(names, label_column, label_names, other=text) if with_labels else None
-    roles: list[tuple[str, str | None, str | None, Sequence[str]]] = [("text", text_column, text, text_names)]
-    if with_labels:
-        roles.append(("label", label_column, label, label_names))
-    for name in (text, label):
-        _check_unique(names, name, source)
-    if text is None or (with_labels and label is None):
-        raise DataError(_not_found_message(names, roles, source, first_rows, is_delimited))
-    chosen = [name for name in (text, label) if name is not None]
-    if is_delimited and _is_example(chosen, [[row[names.index(name)] for name in chosen] for row in first_rows]):
+    roles = list(map(_Role, ("text", "label"), given, _find_both(names, columns, task), _candidates(task)))
+    roles = roles if with_labels else roles[:1]
+    for role in roles:
+        _check_unique(names, role.found, source)
+    chosen = [role.found for role in roles if role.found is not None]
+    if len(chosen) < len(roles):
+        raise DataError(_not_found_message(table, roles, source))
+    values = [[row[names.index(name)] for name in chosen] for row in table.first_rows] if table.is_delimited else []
+    if table.is_delimited and _is_example(chosen, values):
         logger.warning(
             "%s: the first line is taken for the names of the columns; if it is an example, pass --no-header, and "
             "the columns by number",
             source,
         )
-    if by_name := [f"{role} column {found!r}" for role, given, found, _ in roles if given is None]:
+    if by_name := [f"{role.name} column {role.found!r}" for role in roles if role.given is None]:
         logger.info("%s: %s", source, ", ".join(by_name))
-    return text, label
+    return chosen[0], chosen[1] if with_labels else None
+
+
+class _Role(NamedTuple):
+    """A column that is looked for: the one that was given, or else one of the candidates."""
+
+    name: str
+    given: str | None
+    found: str | None
+    candidates: Sequence[str]
 
 
 def find_label_column(names: Sequence[str], columns: Columns, task: TaskKind) -> str | None:
     """Return the label column of a source, as `find_columns` would; None: there is none."""
-    text = _find(names, columns.text_column, TEXT_COLUMNS, other=columns.label_column)
-    return _find(names, columns.label_column, _label_names(task), other=text)
+    return _find_both(names, columns, task)[1]
 
 
-def _label_names(task: TaskKind) -> Sequence[str]:
-    return {"tokens": TAG_COLUMNS, "regression": SCORE_COLUMNS}.get(task, LABEL_COLUMNS)
+def _find_both(names: Sequence[str], columns: Columns, task: TaskKind) -> tuple[str | None, str | None]:
+    text_names, label_names = _candidates(task)
+    text = _find(names, columns.text_column, text_names, other=columns.label_column)
+    return text, _find(names, columns.label_column, label_names, other=text)
+
+
+def _candidates(task: TaskKind) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the names by which the text column and the label column are found."""
+    if task == "tokens":
+        return WORD_COLUMNS, TAG_COLUMNS
+    return TEXT_COLUMNS, SCORE_COLUMNS if task == "regression" else LABEL_COLUMNS
 
 
 def _check_unique(names: Sequence[str], name: str | None, source: str) -> None:
@@ -105,9 +109,9 @@ def _check_unique(names: Sequence[str], name: str | None, source: str) -> None:
 
 
 def text_parts(names: Sequence[str], text_column: str | None, *, source: str) -> list[tuple[str, str | None]] | None:
-    """Return what a template such as "{title}: {body}" is made of: characters, each with the column after them.
+    """Return the parts of a template such as "{title}: {body}": characters, each with the column after them, or None.
 
-    None: `text_column` is no template but a column, or unset. A column whose name has braces is a column.
+    None if `text_column` is no template but a column, or unset. A column whose name has braces is a column.
 
     Raises:
         DataError: If the template is malformed, or names a column that is not there.
@@ -118,7 +122,7 @@ def text_parts(names: Sequence[str], text_column: str | None, *, source: str) ->
     try:
         for characters, column, form, conversion in Formatter().parse(text_column):
             if form or conversion or column == "":
-                raise ValueError("something else than the name of a column in braces")
+                raise ValueError("something other than the name of a column in braces")
             parts.append((characters, column))
     except ValueError as error:
         raise DataError(
@@ -127,21 +131,16 @@ def text_parts(names: Sequence[str], text_column: str | None, *, source: str) ->
         ) from error
     if all(column is None for _, column in parts):
         raise DataError(f"Expected the names of columns in the template {text_column!r}, found none. Add {{text}}.")
-    for column in (column for _, column in parts if column is not None and column not in names):
-        near = _near(names, column)
-        raise DataError(
-            f"Expected text column {column!r} of the template {text_column!r} in {source}, found {_list_names(names)}. "
-            f"{f'Did you mean {near!r}? ' if near else ''}Pass another --text-column."
-        )
-    for _, column in parts:
-        _check_unique(names, column, source)
+    for column in (column for _, column in parts if column is not None):
+        what = f"text column {column!r} of the template {text_column!r}"
+        _check_is_there(names, column, what, names, "--text-column", source)
     return parts
 
 
 def join_texts(parts: Sequence[tuple[str, str | None]], columns: Sequence[Sequence[str]]) -> list[str]:
-    """Return the texts of the template that `text_parts` has taken apart, from the columns that it names, in order.
+    """Return the texts of a template, given its parts and the columns that it names, in order.
 
-    Where all of these are blank, the text is empty.
+    Where all columns are blank, the text is empty.
     """
     texts = []
     for row in zip(*columns, strict=True):
@@ -151,34 +150,31 @@ def join_texts(parts: Sequence[tuple[str, str | None]], columns: Sequence[Sequen
     return texts
 
 
-def check_column(
-    names: Sequence[str],
-    column: str,
-    *,
-    role: str,
-    flag: str,
-    taken: Sequence[str | None],
-    source: str,
-    is_optional: bool = False,
-) -> None:
-    """Refuse a column, such as that of groups, that is not there, or that holds something else, such as the texts.
+def check_column(names: Sequence[str], column: str, *, role: str, taken: Sequence[str], flag: str, source: str) -> None:
+    """Refuse a column, such as that of groups, that is missing, or that holds something else, such as the texts.
 
     Raises:
         DataError: If that is so.
     """
-    way_out = ", or leave it out" if is_optional else ""
-    if column not in names:
-        near = _near([name for name in names if name not in taken], column)
-        raise DataError(
-            f"Expected {role} column {column!r} in {source}, found {_list_names(names)}. "
-            f"{f'Did you mean {near!r}? ' if near else ''}Pass another {flag}{way_out}."
-        )
-    _check_unique(names, column, source)
+    free = [name for name in names if name not in taken]
+    _check_is_there(names, column, f"{role} column {column!r}", free, flag, source)
     if column in taken:
         raise DataError(
             f"Expected a column of its own for each {role} in {source}, found {column!r}, which holds the texts or "
-            f"the labels. Pass another {flag}{way_out}."
+            f"the labels. Pass another {flag}."
         )
+
+
+def _check_is_there(
+    names: Sequence[str], column: str, what: str, candidates: Sequence[str], flag: str, source: str
+) -> None:
+    if column not in names:
+        near = _near(candidates, column)
+        raise DataError(
+            f"Expected {what} in {source}, found {_list_names(names)}. "
+            f"{f'Did you mean {near!r}? ' if near else ''}Pass another {flag}."
+        )
+    _check_unique(names, column, source)
 
 
 def group_names(values: Iterable[object], rows: Sequence[int], *, where: str) -> list[str]:
@@ -251,37 +247,31 @@ def _find(names: Sequence[str], given: str | None, candidates: Sequence[str], *,
     return next(iter(exact + loose), None)
 
 
-def _not_found_message(
-    names: Sequence[str],
-    roles: Sequence[tuple[str, str | None, str | None, Sequence[str]]],
-    source: str,
-    first_rows: Iterable[Sequence[object]],
-    is_delimited: bool,
-) -> str:
-    near = {role: _near(names, given) for role, given, found, _ in roles if given and not found}
-    rows = list(first_rows)
-    guesses = _complete({role: found or near.get(role) for role, _, found, _ in roles}, names, rows)
+def _not_found_message(table: Table, roles: Sequence[_Role], source: str) -> str:
+    names, rows = table.names, list(table.first_rows)
+    near = {role.name: _near(names, role.given) for role in roles if role.given and not role.found}
+    guesses = _complete({role.name: role.found or near.get(role.name) for role in roles}, names, rows)
     wanted = " and ".join(
-        f"{role} column {given!r}" if given else f"a {role} column ({', '.join(candidates)})"
-        for role, given, found, candidates in roles
-        if found is None
+        f"{role.name} column {role.given!r}" if role.given else f"a {role.name} column ({', '.join(role.candidates)})"
+        for role in roles
+        if role.found is None
     )
     message = f"Expected {wanted} in {source}, found {_list_names(names)}. "
-    if is_delimited and _is_example(names, rows):
+    if table.is_delimited and _is_example(names, rows):
         numbers = {name: str(number) for number, name in enumerate(names, start=1)}
-        flags = " ".join(f"--{role}-column {numbers.get(guesses[role] or '', 'NUMBER')}" for role, _, _, _ in roles)
+        flags = " ".join(f"--{role}-column {numbers.get(guess or '', 'NUMBER')}" for role, guess in guesses.items())
         return (
             f"{message}The first line looks like an example, not like the names of the columns. If it is one, pass "
             f"--no-header {flags} (header=False in Python); the columns are then called 1, 2, 3, ..."
         )
-    if is_delimited and len(names) == 1 and (mark := _SEPARATOR.search(names[0])):
+    if table.is_delimited and len(names) == 1 and (mark := _SEPARATOR.search(names[0])):
         shown = "tab" if mark[1] == "\t" else shlex.quote(mark[1])
         return f"{message}If {mark[1]!r} separates the columns, pass --separator {shown}."
     hints = "".join(f"Did you mean {guess!r}? " for guess in near.values() if guess)
-    flags = " ".join(f"--{role}-column {shlex.quote(guesses[role] or 'COLUMN')}" for role, _, _, _ in roles)
-    python = " and ".join(f"{role}_column=" for role, _, _, _ in roles)
+    flags = " ".join(f"--{role}-column {shlex.quote(guess or 'COLUMN')}" for role, guess in guesses.items())
+    python = " and ".join(f"{role}_column=" for role in guesses)
     more = "" if guesses.get("label", "") is not None else " Texts without labels are for nlptl predict."
-    more += " If the first line is an example and not the header, pass --no-header." if is_delimited else ""
+    more += " If the first line is an example and not the header, pass --no-header." if table.is_delimited else ""
     return f"{message}{hints}Pass {flags} ({python} in Python).{more}"
 
 

@@ -4,6 +4,7 @@ Values are never guessed: a text "NA", "null" or "007" stays that text, and so d
 """
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import math
@@ -12,7 +13,6 @@ import stat
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,12 @@ from nlptl.data.columns import (
     text_parts,
 )
 from nlptl.data.given import as_list
-from nlptl.data.table import ROWS_AT_ONCE, Batch, Table
+from nlptl.data.table import ROWS_AT_ONCE, Table, no_rows
 from nlptl.data.tables import open_table
 from nlptl.data.tags import check_tags, words_as_texts
 from nlptl.data.targets import LabelColumns, target_collector
 from nlptl.data.texts import TextCollector, Texts
-from nlptl.errors import ConfigError, DataError, ResourceError
+from nlptl.errors import ConfigError, DataError
 
 SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 
@@ -73,12 +73,15 @@ class Examples:
     def select(self, indices: Iterable[int]) -> "Examples":
         """Return the examples at `indices`, in that order."""
         kept = indices if isinstance(indices, np.ndarray) else np.fromiter(indices, dtype=np.int64)
-        labels = _take(self.labels, kept) if self.labels else []
-        groups = _take(self.groups, kept) if self.groups else []
-        pairs = _take(self.pairs, kept) if len(self.pairs) else ()
-        columns = {name: _take(values, kept) for name, values in self.columns.items()}
-        texts, rows = _take(self.texts, kept), _take(self.rows, kept)
-        return Examples(texts, labels, rows, self.source, self.split, groups, pairs, columns)
+        return dataclasses.replace(
+            self,
+            texts=_take(self.texts, kept),
+            labels=_take(self.labels, kept),
+            rows=_take(self.rows, kept),
+            groups=_take(self.groups, kept),
+            pairs=_take(self.pairs, kept),
+            columns={name: _take(values, kept) for name, values in self.columns.items()},
+        )
 
     @classmethod
     def from_lists(
@@ -145,7 +148,12 @@ def read_file(
     """
     path = Path(path).expanduser()
     with _readable(path):
-        return _examples(open_file(path, columns), task, columns, str(path), split, with_labels, slice_columns)
+        return _examples(
+            *(open_file(path, columns), columns, str(path), split),
+            task=task,
+            with_labels=with_labels,
+            slice_columns=slice_columns,
+        )
 
 
 def open_file(path: Path, columns: Columns = BY_NAME) -> Table:
@@ -187,18 +195,25 @@ def join(parts: Sequence[Examples]) -> Examples:
     """Put the shards of a split together; rows are then counted over all of them."""
     if len(parts) == 1:
         return parts[0]
-    texts = TextCollector()
-    for part in parts:
-        for start in range(0, len(part), ROWS_AT_ONCE):
-            texts.extend(part.texts[start : start + ROWS_AT_ONCE])
-    labels = [label for part in parts for label in part.labels]
-    found, rows = texts.finish(), range(1, len(labels) + 1)
-    source = f"{parts[0].source} and {len(parts) - 1} more"
-    groups = [group for part in parts for group in part.groups]
-    pairs = [pair for part in parts for pair in part.pairs]
-    columns = {name: [value for part in parts for value in part.columns[name]] for name in parts[0].columns}
-    kept = list(rows) if isinstance(found, list) else rows
-    return Examples(found, labels, kept, source, parts[0].split, groups, pairs, columns)
+    texts, rows = _joined(part.texts for part in parts), range(1, sum(map(len, parts)) + 1)
+    return Examples(
+        texts,
+        [label for part in parts for label in part.labels],
+        list(rows) if isinstance(texts, list) else rows,
+        f"{parts[0].source} and {len(parts) - 1} more",
+        parts[0].split,
+        [group for part in parts for group in part.groups],
+        _joined(part.pairs for part in parts),
+        {name: [value for part in parts for value in part.columns[name]] for name in parts[0].columns},
+    )
+
+
+def _joined(parts: Iterable[Sequence[str]]) -> Sequence[str]:
+    collector = TextCollector()
+    for texts in parts:
+        for start in range(0, len(texts), ROWS_AT_ONCE):
+            collector.extend(texts[start : start + ROWS_AT_ONCE])
+    return collector.finish()
 
 
 def file_status(path: Path) -> os.stat_result | None:
@@ -213,43 +228,6 @@ def file_status(path: Path) -> os.stat_result | None:
         return None
     except (OSError, ValueError) as error:
         raise DataError(f"Expected a data file or folder, cannot look at {path}: {error}. Check the path.") from error
-
-
-def read_hub(
-    name: str,
-    columns: Columns = BY_NAME,
-    *,
-    task: TaskKind = "single_label",
-    slice_columns: Sequence[str] = (),
-) -> dict[str, Examples]:
-    """Load a data set from the Hugging Face Hub, or from its cache, as train, validation and test where it has them.
-
-    Args:
-        name: A Hub id; `name:configuration` chooses one of several, `name@revision` pins it.
-        columns: As in `read_file`.
-        task: What the labels are.
-        slice_columns: As in `read_file`.
-
-    Raises:
-        ResourceError: If the Hub cannot be reached or does not have it.
-        DataError: If it has no labelled train split, lacks a column, or holds a value that is no text or no label.
-    """
-    if columns.separator is not None or not columns.header:
-        raise ConfigError(f"Expected --separator and --no-header only with CSV and TSV files, found {name}.")
-    loaded = _download(name)
-    parts = {}
-    for given, dataset in loaded.items():
-        split, source = SPLIT_NAMES.get(str(given).lower()), f"{name}, split {given}"
-        if split is None:
-            logger.info("%s is left out: neither train, validation nor test", source)
-        else:
-            parts[split] = [(source, partial(_hub_table, dataset))]
-    if "train" not in parts:
-        raise DataError(
-            f"Expected a split 'train' in {name}, found {', '.join(map(repr, loaded))}. "
-            "Pass another data set, or save the split you mean as a file and pass that."
-        )
-    return read_parts(parts, columns, task=task, slice_columns=slice_columns)
 
 
 def read_parts(
@@ -284,7 +262,7 @@ def read_parts(
             with _readable(source):
                 table = open_part()
                 names_of_train = names_of_train or table.names
-                read.append(_examples(table, task, columns, source, split, True, slice_columns))
+                read.append(_examples(table, columns, source, split, task=task, slice_columns=slice_columns))
         splits[split] = join(read)
     return splits
 
@@ -314,25 +292,23 @@ def _why_unlabelled(parts: Sequence[Part], names_of_train: Sequence[str], column
 
 def _examples(
     table: Table,
-    task: TaskKind,
     columns: Columns,
     source: str,
     split: str,
-    with_labels: bool,
-    slice_columns: Sequence[str],
+    *,
+    task: TaskKind,
+    with_labels: bool = True,
+    slice_columns: Sequence[str] = (),
 ) -> Examples:
     _check_wanted(columns, task)
     parts = text_parts(table.names, columns.text_column, source=source)
-    text_columns = [] if parts is None else [column for _, column in parts if column is not None]
+    text_columns = [column for _, column in parts or () if column is not None]
     text, label = find_columns(
-        table.names,
-        text_column=text_columns[0] if text_columns else columns.text_column,
-        label_column=columns.label_column,
+        table,
+        dataclasses.replace(columns, text_column=text_columns[0]) if text_columns else columns,
         source=source,
-        first_rows=table.first_rows,
         with_labels=with_labels and not columns.label_columns,
         task=task,
-        is_delimited=table.is_delimited,
     )
     text_columns = text_columns or [text]
     if label in text_columns:
@@ -341,19 +317,13 @@ def _examples(
             "in both. Take it out, or pass another --label-column."
         )
     label_columns = [label] if label is not None else list(columns.label_columns if with_labels else ())
-    pair, group, taken = columns.pair_column, columns.group_column, (*text_columns, *label_columns)
-    for name in columns.label_columns if with_labels else ():
-        check_column(table.names, name, role="label", flag="--label-columns", taken=text_columns, source=source)
-    if pair is not None:
-        check_column(table.names, pair, role="second text", flag="--pair-column", taken=taken, source=source)
-    if group is not None:
-        check_column(
-            table.names, group, role="group", flag="--group-column", taken=taken, source=source, is_optional=True
-        )
-    for name in slice_columns:
-        check_column(
-            *(table.names, name), role="slice", flag="--slice-columns", taken=taken, source=source, is_optional=True
-        )
+    pair, group, taken = columns.pair_column, columns.group_column, [*text_columns, *label_columns]
+    others = [(name, "label", text_columns, "--label-columns") for name in label_columns if name != label]
+    others += [(pair, "second text", taken, "--pair-column")] if pair is not None else []
+    others += [(group, "group", taken, "--group-column, or leave it out")] if group is not None else []
+    others += [(name, "slice", taken, "--slice-columns, or leave it out") for name in slice_columns]
+    for name, role, others_columns, flag in others:
+        check_column(table.names, name, role=role, taken=others_columns, flag=flag, source=source)
     rows, texts, pairs, groups = array("q"), TextCollector(), TextCollector(), list[str]()
     carried: dict[str, list[str]] = {name: [] for name in slice_columns}
     label_form = LabelColumns(
@@ -381,12 +351,11 @@ def _examples(
         for name, values_of in carried.items():
             values_of.extend(column_values(found[name], class_names=table.class_names.get(name)))
     if not rows:
-        raise DataError(f"Expected rows with examples, found none: {source} has no rows. Check that it is complete.")
+        raise no_rows(source)
     all_texts, all_labels = texts.finish(), labels.finish(rows) if label_columns else []
     if task == "tokens" and label_columns:
         check_tags(all_texts, all_labels, rows, where=source)
-    is_list = isinstance(all_texts, list)
-    kept = rows.tolist() if is_list else rows
+    kept = rows.tolist() if isinstance(all_texts, list) else rows
     return Examples(all_texts, all_labels, kept, source, split, groups, pairs.finish(), carried)
 
 
@@ -415,7 +384,9 @@ def _check_wanted(columns: Columns, task: TaskKind) -> None:
 
 
 def _take(values: Any, indices: np.ndarray) -> Any:
-    """Return the values at `indices`, in a sequence of the same kind."""
+    """Return the values at `indices`, in a sequence of the same kind; of no values, none."""
+    if not len(values):
+        return values
     if isinstance(values, Texts):
         return values.take(indices)
     if isinstance(values, list):
@@ -423,50 +394,6 @@ def _take(values: Any, indices: np.ndarray) -> Any:
     numbers = array("q")
     numbers.frombytes(np.asarray(values, dtype=np.int64)[indices].view(np.uint8).data)
     return numbers
-
-
-def _download(name: str) -> dict[str, Any]:
-    import datasets
-    from huggingface_hub import HfApi, is_offline_mode
-    from huggingface_hub.errors import HFValidationError, HTTPError
-
-    name_and_configuration, _, revision = name.partition("@")
-    repository, _, configuration = name_and_configuration.partition(":")
-    try:
-        if not is_offline_mode():
-            # One short request first: without a network, load_dataset alone retries for half a minute.
-            HfApi().dataset_info(repository, revision=revision or None, timeout=10)
-        return dict(datasets.load_dataset(repository, configuration or None, revision=revision or None))
-    except (OSError, HTTPError, HFValidationError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ResourceError(
-            f"Expected to load the data set {name!r} from the Hugging Face Hub, found: {reason.rstrip('.')}. "
-            "Check the spelling, pass a local file or folder or sample:rotten_tomatoes instead, or run "
-            f"'hf download {repository} --repo-type dataset --local-dir FOLDER' on a machine with a network and pass "
-            "the folder with its files. If it was loaded here before, set HF_HUB_OFFLINE=1."
-        ) from error
-    except (datasets.exceptions.DatasetsError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"Expected a data set that loads by its name alone, found for {name!r}: {reason.rstrip('.')}. "
-            f"Download its files with 'hf download {repository} --repo-type dataset --local-dir FOLDER' and pass them."
-        ) from error
-
-
-def _hub_table(dataset: Any) -> Table:
-    def read(columns: list[str]) -> Iterator[Batch]:
-        row = 1
-        for batch in dataset.select_columns(columns).iter(ROWS_AT_ONCE):
-            values = [batch[column] for column in columns]
-            yield range(row, row + len(values[0])), values
-            row += len(values[0])
-
-    features = dataset.features
-    # Of a list of class numbers, such as tags, the names are those of its elements.
-    elements = {column: getattr(features[column], "feature", features[column]) for column in features}
-    class_names = {column: element.names for column, element in elements.items() if hasattr(element, "names")}
-    first_rows = (list(row.values()) for row in dataset.take(20))
-    return Table(list(features), first_rows, read, class_names)
 
 
 def _has_no_labels(parts: Sequence[Part], label_columns: list[str]) -> bool:

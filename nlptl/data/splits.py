@@ -19,9 +19,10 @@ from nlptl.data.checks import CLASS_TASKS, check_splits, drop_copies, drop_empty
 from nlptl.data.findings import Finding
 from nlptl.data.folders import split_files
 from nlptl.data.folds import take_fold
+from nlptl.data.hub import hub_parts
 from nlptl.data.order import order
 from nlptl.data.samples import sample_dataset
-from nlptl.data.sources import Examples, file_status, open_file, read_file, read_hub, read_parts
+from nlptl.data.sources import Examples, file_status, open_file, read_file, read_parts
 from nlptl.data.table import ROWS_AT_ONCE
 from nlptl.data.tables import SUFFIXES
 from nlptl.data.targets import label_sets, strata
@@ -221,7 +222,7 @@ def read_splits(
         }
         return read_parts(parts, columns, task=task, slice_columns=slice_columns)
     if status is None and isinstance(dataset, str) and _is_hub_id(dataset):
-        return read_hub(dataset, columns, task=task, slice_columns=slice_columns)
+        return read_parts(hub_parts(dataset, columns), columns, task=task, slice_columns=slice_columns)
     return {"train": read_file(path, columns, task=task, slice_columns=slice_columns)}
 
 

@@ -28,6 +28,11 @@ class Table:
     """Whether it is a CSV or TSV file, whose separator and header can be given."""
 
 
+def no_rows(source: object) -> DataError:
+    """Return the error of a source without rows."""
+    return DataError(f"Expected rows with examples, found none: {source} has no rows. Check that it is complete.")
+
+
 def table_of_records(
     source: object,
     names: list[str],

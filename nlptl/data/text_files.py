@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from nlptl.data.table import Table, table_of_records
+from nlptl.data.table import Table, no_rows, table_of_records
 from nlptl.errors import DataError
 
 MAX_EXPANSION = 200
@@ -100,7 +100,7 @@ def _encoding_of_content(path: Path) -> str:
                     "Unpack it, and look whether it is what you expect."
                 )
     if is_blank:
-        raise DataError(f"Expected rows with examples, found none: {path} has no rows. Check that it is complete.")
+        raise no_rows(path)
     return "utf-16" if shown == "UTF-16" else "utf-8-sig"
 
 
@@ -134,7 +134,7 @@ def _json_array(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]
             f"Expected an array of objects in {path}, found no JSON: {reason}. Correct it there."
         ) from error
     if not records:
-        raise DataError(f"Expected rows with examples, found none: {path} has no rows. Check that it is complete.")
+        raise no_rows(path)
     for row, record in enumerate(records, start=1):
         if not isinstance(record, dict):
             raise DataError(
@@ -212,7 +212,7 @@ def _conll_layout(path: Path, encoding: str) -> tuple[int, set[str]]:
                 "comments with '# '."
             )
     if not width:
-        raise DataError(f"Expected rows with examples, found none: {path} has no rows. Check that it is complete.")
+        raise no_rows(path)
     return width, tags
 
 

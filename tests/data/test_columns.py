@@ -8,13 +8,13 @@ from nlptl.config import Columns
 from nlptl.data.columns import describe_rows, find_columns
 from nlptl.data.label_columns import ClassCollector, LabelColumns
 from nlptl.data.sources import read_file
+from nlptl.data.table import Table
 from nlptl.errors import DataError
 
 
 def find(names, text=None, label=None, rows=(), with_labels=True):
-    return find_columns(
-        names, text_column=text, label_column=label, source="a.csv", first_rows=rows, with_labels=with_labels
-    )
+    columns = Columns(text_column=text, label_column=label)
+    return find_columns(Table(names, rows, iter), columns, source="a.csv", with_labels=with_labels)
 
 
 @pytest.mark.parametrize(
