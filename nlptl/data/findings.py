@@ -169,6 +169,6 @@ def target_finding(problem: Problem) -> Finding:
 
 
 def finding_on(kind: str, what: str, examples: Examples, is_meant: np.ndarray) -> Finding | None:
-    """Return a finding on the examples that are meant, a bool for each; None: on none."""
+    """Return a finding on the examples for which `is_meant`, bool [examples], is true; None if there are none."""
     rows = np.asarray(examples.rows)[is_meant].tolist()
-    return finding(kind, f"{what}: {describe_rows(rows)}", rows=rows) if rows else None
+    return finding(kind, f"{examples.source}: {what}: {describe_rows(rows)}", rows=rows) if rows else None

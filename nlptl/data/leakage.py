@@ -11,7 +11,7 @@ import numpy as np
 from nlptl.config import TextsShown
 from nlptl.data.columns import describe_rows
 from nlptl.data.findings import Finding, finding
-from nlptl.data.scripts import WORD
+from nlptl.data.languages import WORD
 from nlptl.data.sources import Examples
 
 MIN_TEXTS = 20

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from nlptl.data.findings import Finding, finding
+from nlptl.data.languages import WORD
 from nlptl.data.order import stream_key
-from nlptl.data.scripts import WORD
 from nlptl.data.sources import Examples
 from nlptl.progress import progress_bar
 

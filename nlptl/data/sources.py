@@ -119,7 +119,7 @@ class Examples:
         found = read(texts, rows, where=f"the {split} texts")
         if task == "tokens":
             check_tags(found, names, rows, where=where)
-        second = check_texts(pairs, rows, where=f"the second {split} texts") if pairs else []
+        second = check_texts(pairs, rows, where=f"the second {split} texts") if pairs else ()
         return cls(found, names, rows, split=split, pairs=second)
 
 

@@ -150,9 +150,9 @@ def test_template_of_blanks_is_an_empty_text(tmp_path: Path):
     ("template", "message"),
     [
         ("{titel}: {body}", "text column 'titel' of the template .* Did you mean 'title'"),
-        ("{title:>8}", "as --text-column, found .*: something else than the name of a column in braces"),
-        ("{title!r}", "something else than the name of a column"),
-        ("{}", "something else than the name of a column"),
+        ("{title:>8}", "as --text-column, found .*: something other than the name of a column in braces"),
+        ("{title!r}", "something other than the name of a column"),
+        ("{}", "something other than the name of a column"),
         ("{title", "A brace that is meant as such is written twice"),
         ("{{}}", "Expected the names of columns in the template"),
         ("{title.x}", "text column 'title.x' of the template"),

@@ -301,9 +301,9 @@ def test_empty_texts_can_be_left_out(tmp_path, caplog):
     kept = load_splits(tmp_path / "a.csv", drop_empty=True)
     assert sum(len(kept[name]) for name in ("train", "validation", "test")) == 40
     assert [finding for finding in kept.findings if finding.kind == "empty_text"] == []
-    assert f"{tmp_path / 'a.csv'}: 2 empty texts of train are left out" in caplog.text
+    assert f"{tmp_path / 'a.csv'}: left out 2 empty texts of train" in caplog.text
     found = load_splits(tmp_path / "a.csv").findings
     assert sum(finding.count for finding in found if finding.kind == "empty_text") == 2
     (tmp_path / "b.csv").write_text("text,label\n ,x\n,y\n")
-    with pytest.raises(DataError, match="Expected texts in .*b.csv .train., found empty ones alone"):
+    with pytest.raises(DataError, match="Expected texts in .*b.csv .train., found only empty ones"):
         load_splits(tmp_path / "b.csv", drop_empty=True)
