@@ -192,6 +192,24 @@ def _target_errors(splits: Mapping[str, Examples], task: TaskKind) -> list[Findi
     return errors + _unknown_labels(splits, task)
 
 
+def _unknown_labels(splits: Mapping[str, Examples], task: TaskKind) -> list[Finding]:
+    """Find the labels of a text, or the types of its tags, that no text of train has."""
+    errors = []
+    known = {_type(label, task) for labels in label_sets(splits["train"].labels, task) for label in labels}
+    for name, examples in splits.items():
+        sets = [{_type(label, task) for label in labels} - known for labels in label_sets(examples.labels, task)]
+        if unknown := Counter(label for labels in sets for label in labels):
+            label = min(unknown)
+            rows = [row for row, labels in zip(examples.rows, sets, strict=True) if label in labels]
+            more = f" and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
+            message = (
+                f"Expected only labels of train ({list_names(sorted(known), 10)}) in {examples.source} ({name}), found "
+                f"{label!r} in {describe_rows(rows)}{more}"
+            )
+            errors.append(finding("unknown_label", message, rows=rows, count=sum(unknown.values()), severity="error"))
+    return errors
+
+
 def _type(label: str, task: TaskKind) -> str:
     """Return a label; of a tag, the type of span, whether it begins one or goes on with it."""
     return label.partition("-")[2] or label if task == "tokens" else label
@@ -222,7 +240,7 @@ def _first_of_their_kind(keys: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 def _find_texts(
     kind: str, what: str, is_odd: Callable[[str], object], splits: Mapping[str, Examples]
 ) -> list[Finding | None]:
-    """Find the texts of each split for which `is_odd` is true; the name of the split takes the place of {} in `what`."""
+    """Find the texts of each split for which `is_odd` is true; in `what`, {} stands for the name of the split."""
     found = []
     for name, examples in splits.items():
         are_odd = np.fromiter((bool(is_odd(text)) for text in examples.texts), dtype=bool, count=len(examples))
