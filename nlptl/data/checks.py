@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from nlptl.config import TaskKind, TextsShown
+from nlptl.data.columns import describe_rows
 from nlptl.data.findings import EXPLANATIONS, Finding, finding, finding_on, target_finding
 from nlptl.data.languages import find_other_languages
 from nlptl.data.leakage import find_leaking_words

@@ -23,14 +23,14 @@ from nlptl.progress import progress_bar
 
 MIN_SIMILARITY = 0.8
 MAX_TEXTS = 1_000_000
-"""Of more, none are looked at: they would take more than 250 MB and some minutes."""
+"""More texts are not compared: they would take more than 250 MB and some minutes."""
 
 BANDS, ROWS_PER_BAND = 18, 7
 HASHES = BANDS * ROWS_PER_BAND
 MIN_EQUAL_HASHES = round(0.68 * HASHES)
 """The share of equal hashes is the similarity, give or take 0.036: with fewer than these, words are not compared."""
 NEIGHBORS = 2
-"""In a band, a text is compared with so many before it, and with the first: in a heap of equal ones that is enough."""
+"""In a band, a text is compared with this many texts before it and with the first: enough among many equal ones."""
 TEXTS_AT_ONCE = 1000
 PAIRS_AT_ONCE = 2**16
 MOST_WORDS_KNOWN = 2**20
@@ -42,18 +42,17 @@ logger = logging.getLogger(__name__)
 
 
 def find_near_duplicates(splits: Mapping[str, Examples], is_looked_at: Mapping[str, np.ndarray]) -> list[Finding]:
-    """Return findings on texts of train that are like one before, and on texts of a split that are like one of another.
+    """Return findings on near-duplicate texts within train, and between any two splits.
 
     Args:
         splits: The splits, train first.
-        is_looked_at: For each text of each split, whether it is one: not empty, and not a copy of one before.
+        is_looked_at: For each text of each split, whether it is compared: not empty, and no copy of an earlier one.
     """
     names = list(splits)
     counts = [int(is_looked_at[name].sum()) for name in names]
     if sum(counts) > MAX_TEXTS:
-        logger.warning(
-            "near duplicates are not looked for among %s texts: the limit is %s", f"{sum(counts):,}", f"{MAX_TEXTS:,}"
-        )
+        count = f"{sum(counts):,}"
+        logger.warning("not looking for near duplicates among %s texts: the limit is %s", count, f"{MAX_TEXTS:,}")
         return []
     split_of = np.repeat(np.arange(len(names)), counts)
     places = np.concatenate([np.flatnonzero(is_looked_at[name]) for name in names])
@@ -77,7 +76,7 @@ def similarity(first: str, second: str) -> float:
 
 
 def shingles(text: str) -> list[str]:
-    """Return the words of a text without case; of a language without blanks, all three characters in a row."""
+    """Return the words of a text without case; in a language without blanks, all runs of three characters."""
     folded = text.casefold()
     words = WORD.findall(folded)
     if words and (folded.isascii() or len(_UNSPACED.findall(folded)) <= len(words)):
@@ -151,7 +150,7 @@ def _hash(texts: _Union) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Checksums(dict[str, int]):
-    """The CRC-32 of each word, computed once: Python's own hash of a word is another in every process."""
+    """The CRC-32 of each word, computed once: Python's own hash of a word differs between processes."""
 
     def __missing__(self, word: str) -> int:
         value = self[word] = zlib.crc32(word.encode("utf-8", errors="surrogatepass"))
@@ -159,7 +158,7 @@ class _Checksums(dict[str, int]):
 
 
 def _number_repeats(words: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the words of all texts as hashes, another one when a word comes again, and where each text starts."""
+    """Return the words of all texts as hashes, with another hash for each repeat, and where each text starts."""
     lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     flat = np.fromiter((word for text in words for word in text), dtype=np.uint64, count=int(lengths.sum()))
