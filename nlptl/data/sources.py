@@ -1,9 +1,8 @@
-"""From a file or a Hub id to texts and label names, with the place of each in its source.
+"""From an open source to texts and label names, with the place of each in its source.
 
 Values are never guessed: a text "NA", "null" or "007" stays that text, and so does a label.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import logging
@@ -11,7 +10,7 @@ import math
 import os
 import stat
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,22 +46,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, repr=False)
 class Examples:
-    """Texts with their label names, and where each stands in its source."""
+    """Texts with their label names and their row numbers in the source."""
 
     texts: Sequence[str]
-    """A list, or `Texts` over a file where they are many."""
+    """A list, or `Texts` over a file if there are many."""
     labels: list[str]
-    """One name per text, or what `nlptl.data.targets` says of other kinds; empty where the texts have no labels."""
+    """One name per text, or a target as in `nlptl.data.targets` for other tasks; empty for unlabelled texts."""
     rows: Sequence[int]
     """CSV, TSV, JSON lines and CoNLL: the line on which the record starts, as an editor counts. Others: 1, 2, 3, ..."""
     source: str = "memory"
     split: str = "train"
     groups: list[str] = field(default_factory=list)
-    """What each text belongs to, such as its author, where that was asked for; else empty."""
+    """The group of each text, such as its author, if a group column was given; else empty."""
     pairs: Sequence[str] = ()
-    """The second text of each example, where they are pairs; else empty."""
+    """The second text of each pair; empty for single texts."""
     columns: Mapping[str, list[str]] = field(default_factory=dict)
-    """Further columns by name, where they were asked for: what each text has there, an empty string where nothing."""
+    """Values of the slice columns by name: a string for each text, empty if the value is missing."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -147,13 +146,8 @@ def read_file(
         DataError: If the file cannot be read, lacks a column, or holds a value that is no text or no label.
     """
     path = Path(path).expanduser()
-    with _readable(path):
-        return _examples(
-            *(open_file(path, columns), columns, str(path), split),
-            task=task,
-            with_labels=with_labels,
-            slice_columns=slice_columns,
-        )
+    table, source = open_file(path, columns), str(path)
+    return _examples(table, columns, source, split, task=task, with_labels=with_labels, slice_columns=slice_columns)
 
 
 def open_file(path: Path, columns: Columns = BY_NAME) -> Table:
@@ -169,16 +163,7 @@ def open_file(path: Path, columns: Columns = BY_NAME) -> Table:
     if not stat.S_ISREG(status.st_mode):
         what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         raise DataError(f"Expected a data file, found {what} at {path}. Pass one of its files, or a copy as a file.")
-    with _readable(path):
-        return open_table(path, separator=columns.separator, header=columns.header)
-
-
-@contextlib.contextmanager
-def _readable(path: object) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"Expected a data file, cannot read {path}: {error}. Check its permissions.") from error
+    return open_table(path, separator=columns.separator, header=columns.header)
 
 
 def read_lines(lines: Iterable[str]) -> Examples:
@@ -217,7 +202,7 @@ def _joined(parts: Iterable[Sequence[str]]) -> Sequence[str]:
 
 
 def file_status(path: Path) -> os.stat_result | None:
-    """Return what `path` is, or None if there is nothing.
+    """Return the status of `path`, or None if there is nothing.
 
     Raises:
         DataError: If that cannot be told, such as for lack of permission.
@@ -240,10 +225,10 @@ def read_parts(
     """Read the splits of a data set, each from one or more parts; those without labels are left out, except train.
 
     Args:
-        parts: For train, and for validation and test where they are, the name of each part and how it is opened.
-        columns: As in `read_file`.
-        task: What the labels are.
-        slice_columns: As in `read_file`.
+        parts: The parts of train, and of validation and test where there are any.
+        columns: This and the others: as in `read_file`.
+        task: Kind of target.
+        slice_columns: Further columns that the examples carry along.
 
     Raises:
         ConfigError: If what is asked of the columns contradicts the task.
@@ -259,10 +244,9 @@ def read_parts(
             continue
         read = []
         for source, open_part in parts[split]:
-            with _readable(source):
-                table = open_part()
-                names_of_train = names_of_train or table.names
-                read.append(_examples(table, columns, source, split, task=task, slice_columns=slice_columns))
+            table = open_part()
+            names_of_train = names_of_train or table.names
+            read.append(_examples(table, columns, source, split, task=task, slice_columns=slice_columns))
         splits[split] = join(read)
     return splits
 
@@ -301,53 +285,48 @@ def _examples(
     slice_columns: Sequence[str] = (),
 ) -> Examples:
     _check_wanted(columns, task)
-    parts = text_parts(table.names, columns.text_column, source=source)
-    text_columns = [column for _, column in parts or () if column is not None]
-    text, label = find_columns(
-        table,
-        dataclasses.replace(columns, text_column=text_columns[0]) if text_columns else columns,
-        source=source,
-        with_labels=with_labels and not columns.label_columns,
-        task=task,
-    )
+    template = text_parts(table.names, columns.text_column, source=source)
+    text_columns = [column for _, column in template or () if column is not None]
+    given = dataclasses.replace(columns, text_column=text_columns[0]) if text_columns else columns
+    is_labelled = with_labels and not columns.label_columns
+    text, label = find_columns(table, given, source=source, with_labels=is_labelled, task=task)
     text_columns = text_columns or [text]
-    if label in text_columns:
-        raise DataError(
-            f"Expected other columns in {columns.text_column!r} than that of the labels in {source}, found {label!r} "
-            "in both. Take it out, or pass another --label-column."
-        )
     label_columns = [label] if label is not None else list(columns.label_columns if with_labels else ())
     pair, group, taken = columns.pair_column, columns.group_column, [*text_columns, *label_columns]
-    others = [(name, "label", text_columns, "--label-columns") for name in label_columns if name != label]
-    others += [(pair, "second text", taken, "--pair-column")] if pair is not None else []
-    others += [(group, "group", taken, "--group-column, or leave it out")] if group is not None else []
-    others += [(name, "slice", taken, "--slice-columns, or leave it out") for name in slice_columns]
-    for name, role, others_columns, flag in others:
-        check_column(table.names, name, role=role, taken=others_columns, flag=flag, source=source)
+    label_flag = "--label-columns" if label is None else "--label-column"
+    for name, role, others, flag in (
+        *((name, "label", text_columns, label_flag) for name in label_columns),
+        (pair, "second text", taken, "--pair-column"),
+        (group, "group", taken, "--group-column, or leave it out"),
+        *((name, "slice", taken, "--slice-columns, or leave it out") for name in slice_columns),
+    ):
+        if name is not None:
+            check_column(table.names, name, role=role, taken=others, flag=flag, source=source)
+    names = (*text_columns, pair, *label_columns, group, *slice_columns)
+    wanted = list(dict.fromkeys(name for name in names if name is not None))
+    where = {name: f"column {name!r} of {source}" for name in wanted}
     rows, texts, pairs, groups = array("q"), TextCollector(), TextCollector(), list[str]()
     carried: dict[str, list[str]] = {name: [] for name in slice_columns}
     label_form = LabelColumns(
         names=label_columns,
         separator=columns.label_separator,
-        class_names=table.class_names.get(label) if label is not None else None,
+        class_names=None if label is None else table.class_names.get(label),
         are_flags=label is None,
-        where=source if label is None else f"column {label!r} of {source}",
+        where=source if label is None else where[label],
     )
     labels = target_collector(task, label_form)
-    names = (*text_columns, pair, *label_columns, group, *slice_columns)
-    wanted = list(dict.fromkeys(name for name in names if name is not None))
     read = words_as_texts if task == "tokens" else check_texts
     for numbers, values in table.read(wanted):
         found = dict(zip(wanted, values, strict=True))
         rows.extend(numbers)
-        of_texts = [read(found[name], numbers, where=f"column {name!r} of {source}") for name in text_columns]
-        texts.extend(of_texts[0] if parts is None else join_texts(parts, of_texts))
+        of_texts = [read(found[name], numbers, where=where[name]) for name in text_columns]
+        texts.extend(of_texts[0] if template is None else join_texts(template, of_texts))
         if pair is not None:
-            pairs.extend(check_texts(found[pair], numbers, where=f"column {pair!r} of {source}"))
+            pairs.extend(check_texts(found[pair], numbers, where=where[pair]))
         if label_columns:
             labels.extend([found[name] for name in label_columns], numbers)
         if group is not None:
-            groups.extend(group_names(found[group], numbers, where=f"column {group!r} of {source}"))
+            groups.extend(group_names(found[group], numbers, where=where[group]))
         for name, values_of in carried.items():
             values_of.extend(column_values(found[name], class_names=table.class_names.get(name)))
     if not rows:

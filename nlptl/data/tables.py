@@ -26,8 +26,7 @@ def open_table(path: Path, *, separator: str | None = None, header: bool = True)
 
     Raises:
         ConfigError: If a separator is given, or no header expected, in a file of another format.
-        DataError: If the file is not what its suffix says, or changes before all of it is read.
-        OSError: If it cannot be read.
+        DataError: If the file cannot be read, is not what its suffix says, or changes before all of it is read.
     """
     state = _state(path)
 
@@ -69,7 +68,7 @@ def split_suffix(path: Path) -> tuple[str, str]:
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    """Return what changes when somebody writes to a file, or puts another one in its place."""
+    """Return values that change when a file is written to or replaced."""
     try:
         status = path.stat()
     except OSError:
@@ -79,16 +78,21 @@ def _state(path: Path) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def _unchanged(path: Path, state: tuple[int, ...]) -> Iterator[None]:
-    """Refuse what was read of a file that is no longer as it was, whatever came of that."""
-    found: Exception | None = None
+    """Refuse what was read, and any error in it, if the file has changed since `state`."""
     try:
         yield
-    except Exception as error:
-        found = error
+    except OSError as error:
+        _refuse_change(path, state)
+        raise DataError(f"Expected a data file, cannot read {path}: {error}. Check its permissions.") from error
+    except Exception:
+        _refuse_change(path, state)
+        raise
+    _refuse_change(path, state)
+
+
+def _refuse_change(path: Path, state: tuple[int, ...]) -> None:
     if _state(path) != state:
         raise DataError(
             f"Expected {path} to stay as it is while it is read, found that it has changed. Wait until it is complete, "
             "and start again."
-        ) from found
-    if found is not None:
-        raise found
+        )

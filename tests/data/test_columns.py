@@ -156,8 +156,8 @@ def test_template_of_blanks_is_an_empty_text(tmp_path: Path):
         ("{title", "A brace that is meant as such is written twice"),
         ("{{}}", "Expected the names of columns in the template"),
         ("{title.x}", "text column 'title.x' of the template"),
-        ("{body} {label}", "than that of the labels in .*, found 'label' in both"),
-        ("{label} {body}", "Expected different columns for texts and labels|found 'label' in both|label column"),
+        ("{body} {label}", "a column of its own for each label in .*, found 'label', which holds the texts"),
+        ("{label} {body}", "Expected different columns for texts and labels|found 'label', which holds|label column"),
     ],
 )
 def test_templates_that_are_refused(template: str, message: str, tmp_path: Path):
