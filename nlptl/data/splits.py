@@ -75,12 +75,8 @@ class Splits:
             raise ConfigError(f"Expected a split ({', '.join(NAMES)}), found {name!r}. Pass one of these names.")
         return parts[name]
 
-    def row_ids(self) -> dict[str, list[int]]:
-        """Return the row numbers of each split in its source, to tell later which examples it was made of."""
-        return {name: list(self[name].rows) for name in NAMES}
-
     def rows_as_json(self) -> Iterator[str]:
-        """Yield `row_ids` as lines of JSON, some at a time, since rows may be too many to hold them as objects."""
+        """Yield the row numbers of each split in its source as JSON, some at a time, since there may be millions."""
         for name in NAMES:
             yield f'{{\n  "{name}": [\n' if name == NAMES[0] else f',\n  "{name}": [\n'
             rows = self[name].rows
@@ -184,7 +180,7 @@ def load_splits(
         logger.info("For details and what to do, run: %s", _check_command(dataset, task, columns))
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
     logger.info("%s: %s%s", str(dataset).removeprefix("sample:"), sizes, _describe_labels(parts["train"], task))
-    return Splits(parts["train"], parts["validation"], parts["test"], task, tuple(findings))
+    return Splits(**parts, task=task, findings=tuple(findings))
 
 
 def read_splits(
@@ -197,10 +193,10 @@ def read_splits(
     """Read a data set as it is: one file or sample is train; a folder or Hub id may have validation and test too.
 
     Args:
-        dataset: As in `load_splits`.
-        columns: Which columns are read; what is not given is found by name, or not read.
-        task: As in `load_splits`.
-        slice_columns: As in `load_splits`.
+        dataset: This and the others: as in `load_splits`.
+        columns: Which columns are read.
+        task: Kind of target.
+        slice_columns: Further columns that the examples carry along.
 
     Raises:
         ConfigError: If there is no such sample, or if what is asked of the columns contradicts the task.
@@ -252,19 +248,18 @@ def _describe_labels(train: Examples, task: TaskKind) -> str:
 def _carve_missing(parts: dict[str, Examples], source: str, seed: int, task: TaskKind) -> None:
     """Add what is missing to `parts`, and leave the rest in train."""
     num_rows, num_classes = len(parts["train"]), len(set(strata(parts["train"].labels, task)))
-    groups = set(parts["train"].groups)
-    found = f"{num_rows} rows in {num_classes} classes" + (
-        f" and {len(groups):,} group{'s' * (len(groups) > 1)}" if groups else ""
-    )
+    num_groups = len(set(parts["train"].groups))
+    in_groups = f" and {num_groups:,} group{'s' * (num_groups > 1)}" if num_groups else ""
     count = max(1, round(num_rows * CARVED_PERCENT / 100))
     for name in ("test", "validation"):
         if name not in parts:
             parts["train"], part = _carve(parts["train"], count, name, seed, task)
             if not part:
                 raise DataError(
-                    f"Expected enough rows in {source} to set some aside for {name}, found {found}. "
-                    f"Add rows, three or more of some class{' and in different groups' if groups else ''}; or pass a "
-                    "folder with files train, validation and test."
+                    f"Expected enough rows in {source} to set some aside for {name}, found {num_rows} rows in "
+                    f"{num_classes} classes{in_groups}. Add rows, three or more of some class"
+                    f"{' and in different groups' if num_groups else ''}; or pass a folder with files train, "
+                    "validation and test."
                 )
             parts[name] = part
             logger.info("%s: no %s split: held out %s examples of train", source, name, f"{len(part):,}")
@@ -285,7 +280,7 @@ def _carve(examples: Examples, count: int, name: str, seed: int, task: TaskKind)
 
 
 def _leave_one_of_each(chosen: np.ndarray, sets: list[tuple[str, ...]]) -> np.ndarray:
-    """Return what is chosen without the texts that are the last ones with a label; a text may have many."""
+    """Return the chosen texts without those that are the last ones with one of their labels."""
     left = Counter(label for labels in sets for label in labels)
     kept = []
     for i in chosen:
@@ -296,6 +291,8 @@ def _leave_one_of_each(chosen: np.ndarray, sets: list[tuple[str, ...]]) -> np.nd
 
 
 def _limit(examples: Examples, count: int, seed: int, task: TaskKind) -> Examples:
+    if count >= len(examples):
+        return examples
     classes = strata(examples.labels, task)
     num_classes = len(set(classes))
     if count < num_classes and task not in CLASS_TASKS:
@@ -305,8 +302,6 @@ def _limit(examples: Examples, count: int, seed: int, task: TaskKind) -> Example
             f"Expected max_examples of {num_classes} or more, one for each class of {examples.split}, found {count}. "
             "Raise or unset --max-examples."
         )
-    if count >= len(examples):
-        return examples
     return examples.select(_choose(classes, count, ("max_examples", seed, examples.split), at_least=1))
 
 
@@ -318,9 +313,8 @@ def _choose(classes: list[str], count: int, stream: tuple[str | int, ...], *, at
     names, codes, sizes = _codes(classes)
     shares = at_least + _apportion(sizes - 1, count - at_least * len(names))
     members_by_class = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
-    chosen = []
-    for name, members, share in zip(names, members_by_class, shares, strict=True):
-        chosen.append(members[order(len(members), *stream, name)[:share]])
+    members_and_shares = zip(names, members_by_class, shares, strict=True)
+    chosen = [members[order(len(members), *stream, name)[:share]] for name, members, share in members_and_shares]
     return np.sort(np.concatenate(chosen))
 
 
@@ -351,7 +345,7 @@ def _choose_groups(classes: list[str], groups_of: list[str], count: int, stream:
 
 
 def _codes(values: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return the different values in order, the place of each among these, and how often each of these is there."""
+    """Return the different values in order, the index of each value among them, and how often each of them occurs."""
     names = sorted(set(values))
     code_of = {name: code for code, name in enumerate(names)}
     codes = np.fromiter((code_of[value] for value in values), dtype=np.int32, count=len(values))
