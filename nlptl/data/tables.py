@@ -1,4 +1,4 @@
-"""From a file to its columns: opened first by its suffix, read once the columns are chosen."""
+"""Data files as tables: opened by their suffix, and read once the columns are chosen."""
 
 import contextlib
 import dataclasses

@@ -75,8 +75,8 @@ def test_full_disk(into_files: None, feature_cache: Path, caplog: pytest.LogCapt
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert found == MANY
     assert caplog.messages == [
-        f"going on with the texts in memory, since they cannot be put into {feature_cache}: File too large. Free "
-        "space, mend the permissions, or set NLPTL_CACHE to another folder"
+        f"keeping the texts in memory, since they cannot be written to {feature_cache}: File too large. Free some "
+        "space, fix the permissions, or set NLPTL_CACHE to another folder"
     ]
 
 
@@ -87,7 +87,7 @@ def test_folder_that_cannot_be_made(
     monkeypatch.setenv("NLPTL_CACHE", str(tmp_path / "file"))
     assert collect(MANY) == MANY
     (message,) = caplog.messages
-    assert f"cannot be put into {tmp_path / 'file'}: File exists. Free" in message
+    assert f"cannot be written to {tmp_path / 'file'}: File exists. Free" in message
 
 
 def write(path: Path, count: int) -> Path:
