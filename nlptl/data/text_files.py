@@ -20,10 +20,11 @@ from nlptl.data.table import Table, no_rows, table_of_records
 from nlptl.errors import DataError
 
 MAX_EXPANSION = 200
-"""How many times the size of a .gz file its content may have: real texts have about 4, at most some 50."""
+"""Limit on the size of the content of a .gz file, in sizes of the file: real texts have about 4, at most some 50."""
 BYTES_AT_ONCE = 2**20
 MIN_EXPANDED = 2**24
-"""Content of this size is no bomb, however well it is compressed."""
+"""Content of this size is accepted, however well it is compressed."""
+_UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 CONLL_COLUMNS = ("tokens", "tags")
 BETWEEN_COLUMNS = re.compile("[ \t]+")
 """Of CoNLL files: other blanks, such as those within numbers in German, belong to the word."""
@@ -42,10 +43,10 @@ def open_text(path: Path, encoding: str, newline: str | None) -> io.TextIOWrappe
 
 
 def find_encoding(path: Path) -> str:
-    """Return the encoding of a text file, all of which is looked at.
+    """Return the encoding of a text file, after reading all of it.
 
     Raises:
-        DataError: If it holds bytes that are no text, or nothing, or is compressed and damaged.
+        DataError: If it is blank, is compressed and damaged, or holds bytes that are no text.
     """
     try:
         return _encoding_of_content(path)
@@ -62,12 +63,9 @@ def _encoding_of_content(path: Path) -> str:
         start = file.read(len(codecs.BOM_UTF8))
         if start[:2] == b"\x1f\x8b":
             raise DataError(f"Expected text in {path}, found what gzip has packed. Unpack it, or add .gz to its name.")
-        position, encoding, shown = 0, "utf-8", "UTF-8"
-        if start == codecs.BOM_UTF8:
-            position = len(start)
-        elif start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            position, shown = 2, "UTF-16"
-            encoding = "utf-16-le" if start[:2] == codecs.BOM_UTF16_LE else "utf-16-be"
+        encoding, position = "utf-8", len(start) if start == codecs.BOM_UTF8 else 0
+        if start[:2] in _UTF16:
+            encoding, position = _UTF16[start[:2]], 2
             logger.info("%s: read as UTF-16", path)
         file.seek(position)
         decoder = codecs.getincrementaldecoder(encoding)()
@@ -79,7 +77,7 @@ def _encoding_of_content(path: Path) -> str:
             except UnicodeDecodeError as error:
                 line += error.object[: error.start].decode(encoding, errors="ignore").count("\n")
                 raise DataError(
-                    f"Expected {shown} in {path}, found byte 0x{error.object[error.start]:02x} on line {line} "
+                    f"Expected {encoding.upper()} in {path}, found byte 0x{error.object[error.start]:02x} on line {line} "
                     f"(byte {position - pending + error.start:,} of the file). Save the file as UTF-8; nothing is "
                     "guessed."
                 ) from error
@@ -97,11 +95,11 @@ def _encoding_of_content(path: Path) -> str:
             if limit is not None and position > max(limit, MIN_EXPANDED):
                 raise DataError(
                     f"Expected at most {MAX_EXPANSION} times the size of the compressed file in {path}, found more. "
-                    "Unpack it, and look whether it is what you expect."
+                    "Unpack it, and check that it is what you expect."
                 )
     if is_blank:
         raise no_rows(path)
-    return "utf-16" if shown == "UTF-16" else "utf-8-sig"
+    return "utf-8-sig" if encoding == "utf-8" else "utf-16"
 
 
 def json_table(path: Path, suffix: str) -> Table:
@@ -111,15 +109,12 @@ def json_table(path: Path, suffix: str) -> Table:
         DataError: If it is no such file.
     """
     encoding = find_encoding(path)
-    is_array = suffix == ".json" and _starts_with_bracket(path, encoding)
+    with open_text(path, encoding, newline="\n") as file:
+        first_line = next(line for line in file if line.strip())
+    is_array = suffix == ".json" and first_line.lstrip().startswith("[")
     records = (_json_array if is_array else _json_records)(path, encoding)
     first = next(records)
     return table_of_records(path, list(first[1]), itertools.chain([first], records))
-
-
-def _starts_with_bracket(path: Path, encoding: str) -> bool:
-    with open_text(path, encoding, newline="\n") as file:
-        return next(line for line in file if line.strip()).lstrip().startswith("[")
 
 
 def _json_array(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -149,8 +144,23 @@ def _json_records(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, An
     decoder = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object)
     with open_text(path, encoding, newline="\n") as file:
         for row, line in enumerate(file, start=1):
-            if line.strip():
-                yield row, _json_record(decoder, line, path, row)
+            if not line.strip():
+                continue
+            try:
+                record = decoder.decode(line)
+                reason = "" if isinstance(record, dict) else f"a value of type {type(record).__name__}"
+            except json.JSONDecodeError as error:
+                reason = f"{error.msg} (column {error.colno})"
+            except ValueError as error:
+                reason = str(error)
+            except RecursionError:
+                reason = "values nested too deeply"
+            if reason:
+                raise DataError(
+                    f"Expected one JSON object per line in {path}, found something else on row {row}: {reason}. "
+                    'Write each example as {"text": ..., "label": ...} on a line of its own.'
+                )
+            yield row, record
 
 
 def _refuse_constant(name: str) -> float:
@@ -163,24 +173,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in an object")
     return values
-
-
-def _json_record(decoder: json.JSONDecoder, line: str, path: Path, row: int) -> dict[str, Any]:
-    try:
-        record = decoder.decode(line)
-        reason = "" if isinstance(record, dict) else f"a value of type {type(record).__name__}"
-    except json.JSONDecodeError as error:
-        reason = f"{error.msg} (column {error.colno})"
-    except ValueError as error:
-        reason = str(error)
-    except RecursionError:
-        reason = "values nested too deeply"
-    if reason:
-        raise DataError(
-            f"Expected one JSON object per line in {path}, found something else on row {row}: {reason}. "
-            'Write each example as {"text": ..., "label": ...} on a line of its own.'
-        )
-    return record  # type: ignore[no-any-return]
 
 
 def conll_table(path: Path) -> Table:
