@@ -29,7 +29,7 @@ CLASS_TASKS = ("single_label", "ordinal")
 """Kinds of tasks in which every text has one label."""
 
 # Tab, line feed, form feed and carriage return are blanks. U+FFFD replaces bytes that a decoder could not decode.
-_CONTROL_CHARACTER = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
 
 _BYTES = {bytes([byte]).decode("cp1252"): byte for byte in range(0x80, 0xA0) if byte not in b"\x81\x8d\x8f\x90\x9d"}
 """The bytes of the characters that Windows-1252 has and Latin-1 has not; of all others, the byte is their number."""
@@ -88,29 +88,20 @@ def find_problems(
     """
     train = splits["train"]
     keys = {name: _digests(examples) for name, examples in splits.items()}
-    findings: list[Finding | None] = [*_target_errors(splits, task)]
-    findings += [
-        finding_on("empty_text", f"empty texts in {name}", splits[name], keys[name] == EMPTY) for name in splits
-    ]
-    for first, second in itertools.combinations(splits, 2):
-        findings.append(_leak(first, second, keys, splits))
-        findings.append(_group_leak(first, second, splits))
-    for name, examples in splits.items():
-        findings += _repeated_texts(name, examples, keys[name])
     sets = {name: label_sets(examples.labels, task) for name, examples in splits.items()}
     counts = Counter(label for labels in sets["train"] for label in labels)
+    findings: list[Finding | None] = [*_target_errors(splits, task)]
+    for first, second in itertools.combinations(splits, 2):
+        findings += [_leak(first, second, keys, splits), _group_leak(first, second, splits)]
     if task in (*CLASS_TASKS, "multi_label"):
         findings.append(_label_collisions(train, sets["train"], counts))
-    if task in CLASS_TASKS:
-        holds_rows = partial(_holds_rows, labels=counts)
-        findings += _find_texts("rows_in_text", "texts in {} that contain whole rows of a file", holds_rows, splits)
-    findings.append(_small_classes(train, sets["train"], counts))
-    findings += [_missing_classes(name, splits[name], sets[name], counts) for name in splits if name != "train"]
-    findings.append(_identifiers(train))
-    what = "texts in {} with control characters or undecodable bytes"
-    findings += _find_texts("control_character", what, _CONTROL_CHARACTER.search, splits)
-    findings += _find_texts("mojibake", "wrongly decoded texts in {}", _is_mojibake, splits)
+    findings += [_small_classes(train, sets["train"], counts), _identifiers(train)]
     for name, examples in splits.items():
+        findings.append(finding_on("empty_text", f"empty texts in {name}", examples, keys[name] == EMPTY))
+        findings += _repeated_texts(name, examples, keys[name])
+        if name != "train":
+            findings.append(_missing_classes(name, examples, sets[name], counts))
+        findings += _garbled_texts(name, examples, counts if task in CLASS_TASKS else ())
         findings += find_other_languages(name, examples)
     if task in CLASS_TASKS:
         findings += find_leaking_words(train, texts_shown=texts_shown)
@@ -238,14 +229,17 @@ def _first_of_their_kind(keys: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     return dict(zip(keys, np.split(is_first, ends[:-1]), strict=True))
 
 
-def _find_texts(
-    kind: str, what: str, is_odd: Callable[[str], object], splits: Mapping[str, Examples]
-) -> list[Finding | None]:
-    """Find the texts of each split for which `is_odd` is true; in `what`, {} stands for the name of the split."""
+def _garbled_texts(name: str, examples: Examples, labels: Container[str]) -> list[Finding | None]:
+    """Find texts that were not read as they were meant; `labels` are those that rows of a file may have."""
+    checks: list[tuple[str, str, Callable[[str], object]]] = [
+        ("rows_in_text", f"texts in {name} that contain whole rows of a file", partial(_holds_rows, labels=labels)),
+        ("control_character", f"texts in {name} with control characters or undecodable bytes", _CONTROL.search),
+        ("mojibake", f"wrongly decoded texts in {name}", _is_mojibake),
+    ]
     found = []
-    for name, examples in splits.items():
-        are_odd = np.fromiter((bool(is_odd(text)) for text in examples.texts), dtype=bool, count=len(examples))
-        found.append(finding_on(kind, what.format(name), examples, are_odd))
+    for kind, what, is_garbled in checks:
+        are_garbled = np.fromiter((bool(is_garbled(text)) for text in examples.texts), dtype=bool, count=len(examples))
+        found.append(finding_on(kind, what, examples, are_garbled))
     return found
 
 

@@ -77,9 +77,9 @@ def _encoding_of_content(path: Path) -> str:
             except UnicodeDecodeError as error:
                 line += error.object[: error.start].decode(encoding, errors="ignore").count("\n")
                 raise DataError(
-                    f"Expected {encoding.upper()} in {path}, found byte 0x{error.object[error.start]:02x} on line {line} "
-                    f"(byte {position - pending + error.start:,} of the file). Save the file as UTF-8; nothing is "
-                    "guessed."
+                    f"Expected {encoding.upper()} in {path}, found byte 0x{error.object[error.start]:02x} on line "
+                    f"{line} (byte {position - pending + error.start:,} of the file). Save the file as UTF-8; nothing "
+                    "is guessed."
                 ) from error
             if "\0" in text:
                 line += text[: text.index("\0")].count("\n")
