@@ -114,14 +114,12 @@ def describe_findings(findings: Sequence[Finding]) -> str:
     """Format the findings as a list, worst first, each with what it means and what to do."""
     kinds = list(EXPLANATIONS)
     ordered = sorted(findings, key=lambda each: (each.severity != "error", kinds.index(each.kind)))
-    count = Counter(each.severity for each in ordered)
-    total = " and ".join(
-        f"{count[severity]} {severity}{'s' * (count[severity] > 1)}"
-        for severity in ("error", "warning")
-        if count[severity]
-    )
+    if not ordered:
+        return "nothing"
+    counts = Counter(each.severity for each in ordered)
+    total = " and ".join(f"{count} {severity}{'s' * (count > 1)}" for severity, count in counts.items())
     items = [f"{each.severity}: {each.message}\n    {each.meaning}\n    {each.action}" for each in ordered]
-    return "\n".join([f"{total or 'nothing'}:" if items else "nothing", *items])
+    return "\n".join([f"{total}:", *items])
 
 
 def drop_empty_texts(examples: Examples) -> Examples:

@@ -1,4 +1,4 @@
-"""Which columns hold the texts and the labels, and what counts as a text and as a label."""
+"""The columns of the texts and the labels, and their values."""
 
 import difflib
 import logging
@@ -108,44 +108,43 @@ def _check_unique(names: Sequence[str], name: str | None, source: str) -> None:
         )
 
 
-def text_parts(names: Sequence[str], text_column: str | None, *, source: str) -> list[tuple[str, str | None]] | None:
-    """Return the parts of a template such as "{title}: {body}": characters, each with the column after them, or None.
+def template_columns(names: Sequence[str], text_column: str | None, *, source: str) -> list[str]:
+    """Return the columns that a template such as "{title}: {body}" names; none if it is a column, or None.
 
-    None if `text_column` is no template but a column, or unset. A column whose name has braces is a column.
+    A column whose name has braces is a column.
 
     Raises:
         DataError: If the template is malformed, or names a column that is not there.
     """
     if text_column is None or text_column in names or "{" not in text_column:
-        return None
-    parts: list[tuple[str, str | None]] = []
+        return []
     try:
-        for characters, column, form, conversion in Formatter().parse(text_column):
-            if form or conversion or column == "":
-                raise ValueError("something other than the name of a column in braces")
-            parts.append((characters, column))
+        parts = list(Formatter().parse(text_column))
+        if any(form or conversion or column == "" for _, column, form, conversion in parts):
+            raise ValueError("something other than the name of a column in braces")
     except ValueError as error:
         raise DataError(
             f"Expected a template such as '{{title}}: {{body}}' as --text-column, found {text_column!r}: {error}. A "
             "brace that is meant as such is written twice."
         ) from error
-    if all(column is None for _, column in parts):
+    columns = [column for _, column, _, _ in parts if column is not None]
+    if not columns:
         raise DataError(f"Expected the names of columns in the template {text_column!r}, found none. Add {{text}}.")
-    for column in (column for _, column in parts if column is not None):
+    for column in columns:
         what = f"text column {column!r} of the template {text_column!r}"
         _check_is_there(names, column, what, names, "--text-column", source)
-    return parts
+    return columns
 
 
-def join_texts(parts: Sequence[tuple[str, str | None]], columns: Sequence[Sequence[str]]) -> list[str]:
-    """Return the texts of a template, given its parts and the columns that it names, in order.
+def join_texts(template: str, columns: Sequence[Sequence[str]]) -> list[str]:
+    """Return the texts of a template, given the columns that it names, in order.
 
     Where all columns are blank, the text is empty.
     """
-    texts = []
+    parts, texts = list(Formatter().parse(template)), []
     for row in zip(*columns, strict=True):
         values = iter(row)
-        joined = "".join(characters + ("" if column is None else next(values)) for characters, column in parts)
+        joined = "".join(characters + ("" if column is None else next(values)) for characters, column, _, _ in parts)
         texts.append(joined if any(map(str.strip, row)) else "")
     return texts
 
@@ -187,15 +186,15 @@ def group_names(values: Iterable[object], rows: Sequence[int], *, where: str) ->
     for value, row in zip(values, rows, strict=True):
         if is_blank(plain(value)):
             raise DataError(
-                f"Expected a group for every text in {where}, found none in row {row}. Fill it in; a text that belongs "
-                "to nothing gets a name of its own."
+                f"Expected a group for every text in {where}, found none in row {row}. Fill it in; give a text that "
+                "belongs to no group a name of its own."
             )
         groups.append(sys.intern(str(plain(value))))
     return groups
 
 
 def column_values(values: Iterable[object], *, class_names: Sequence[str] | None = None) -> list[str]:
-    """Return what stands in a column as strings, equal ones being one object; what is missing is empty.
+    """Return the values of a column as strings, empty for missing ones; equal strings are one object.
 
     Args:
         values: The values of a column of any kind.
@@ -211,22 +210,22 @@ def column_values(values: Iterable[object], *, class_names: Sequence[str] | None
 
 
 def check_texts(values: Iterable[object], rows: Sequence[int], *, where: str) -> list[str]:
-    """Return `values` as texts; what is missing (null, NaN) is an empty text.
+    """Return `values` as texts; a missing value (null, NaN) is an empty text.
 
     Raises:
         DataError: If a value is not a string, or holds a character that no text file can hold.
     """
     texts = []
     for value, row in zip(values, rows, strict=True):
-        if not isinstance(value, str):
-            if is_missing(value):
-                texts.append("")
-                continue
+        if isinstance(value, str):
+            texts.append(str(value))
+        elif is_missing(value):
+            texts.append("")
+        else:
             raise DataError(
                 f"Expected a string as text in {where}, found {shorten(value)}, a {kind_of(value)} (row {row}). "
                 "Write texts as strings, or pass the column that holds the texts as --text-column."
             )
-        texts.append(str(value))
     check_characters(texts, rows, where)
     return texts
 

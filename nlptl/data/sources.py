@@ -26,7 +26,7 @@ from nlptl.data.columns import (
     find_label_column,
     group_names,
     join_texts,
-    text_parts,
+    template_columns,
 )
 from nlptl.data.given import as_list
 from nlptl.data.table import ROWS_AT_ONCE, Table, no_rows
@@ -285,12 +285,11 @@ def _examples(
     slice_columns: Sequence[str] = (),
 ) -> Examples:
     _check_wanted(columns, task)
-    template = text_parts(table.names, columns.text_column, source=source)
-    text_columns = [column for _, column in template or () if column is not None]
-    given = dataclasses.replace(columns, text_column=text_columns[0]) if text_columns else columns
+    of_template = template_columns(table.names, columns.text_column, source=source)
+    given = dataclasses.replace(columns, text_column=of_template[0]) if of_template else columns
     is_labelled = with_labels and not columns.label_columns
     text, label = find_columns(table, given, source=source, with_labels=is_labelled, task=task)
-    text_columns = text_columns or [text]
+    text_columns = of_template or [text]
     label_columns = [label] if label is not None else list(columns.label_columns if with_labels else ())
     pair, group, taken = columns.pair_column, columns.group_column, [*text_columns, *label_columns]
     label_flag = "--label-columns" if label is None else "--label-column"
@@ -320,7 +319,7 @@ def _examples(
         found = dict(zip(wanted, values, strict=True))
         rows.extend(numbers)
         of_texts = [read(found[name], numbers, where=where[name]) for name in text_columns]
-        texts.extend(of_texts[0] if template is None else join_texts(template, of_texts))
+        texts.extend(join_texts(str(columns.text_column), of_texts) if of_template else of_texts[0])
         if pair is not None:
             pairs.extend(check_texts(found[pair], numbers, where=where[pair]))
         if label_columns:
