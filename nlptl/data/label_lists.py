@@ -84,16 +84,16 @@ def _is_label(member: object) -> bool:
 def _no_list_of_labels(found: str, columns: LabelColumns, row: int) -> str:
     return (
         f"Expected a list of labels for each text in {columns.where}, found {found} (row {row}). Write JSON lists "
-        'such as ["joy", "love"], [] for none; pass --label-separator if something else stands between labels; or '
+        'such as ["joy", "love"], [] for none; pass --label-separator if labels are separated otherwise; or '
         "pass --label-columns for a column of 0 and 1 for each label."
     )
 
 
 def _flag_names(lists: list[list[object]], columns: LabelColumns) -> list[str]:
-    """Return the names of the labels that lists of flags tell of; none: they are sets of names or class numbers.
+    """Return the names of the labels if the lists hold flags; an empty list if they hold names or class numbers.
 
-    Flags are lists of one length of 0 and 1 alone. That a list repeats a member is a sure sign, since no set does; so
-    are booleans, floats, and 1 before 0.
+    Lists of flags have one length and hold only 0 and 1. A repeated member is a sure sign, since sets have none; so are
+    booleans, floats, and 1 before 0.
     """
     widths = {len(members) for members in lists}
     if len(widths) != 1 or widths == {0} or not all(_flag(each) is not None for members in lists for each in members):
@@ -118,13 +118,13 @@ def _flag(member: object) -> bool | None:
 def _set_of(members: list[object], names: list[str], columns: LabelColumns, row: int) -> str:
     """Return the labels of a text as a JSON list of different names in order."""
     if names:
-        chosen = [name for name, member in zip(names, members, strict=True) if _flag(member)]
-        return sys.intern(json.dumps(sorted(chosen), ensure_ascii=False))
-    numbers = [member for member in members if not isinstance(member, str)]
-    found = (
-        None if any(isinstance(number, bool | float) for number in numbers) else names_of(members, columns.class_names)
-    )
-    if found is None or len(set(map(str, numbers))) < len(numbers):
+        found: list[str] | None = [name for name, member in zip(names, members, strict=True) if _flag(member)]
+    else:
+        numbers = [member for member in members if not isinstance(member, str)]
+        is_set = len(set(map(str, numbers))) == len(numbers)
+        are_ids = not any(isinstance(number, bool | float) for number in numbers)
+        found = names_of(members, columns.class_names) if is_set and are_ids else None
+    if found is None:
         raise DataError(
             f"{_no_list_of_labels(shorten(members), columns, row)} Flags, 0 and 1 for each label, are read from lists "
             "of one length; a list of class numbers has each of them once."

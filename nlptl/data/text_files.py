@@ -75,11 +75,12 @@ def _encoding_of_content(path: Path) -> str:
             try:
                 text = decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
+                shown = "UTF-8" if encoding == "utf-8" else "UTF-16"
                 line += error.object[: error.start].decode(encoding, errors="ignore").count("\n")
                 raise DataError(
-                    f"Expected {encoding.upper()} in {path}, found byte 0x{error.object[error.start]:02x} on line "
-                    f"{line} (byte {position - pending + error.start:,} of the file). Save the file as UTF-8; nothing "
-                    "is guessed."
+                    f"Expected {shown} in {path}, found byte 0x{error.object[error.start]:02x} on line {line} "
+                    f"(byte {position - pending + error.start:,} of the file). Save the file as UTF-8; nothing is "
+                    "guessed."
                 ) from error
             if "\0" in text:
                 line += text[: text.index("\0")].count("\n")
