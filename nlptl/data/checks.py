@@ -172,13 +172,13 @@ def _target_errors(splits: Mapping[str, Examples], task: TaskKind) -> list[Findi
         known = set(train.labels)
         if len(known) < 2:
             message = f"Expected two or more classes in {train.source} (train), found {sorted(known)}"
-            errors.append(finding("one_class", message, count=len(known), severity="error"))
+            errors.append(finding("one_class", message, count=len(known)))
         if len(known) > max(1000, len(train) / 2) or len(known) == len(train) >= MIN_IDENTIFIERS:
             message = (
                 f"Expected classes in {train.source} (train), found {len(known):,} different labels on {len(train):,} "
                 f"examples, such as {train.labels[0]!r}, which looks like an identifier"
             )
-            errors.append(finding("identifier", message, count=len(known), severity="error"))
+            errors.append(finding("identifier", message, count=len(known)))
     return errors + _unknown_labels(splits, task)
 
 
@@ -196,7 +196,7 @@ def _unknown_labels(splits: Mapping[str, Examples], task: TaskKind) -> list[Find
                 f"Expected only labels of train ({list_names(sorted(known), 10)}) in {examples.source} ({name}), found "
                 f"{label!r} in {describe_rows(rows)}{more}"
             )
-            errors.append(finding("unknown_label", message, rows=rows, count=sum(unknown.values()), severity="error"))
+            errors.append(finding("unknown_label", message, rows=rows, count=sum(unknown.values())))
     return errors
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from nlptl.config import Columns
 from nlptl.data.columns import describe_rows
 from nlptl.data.table import Table, table_of_records
 from nlptl.data.text_files import find_encoding, open_text
@@ -24,41 +25,37 @@ EXCEL_SEPARATOR = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
 logger = logging.getLogger(__name__)
 
 
-def csv_table(path: Path, suffix: str, *, separator: str | None = None, header: bool = True) -> Table:
+def csv_table(path: Path, suffix: str, columns: Columns) -> Table:
     r"""Open a CSV or TSV file.
 
     Args:
         path: The file.
         suffix: .csv or .tsv.
-        separator: The character between two columns. None: a tab in .tsv files, else the one of `,` `;` `|` and tab
-            that cuts the first lines into the same number of columns.
-        header: Whether the first line holds the names of the columns. Without, they are called 1, 2, 3, ...
+        columns: With the separator and whether the first line holds the names of the columns. Separator None: a tab in
+            .tsv files, else the one of `,` `;` `|` and tab that cuts the first lines into the same number of columns.
+            Without a header, columns are called 1, 2, 3, ...
 
     Raises:
         DataError: If the file is not text, is empty, or has rows of different lengths.
         ConfigError: If the separator is not one character.
     """
     encoding = find_encoding(path)
-    mark = _find_separator(path, encoding, suffix) if separator is None else parse_separator(separator)
-    if separator is None and mark != ("\t" if suffix == ".tsv" else ","):
+    mark = _find_separator(path, encoding, suffix) if columns.separator is None else _parse(columns.separator)
+    if columns.separator is None and mark != ("\t" if suffix == ".tsv" else ","):
         logger.info("%s: columns are separated by %r", path, mark)
     has_quotes = _has_enclosed_fields(path, encoding, mark)
     if not has_quotes:
         logger.info("%s: quotation marks are read as characters, since they do not enclose fields", path)
     records = _records_of_one_width(path, encoding, mark, has_quotes=has_quotes)
     first = next(records, (0, []))
-    if header:
-        return table_of_records(path, first[1], records, is_delimited=True)
-    names = [str(number) for number in range(1, len(first[1]) + 1)]
-    return table_of_records(path, names, itertools.chain([first], records), is_delimited=True)
+    names = first[1]
+    if not columns.header:
+        names, records = [str(number) for number in range(1, len(names) + 1)], itertools.chain([first], records)
+    return table_of_records(path, names, records, is_delimited=True)
 
 
-def parse_separator(separator: str) -> str:
-    r"""Return the separator that a user has given; `\t` and `tab` stand for a tab.
-
-    Raises:
-        ConfigError: If it is not one character, or one that cannot separate columns.
-    """
+def _parse(separator: str) -> str:
+    r"""Return the separator that a user has given; `\t` and `tab` stand for a tab."""
     mark = "\t" if separator in ("\\t", "tab") else separator
     if len(mark) != 1 or mark in '"\r\n':
         raise ConfigError(
@@ -201,10 +198,10 @@ def _has_enclosed_fields(path: Path, encoding: str, separator: str) -> bool:
     except (csv.Error, DataError):
         return separator != "\t" or seen.is_needed
     votes = seen.votes()
-    total, is_tsv, is_plain = sum(votes), separator == "\t", seen.is_plain and not seen.is_needed
+    total, is_tsv = sum(votes), separator == "\t"
     is_open = bool(votes) and total == 0 and not seen.is_needed  # the evidence is balanced
     is_row = is_tsv and seen.width > 1 and not seen.is_written
-    if (is_tsv and is_plain) or (total > 0 and not seen.is_needed) or (is_open and (is_plain or is_row)):
+    if not seen.is_needed and (total > 0 or (is_tsv and seen.is_plain) or (is_open and (seen.is_plain or is_row))):
         return False
     is_told = is_open and not seen.is_written
     if rows := [row for (row, _), vote in zip(seen.doubtful, votes, strict=True) if vote > 0 or is_told]:

@@ -7,8 +7,6 @@ import dataclasses
 import itertools
 import logging
 import math
-import os
-import stat
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -146,24 +144,8 @@ def read_file(
         DataError: If the file cannot be read, lacks a column, or holds a value that is no text or no label.
     """
     path = Path(path).expanduser()
-    table, source = open_file(path, columns), str(path)
+    table, source = open_table(path, columns), str(path)
     return _examples(table, columns, source, split, task=task, with_labels=with_labels, slice_columns=slice_columns)
-
-
-def open_file(path: Path, columns: Columns = BY_NAME) -> Table:
-    """Open a data file, without reading its rows yet.
-
-    Raises:
-        ConfigError: If `columns` has a separator, or no header, and the file is no CSV or TSV file.
-        DataError: If it is not a file, or cannot be read.
-    """
-    status = file_status(path)
-    if status is None:
-        raise DataError(f"Expected a data file, found nothing at {path}. Check the spelling and the folder.")
-    if not stat.S_ISREG(status.st_mode):
-        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-        raise DataError(f"Expected a data file, found {what} at {path}. Pass one of its files, or a copy as a file.")
-    return open_table(path, separator=columns.separator, header=columns.header)
 
 
 def read_lines(lines: Iterable[str]) -> Examples:
@@ -199,20 +181,6 @@ def _joined(parts: Iterable[Sequence[str]]) -> Sequence[str]:
         for start in range(0, len(texts), ROWS_AT_ONCE):
             collector.extend(texts[start : start + ROWS_AT_ONCE])
     return collector.finish()
-
-
-def file_status(path: Path) -> os.stat_result | None:
-    """Return the status of `path`, or None if there is nothing.
-
-    Raises:
-        DataError: If that cannot be told, such as for lack of permission.
-    """
-    try:
-        return path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"Expected a data file or folder, cannot look at {path}: {error}. Check the path.") from error
 
 
 def read_parts(

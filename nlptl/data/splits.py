@@ -22,9 +22,9 @@ from nlptl.data.folds import take_fold
 from nlptl.data.hub import hub_parts
 from nlptl.data.order import order
 from nlptl.data.samples import sample_dataset
-from nlptl.data.sources import Examples, file_status, open_file, read_file, read_parts
+from nlptl.data.sources import Examples, read_file, read_parts
 from nlptl.data.table import ROWS_AT_ONCE
-from nlptl.data.tables import SUFFIXES
+from nlptl.data.tables import SUFFIXES, file_status, open_table
 from nlptl.data.targets import label_sets, strata
 from nlptl.errors import ConfigError, DataError
 from nlptl.labels import Labels
@@ -213,7 +213,7 @@ def read_splits(
     status = file_status(path)
     if status is not None and stat.S_ISDIR(status.st_mode):
         parts = {
-            split: [(str(file), partial(open_file, file, columns)) for file in files]
+            split: [(str(file), partial(open_table, file, columns)) for file in files]
             for split, files in split_files(path).items()
         }
         return read_parts(parts, columns, task=task, slice_columns=slice_columns)
