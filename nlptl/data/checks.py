@@ -40,32 +40,16 @@ MIN_IDENTIFIERS = 20
 """Texts or labels below which it cannot be told whether they are identifiers."""
 
 
-def check_splits(
-    splits: Mapping[str, Examples],
-    *,
-    strict: bool = False,
-    near_duplicates: bool = True,
-    task: TaskKind = "single_label",
-    texts_shown: TextsShown = "whole",
-) -> list[Finding]:
-    """Return the warnings on `splits`.
-
-    Args:
-        splits: As in `find_problems`.
-        strict: Stop at warnings too.
-        near_duplicates: As in `find_problems`.
-        task: As in `find_problems`.
-        texts_shown: As in `find_problems`.
+def refuse(findings: Sequence[Finding], *, strict: bool = False) -> None:
+    """Stop at the first error; with `strict`, at any finding.
 
     Raises:
-        DataError: If an error is among the findings; with `strict`, if there is any finding.
+        DataError: If there is one.
     """
-    for error in _target_errors(splits, task):  # before what takes time
-        raise DataError(f"{error.message}. {error.action}".rstrip())
-    findings = find_problems(splits, near_duplicates=near_duplicates, task=task, texts_shown=texts_shown)
+    for error in (each for each in findings if each.severity == "error"):
+        raise DataError(f"{error.message}. {error.action}")
     if strict and findings:
         raise DataError(f"Expected data without findings (--strict), found {describe_findings(findings)}")
-    return findings
 
 
 def find_problems(
@@ -90,7 +74,7 @@ def find_problems(
     keys = {name: _digests(examples) for name, examples in splits.items()}
     sets = {name: label_sets(examples.labels, task) for name, examples in splits.items()}
     counts = Counter(label for labels in sets["train"] for label in labels)
-    findings: list[Finding | None] = [*_target_errors(splits, task)]
+    findings: list[Finding | None] = [*find_errors(splits, task)]
     for first, second in itertools.combinations(splits, 2):
         findings += [_leak(first, second, keys, splits), _group_leak(first, second, splits)]
     if task in (*CLASS_TASKS, "multi_label"):
@@ -148,12 +132,8 @@ def drop_copies(splits: Mapping[str, Examples]) -> Examples:
     others = np.concatenate([np.zeros(0, dtype=np.int64), *(keys[name] for name in splits if name != "train")])
     is_text = keys["train"] != EMPTY
     is_leak = np.isin(keys["train"], others) & is_text
-    code_of = {label: code for code, label in enumerate(set(train.labels))}
-    codes = np.fromiter((code_of[label] for label in train.labels), dtype=np.int64, count=len(train))
-    pairs = np.stack([keys["train"], codes], axis=1)
-    is_repeated = np.ones(len(train), dtype=bool)
-    is_repeated[np.unique(pairs, axis=0, return_index=True)[1]] = False
-    is_repeated &= is_text & ~is_leak
+    labelled = np.fromiter(map(hash, zip(keys["train"].tolist(), train.labels, strict=True)), dtype=np.int64)
+    is_repeated = is_text & ~is_leak & ~_is_first(labelled)
     logger.info(
         "%s: dropped %s texts of train that are also in another split, and %s later duplicates",
         *(train.source, f"{int(is_leak.sum()):,}", f"{int(is_repeated.sum()):,}"),
@@ -161,8 +141,8 @@ def drop_copies(splits: Mapping[str, Examples]) -> Examples:
     return train.select(np.flatnonzero(~is_leak & ~is_repeated))
 
 
-def _target_errors(splits: Mapping[str, Examples], task: TaskKind) -> list[Finding]:
-    """Find targets that no model of the task can be trained or scored on, such as tags that are no spans."""
+def find_errors(splits: Mapping[str, Examples], task: TaskKind) -> list[Finding]:
+    """Return the findings on targets that no model of the task can be trained or scored on; takes little time."""
     train, errors = splits["train"], list[Finding]()
     for name, examples in splits.items():
         where = f"{examples.source} ({name})"
@@ -220,11 +200,15 @@ def _digests(examples: Examples) -> np.ndarray:
 def _first_of_their_kind(keys: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return for each text of each split whether it is neither empty nor a copy of an earlier one."""
     joined = np.concatenate(list(keys.values()))
-    is_first = np.zeros(len(joined), dtype=bool)
-    is_first[np.unique(joined, return_index=True)[1]] = True
-    is_first &= joined != EMPTY
     ends = np.cumsum([len(each) for each in keys.values()])
-    return dict(zip(keys, np.split(is_first, ends[:-1]), strict=True))
+    return dict(zip(keys, np.split(_is_first(joined) & (joined != EMPTY), ends[:-1]), strict=True))
+
+
+def _is_first(values: np.ndarray) -> np.ndarray:
+    """Return for each value whether no earlier one is equal to it."""
+    is_first = np.zeros(len(values), dtype=bool)
+    is_first[np.unique(values, return_index=True)[1]] = True
+    return is_first
 
 
 def _garbled_texts(name: str, examples: Examples, labels: Container[str]) -> list[Finding | None]:

@@ -15,7 +15,7 @@ from typing import Annotated
 import numpy as np
 
 from nlptl.config import BY_NAME, Columns, TaskKind, TextsShown
-from nlptl.data.checks import CLASS_TASKS, check_splits, drop_copies, drop_empty_texts
+from nlptl.data.checks import CLASS_TASKS, drop_copies, drop_empty_texts, find_errors, find_problems, refuse
 from nlptl.data.findings import Finding
 from nlptl.data.folders import split_files
 from nlptl.data.folds import take_fold
@@ -173,7 +173,9 @@ def load_splits(
     if max_examples is not None:
         parts = {name: _limit(parts[name], max_examples, seed, task) for name in NAMES}
     parts = {name: parts[name] for name in NAMES}
-    findings = check_splits(parts, strict=strict, near_duplicates=near_duplicates, task=task, texts_shown=texts_shown)
+    refuse(find_errors(parts, task))  # before what takes time
+    findings = find_problems(parts, near_duplicates=near_duplicates, task=task, texts_shown=texts_shown)
+    refuse(findings, strict=strict)
     for finding in findings:
         logger.warning("%s", finding.message)
     if findings:
