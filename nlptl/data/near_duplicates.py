@@ -11,7 +11,7 @@ import logging
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -56,8 +56,11 @@ def find_near_duplicates(splits: Mapping[str, Examples], is_looked_at: Mapping[s
         return []
     split_of = np.repeat(np.arange(len(names)), counts)
     places = np.concatenate([np.flatnonzero(is_looked_at[name]) for name in names])
-    texts = _Union([splits[name].texts for name in names], split_of, places)
-    like = _partners(texts, split_of, len(names))
+
+    def text_of(i: int) -> str:
+        return splits[names[split_of[i]]].texts[int(places[i])]
+
+    like = _partners(text_of, split_of, len(names))
     rows = np.concatenate([np.asarray(splits[name].rows)[is_looked_at[name]] for name in names])
     findings = []
     for first, second in [(0, 0), *((i, j) for j in range(len(names)) for i in range(j))]:
@@ -84,29 +87,15 @@ def shingles(text: str) -> list[str]:
     return [folded[i : i + 3] for i in range(max(1, len(folded) - 2))]
 
 
-class _Union:
-    """Some texts of several sequences, one after the other."""
-
-    def __init__(self, parts: Sequence[Sequence[str]], part_of: np.ndarray, places: np.ndarray) -> None:
-        self._parts, self._part_of, self._places = parts, part_of, places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, i: int) -> str:
-        text: str = self._parts[self._part_of[i]][int(self._places[i])]
-        return text
-
-
-def _partners(texts: _Union, split_of: np.ndarray, num_splits: int) -> np.ndarray:
+def _partners(text_of: Callable[[int], str], split_of: np.ndarray, num_splits: int) -> np.ndarray:
     """Return for each split and text an earlier text of that split that is like it, or -1 [splits, texts]."""
-    like = np.full((num_splits, len(texts)), -1, dtype=np.int32)
-    bands, signatures = _hash(texts)
+    like = np.full((num_splits, len(split_of)), -1, dtype=np.int32)
+    bands, signatures = _hash(text_of, len(split_of))
     for band in bands:
         for earlier, later in _candidates(band):
             equal = (signatures[earlier] == signatures[later]).sum(axis=1)
             for i, j in zip(*(side[equal >= MIN_EQUAL_HASHES].tolist() for side in (earlier, later)), strict=True):
-                if like[split_of[i], j] < 0 and similarity(texts[i], texts[j]) >= MIN_SIMILARITY:
+                if like[split_of[i], j] < 0 and similarity(text_of(i), text_of(j)) >= MIN_SIMILARITY:
                     like[split_of[i], j] = i
     return like
 
@@ -124,19 +113,19 @@ def _candidates(band: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             yield order[earlier[k : k + PAIRS_AT_ONCE]], order[later[k : k + PAIRS_AT_ONCE]]
 
 
-def _hash(texts: _Union) -> tuple[np.ndarray, np.ndarray]:
+def _hash(text_of: Callable[[int], str], num_texts: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a number for each band and text, uint32 [BANDS, texts], and 8 bits of each hash, uint8 [texts, HASHES]."""
-    bands = np.zeros((BANDS, len(texts)), dtype=np.uint32)
-    signatures = np.zeros((len(texts), HASHES), dtype=np.uint8)
+    bands = np.zeros((BANDS, num_texts), dtype=np.uint32)
+    signatures = np.zeros((num_texts, HASHES), dtype=np.uint8)
     draws = np.random.default_rng(stream_key("near duplicates")).integers(2**32, size=(2, HASHES), dtype=np.uint32)
     factors, summands = draws[0] | np.uint32(1), draws[1]
     known: dict[str, int] = _Checksums()
-    with progress_bar(name="near duplicates", total=len(texts), unit=" texts") as bar:
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            part = slice(start, min(start + TEXTS_AT_ONCE, len(texts)))
+    with progress_bar(name="near duplicates", total=num_texts, unit=" texts") as bar:
+        for start in range(0, num_texts, TEXTS_AT_ONCE):
+            part = slice(start, min(start + TEXTS_AT_ONCE, num_texts))
             if len(known) > MOST_WORDS_KNOWN:
                 known.clear()
-            words = [list(map(known.__getitem__, shingles(texts[i]))) for i in range(part.start, part.stop)]
+            words = [list(map(known.__getitem__, shingles(text_of(i)))) for i in range(part.start, part.stop)]
             hashes, starts = _number_repeats(words)
             buffer = np.empty_like(hashes)
             for i in range(HASHES):
