@@ -51,15 +51,10 @@ def micro_batches(
     longest_first = indices[np.lexsort((indices, -lengths[indices]))]
     sizes = lengths[longest_first]
     start, end = _shares(sizes, max_tokens=max_tokens, num_processes=num_processes)[process : process + 2]
-    return [longest_first[first:last] for first, last in _cut(sizes, start, end, max_tokens=max_tokens)]
-
-
-def _cut(sizes: np.ndarray, start: int, end: int, *, max_tokens: int) -> list[tuple[int, int]]:
-    """Return where each micro-batch of a share begins and ends, given the sizes from the largest on."""
     parts = []
     while start < end:
         rows = max(1, max_tokens // int(sizes[start]))
-        parts.append((start, min(start + rows, end)))
+        parts.append(longest_first[start : min(start + rows, end)])
         start += rows
     return parts
 

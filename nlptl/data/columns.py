@@ -55,7 +55,7 @@ def find_columns(
             f"Expected different columns for texts and labels in {source}, found {given[0]!r} for both. "
             f"Columns: {_list_names(names)}. Pass another --text-column or --label-column."
         )
-    roles = list(map(_Role, ("text", "label"), given, _find_both(names, columns, task), _candidates(task)))
+    roles = list(map(_Role, ("text", "label"), given, find_text_and_label(names, columns, task), _candidates(task)))
     roles = roles if with_labels else roles[:1]
     for role in roles:
         _check_unique(names, role.found, source)
@@ -83,12 +83,8 @@ class _Role(NamedTuple):
     candidates: Sequence[str]
 
 
-def find_label_column(names: Sequence[str], columns: Columns, task: TaskKind) -> str | None:
-    """Return the label column of a source, as `find_columns` would; None: there is none."""
-    return _find_both(names, columns, task)[1]
-
-
-def _find_both(names: Sequence[str], columns: Columns, task: TaskKind) -> tuple[str | None, str | None]:
+def find_text_and_label(names: Sequence[str], columns: Columns, task: TaskKind) -> tuple[str | None, str | None]:
+    """Return the text column and the label column among `names`; None for one that is not there."""
     text_names, label_names = _candidates(task)
     text = _find(names, columns.text_column, text_names, other=columns.label_column)
     return text, _find(names, columns.label_column, label_names, other=text)

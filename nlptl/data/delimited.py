@@ -4,7 +4,7 @@ import csv
 import itertools
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -156,7 +156,8 @@ def _records(
                 raise _malformed(path, row, str(error)) from error
             if fields is None:
                 return
-            if not _is_blank(fields, width):
+            is_blank = not fields or (len(fields) == 1 != width and not fields[0].strip())
+            if not is_blank:
                 yield row, fields, lines
                 width = width or len(fields)
 
@@ -164,10 +165,6 @@ def _records(
 def _reader(lines: Iterable[str], separator: str, *, has_quotes: bool = True, strict: bool = True) -> Any:
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE
     return csv.reader(lines, delimiter=separator, strict=strict, quoting=quoting)
-
-
-def _is_blank(fields: Sequence[str], width: int) -> bool:
-    return not fields or (len(fields) == 1 != width and not fields[0].strip())
 
 
 def _malformed(path: Path, row: int, reason: str) -> DataError:

@@ -6,7 +6,6 @@ Values are never guessed: a text "NA", "null" or "007" stays that text, and so d
 import dataclasses
 import itertools
 import logging
-import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +20,9 @@ from nlptl.data.columns import (
     check_texts,
     column_values,
     find_columns,
-    find_label_column,
+    find_text_and_label,
     group_names,
+    is_blank,
     join_texts,
     template_columns,
 )
@@ -220,14 +220,14 @@ def read_parts(
 
 
 def _why_unlabelled(parts: Sequence[Part], names_of_train: Sequence[str], columns: Columns, task: TaskKind) -> str:
-    """Return why a split counts as one without labels, as many test splits are; an empty string if it has some.
+    """Return why a split counts as unlabelled, as many test splits are; an empty string if it has labels.
 
     Raises:
         DataError: If it lacks the label column of train, but has a column that train lacks.
     """
     source, open_part = parts[0]
     names = open_part().names
-    of_train, own = (find_label_column(each, columns, task) for each in (names_of_train, names))
+    of_train, own = (find_text_and_label(each, columns, task)[1] for each in (names_of_train, names))
     wanted = list(columns.label_columns) or [name for name in (of_train,) if name is not None]
     if own is not None and own not in names_of_train and not columns.label_columns:
         wanted = [own]
@@ -343,7 +343,7 @@ def _take(values: Any, indices: np.ndarray) -> Any:
 
 
 def _has_no_labels(parts: Sequence[Part], label_columns: list[str]) -> bool:
-    """Tell whether a split holds -1 or nothing as the label of each text."""
+    """Tell whether all labels of a split are -1 or missing."""
     for _, open_part in parts:
         table = open_part()
         if not set(label_columns) <= set(table.names):
@@ -357,5 +357,4 @@ def _has_no_labels(parts: Sequence[Part], label_columns: list[str]) -> bool:
 def _is_no_label(value: object) -> bool:
     if isinstance(value, list):
         return bool(value) and all(map(_is_no_label, value))
-    is_blank = isinstance(value, str) and value.strip() in ("", "-1")
-    return value is None or value == -1 or is_blank or (isinstance(value, float) and math.isnan(value))
+    return is_blank(value) or value == -1 or (isinstance(value, str) and value.strip() == "-1")

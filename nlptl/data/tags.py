@@ -1,4 +1,4 @@
-"""Lists of words with a tag for each: as texts, in the scheme IOB2."""
+"""Lists of words with a tag for each: words as texts, tags in the scheme IOB2."""
 
 import functools
 import logging
@@ -27,14 +27,14 @@ def words_as_texts(values: Iterable[object], rows: Sequence[int], *, where: str)
     """
     texts = []
     for value, row in zip(values, rows, strict=True):
-        words = [] if is_missing(value) else _strings(value)
-        if words is None:
+        words = [] if is_missing(value) else listed(value)
+        if words is None or not all(isinstance(word, str) for word in words):
             raise DataError(
                 f"Expected a list of words for each text in {where}, found {shorten(value)} (row {row}). Pass the "
                 'column with the words as --text-column; in a CSV, lists are JSON: ["In", "Rome"].'
             )
         # Another blank than the one between words keeps a word such as "1 1/2" in one piece.
-        texts.append(" ".join("\u00a0".join(word.split()) for word in words))
+        texts.append(" ".join("\u00a0".join(str(word).split()) for word in words))
     return check_texts(texts, rows, where=where)
 
 
@@ -87,12 +87,12 @@ def have_spans(targets: Sequence[str]) -> list[str]:
 
 
 def tag_problem(targets: Sequence[str], where: str, is_train: bool) -> Problem | None:
-    """Find tags that are no IOB2, and that train has no spans."""
+    """Find tags that are not IOB2, and a train split without spans."""
     tags = {tag for target in set(targets) for tag in target.split(" ")}
     odd = sorted(tag for tag in tags - {"O"} if not re.fullmatch("[BI]-.+", tag))
     if not odd:
         is_empty = is_train and tags <= {"O"}
-        found = f"Expected tags of spans in {where}, found O alone"
+        found = f"Expected tags of spans in {where}, found only O"
         return Problem(found, "Pass another --label-column.") if is_empty else None
     return Problem(f"Expected tags O, B-type and I-type (IOB2) in {where}, found {odd[0]!r}", _conversion(tags, odd))
 
@@ -119,13 +119,8 @@ def _tags(values: Sequence[object], columns: LabelColumns, row: int) -> str:
     return " ".join(tags)
 
 
-def _strings(value: object) -> list[str] | None:
-    values = listed(value)
-    return values if values is not None and all(isinstance(each, str) for each in values) else None  # type: ignore[return-value]
-
-
 def _conversion(tags: set[str], odd: list[str]) -> str:
-    """Return what to do with tags that are no IOB2."""
+    """Return what to do with tags that are not IOB2."""
     if all(tag.isdigit() for tag in tags):
         return (
             "Write each tag by its name, such as O, B-person and I-person; or numbers in a file that names their "
