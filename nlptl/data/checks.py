@@ -5,8 +5,7 @@ import logging
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -83,9 +82,15 @@ def find_problems(
     for name, examples in splits.items():
         findings.append(finding_on("empty_text", f"empty texts in {name}", examples, keys[name] == EMPTY))
         findings += _repeated_texts(name, examples, keys[name])
-        if name != "train":
-            findings.append(_missing_classes(name, examples, sets[name], counts))
-        findings += _garbled_texts(name, examples, counts if task in CLASS_TASKS else ())
+        findings.append(_missing_classes(name, examples, sets[name], counts))
+        if task in CLASS_TASKS:
+            holds_rows = (_holds_rows(text, counts) for text in examples.texts)
+            what = f"texts in {name} that contain whole rows of a file"
+            findings.append(finding_on("rows_in_text", what, examples, holds_rows))
+        what = f"texts in {name} with control characters or undecodable bytes"
+        findings.append(finding_on("control_character", what, examples, map(_CONTROL.search, examples.texts)))
+        what = f"wrongly decoded texts in {name}"
+        findings.append(finding_on("mojibake", what, examples, map(_is_mojibake, examples.texts)))
         findings += find_other_languages(name, examples)
     if task in CLASS_TASKS:
         findings += find_leaking_words(train, texts_shown=texts_shown)
@@ -211,20 +216,6 @@ def _is_first(values: np.ndarray) -> np.ndarray:
     return is_first
 
 
-def _garbled_texts(name: str, examples: Examples, labels: Container[str]) -> list[Finding | None]:
-    """Find texts that were not read as they were meant; `labels` are those that rows of a file may have."""
-    checks: list[tuple[str, str, Callable[[str], object]]] = [
-        ("rows_in_text", f"texts in {name} that contain whole rows of a file", partial(_holds_rows, labels=labels)),
-        ("control_character", f"texts in {name} with control characters or undecodable bytes", _CONTROL.search),
-        ("mojibake", f"wrongly decoded texts in {name}", _is_mojibake),
-    ]
-    found = []
-    for kind, what, is_garbled in checks:
-        are_garbled = np.fromiter((bool(is_garbled(text)) for text in examples.texts), dtype=bool, count=len(examples))
-        found.append(finding_on(kind, what, examples, are_garbled))
-    return found
-
-
 def _leak(first: str, second: str, keys: Mapping[str, np.ndarray], splits: Mapping[str, Examples]) -> Finding | None:
     order, wanted, examples = np.argsort(keys[first], kind="stable"), keys[second], splits[second]
     seen = keys[first][order]
@@ -238,9 +229,7 @@ def _leak(first: str, second: str, keys: Mapping[str, np.ndarray], splits: Mappi
 
 def _group_leak(first: str, second: str, splits: Mapping[str, Examples]) -> Finding | None:
     groups, others = set(splits[first].groups), splits[second]
-    if not others.groups:
-        return None
-    is_leak = np.fromiter((group in groups for group in others.groups), dtype=bool)
+    is_leak = (group in groups for group in others.groups)
     return finding_on("group_leak", f"texts in {second} whose group is also in {first}", others, is_leak)
 
 
@@ -272,7 +261,7 @@ def _label_collisions(train: Examples, sets: Sequence[tuple[str, ...]], counts: 
     shown = "; ".join(" and ".join(map(_shown, group)) for group in groups[:5])
     shown += f"; ... ({len(groups)} such groups)" if len(groups) > 5 else ""
     what = f"labels that differ only in case, blanks or form of Unicode from a more frequent one ({shown})"
-    return finding_on("label_collision", what, train, _has_any(rarer, sets))
+    return finding_on("label_collision", what, train, (not rarer.isdisjoint(labels) for labels in sets))
 
 
 def _shown(label: str) -> str:
@@ -305,11 +294,7 @@ def _is_mojibake(text: str) -> bool:
 def _small_classes(train: Examples, sets: Sequence[tuple[str, ...]], counts: Counter[str]) -> Finding | None:
     small = {label for label, count in counts.items() if count < 2}
     what = f"classes with a single example in train ({list_names(sorted(small), 10)})"
-    return finding_on("small_class", what, train, _has_any(small, sets))
-
-
-def _has_any(wanted: set[str], sets: Sequence[tuple[str, ...]]) -> np.ndarray:
-    return np.fromiter((not wanted.isdisjoint(labels) for labels in sets), dtype=bool, count=len(sets))
+    return finding_on("small_class", what, train, (not small.isdisjoint(labels) for labels in sets))
 
 
 def _missing_classes(

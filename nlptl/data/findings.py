@@ -1,10 +1,9 @@
 """Findings of the checks of the data: what, how often and where, what it means and what to do."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
-
-import numpy as np
 
 from nlptl.data.columns import describe_rows
 from nlptl.data.sources import Examples
@@ -169,7 +168,7 @@ def target_finding(problem: Problem) -> Finding:
     return replace(finding("target", problem.found, count=1), action=problem.way_out)
 
 
-def finding_on(kind: str, what: str, examples: Examples, is_meant: np.ndarray) -> Finding | None:
-    """Return a finding on the examples for which `is_meant`, bool [examples], is true; None if there are none."""
-    rows = np.asarray(examples.rows)[is_meant].tolist()
+def finding_on(kind: str, what: str, examples: Examples, is_meant: Iterable[object]) -> Finding | None:
+    """Return a finding on the examples for which `is_meant`, one value per example, is true; None if there are none."""
+    rows = list(itertools.compress(examples.rows, is_meant))
     return finding(kind, f"{examples.source}: {what}: {describe_rows(rows)}", rows=rows) if rows else None

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 
-import numpy as np
 import regex
 
 from nlptl.data.findings import Finding, finding_on
@@ -90,7 +89,7 @@ def _other_scripts(name: str, examples: Examples, scripts: Sequence[str]) -> Fin
     main, others = _main_and_others(scripts)
     shown = ", ".join(f"{count:,} in {script}" for script, count in others[:5])
     usual = "that of most texts" if main == OTHER else f"{main}, the main script"
-    is_other = np.fromiter((script not in ("", main) for script in scripts), dtype=bool, count=len(scripts))
+    is_other = (script not in ("", main) for script in scripts)
     return finding_on("other_script", f"texts in {name} whose script is not {usual} ({shown})", examples, is_other)
 
 
@@ -99,7 +98,7 @@ def _other_languages(name: str, examples: Examples, scripts: Sequence[str]) -> F
     both = list(zip(languages, scripts, strict=True))
     main, _ = _main_and_others(languages)
     script, _ = _main_and_others(script for language, script in both if language == main)
-    is_other = np.fromiter((one not in ("", main) and two == script for one, two in both), dtype=bool, count=len(both))
+    is_other = [one not in ("", main) and two == script for one, two in both]
     found = Counter(language for language, is_meant in zip(languages, is_other, strict=True) if is_meant)
     shown = ", ".join(f"{count:,} {language!r}" for language, count in found.most_common(5))
     what = f"texts in {name} that do not look like {main!r}, the main language ({shown})"

@@ -6,8 +6,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
-import numpy as np
-
 from nlptl.config import TextsShown
 from nlptl.data.findings import Finding, finding_on
 from nlptl.data.languages import WORD
@@ -119,8 +117,9 @@ def _leaking_words(
 
 
 def _finding(kind: str, what: str, train: Examples, shown: list[str], places: list[int]) -> list[Finding]:
-    is_meant = np.zeros(len(train), dtype=bool)
-    is_meant[places] = True
+    meant = set(places)
     more = f"; ... ({len(shown)} such words)" if len(shown) > 5 else ""
-    found = finding_on(kind, f"{what} in train ({'; '.join(shown[:5])}{more})", train, is_meant)
+    found = finding_on(
+        kind, f"{what} in train ({'; '.join(shown[:5])}{more})", train, (i in meant for i in range(len(train)))
+    )
     return [] if found is None else [found]
