@@ -192,9 +192,7 @@ def group_names(values: Iterable[object], rows: Sequence[int], *, where: str) ->
 def column_values(values: Iterable[object], *, class_names: Sequence[str] | None = None) -> list[str]:
     """Return the values of a column as strings, empty for missing ones; equal strings are one object.
 
-    Args:
-        values: The values of a column of any kind.
-        class_names: The names of the classes 0, 1, 2, ..., where the source gives them.
+    `class_names` are the names of the classes 0, 1, 2, ..., if the source gives them.
     """
     found = []
     for value in map(plain, values):

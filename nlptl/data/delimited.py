@@ -28,12 +28,8 @@ logger = logging.getLogger(__name__)
 def csv_table(path: Path, suffix: str, columns: Columns) -> Table:
     r"""Open a CSV or TSV file.
 
-    Args:
-        path: The file.
-        suffix: .csv or .tsv.
-        columns: With the separator and whether the first line holds the names of the columns. Separator None: a tab in
-            .tsv files, else the one of `,` `;` `|` and tab that cuts the first lines into the same number of columns.
-            Without a header, columns are called 1, 2, 3, ...
+    Without a separator in `columns`, it is a tab in .tsv files, else the one of `,` `;` `|` and tab that cuts the first
+    lines into the same number of columns. Without a header, columns are called 1, 2, 3, ...
 
     Raises:
         DataError: If the file is not text, is empty, or has rows of different lengths.

@@ -142,22 +142,9 @@ class Finding:
 
 
 def finding(
-    kind: str,
-    message: str,
-    *,
-    rows: Sequence[int] = (),
-    count: int | None = None,
-    like: Sequence[int] = (),
+    kind: str, message: str, *, rows: Sequence[int] = (), count: int | None = None, like: Sequence[int] = ()
 ) -> Finding:
-    """Return a finding with what is said about its kind.
-
-    Args:
-        kind: One of EXPLANATIONS.
-        message: What was found, with the rows.
-        rows: All rows concerned.
-        count: Number of cases. None: the number of rows.
-        like: For each of the rows, one that it is nearly a copy of.
-    """
+    """Return a finding with the explanation of its kind; without a `count`, it is the number of rows."""
     first, other = tuple(rows[:MOST_ROWS]), tuple(like[:MOST_ROWS])
     severity: Severity = "error" if kind in ERRORS else "warning"
     return Finding(kind, message, len(rows) if count is None else count, first, severity, *EXPLANATIONS[kind], other)

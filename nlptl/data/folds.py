@@ -24,12 +24,7 @@ def take_fold(
     Each fold has its share of each class (of several labels the rarest counts, of scores the tenth that they are in),
     and all texts of a group or none. A text without which train would lack a label is in train in every fold.
 
-    Args:
-        parts: "train", and "validation" and "test" where the data has them.
-        fold: Which fold is tested, from 1 on.
-        folds: How many there are.
-        seed: Seeds what is in which fold.
-        task: What the labels are.
+    `parts` are "train", and "validation" and "test" where the data has them. Folds are counted from 1.
 
     Raises:
         DataError: If there are fewer texts or groups than folds.

@@ -1,4 +1,4 @@
-"""Texts and labels as Python code passes them: lists, arrays and columns, and nothing that only looks like a list."""
+"""Texts and labels as Python code passes them: lists, arrays and columns, but no strings or tables."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -9,11 +9,9 @@ from nlptl.values import columns_of, is_list, is_missing, show
 
 
 def as_list(values: object, what: str) -> list[Any]:
-    """Return a list, an array, a column of a table, or any other iterable in an order, as a list.
+    """Return a list, an array, a column of a table, or any other ordered iterable as a list.
 
-    Args:
-        values: What was passed.
-        what: What its items are, in the plural.
+    `what` is what to call the items in messages, in the plural.
 
     Raises:
         ConfigError: If it is a single string, a table (whose items would be the names of its columns), or no list.

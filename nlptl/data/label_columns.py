@@ -4,7 +4,7 @@ import json
 import sys
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -35,26 +35,23 @@ class Problem(NamedTuple):
     way_out: str
 
 
+@dataclass
 class RowCollector:
-    """Takes the values of each row and returns the targets that `read` and `finish` make of them."""
+    """Takes the values of each row, of which `read` makes a target; `finish_all` may change all targets in the end."""
 
-    def __init__(
-        self,
-        read: Callable[[Sequence[object], LabelColumns, int], str],
-        columns: LabelColumns,
-        finish: Callable[[list[str], LabelColumns, Sequence[int]], list[str]] | None = None,
-    ) -> None:
-        """`read` makes a target of the values of a row; `finish` changes the targets once all of them are known."""
-        self._read, self._finish, self._columns, self._targets = read, finish, columns, list[str]()
+    read: Callable[[Sequence[object], LabelColumns, int], str]
+    columns: LabelColumns
+    finish_all: Callable[[list[str], LabelColumns, Sequence[int]], list[str]] = lambda targets, *_: targets
+    targets: list[str] = field(default_factory=list)
 
     def extend(self, values: Sequence[Sequence[object]], rows: Sequence[int]) -> None:
         """Take some rows of each column."""
         for row, each in zip(rows, zip(*values, strict=True), strict=True):
-            self._targets.append(sys.intern(self._read(each, self._columns, row)))
+            self.targets.append(sys.intern(self.read(each, self.columns, row)))
 
     def finish(self, rows: Sequence[int]) -> list[str]:
         """Return the targets of all rows, which stand at `rows` in their source."""
-        return self._targets if self._finish is None else self._finish(self._targets, self._columns, rows)
+        return self.finish_all(self.targets, self.columns, rows)
 
 
 class ClassCollector:
@@ -88,15 +85,14 @@ class ClassCollector:
                 f"Expected a label for every text in {where}, found none in {describe_rows(missing)}. "
                 "Fill in these labels or delete these rows."
             )
-        first: dict[str, tuple[object, int]] = {}
-        for value, row in zip(self._values, self._first_rows, strict=True):
-            first.setdefault(kind_of(value), (value, row))
+        values = list(zip(self._values, self._first_rows, strict=True))
+        first = {kind_of(value): (value, row) for value, row in reversed(values)}
         _check_kinds(first, where)
         names = [str(value) for value in self._values]
         if "string" in first:
             check_characters(names, self._first_rows, where)
         elif "number" in first:
-            numbers = [_whole_number(*each, where) for each in zip(self._values, self._first_rows, strict=True)]
+            numbers = [_whole_number(value, row, where) for value, row in values]
             if unlabelled := self._rows_of(rows, lambda value: value == -1):
                 raise DataError(
                     f"Expected names of classes in {where}, found -1 in {describe_rows(unlabelled)}, which looks like "

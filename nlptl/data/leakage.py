@@ -29,9 +29,7 @@ def find_leaking_words(train: Examples, *, texts_shown: TextsShown = "whole") ->
 
     Candidates come from a sample of the texts, at equal distances, and are then counted in all texts.
 
-    Args:
-        train: The texts and their labels.
-        texts_shown: Whether the words are quoted ("whole") or not ("none").
+    With texts_shown "none", the words are not quoted.
     """
     texts = range(0, len(train), max(1, len(train) // SAMPLE_SIZE))
     sample = [(_words(train.texts[i]), train.labels[i]) for i in texts]
@@ -117,9 +115,7 @@ def _leaking_words(
 
 
 def _finding(kind: str, what: str, train: Examples, shown: list[str], places: list[int]) -> list[Finding]:
-    meant = set(places)
     more = f"; ... ({len(shown)} such words)" if len(shown) > 5 else ""
-    found = finding_on(
-        kind, f"{what} in train ({'; '.join(shown[:5])}{more})", train, (i in meant for i in range(len(train)))
-    )
+    is_meant = map(set(places).__contains__, range(len(train)))
+    found = finding_on(kind, f"{what} in train ({'; '.join(shown[:5])}{more})", train, is_meant)
     return [] if found is None else [found]

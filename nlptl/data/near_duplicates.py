@@ -44,9 +44,8 @@ logger = logging.getLogger(__name__)
 def find_near_duplicates(splits: Mapping[str, Examples], is_looked_at: Mapping[str, np.ndarray]) -> list[Finding]:
     """Return findings on near-duplicate texts within train, and between any two splits.
 
-    Args:
-        splits: The splits, train first.
-        is_looked_at: For each text of each split, whether it is compared: not empty, and no copy of an earlier one.
+    The first split is train. `is_looked_at` says for each text of each split whether it is compared: not empty, and no
+    copy of an earlier one.
     """
     names = list(splits)
     counts = [int(is_looked_at[name].sum()) for name in names]

@@ -190,13 +190,9 @@ def read_parts(
     task: TaskKind = "single_label",
     slice_columns: Sequence[str] = (),
 ) -> dict[str, Examples]:
-    """Read the splits of a data set, each from one or more parts; those without labels are left out, except train.
+    """Read the splits of a data set, each from its parts; those without labels are left out, except train.
 
-    Args:
-        parts: The parts of train, and of validation and test where there are any.
-        columns: This and the others: as in `read_file`.
-        task: Kind of target.
-        slice_columns: Further columns that the examples carry along.
+    `columns`, `task` and `slice_columns` are as in `read_file`.
 
     Raises:
         ConfigError: If what is asked of the columns contradicts the task.

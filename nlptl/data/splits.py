@@ -194,11 +194,7 @@ def read_splits(
 ) -> dict[str, Examples]:
     """Read a data set as it is: one file or sample is train; a folder or Hub id may have validation and test too.
 
-    Args:
-        dataset: This and the others: as in `load_splits`.
-        columns: Which columns are read.
-        task: Kind of target.
-        slice_columns: Further columns that the examples carry along.
+    `dataset`, `task` and `slice_columns` are as in `load_splits`; `columns` says which columns are read.
 
     Raises:
         ConfigError: If there is no such sample, or if what is asked of the columns contradicts the task.
@@ -219,13 +215,10 @@ def read_splits(
             for split, files in split_files(path).items()
         }
         return read_parts(parts, columns, task=task, slice_columns=slice_columns)
-    if status is None and isinstance(dataset, str) and _is_hub_id(dataset):
+    is_file_name = str(dataset).lower().endswith(_FILE_SUFFIXES)
+    if status is None and isinstance(dataset, str) and _HUB_ID.fullmatch(dataset) and not is_file_name:
         return read_parts(hub_parts(dataset, columns), columns, task=task, slice_columns=slice_columns)
     return {"train": read_file(path, columns, task=task, slice_columns=slice_columns)}
-
-
-def _is_hub_id(name: str) -> bool:
-    return _HUB_ID.fullmatch(name) is not None and not name.lower().endswith(_FILE_SUFFIXES)
 
 
 def _check_command(dataset: str | Path, task: TaskKind, columns: Columns) -> str:

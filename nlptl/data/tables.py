@@ -88,11 +88,10 @@ def _unchanged(path: Path, status: os.stat_result) -> Iterator[None]:
     """Refuse what was read, and any error in it, if the file has been written to or replaced since `status`."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:
         _refuse_change(path, status)
-        raise DataError(f"Expected a data file, cannot read {path}: {error}. Check its permissions.") from error
-    except Exception:
-        _refuse_change(path, status)
+        if isinstance(error, OSError):
+            raise DataError(f"Expected a data file, cannot read {path}: {error}. Check its permissions.") from error
         raise
     _refuse_change(path, status)
 
