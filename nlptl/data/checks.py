@@ -82,7 +82,9 @@ def find_problems(
     for name, examples in splits.items():
         findings.append(finding_on("empty_text", f"empty texts in {name}", examples, keys[name] == EMPTY))
         findings += _repeated_texts(name, examples, keys[name])
-        findings.append(_missing_classes(name, examples, sets[name], counts))
+        if missing := sorted(counts.keys() - {label for labels in sets[name] for label in labels}):
+            what = f"{len(missing)} of {len(counts)} classes have no example in {name} ({list_names(missing, 10)})"
+            findings.append(finding("missing_class", f"{examples.source}: {what}", count=len(missing)))
         if task in CLASS_TASKS:
             holds_rows = (_holds_rows(text, counts) for text in examples.texts)
             what = f"texts in {name} that contain whole rows of a file"
@@ -295,14 +297,6 @@ def _small_classes(train: Examples, sets: Sequence[tuple[str, ...]], counts: Cou
     small = {label for label, count in counts.items() if count < 2}
     what = f"classes with a single example in train ({list_names(sorted(small), 10)})"
     return finding_on("small_class", what, train, (not small.isdisjoint(labels) for labels in sets))
-
-
-def _missing_classes(
-    name: str, examples: Examples, sets: Sequence[tuple[str, ...]], counts: Counter[str]
-) -> Finding | None:
-    missing = sorted(counts.keys() - {label for labels in sets for label in labels})
-    shown = f"{len(missing)} of {len(counts)} classes have no example in {name} ({list_names(missing, 10)})"
-    return finding("missing_class", f"{examples.source}: {shown}", count=len(missing)) if missing else None
 
 
 def _identifiers(train: Examples) -> Finding | None:

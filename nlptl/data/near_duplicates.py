@@ -167,11 +167,8 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def _finding(examples: Examples, first: str, second: str, rows: list[int], like: list[int]) -> Finding:
-    kind = "near_duplicate" if first == second else "near_leak"
     where = f"in {first}" if first == second else f"between {second} and {first}"
-    shown = ", ".join(f"{i} ~ {j}" for i, j, _ in zip(rows, like, range(5), strict=False))
-    message = (
-        f"{examples.source}: near-duplicate texts {where}: "
-        f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'} ({shown}{', ...' if len(rows) > 5 else ''})"
-    )
-    return finding(kind, message, rows=rows, like=like)
+    shown = ", ".join(f"{i} ~ {j}" for i, j in zip(rows[:5], like, strict=False))
+    count = "1 row" if len(rows) == 1 else f"{len(rows):,} rows"
+    message = f"{examples.source}: near-duplicate texts {where}: {count} ({shown}{', ...' if len(rows) > 5 else ''})"
+    return finding("near_duplicate" if first == second else "near_leak", message, rows=rows, like=like)

@@ -344,9 +344,9 @@ def _has_no_labels(parts: Sequence[Part], label_columns: list[str]) -> bool:
         table = open_part()
         if not set(label_columns) <= set(table.names):
             return False
-        for _, values in table.read(label_columns):
-            if not all(_is_no_label(value) for column in values for value in column):
-                return False
+        labels = (label for _, columns in table.read(label_columns) for column in columns for label in column)
+        if not all(map(_is_no_label, labels)):
+            return False
     return True
 
 

@@ -308,8 +308,8 @@ def _choose(classes: list[str], count: int, stream: tuple[str | int, ...], *, at
     names, codes, sizes = _codes(classes)
     shares = at_least + _apportion(sizes - 1, count - at_least * len(names))
     members_by_class = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
-    members_and_shares = zip(names, members_by_class, shares, strict=True)
-    chosen = [members[order(len(members), *stream, name)[:share]] for name, members, share in members_and_shares]
+    classes_and_shares = zip(names, members_by_class, shares, strict=True)
+    chosen = [members[order(len(members), *stream, name)[:share]] for name, members, share in classes_and_shares]
     return np.sort(np.concatenate(chosen))
 
 
