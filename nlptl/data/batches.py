@@ -16,18 +16,12 @@ from nlptl.data.tokens import Tokens
 
 
 def global_batches(
-    num_examples: int,
-    batch_size: int,
-    *,
-    seed: int,
-    first_step: int,
-    num_steps: int,
-    classes: np.ndarray | None = None,
+    num_examples: int, batch_size: int, *, seed: int, first_step: int, num_steps: int, classes: np.ndarray | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield each optimizer step from `first_step` on with the indices of its examples, over all processes.
 
     An epoch is a permutation of the examples cut into slices of `batch_size`; its last slice may be shorter. With the
-    class of each example, all classes have as many places in it.
+    class of each example, all classes have equally many places in it.
     """
     steps_per_epoch = -(-num_examples // batch_size)
     permutation = np.zeros(0, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What is wrong with the data, before anything is trained: errors stop the run, warnings are reported."""
+"""Checks of the data before anything is trained: errors stop the run, warnings are reported."""
 
 import itertools
 import logging
@@ -36,7 +36,7 @@ _BYTES = {bytes([byte]).decode("cp1252"): byte for byte in range(0x80, 0xA0) if 
 _IDENTIFIER = re.compile(r"(?=\S*\d)[\w.:#/-]+")
 _BETWEEN_COLUMNS = re.compile(r"[\t,;|]")
 MIN_IDENTIFIERS = 20
-"""Texts or labels below which it cannot be told whether they are identifiers."""
+"""Fewer texts or labels are never taken for identifiers."""
 
 
 def refuse(findings: Sequence[Finding], *, strict: bool = False) -> None:
@@ -63,10 +63,10 @@ def find_problems(
     Two texts count as the same if they differ only in case and in blanks at their ends; two pairs, if both texts do.
 
     Args:
-        splits: "train", and "validation" and "test" where they are, in this order.
+        splits: "train", and "validation" and "test" if there are any, in this order.
         near_duplicates: Look for near-duplicate texts too, which takes most of the time; never done for pairs, many of
             which share a text.
-        task: What the labels are.
+        task: Kind of target.
         texts_shown: Whether findings quote single words of the texts ("whole") or not ("none").
     """
     train = splits["train"]
@@ -188,7 +188,7 @@ def _unknown_labels(splits: Mapping[str, Examples], task: TaskKind) -> list[Find
 
 
 def _type(label: str, task: TaskKind) -> str:
-    """Return a label; of a tag, the type of span, whether it begins one or goes on with it."""
+    """Return a label; for a tag such as B-person or I-person, its type of span."""
     return label.partition("-")[2] or label if task == "tokens" else label
 
 

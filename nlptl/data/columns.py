@@ -269,10 +269,10 @@ def _not_found_message(table: Table, roles: Sequence[_Role], source: str) -> str
 
 
 def _is_example(names: Sequence[str], first_rows: Iterable[Sequence[object]]) -> bool:
-    """Tell whether the names of columns look like values: numbers, whole sentences, or what the rows below hold."""
+    """Tell whether the names of columns look like values: numbers, sentences, or values of the rows below."""
     if list(names) == [str(number) for number in range(1, len(names) + 1)]:
         return False  # the names of columns without names
-    values = zip(*first_rows, strict=True)  # nothing, where there are no rows
+    values = zip(*first_rows, strict=True)  # empty without rows
     is_repeated = any(name.strip() and name in each for name, each in zip(names, values, strict=False))
     return is_repeated or any(len(name.split()) > 2 or re.fullmatch(r"[-+]?\d+([.,]\d+)?", name) for name in names)
 

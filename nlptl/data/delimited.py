@@ -62,7 +62,7 @@ def _parse(separator: str) -> str:
 
 
 def _lines(file: IO[str]) -> Iterator[str]:
-    """Yield the lines of a file; the one that tells Excel the separator becomes an empty line."""
+    """Yield the lines of a file, with an empty line for the one that names the separator for Excel."""
     for line in file:
         yield "\n" if EXCEL_SEPARATOR.fullmatch(line) else line
         if line.strip():

@@ -1,4 +1,4 @@
-"""Findings of the checks of the data: what, how often and where, what it means and what to do."""
+"""Findings of the checks of the data: how many there are, their rows, what they mean and what to do."""
 
 import itertools
 from collections.abc import Iterable, Sequence

@@ -42,7 +42,7 @@ def as_texts(values: object, what: str = "texts") -> list[str]:
     for i, text in enumerate(texts):
         if not isinstance(text, str) and not is_missing(text):
             columns = columns_of(text) or []
-            instead = f"[row[{columns[0]!r}] for row in ...]" if columns else "strings alone"
+            instead = f"[row[{columns[0]!r}] for row in ...]" if columns else "only strings"
             raise ConfigError(f"Expected {what}, found {show(text)} at position {i}. Pass {instead}.")
         if isinstance(text, str) and not (text.isascii() or is_encodable(text)):
             found = f"half of a surrogate pair in {show(text)} at position {i}"

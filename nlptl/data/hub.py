@@ -15,14 +15,12 @@ logger = logging.getLogger(__name__)
 def hub_parts(name: str, columns: Columns) -> dict[str, list[Part]]:
     """Load a data set of the Hub, and return the parts of train, and of validation and test where it has them.
 
-    Args:
-        name: A Hub id; `name:configuration` chooses one of several, `name@revision` pins it.
-        columns: Which columns are read; a separator, or no header, is refused.
+    `name` is a Hub id; `name:configuration` chooses one of several, and `name@revision` pins it.
 
     Raises:
-        ConfigError: If `columns` is for CSV files.
+        ConfigError: If `columns` has a separator, or no header.
         ResourceError: If the Hub cannot be reached or does not have it.
-        DataError: If it has no train split, or does not load by its name alone.
+        DataError: If it has no train split, or needs more than its name to load.
     """
     if columns.separator is not None or not columns.header:
         raise ConfigError(f"Expected --separator and --no-header only with CSV and TSV files, found {name}.")

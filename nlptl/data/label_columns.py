@@ -1,4 +1,4 @@
-"""Label columns of a source, and collectors that take their values row by row, whatever the kind of task."""
+"""Label columns of a source, and collectors that take their values row by row, for every kind of task."""
 
 import json
 import sys
@@ -150,14 +150,14 @@ def _whole_number(value: object, row: int, where: str) -> int:
 
 
 def _identity(value: object) -> object:
-    """Return what is equal for labels that are the same; 1, 1.0 and True are not, all that are missing are."""
+    """Return a key that is equal for equal labels: 1, 1.0 and True differ, and all missing labels are one."""
     if is_blank(value):
         return None
     return (type(value), value if isinstance(value, str | int | float) else None)
 
 
 def names_of(values: list[object] | None, class_names: Sequence[str] | None) -> list[str] | None:
-    """Return a list of names, or of numbers of classes, as names; None: it is no such list."""
+    """Return a list of names or class numbers as names; None if it is no such list."""
     if values is None or any(not isinstance(each, str | int) or isinstance(each, bool) for each in values):
         return None
     ids = [each for each in values if isinstance(each, int)]
@@ -167,7 +167,7 @@ def names_of(values: list[object] | None, class_names: Sequence[str] | None) -> 
 
 
 def listed(value: object) -> list[object] | None:
-    """Return a list, an array, or a list that stands in a string as JSON, as a list; None: it is none."""
+    """Return a list, an array, or a JSON list in a string as a list; None for any other value."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)

@@ -1,6 +1,6 @@
-"""Texts in another script or language than most: told by their letters and, with the extra `languages`, by fastText.
+"""Texts in another script or language than most.
 
-The extra installs a small model of fastText (Joulin et al. 2017).
+Languages are detected by a small model of fastText (Joulin et al. 2017), which the extra `languages` installs.
 """
 
 import logging
@@ -73,7 +73,7 @@ def script_of(text: str) -> str:
 def find_other_languages(name: str, examples: Examples) -> list[Finding | None]:
     """Return findings on the texts of a split in another script than most, and in another language of the same script.
 
-    Languages are not looked for without the extra `languages`.
+    Languages are only checked with the extra `languages`.
     """
     scripts = [script_of(text) for text in examples.texts]
     findings = [_other_scripts(name, examples, scripts)]

@@ -39,7 +39,7 @@ def find_leaking_words(train: Examples, *, texts_shown: TextsShown = "whole") ->
         for word in set(words):
             counts[word] += 1
             classes_of[word].add(label)
-    # In all texts the share may be above the limit where in the sample it is somewhat below.
+    # The share may be above the limit in all texts and somewhat below it in the sample.
     min_count = min(MIN_TEXTS, MIN_SHARE * len(sample)) / 2
     single = {word for word, count in counts.items() if count >= min_count and len(classes_of[word]) == 1}
     labels = sorted(set(train.labels))

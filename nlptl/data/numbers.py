@@ -19,7 +19,7 @@ MAX_MEAN = 1e4
 
 
 def numbers(target: str) -> dict[str, float]:
-    """Return the scores in a target of a regression by name; one that stands alone is called "score"."""
+    """Return the scores in a regression target by name; a single one is called "score"."""
     values = json.loads(target)
     return values if isinstance(values, dict) else {"score": float(values)}
 
@@ -43,14 +43,14 @@ def read_numbers(values: Sequence[object], columns: LabelColumns, row: int) -> s
 
 
 def tenths(targets: Sequence[str]) -> list[str]:
-    """Return for each text the tenth of all scores that its first one is in."""
+    """Return for each text the tenth of all scores to which its first score belongs."""
     first = np.array([next(iter(numbers(target).values())) for target in targets])
     edges = np.unique(np.quantile(first, np.arange(1, STRATA) / STRATA))
     return [str(part) for part in np.searchsorted(edges, first, side="right")]
 
 
 def score_problem(targets: Sequence[str], where: str, is_train: bool) -> Problem | None:
-    """Find scores that are all the same, or whose differences single precision cannot tell."""
+    """Find scores that are all equal, or whose differences are lost in single precision."""
     rows = [numbers(target) for target in targets] if is_train else []
     for name in rows[0] if rows else ():
         scores = np.array([row.get(name, math.nan) for row in rows])

@@ -37,7 +37,7 @@ from nlptl.errors import ConfigError, DataError
 SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 
 Part = tuple[str, Callable[[], Table]]
-"""A file, or a split of the Hub: what to call it in messages, and how it is opened."""
+"""A file, or a split of the Hub: its name in messages, and a function that opens it."""
 
 logger = logging.getLogger(__name__)
 
@@ -95,14 +95,14 @@ class Examples:
         Args:
             texts: Strings, a missing value being an empty one; with the task "tokens" lists of words. This and the
                 others: a list, an array or one column of a table.
-            labels: Names, numbers, lists of names or of tags, as the task has them.
+            labels: Names, numbers, lists of names or lists of tags, depending on the task.
             pairs: The second texts, where examples are pairs.
-            task: What the labels are.
+            task: Kind of target.
             split: Name of the split that the examples belong to.
 
         Raises:
-            ConfigError: If something is no list, or there is no such task.
-            DataError: If the lists differ in length, or hold something that is no text or no label.
+            ConfigError: If an argument is not a list, or there is no such task.
+            DataError: If the lists differ in length, or hold a value that is no text or no label.
         """
         texts, labels, pairs = as_list(texts, "texts"), as_list(labels, "labels"), as_list(pairs, "second texts")
         if len(texts) != len(labels) or len(pairs) not in (0, len(texts)):
@@ -133,14 +133,14 @@ def read_file(
 
     Args:
         path: The file; its suffix tells the format.
-        columns: Which columns are read; what is not given is found by name, or not read.
-        task: What the labels are.
+        columns: Which columns are read; others are found by name, or not read.
+        task: Kind of target.
         split: Name of the split that the examples belong to.
         with_labels: False for texts to predict: no label column is looked for.
         slice_columns: Further columns that the examples carry along.
 
     Raises:
-        ConfigError: If what is asked of the columns contradicts the task.
+        ConfigError: If `columns` contradicts the task.
         DataError: If the file cannot be read, lacks a column, or holds a value that is no text or no label.
     """
     path = Path(path).expanduser()
@@ -195,7 +195,7 @@ def read_parts(
     `columns`, `task` and `slice_columns` are as in `read_file`.
 
     Raises:
-        ConfigError: If what is asked of the columns contradicts the task.
+        ConfigError: If `columns` contradicts the task.
         DataError: If a split lacks a column, or holds a value that is no text or no label.
     """
     splits, names_of_train = dict[str, Examples](), list[str]()
@@ -302,10 +302,10 @@ def _examples(
 
 
 def _check_wanted(columns: Columns, task: TaskKind) -> None:
-    """Refuse what contradicts the task.
+    """Refuse columns that contradict the task.
 
     Raises:
-        ConfigError: If something does.
+        ConfigError: If there are any.
     """
     if columns.label_columns and (task not in ("multi_label", "regression") or columns.label_column is not None):
         found = f"task {task}" if columns.label_column is None else f"--label-column {columns.label_column} as well"

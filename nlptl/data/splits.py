@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts of a data set, what its labels are, and what the checks found."""
+    """The three parts of a data set, its kind of target, and the findings of the checks."""
 
     train: Examples
     validation: Examples
@@ -121,14 +121,14 @@ def load_splits(
         dataset: `sample:NAME`, a file, a folder with files train, validation and test (also as downloaded from the
             Hub, or written by `save_to_disk` of the datasets library), or a Hub id (`name:configuration` chooses one
             of several, `name@revision` pins it). Validation and test are left out if they have no labels.
-        task: What the labels are: "single_label", "ordinal", "multi_label", "regression" or "tokens".
+        task: Kind of target: "single_label", "ordinal", "multi_label", "regression" or "tokens".
         text_column: Column of the texts, or of lists of words. None: found by name, such as `text`.
         pair_column: Column of the second text of each example. None: single texts.
         label_column: Column of the labels. None: found by name, such as `label`.
         label_columns: Several columns in its place: one for each label of a multi_label task, or for each score.
-        label_separator: What stands between the labels of a text, where they are no lists.
-        group_column: Column that says what each text belongs to, such as its author: what is carved out takes all texts
-            of a group or none. None: each text is on its own.
+        label_separator: Separator of the labels of a text, if they are not lists.
+        group_column: Column that names the group of each text, such as its author: a carved-out split has all texts of
+            a group or none. None: no groups.
         separator: Character between the columns of a CSV or TSV file. None: found by looking at the file.
         header: Whether the first line of a CSV or TSV file holds the names of its columns. Without, they are called
             1, 2, 3, ...
@@ -136,18 +136,17 @@ def load_splits(
         drop_empty: Leave out the texts of all splits that are empty or blank.
         deduplicate: Drop from train every text that is also in another split, and every later duplicate with the same
             label. Two texts are the same if they differ only in case and in blanks at their ends.
-        seed: What is carved out and kept depends on it, and on nothing else that is random.
+        seed: Decides which texts are carved out and kept; nothing else is random.
         folds: With `fold`: cut all texts but those of a given test split into so many folds, of which the test split is
             one, and validation and train are carved out of the others. None: no cross-validation.
         fold: Which fold is tested, from 1 on.
-        strict: Stop at whatever the checks find, not only at what cannot be trained on.
+        strict: Stop at any finding of the checks, not only at data that cannot be trained on.
         near_duplicates: Look for near-duplicate texts: a second or less for 5,000 texts.
-        slice_columns: Further columns, by which what is said of test is sliced.
+        slice_columns: Further columns, by which the scores on test are broken down.
         texts_shown: Whether findings quote single words of the texts ("whole") or not ("none").
 
     Raises:
-        ConfigError: If there is no such sample, if `max_examples` is too small, or if what is asked of the columns
-            contradicts the task.
+        ConfigError: If there is no such sample, if `max_examples` is too small, or if the columns contradict the task.
         DataError: If the data cannot be read or trained on; with `strict`, if the checks find anything.
         ResourceError: If the Hub or the sample's package is out of reach.
     """
@@ -197,7 +196,7 @@ def read_splits(
     `dataset`, `task` and `slice_columns` are as in `load_splits`; `columns` says which columns are read.
 
     Raises:
-        ConfigError: If there is no such sample, or if what is asked of the columns contradicts the task.
+        ConfigError: If there is no such sample, or if `columns` contradicts the task.
         DataError: If the data cannot be read.
         ResourceError: If the Hub or the sample's package is out of reach.
     """
@@ -222,7 +221,7 @@ def read_splits(
 
 
 def _check_command(dataset: str | Path, task: TaskKind, columns: Columns) -> str:
-    """Return the command that looks at the same columns, as one types it."""
+    """Return the command that checks the same columns, as typed in a shell."""
     words = ["nlptl", "check", str(dataset), *(["--task", task] if task != "single_label" else [])]
     for name, value in vars(columns).items():
         if isinstance(value, bool):
@@ -241,7 +240,7 @@ def _describe_labels(train: Examples, task: TaskKind) -> str:
 
 
 def _carve_missing(parts: dict[str, Examples], source: str, seed: int, task: TaskKind) -> None:
-    """Add what is missing to `parts`, and leave the rest in train."""
+    """Carve the missing splits out of train."""
     num_rows, num_classes = len(parts["train"]), len(set(strata(parts["train"].labels, task)))
     num_groups = len(set(parts["train"].groups))
     in_groups = f" and {num_groups:,} group{'s' * (num_groups > 1)}" if num_groups else ""

@@ -23,7 +23,7 @@ def file_status(path: Path) -> os.stat_result | None:
     """Return the status of `path`, or None if there is nothing.
 
     Raises:
-        DataError: If that cannot be told, such as for lack of permission.
+        DataError: If it cannot be looked up, such as for lack of permission.
     """
     try:
         return path.stat()

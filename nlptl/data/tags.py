@@ -39,7 +39,7 @@ def words_as_texts(values: Iterable[object], rows: Sequence[int], *, where: str)
 
 
 def check_tags(texts: Sequence[str], tags: list[str], rows: Sequence[int], *, where: str) -> None:
-    """Check that there is a tag for each word; the target of a text without words becomes O.
+    """Check that there is a tag for each word; a text without words gets the target O.
 
     Raises:
         DataError: If there are more or fewer.
@@ -56,7 +56,7 @@ def check_tags(texts: Sequence[str], tags: list[str], rows: Sequence[int], *, wh
 
 
 def tag_collector(columns: LabelColumns) -> RowCollector:
-    """Return a collector that reads tags as IOB2, in which every span begins with B- and goes on with I-.
+    """Return a collector that reads tags as IOB2, in which the first word of a span has B- and the others I-.
 
     In IOB1 a span begins with I-, unless it follows one of its type; in IOBES, BILOU and the like its last word, and a
     span of one word, have letters of their own.

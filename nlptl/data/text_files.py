@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def _open(path: Path) -> IO[bytes]:
-    # What gzip returns is a stream of bytes in all that is done with it here.
+    # For all that is done here, GzipFile is a binary stream.
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
@@ -62,7 +62,7 @@ def _encoding_of_content(path: Path) -> str:
     with _open(path) as file:
         start = file.read(len(codecs.BOM_UTF8))
         if start[:2] == b"\x1f\x8b":
-            raise DataError(f"Expected text in {path}, found what gzip has packed. Unpack it, or add .gz to its name.")
+            raise DataError(f"Expected text in {path}, found a gzip archive. Unpack it, or add .gz to its name.")
         encoding, position = "utf-8", len(start) if start == codecs.BOM_UTF8 else 0
         if start[:2] in _UTF16:
             encoding, position = _UTF16[start[:2]], 2
@@ -188,7 +188,7 @@ def _conll_layout(path: Path, encoding: str) -> tuple[int, set[str]]:
     """Return the number of columns and the tags of all lines but those that may be comments.
 
     Raises:
-        DataError: If there are no such lines, or if one has another number of columns than the first of them.
+        DataError: If there are no such lines, or one has another number of columns than the first.
     """
     first, width, tags = 0, 0, set()
     for row, columns, may_be_comment in _conll_lines(path, encoding):

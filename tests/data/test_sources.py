@@ -139,7 +139,7 @@ def test_long_field(tmp_path):
         ("a.arrow", b"", "Expected an Arrow file, cannot read"),
         ("a.arrow", ARROW_STREAM[:-8], "Expected an Arrow file, cannot read"),
         ("a.arrow", ARROW_STREAM[: len(ARROW_STREAM) // 2], "Expected an Arrow file, cannot read"),
-        ("a.csv", compress(CSV.encode()), "found what gzip has packed. Unpack it, or add .gz to its name"),
+        ("a.csv", compress(CSV.encode()), "found a gzip archive. Unpack it, or add .gz to its name"),
         ("a.jsonl", '{"text": "a", "label": "b", "text": "c"}\n', "on row 1: the key 'text' occurs twice in an object"),
         ("a.json", '[{"text": "a", "label": "b", "label": "c"}]', "the key 'label' occurs twice in an object"),
         ("a.parquet", "PAR1", "Expected a Parquet file"),
