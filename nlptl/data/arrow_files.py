@@ -1,17 +1,17 @@
-"""Parquet and Arrow files as tables, read some rows at a time."""
+"""Parquet and Arrow files, and data sets of the datasets library, as tables, read some rows at a time."""
 
 import contextlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nlptl.data.table import ROWS_AT_ONCE, Batch, Table
+from nlptl.data.table import FIRST_ROWS, ROWS_AT_ONCE, Batch, Table
 from nlptl.errors import DataError
 
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
-"""How an Arrow stream ends that is whole."""
+"""The last bytes of an Arrow stream that is complete."""
 
 
 def parquet_table(path: Path) -> Table:
@@ -22,67 +22,78 @@ def parquet_table(path: Path) -> Table:
     """
     import pyarrow.parquet as pq
 
-    def read(columns: list[str]) -> Iterator[Batch]:
-        row = 1
-        with _undamaged("a Parquet", path):
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
-                yield range(row, row + len(batch)), [batch.column(column).to_pylist() for column in columns]
-                row += len(batch)
-
-    def first_rows() -> Iterator[list[Any]]:
-        with _undamaged("a Parquet", path):
-            for batch in itertools.islice(file.iter_batches(batch_size=20), 1):
-                yield from (list(row.values()) for row in batch.to_pylist())
-
     with _undamaged("a Parquet", path):
         file = pq.ParquetFile(path)
-        schema = file.schema_arrow
-        return Table(schema.names, first_rows(), read, _parquet_class_names(schema.metadata))
+
+    def batches(columns: list[str] | None, num_rows: int) -> Iterator[Any]:
+        yield from file.iter_batches(num_rows, columns=columns, use_threads=False)
+
+    return _table("a Parquet", path, file.schema_arrow, batches)
 
 
 def arrow_table(path: Path) -> Table:
     """Open an Arrow file or stream, such as the datasets library writes."""
-    import pyarrow as pa
 
-    def batches() -> Iterator[Any]:
-        """Yield the schema, then the batches: each one is checked, since pyarrow believes what it reads."""
-        with pa.memory_map(str(path)) as source:
-            try:
-                reader = pa.ipc.open_file(source)
-                found = map(reader.get_batch, range(reader.num_record_batches))
-            except pa.ArrowInvalid:
-                source.seek(max(0, source.size() - len(END_OF_STREAM)))
-                if source.read() != END_OF_STREAM:
-                    raise
-                source.seek(0)
-                reader = found = pa.ipc.open_stream(source)
-            yield reader.schema
-            for batch in found:
-                batch.validate(full=True)
-                yield batch
+    def batches(columns: list[str] | None, num_rows: int) -> Iterator[Any]:
+        for batch in itertools.islice(_schema_and_batches(path), 1, None):
+            yield from (batch.slice(start, num_rows) for start in range(0, len(batch), num_rows))
+
+    with _undamaged("an Arrow", path):
+        schema = next(_schema_and_batches(path))
+    return _table("an Arrow", path, schema, batches)
+
+
+def dataset_table(source: str, dataset: Any) -> Table:
+    """Open a data set of the datasets library, which is called `source` in messages."""
+
+    def batches(columns: list[str] | None, num_rows: int) -> Iterator[Any]:
+        wanted = dataset if columns is None else dataset.select_columns(columns)
+        yield from wanted.with_format("arrow").iter(num_rows)
+
+    return _table("an Arrow", source, dataset.features.arrow_schema, batches)
+
+
+def _table(kind: str, source: object, schema: Any, batches: Callable[[list[str] | None, int], Iterable[Any]]) -> Table:
+    """Return a table over the batches of rows that `batches` yields, given columns (None: all) and a number of rows."""
 
     def read(columns: list[str]) -> Iterator[Batch]:
         row = 1
-        with _undamaged("an Arrow", path):
-            for batch in itertools.islice(batches(), 1, None):
-                for start in range(0, len(batch), ROWS_AT_ONCE):
-                    part = batch.slice(start, ROWS_AT_ONCE)
-                    yield range(row, row + len(part)), [part.column(column).to_pylist() for column in columns]
-                    row += len(part)
+        with _undamaged(kind, source):
+            for batch in batches(columns, ROWS_AT_ONCE):
+                yield range(row, row + len(batch)), [batch.column(column).to_pylist() for column in columns]
+                row += len(batch)
 
     def first_rows() -> Iterator[list[Any]]:
-        with _undamaged("an Arrow", path):
-            for batch in itertools.islice(batches(), 1, 2):
-                yield from (list(row.values()) for row in batch.slice(0, 20).to_pylist())
+        with _undamaged(kind, source):
+            for batch in itertools.islice(batches(None, FIRST_ROWS), 1):
+                yield from (list(row.values()) for row in batch.to_pylist())
 
-    with _undamaged("an Arrow", path):
-        schema = next(batches())
-        return Table(schema.names, first_rows(), read, _parquet_class_names(schema.metadata))
+    return Table(schema.names, first_rows(), read, _class_names(schema.metadata))
+
+
+def _schema_and_batches(path: Path) -> Iterator[Any]:
+    """Yield the schema, then the batches: each one is checked, since pyarrow believes what it reads."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        try:
+            reader = pa.ipc.open_file(source)
+            found = map(reader.get_batch, range(reader.num_record_batches))
+        except pa.ArrowInvalid:
+            source.seek(max(0, source.size() - len(END_OF_STREAM)))
+            if source.read() != END_OF_STREAM:
+                raise
+            source.seek(0)
+            reader = found = pa.ipc.open_stream(source)
+        yield reader.schema
+        for batch in found:
+            batch.validate(full=True)
+            yield batch
 
 
 @contextlib.contextmanager
-def _undamaged(kind: str, path: Path) -> Iterator[None]:
-    """Take what pyarrow raises for a file that is damaged; what the system says of it has a number."""
+def _undamaged(kind: str, source: object) -> Iterator[None]:
+    """Report what pyarrow raises for a damaged file; errors of the system, which have a number, pass."""
     import pyarrow as pa
 
     try:
@@ -92,13 +103,13 @@ def _undamaged(kind: str, path: Path) -> Iterator[None]:
             raise
         reason = str(error).strip().rstrip(".")
         raise DataError(
-            f"Expected {kind} file, cannot read {path}: {reason}. It may be cut off, damaged or in another format: "
+            f"Expected {kind} file, cannot read {source}: {reason}. It may be cut off, damaged or in another format: "
             "copy or write it again."
         ) from error
 
 
-def _parquet_class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
-    """Return the names of classes that the datasets library writes into the file."""
+def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Return the names of classes that the datasets library writes into a schema."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         elements = {column: feature.get("feature", feature) for column, feature in features.items()}

@@ -16,18 +16,12 @@ from nlptl.data.tokens import Tokens
 
 
 def global_batches(
-    num_examples: int,
-    batch_size: int,
-    *,
-    seed: int,
-    first_step: int,
-    num_steps: int,
-    classes: np.ndarray | None = None,
+    num_examples: int, batch_size: int, *, seed: int, first_step: int, num_steps: int, classes: np.ndarray | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield each optimizer step from `first_step` on with the indices of its examples, over all processes.
 
     An epoch is a permutation of the examples cut into slices of `batch_size`; its last slice may be shorter. With the
-    class of each example, all classes have as many places in it.
+    class of each example, all classes have equally many places in it.
     """
     steps_per_epoch = -(-num_examples // batch_size)
     permutation = np.zeros(0, dtype=np.int64)
@@ -51,15 +45,10 @@ def micro_batches(
     longest_first = indices[np.lexsort((indices, -lengths[indices]))]
     sizes = lengths[longest_first]
     start, end = _shares(sizes, max_tokens=max_tokens, num_processes=num_processes)[process : process + 2]
-    return [longest_first[first:last] for first, last in _cut(sizes, start, end, max_tokens=max_tokens)]
-
-
-def _cut(sizes: np.ndarray, start: int, end: int, *, max_tokens: int) -> list[tuple[int, int]]:
-    """Return where each micro-batch of a share begins and ends, given the sizes from the largest on."""
     parts = []
     while start < end:
         rows = max(1, max_tokens // int(sizes[start]))
-        parts.append((start, min(start + rows, end)))
+        parts.append(longest_first[start : min(start + rows, end)])
         start += rows
     return parts
 

@@ -1,4 +1,4 @@
-"""What is wrong with the data, before anything is trained: errors stop the run, warnings are reported."""
+"""Checks of the data before anything is trained: errors stop the run, warnings are reported."""
 
 import itertools
 import logging
@@ -15,7 +15,6 @@ from nlptl.data.findings import EXPLANATIONS, Finding, finding, finding_on, targ
 from nlptl.data.languages import find_other_languages
 from nlptl.data.leakage import find_leaking_words
 from nlptl.data.near_duplicates import find_near_duplicates
-from nlptl.data.scripts import find_other_scripts
 from nlptl.data.sources import Examples
 from nlptl.data.targets import label_sets, target_problem
 from nlptl.errors import DataError
@@ -28,8 +27,8 @@ EMPTY = hash("")
 CLASS_TASKS = ("single_label", "ordinal")
 """Kinds of tasks in which every text has one label."""
 
-# Tab, line feed, form feed and carriage return are blanks. U+FFFD stands where a decoder met bytes that were no text.
-_CONTROL_CHARACTER = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
+# Tab, line feed, form feed and carriage return are blanks. U+FFFD replaces bytes that a decoder could not decode.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd]")
 
 _BYTES = {bytes([byte]).decode("cp1252"): byte for byte in range(0x80, 0xA0) if byte not in b"\x81\x8d\x8f\x90\x9d"}
 """The bytes of the characters that Windows-1252 has and Latin-1 has not; of all others, the byte is their number."""
@@ -37,35 +36,19 @@ _BYTES = {bytes([byte]).decode("cp1252"): byte for byte in range(0x80, 0xA0) if 
 _IDENTIFIER = re.compile(r"(?=\S*\d)[\w.:#/-]+")
 _BETWEEN_COLUMNS = re.compile(r"[\t,;|]")
 MIN_IDENTIFIERS = 20
-"""Texts or labels below which it cannot be told whether they are identifiers."""
+"""Fewer texts or labels are never taken for identifiers."""
 
 
-def check_splits(
-    splits: Mapping[str, Examples],
-    *,
-    strict: bool = False,
-    near_duplicates: bool = True,
-    task: TaskKind = "single_label",
-    texts_shown: TextsShown = "whole",
-) -> list[Finding]:
-    """Return the warnings on `splits`.
-
-    Args:
-        splits: As in `find_problems`.
-        strict: Stop at warnings too.
-        near_duplicates: As in `find_problems`.
-        task: As in `find_problems`.
-        texts_shown: As in `find_problems`.
+def refuse(findings: Sequence[Finding], *, strict: bool = False) -> None:
+    """Stop at the first error; with `strict`, at any finding.
 
     Raises:
-        DataError: If an error is among the findings; with `strict`, if there is any finding.
+        DataError: If there is one.
     """
-    for error in _class_errors(splits, task):  # before what takes time
-        raise DataError(f"{error.message}. {error.action}".rstrip())
-    findings = find_problems(splits, near_duplicates=near_duplicates, task=task, texts_shown=texts_shown)
+    for error in (each for each in findings if each.severity == "error"):
+        raise DataError(f"{error.message}. {error.action}")
     if strict and findings:
         raise DataError(f"Expected data without findings (--strict), found {describe_findings(findings)}")
-    return findings
 
 
 def find_problems(
@@ -80,34 +63,37 @@ def find_problems(
     Two texts count as the same if they differ only in case and in blanks at their ends; two pairs, if both texts do.
 
     Args:
-        splits: "train", and "validation" and "test" where they are, in this order.
-        near_duplicates: Look for texts that are nearly the same too, which takes most of the time; not for pairs, of
-            which many share a text.
-        task: What the labels are.
+        splits: "train", and "validation" and "test" if there are any, in this order.
+        near_duplicates: Look for near-duplicate texts too, which takes most of the time; never done for pairs, many of
+            which share a text.
+        task: Kind of target.
         texts_shown: Whether findings quote single words of the texts ("whole") or not ("none").
     """
     train = splits["train"]
     keys = {name: _digests(examples) for name, examples in splits.items()}
-    findings: list[Finding | None] = [*_class_errors(splits, task)]
-    findings += [_empty_texts(name, examples, keys[name]) for name, examples in splits.items()]
-    for first, second in itertools.combinations(splits, 2):
-        findings.append(_leak(first, second, keys, splits))
-        findings.append(_group_leak(first, splits[first], splits[second], second))
-    for name, examples in splits.items():
-        findings += _repeated_texts(name, examples, keys[name])
     sets = {name: label_sets(examples.labels, task) for name, examples in splits.items()}
     counts = Counter(label for labels in sets["train"] for label in labels)
+    findings: list[Finding | None] = [*find_errors(splits, task)]
+    for first, second in itertools.combinations(splits, 2):
+        findings += [_leak(first, second, keys, splits), _group_leak(first, second, splits)]
     if task in (*CLASS_TASKS, "multi_label"):
         findings.append(_label_collisions(train, sets["train"], counts))
-    if task in CLASS_TASKS:
-        findings += [_rows_in_texts(name, examples, counts) for name, examples in splits.items()]
-    findings.append(_small_classes(train, sets["train"], counts))
-    findings += [_missing_classes(name, splits[name], sets[name], counts) for name in splits if name != "train"]
-    findings.append(_identifiers(train))
-    findings += [_control_characters(name, examples) for name, examples in splits.items()]
-    findings += [_mojibake(name, examples) for name, examples in splits.items()]
-    findings += [find_other_scripts(name, examples) for name, examples in splits.items()]
-    findings += [find_other_languages(name, examples) for name, examples in splits.items()]
+    findings += [_small_classes(train, sets["train"], counts), _identifiers(train)]
+    for name, examples in splits.items():
+        findings.append(finding_on("empty_text", f"empty texts in {name}", examples, keys[name] == EMPTY))
+        findings += _repeated_texts(name, examples, keys[name])
+        if missing := sorted(counts.keys() - {label for labels in sets[name] for label in labels}):
+            what = f"{len(missing)} of {len(counts)} classes have no example in {name} ({list_names(missing, 10)})"
+            findings.append(finding("missing_class", f"{examples.source}: {what}", count=len(missing)))
+        if task in CLASS_TASKS:
+            holds_rows = (_holds_rows(text, counts) for text in examples.texts)
+            what = f"texts in {name} that contain whole rows of a file"
+            findings.append(finding_on("rows_in_text", what, examples, holds_rows))
+        what = f"texts in {name} with control characters or undecodable bytes"
+        findings.append(finding_on("control_character", what, examples, map(_CONTROL.search, examples.texts)))
+        what = f"wrongly decoded texts in {name}"
+        findings.append(finding_on("mojibake", what, examples, map(_is_mojibake, examples.texts)))
+        findings += find_other_languages(name, examples)
     if task in CLASS_TASKS:
         findings += find_leaking_words(train, texts_shown=texts_shown)
     if near_duplicates and not len(train.pairs):
@@ -116,21 +102,19 @@ def find_problems(
 
 
 def describe_findings(findings: Sequence[Finding]) -> str:
-    """Return the findings as a list to read, worst first, each with what it means and what to do."""
+    """Format the findings as a list, worst first, each with what it means and what to do."""
     kinds = list(EXPLANATIONS)
     ordered = sorted(findings, key=lambda each: (each.severity != "error", kinds.index(each.kind)))
-    count = Counter(each.severity for each in ordered)
-    total = " and ".join(
-        f"{count[severity]} {severity}{'s' * (count[severity] > 1)}"
-        for severity in ("error", "warning")
-        if count[severity]
-    )
+    if not ordered:
+        return "nothing"
+    counts = Counter(each.severity for each in ordered)
+    total = " and ".join(f"{count} {severity}{'s' * (count > 1)}" for severity, count in counts.items())
     items = [f"{each.severity}: {each.message}\n    {each.meaning}\n    {each.action}" for each in ordered]
-    return "\n".join([f"{total or 'nothing'}:" if items else "nothing", *items])
+    return "\n".join([f"{total}:", *items])
 
 
 def drop_empty_texts(examples: Examples) -> Examples:
-    """Return the examples whose text, or one of whose two texts, is not blank.
+    """Drop the examples whose text, or each of whose two texts, is blank.
 
     Raises:
         DataError: If all of them are.
@@ -138,28 +122,25 @@ def drop_empty_texts(examples: Examples) -> Examples:
     is_empty = _digests(examples) == EMPTY
     if is_empty.all():
         raise DataError(
-            f"Expected texts in {examples.source} ({examples.split}), found empty ones alone. Pass "
-            "another --text-column."
+            f"Expected texts in {examples.source} ({examples.split}), found only empty ones. Pass another "
+            "--text-column."
         )
-    if is_empty.any():
-        count = f"{int(is_empty.sum()):,}"
-        logger.info("%s: %s empty texts of %s are left out", examples.source, count, examples.split)
-    return examples.select(np.flatnonzero(~is_empty)) if is_empty.any() else examples
+    if not is_empty.any():
+        return examples
+    count = f"{int(is_empty.sum()):,}"
+    logger.info("%s: left out %s empty texts of %s", examples.source, count, examples.split)
+    return examples.select(np.flatnonzero(~is_empty))
 
 
 def drop_copies(splits: Mapping[str, Examples]) -> Examples:
-    """Return train without what is also in another split, and what stands in it before with the same label."""
+    """Drop from train every text that is also in another split, and every later duplicate with the same label."""
     train = splits["train"]
     keys = {name: _digests(examples) for name, examples in splits.items()}
     others = np.concatenate([np.zeros(0, dtype=np.int64), *(keys[name] for name in splits if name != "train")])
     is_text = keys["train"] != EMPTY
     is_leak = np.isin(keys["train"], others) & is_text
-    code_of = {label: code for code, label in enumerate(set(train.labels))}
-    codes = np.fromiter((code_of[label] for label in train.labels), dtype=np.int64, count=len(train))
-    pairs = np.stack([keys["train"], codes], axis=1)
-    is_repeated = np.ones(len(train), dtype=bool)
-    is_repeated[np.unique(pairs, axis=0, return_index=True)[1]] = False
-    is_repeated &= is_text & ~is_leak
+    labelled = np.fromiter(map(hash, zip(keys["train"].tolist(), train.labels, strict=True)), dtype=np.int64)
+    is_repeated = is_text & ~is_leak & ~_is_first(labelled)
     logger.info(
         "%s: dropped %s texts of train that are also in another split, and %s later duplicates",
         *(train.source, f"{int(is_leak.sum()):,}", f"{int(is_repeated.sum()):,}"),
@@ -167,44 +148,25 @@ def drop_copies(splits: Mapping[str, Examples]) -> Examples:
     return train.select(np.flatnonzero(~is_leak & ~is_repeated))
 
 
-def _class_errors(splits: Mapping[str, Examples], task: TaskKind) -> list[Finding]:
-    if task not in CLASS_TASKS:
-        return [*_impossible_targets(splits, task), *_unknown_labels(splits, task)]
-    train = splits["train"]
-    known = set(train.labels)
-    errors = []
-    if len(known) < 2:
-        message = f"Expected two or more classes in {train.source} (train), found {sorted(known)}"
-        errors.append(finding("one_class", message, count=len(known), severity="error"))
-    if len(known) > max(1000, len(train) / 2) or len(known) == len(train) >= MIN_IDENTIFIERS:
-        message = (
-            f"Expected classes in {train.source} (train), found {len(known):,} different labels on {len(train):,} "
-            f"examples, such as {train.labels[0]!r}, which looks like an identifier"
-        )
-        errors.append(finding("identifier", message, count=len(known), severity="error"))
-    for name, examples in splits.items():
-        unknown = Counter(label for label in examples.labels if label not in known)
-        if unknown:
-            label = min(unknown)
-            rows = [row for row, other in zip(examples.rows, examples.labels, strict=True) if other == label]
-            more = f" and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
-            message = (
-                f"Expected only labels of train ({list_names(sorted(known), 10)}) in {examples.source} ({name}), found "
-                f"{label!r} in {describe_rows(rows)}{more}"
-            )
-            count = sum(unknown.values())
-            errors.append(finding("unknown_label", message, rows=rows, count=count, severity="error"))
-    return errors
-
-
-def _impossible_targets(splits: Mapping[str, Examples], task: TaskKind) -> list[Finding]:
-    """Find what a model of the task cannot be trained on, such as tags that are no spans."""
-    found = []
+def find_errors(splits: Mapping[str, Examples], task: TaskKind) -> list[Finding]:
+    """Return the findings on targets that no model of the task can be trained or scored on; takes little time."""
+    train, errors = splits["train"], list[Finding]()
     for name, examples in splits.items():
         where = f"{examples.source} ({name})"
         if problem := target_problem(examples.labels, task, where=where, is_train=name == "train"):
-            found.append(target_finding(problem))
-    return found
+            errors.append(target_finding(problem))
+    if task in CLASS_TASKS:
+        known = set(train.labels)
+        if len(known) < 2:
+            message = f"Expected two or more classes in {train.source} (train), found {sorted(known)}"
+            errors.append(finding("one_class", message, count=len(known)))
+        if len(known) > max(1000, len(train) / 2) or len(known) == len(train) >= MIN_IDENTIFIERS:
+            message = (
+                f"Expected classes in {train.source} (train), found {len(known):,} different labels on {len(train):,} "
+                f"examples, such as {train.labels[0]!r}, which looks like an identifier"
+            )
+            errors.append(finding("identifier", message, count=len(known)))
+    return errors + _unknown_labels(splits, task)
 
 
 def _unknown_labels(splits: Mapping[str, Examples], task: TaskKind) -> list[Finding]:
@@ -221,12 +183,12 @@ def _unknown_labels(splits: Mapping[str, Examples], task: TaskKind) -> list[Find
                 f"Expected only labels of train ({list_names(sorted(known), 10)}) in {examples.source} ({name}), found "
                 f"{label!r} in {describe_rows(rows)}{more}"
             )
-            errors.append(finding("unknown_label", message, rows=rows, count=sum(unknown.values()), severity="error"))
+            errors.append(finding("unknown_label", message, rows=rows, count=sum(unknown.values())))
     return errors
 
 
 def _type(label: str, task: TaskKind) -> str:
-    """Return a label; of a tag, the type of span, whether it begins one or goes on with it."""
+    """Return a label; for a tag such as B-person or I-person, its type of span."""
     return label.partition("-")[2] or label if task == "tokens" else label
 
 
@@ -243,17 +205,17 @@ def _digests(examples: Examples) -> np.ndarray:
 
 
 def _first_of_their_kind(keys: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return for each text of each split whether it is neither empty nor the copy of one before."""
+    """Return for each text of each split whether it is neither empty nor a copy of an earlier one."""
     joined = np.concatenate(list(keys.values()))
-    is_first = np.zeros(len(joined), dtype=bool)
-    is_first[np.unique(joined, return_index=True)[1]] = True
-    is_first &= joined != EMPTY
     ends = np.cumsum([len(each) for each in keys.values()])
-    return dict(zip(keys, np.split(is_first, ends[:-1]), strict=True))
+    return dict(zip(keys, np.split(_is_first(joined) & (joined != EMPTY), ends[:-1]), strict=True))
 
 
-def _empty_texts(name: str, examples: Examples, keys: np.ndarray) -> Finding | None:
-    return finding_on("empty_text", f"{examples.source}: empty texts in {name}", examples, keys == EMPTY)
+def _is_first(values: np.ndarray) -> np.ndarray:
+    """Return for each value whether no earlier one is equal to it."""
+    is_first = np.zeros(len(values), dtype=bool)
+    is_first[np.unique(values, return_index=True)[1]] = True
+    return is_first
 
 
 def _leak(first: str, second: str, keys: Mapping[str, np.ndarray], splits: Mapping[str, Examples]) -> Finding | None:
@@ -264,16 +226,13 @@ def _leak(first: str, second: str, keys: Mapping[str, np.ndarray], splits: Mappi
     of_first = splits[first].labels
     count = sum(examples.labels[i] != of_first[order[places[i]]] for i in np.flatnonzero(is_leak))
     other = f" ({count:,} with another label)" if count else ""
-    return finding_on(
-        "leak", f"{examples.source}: texts in {second} that are also in {first}{other}", examples, is_leak
-    )
+    return finding_on("leak", f"texts in {second} that are also in {first}{other}", examples, is_leak)
 
 
-def _group_leak(first: str, examples: Examples, others: Examples, second: str) -> Finding | None:
-    groups = set(examples.groups)
-    is_leak = np.fromiter((group in groups for group in others.groups), dtype=bool)
-    what = f"{others.source}: texts in {second} whose group is also in {first}"
-    return finding_on("group_leak", what, others, is_leak) if is_leak.any() else None
+def _group_leak(first: str, second: str, splits: Mapping[str, Examples]) -> Finding | None:
+    groups, others = set(splits[first].groups), splits[second]
+    is_leak = (group in groups for group in others.groups)
+    return finding_on("group_leak", f"texts in {second} whose group is also in {first}", others, is_leak)
 
 
 def _repeated_texts(name: str, examples: Examples, keys: np.ndarray) -> list[Finding | None]:
@@ -288,27 +247,23 @@ def _repeated_texts(name: str, examples: Examples, keys: np.ndarray) -> list[Fin
     is_same, is_conflict = np.zeros((2, len(examples)), dtype=bool)
     for i, j in zip(order[repeated], first, strict=True):
         (is_same if examples.labels[i] == examples.labels[j] else is_conflict)[i] = True
-    what = f"{examples.source}: duplicate texts in {name} with"
     return [
-        finding_on("conflict", f"{what} conflicting labels", examples, is_conflict),
-        finding_on("duplicate", f"{what} the same label", examples, is_same),
+        finding_on("conflict", f"duplicate texts in {name} with conflicting labels", examples, is_conflict),
+        finding_on("duplicate", f"duplicate texts in {name} with the same label", examples, is_same),
     ]
 
 
 def _label_collisions(train: Examples, sets: Sequence[tuple[str, ...]], counts: Counter[str]) -> Finding | None:
-    """Find the labels of which another one, with more examples, differs only in what is hardly seen."""
+    """Find labels that differ from a more frequent one only in what is hardly visible."""
     spellings = defaultdict(list)
     for label in sorted(counts, key=lambda label: (-counts[label], label)):
         spellings[_spelling(label)].append(label)
     groups = [group for group in spellings.values() if len(group) > 1]
     rarer = {label for group in groups for label in group[1:]}
-    is_rarer = np.fromiter((not rarer.isdisjoint(labels) for labels in sets), dtype=bool)
     shown = "; ".join(" and ".join(map(_shown, group)) for group in groups[:5])
     shown += f"; ... ({len(groups)} such groups)" if len(groups) > 5 else ""
-    what = (
-        f"{train.source}: labels that differ only in case, blanks or form of Unicode from a more frequent one ({shown})"
-    )
-    return finding_on("label_collision", what, train, is_rarer)
+    what = f"labels that differ only in case, blanks or form of Unicode from a more frequent one ({shown})"
+    return finding_on("label_collision", what, train, (not rarer.isdisjoint(labels) for labels in sets))
 
 
 def _shown(label: str) -> str:
@@ -316,38 +271,20 @@ def _shown(label: str) -> str:
 
 
 def _spelling(label: str) -> str:
-    """Return a label without blanks and marks that take no room, in one case and one form of Unicode."""
+    """Return a label without blanks and invisible characters, in one case and one form of Unicode."""
     folded = unicodedata.normalize("NFKC", label).casefold()
     return "".join(sign for sign in folded if not sign.isspace() and unicodedata.category(sign) != "Cf")
 
 
-def _rows_in_texts(name: str, examples: Examples, labels: Container[str]) -> Finding | None:
-    """Find the texts that hold whole rows of a file, as they do where a quotation mark was taken for an opening one."""
-
-    def holds_rows(text: str) -> bool:
-        rows = [_BETWEEN_COLUMNS.split(line) for line in text.splitlines() if line.strip()]
-        ends = len(rows) > 1 and all(len(row) > 1 and row[-1].strip() in labels for row in rows[:-1])
-        return ends or (len(rows) > 1 and all(len(row) > 1 and row[0].strip() in labels for row in rows[1:]))
-
-    has_rows = np.fromiter(map(holds_rows, examples.texts), dtype=bool, count=len(examples))
-    what = f"{examples.source}: texts in {name} that contain whole rows of a file"
-    return finding_on("rows_in_text", what, examples, has_rows)
-
-
-def _control_characters(name: str, examples: Examples) -> Finding | None:
-    search = _CONTROL_CHARACTER.search
-    is_garbled = np.fromiter((search(text) is not None for text in examples.texts), dtype=bool, count=len(examples))
-    what = f"{examples.source}: texts in {name} with control characters or undecodable bytes"
-    return finding_on("control_character", what, examples, is_garbled)
-
-
-def _mojibake(name: str, examples: Examples) -> Finding | None:
-    """Find texts such as caf\u00c3\u00a9, which are UTF-8 that was decoded as Latin-1 or Windows-1252."""
-    is_garbled = np.fromiter(map(_is_mojibake, examples.texts), dtype=bool, count=len(examples))
-    return finding_on("mojibake", f"{examples.source}: wrongly decoded texts in {name}", examples, is_garbled)
+def _holds_rows(text: str, labels: Container[str]) -> bool:
+    """Tell whether a text holds rows of a file, as it does where a quotation mark was taken for an opening one."""
+    rows = [_BETWEEN_COLUMNS.split(line) for line in text.splitlines() if line.strip()]
+    ends = len(rows) > 1 and all(len(row) > 1 and row[-1].strip() in labels for row in rows[:-1])
+    return ends or (len(rows) > 1 and all(len(row) > 1 and row[0].strip() in labels for row in rows[1:]))
 
 
 def _is_mojibake(text: str) -> bool:
+    """Tell whether a text, such as caf\u00c3\u00a9, is UTF-8 that was decoded as Latin-1 or Windows-1252."""
     if text.isascii():
         return False
     try:
@@ -358,30 +295,16 @@ def _is_mojibake(text: str) -> bool:
 
 def _small_classes(train: Examples, sets: Sequence[tuple[str, ...]], counts: Counter[str]) -> Finding | None:
     small = {label for label, count in counts.items() if count < 2}
-    is_small = np.fromiter((not small.isdisjoint(labels) for labels in sets), dtype=bool)
-    what = f"{train.source}: classes with a single example in train ({list_names(sorted(small), 10)})"
-    return finding_on("small_class", what, train, is_small)
-
-
-def _missing_classes(
-    name: str, examples: Examples, sets: Sequence[tuple[str, ...]], counts: Counter[str]
-) -> Finding | None:
-    missing = counts.keys() - {label for labels in sets for label in labels}
-    message = (
-        f"{examples.source}: {len(missing)} of {len(counts)} classes have no example in {name} "
-        f"({list_names(sorted(missing), 10)})"
-    )
-    return finding("missing_class", message, count=len(missing)) if missing else None
+    what = f"classes with a single example in train ({list_names(sorted(small), 10)})"
+    return finding_on("small_class", what, train, (not small.isdisjoint(labels) for labels in sets))
 
 
 def _identifiers(train: Examples) -> Finding | None:
-    """Find out whether nearly all texts are one word with a digit in it, and differ, as identifiers do."""
+    """Report train if nearly all of its texts are different single words with a digit, as identifiers are."""
     if any(" " in text.strip() for text in train.texts[: len(train) // 10 + 1]) or len(train) < MIN_IDENTIFIERS:
         return None
-    search = _IDENTIFIER.fullmatch
-    is_identifier = np.fromiter((search(text.strip()) is not None for text in train.texts), bool, count=len(train))
+    matches = (_IDENTIFIER.fullmatch(text.strip()) for text in train.texts)
+    is_identifier = np.fromiter((match is not None for match in matches), dtype=bool, count=len(train))
     if is_identifier.mean() < 0.95 or len(set(train.texts)) < 0.95 * len(train):
         return None
-    return finding_on(
-        "identifier_text", f"{train.source}: texts in train that look like identifiers", train, is_identifier
-    )
+    return finding_on("identifier_text", "texts in train that look like identifiers", train, is_identifier)

@@ -1,17 +1,18 @@
-"""Which columns hold the texts and the labels, and what counts as a text and as a label."""
+"""The columns of the texts and the labels, and their values."""
 
 import difflib
 import logging
 import re
 import shlex
 import sys
-from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from string import Formatter
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nlptl.config import Columns, TaskKind
+from nlptl.data.table import Table
 from nlptl.errors import DataError
 from nlptl.values import is_missing
 from nlptl.wording import list_names
@@ -34,67 +35,66 @@ logger = logging.getLogger(__name__)
 
 
 def find_columns(
-    names: Sequence[str],
-    *,
-    text_column: str | None,
-    label_column: str | None,
-    source: str,
-    first_rows: Iterable[Sequence[object]],
-    with_labels: bool,
-    task: TaskKind = "single_label",
-    is_delimited: bool = False,
+    table: Table, columns: Columns, *, source: str, with_labels: bool = True, task: TaskKind = "single_label"
 ) -> tuple[str, str | None]:
     """Return the names of the text column and the label column (None without labels).
 
     Args:
-        names: All columns of the source.
-        text_column: The column to take, or None to find it by name.
-        label_column: The column to take, or None to find it by name.
+        table: The open source.
+        columns: The columns to take; those that are not given are found by name.
         source: What to call the source in messages.
-        first_rows: The first rows, for messages that guess.
         with_labels: Whether a label column is needed.
-        task: What the labels are, on which the names depend by which columns are found.
-        is_delimited: Whether the source is a CSV or TSV file, whose first line may be an example.
+        task: Kind of target, which decides the names that are looked for.
 
     Raises:
         DataError: If a column is not there or there twice, or if both are the same one.
     """
-    if with_labels and text_column is not None and text_column == label_column:
+    names, given = table.names, (columns.text_column, columns.label_column)
+    if with_labels and given[0] is not None and given[0] == given[1]:
         raise DataError(
-            f"Expected different columns for texts and labels in {source}, found {text_column!r} for both. "
+            f"Expected different columns for texts and labels in {source}, found {given[0]!r} for both. "
             f"Columns: {_list_names(names)}. Pass another --text-column or --label-column."
         )
-    text_names = WORD_COLUMNS if task == "tokens" else TEXT_COLUMNS
-    label_names = _label_names(task)
-    text = _find(names, text_column, text_names, other=label_column)
-    label = _find(names, label_column, label_names, other=text) if with_labels else None
-    roles: list[tuple[str, str | None, str | None, Sequence[str]]] = [("text", text_column, text, text_names)]
-    if with_labels:
-        roles.append(("label", label_column, label, label_names))
-    for name in (text, label):
-        _check_unique(names, name, source)
-    if text is None or (with_labels and label is None):
-        raise DataError(_not_found_message(names, roles, source, first_rows, is_delimited))
-    chosen = [name for name in (text, label) if name is not None]
-    if is_delimited and _is_example(chosen, [[row[names.index(name)] for name in chosen] for row in first_rows]):
+    roles = list(map(_Role, ("text", "label"), given, find_text_and_label(names, columns, task), _candidates(task)))
+    roles = roles if with_labels else roles[:1]
+    for role in roles:
+        _check_unique(names, role.found, source)
+    chosen = [role.found for role in roles if role.found is not None]
+    if len(chosen) < len(roles):
+        raise DataError(_not_found_message(table, roles, source))
+    values = [[row[names.index(name)] for name in chosen] for row in table.first_rows] if table.is_delimited else []
+    if table.is_delimited and _is_example(chosen, values):
         logger.warning(
             "%s: the first line is taken for the names of the columns; if it is an example, pass --no-header, and "
             "the columns by number",
             source,
         )
-    if by_name := [f"{role} column {found!r}" for role, given, found, _ in roles if given is None]:
+    if by_name := [f"{role.name} column {role.found!r}" for role in roles if role.given is None]:
         logger.info("%s: %s", source, ", ".join(by_name))
-    return text, label
+    return chosen[0], chosen[1] if with_labels else None
 
 
-def find_label_column(names: Sequence[str], columns: Columns, task: TaskKind) -> str | None:
-    """Return the label column of a source, as `find_columns` would; None: there is none."""
-    text = _find(names, columns.text_column, TEXT_COLUMNS, other=columns.label_column)
-    return _find(names, columns.label_column, _label_names(task), other=text)
+class _Role(NamedTuple):
+    """A column that is looked for: the one that was given, or else one of the candidates."""
+
+    name: str
+    given: str | None
+    found: str | None
+    candidates: Sequence[str]
 
 
-def _label_names(task: TaskKind) -> Sequence[str]:
-    return {"tokens": TAG_COLUMNS, "regression": SCORE_COLUMNS}.get(task, LABEL_COLUMNS)
+def find_text_and_label(names: Sequence[str], columns: Columns, task: TaskKind) -> tuple[str | None, str | None]:
+    """Return the text column and the label column among `names`; None for one that is not there."""
+    text_names, label_names = _candidates(task)
+    text = _find(names, columns.text_column, text_names, other=columns.label_column)
+    return text, _find(names, columns.label_column, label_names, other=text)
+
+
+def _candidates(task: TaskKind) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the names by which the text column and the label column are found."""
+    if task == "tokens":
+        return WORD_COLUMNS, TAG_COLUMNS
+    return TEXT_COLUMNS, SCORE_COLUMNS if task == "regression" else LABEL_COLUMNS
 
 
 def _check_unique(names: Sequence[str], name: str | None, source: str) -> None:
@@ -104,81 +104,72 @@ def _check_unique(names: Sequence[str], name: str | None, source: str) -> None:
         )
 
 
-def text_parts(names: Sequence[str], text_column: str | None, *, source: str) -> list[tuple[str, str | None]] | None:
-    """Return what a template such as "{title}: {body}" is made of: characters, each with the column after them.
+def template_columns(names: Sequence[str], text_column: str | None, *, source: str) -> list[str]:
+    """Return the columns that a template such as "{title}: {body}" names; none if it is a column, or None.
 
-    None: `text_column` is no template but a column, or unset. A column whose name has braces is a column.
+    A column whose name has braces is a column.
 
     Raises:
         DataError: If the template is malformed, or names a column that is not there.
     """
     if text_column is None or text_column in names or "{" not in text_column:
-        return None
-    parts: list[tuple[str, str | None]] = []
+        return []
     try:
-        for characters, column, form, conversion in Formatter().parse(text_column):
-            if form or conversion or column == "":
-                raise ValueError("something else than the name of a column in braces")
-            parts.append((characters, column))
+        parts = list(Formatter().parse(text_column))
+        if any(form or conversion or column == "" for _, column, form, conversion in parts):
+            raise ValueError("something other than the name of a column in braces")
     except ValueError as error:
         raise DataError(
             f"Expected a template such as '{{title}}: {{body}}' as --text-column, found {text_column!r}: {error}. A "
             "brace that is meant as such is written twice."
         ) from error
-    if all(column is None for _, column in parts):
+    columns = [column for _, column, _, _ in parts if column is not None]
+    if not columns:
         raise DataError(f"Expected the names of columns in the template {text_column!r}, found none. Add {{text}}.")
-    for column in (column for _, column in parts if column is not None and column not in names):
-        near = _near(names, column)
-        raise DataError(
-            f"Expected text column {column!r} of the template {text_column!r} in {source}, found {_list_names(names)}. "
-            f"{f'Did you mean {near!r}? ' if near else ''}Pass another --text-column."
-        )
-    for _, column in parts:
-        _check_unique(names, column, source)
-    return parts
+    for column in columns:
+        what = f"text column {column!r} of the template {text_column!r}"
+        _check_is_there(names, column, what, names, "--text-column", source)
+    return columns
 
 
-def join_texts(parts: Sequence[tuple[str, str | None]], columns: Sequence[Sequence[str]]) -> list[str]:
-    """Return the texts of the template that `text_parts` has taken apart, from the columns that it names, in order.
+def join_texts(template: str, columns: Sequence[Sequence[str]]) -> list[str]:
+    """Return the texts of a template, given the columns that it names, in order.
 
-    Where all of these are blank, the text is empty.
+    Where all columns are blank, the text is empty.
     """
-    texts = []
+    parts, texts = list(Formatter().parse(template)), []
     for row in zip(*columns, strict=True):
         values = iter(row)
-        joined = "".join(characters + ("" if column is None else next(values)) for characters, column in parts)
+        joined = "".join(characters + ("" if column is None else next(values)) for characters, column, _, _ in parts)
         texts.append(joined if any(map(str.strip, row)) else "")
     return texts
 
 
-def check_column(
-    names: Sequence[str],
-    column: str,
-    *,
-    role: str,
-    flag: str,
-    taken: Sequence[str | None],
-    source: str,
-    is_optional: bool = False,
-) -> None:
-    """Refuse a column, such as that of groups, that is not there, or that holds something else, such as the texts.
+def check_column(names: Sequence[str], column: str, *, role: str, taken: Sequence[str], flag: str, source: str) -> None:
+    """Refuse a column, such as that of groups, that is missing, or that holds something else, such as the texts.
 
     Raises:
         DataError: If that is so.
     """
-    way_out = ", or leave it out" if is_optional else ""
-    if column not in names:
-        near = _near([name for name in names if name not in taken], column)
-        raise DataError(
-            f"Expected {role} column {column!r} in {source}, found {_list_names(names)}. "
-            f"{f'Did you mean {near!r}? ' if near else ''}Pass another {flag}{way_out}."
-        )
-    _check_unique(names, column, source)
+    free = [name for name in names if name not in taken]
+    _check_is_there(names, column, f"{role} column {column!r}", free, flag, source)
     if column in taken:
         raise DataError(
             f"Expected a column of its own for each {role} in {source}, found {column!r}, which holds the texts or "
-            f"the labels. Pass another {flag}{way_out}."
+            f"the labels. Pass another {flag}."
         )
+
+
+def _check_is_there(
+    names: Sequence[str], column: str, what: str, candidates: Sequence[str], flag: str, source: str
+) -> None:
+    if column not in names:
+        near = _near(candidates, column)
+        raise DataError(
+            f"Expected {what} in {source}, found {_list_names(names)}. "
+            f"{f'Did you mean {near!r}? ' if near else ''}Pass another {flag}."
+        )
+    _check_unique(names, column, source)
 
 
 def group_names(values: Iterable[object], rows: Sequence[int], *, where: str) -> list[str]:
@@ -189,112 +180,48 @@ def group_names(values: Iterable[object], rows: Sequence[int], *, where: str) ->
     """
     groups = []
     for value, row in zip(values, rows, strict=True):
-        plain = value.item() if isinstance(value, np.generic) else value
-        if _is_missing(plain):
+        if is_blank(plain(value)):
             raise DataError(
-                f"Expected a group for every text in {where}, found none in row {row}. Fill it in; a text that belongs "
-                "to nothing gets a name of its own."
+                f"Expected a group for every text in {where}, found none in row {row}. Fill it in; give a text that "
+                "belongs to no group a name of its own."
             )
-        groups.append(sys.intern(str(plain)))
+        groups.append(sys.intern(str(plain(value))))
     return groups
 
 
 def column_values(values: Iterable[object], *, class_names: Sequence[str] | None = None) -> list[str]:
-    """Return what stands in a column as strings, equal ones being one object; what is missing is empty.
+    """Return the values of a column as strings, empty for missing ones; equal strings are one object.
 
-    Args:
-        values: The values of a column of any kind.
-        class_names: The names of the classes 0, 1, 2, ..., where the source gives them.
+    `class_names` are the names of the classes 0, 1, 2, ..., if the source gives them.
     """
     found = []
-    for value in values:
-        plain = value.item() if isinstance(value, np.generic) else value
-        is_class = class_names is not None and isinstance(plain, int) and 0 <= plain < len(class_names)
-        shown = class_names[plain] if is_class else "" if _is_missing(plain) else str(plain).strip()  # type: ignore[index]
-        found.append(sys.intern(shown))
+    for value in map(plain, values):
+        if class_names is not None and isinstance(value, int) and 0 <= value < len(class_names):
+            found.append(class_names[value])
+        else:
+            found.append("" if is_blank(value) else sys.intern(str(value).strip()))
     return found
 
 
 def check_texts(values: Iterable[object], rows: Sequence[int], *, where: str) -> list[str]:
-    """Return `values` as texts; what is missing (null, NaN) is an empty text.
+    """Return `values` as texts; a missing value (null, NaN) is an empty text.
 
     Raises:
         DataError: If a value is not a string, or holds a character that no text file can hold.
     """
     texts = []
     for value, row in zip(values, rows, strict=True):
-        if not isinstance(value, str):
-            if is_missing(value):
-                texts.append("")
-                continue
+        if isinstance(value, str):
+            texts.append(str(value))
+        elif is_missing(value):
+            texts.append("")
+        else:
             raise DataError(
-                f"Expected a string as text in {where}, found {shorten(value)}, a {_kind(value)} (row {row}). "
+                f"Expected a string as text in {where}, found {shorten(value)}, a {kind_of(value)} (row {row}). "
                 "Write texts as strings, or pass the column that holds the texts as --text-column."
             )
-        texts.append(str(value))
-    _check_characters(texts, rows, where)
+    check_characters(texts, rows, where)
     return texts
-
-
-class LabelCollector:
-    """Takes labels one after the other, and keeps each different one once."""
-
-    def __init__(self) -> None:
-        self._codes = array("i")
-        self._values: list[object] = []
-        self._first: list[int] = []  # where each of the values comes first
-        self._code_of: dict[object, int] = {}
-
-    def extend(self, values: Iterable[object]) -> None:
-        """Take labels of any kind."""
-        for value in values:
-            plain = value.item() if isinstance(value, np.generic) else value
-            code = self._code_of.setdefault(_identity(plain), len(self._values))
-            if code == len(self._values):
-                self._values.append(plain)
-                self._first.append(len(self._codes))
-            self._codes.append(code)
-
-    def names(self, rows: Sequence[int], *, where: str, class_names: Sequence[str] | None = None) -> list[str]:
-        """Return what was taken as names of classes: strings as they are, numbers and booleans as Python has them.
-
-        Names that are equal are one object, so that a row takes a reference.
-
-        Args:
-            rows: Where each example stands in its source.
-            where: What to call the column in messages.
-            class_names: The names of the classes 0, 1, 2, ..., where the source gives them.
-
-        Raises:
-            DataError: If a label is missing, or is no name of a single class, or if labels are of different types.
-        """
-
-        def rows_of(is_meant: Callable[[object], bool]) -> list[int]:
-            codes = [code for code, value in enumerate(self._values) if is_meant(value)]
-            return [rows[int(i)] for i in np.flatnonzero(np.isin(self._codes, codes))] if codes else []
-
-        if missing := rows_of(_is_missing):
-            raise DataError(
-                f"Expected a label for every text in {where}, found none in {describe_rows(missing)}. "
-                "Fill in these labels or delete these rows."
-            )
-        first_rows = [rows[i] for i in self._first]
-        first: dict[str, tuple[object, int]] = {}
-        for value, row in zip(self._values, first_rows, strict=True):
-            first.setdefault(_kind(value), (value, row))
-        _check_kinds(first, where)
-        names = [str(value) for value in self._values]
-        if "string" in first:
-            _check_characters(names, first_rows, where)
-        elif "number" in first:
-            _check_whole_numbers(self._values, first_rows, where)
-            if unlabelled := rows_of(lambda value: value == -1):
-                raise DataError(
-                    f"Expected names of classes in {where}, found -1 in {describe_rows(unlabelled)}, which looks like "
-                    "'unlabelled'. Delete these rows; if -1 is a class of its own, give it a name such as 'negative'."
-                )
-            names = _number_names(self._values, first_rows, where, class_names)
-        return [names[code] for code in self._codes]
 
 
 def describe_rows(rows: Sequence[int]) -> str:
@@ -313,45 +240,39 @@ def _find(names: Sequence[str], given: str | None, candidates: Sequence[str], *,
     return next(iter(exact + loose), None)
 
 
-def _not_found_message(
-    names: Sequence[str],
-    roles: Sequence[tuple[str, str | None, str | None, Sequence[str]]],
-    source: str,
-    first_rows: Iterable[Sequence[object]],
-    is_delimited: bool,
-) -> str:
-    near = {role: _near(names, given) for role, given, found, _ in roles if given and not found}
-    rows = list(first_rows)
-    guesses = _complete({role: found or near.get(role) for role, _, found, _ in roles}, names, rows)
+def _not_found_message(table: Table, roles: Sequence[_Role], source: str) -> str:
+    names, rows = table.names, list(table.first_rows)
+    near = {role.name: _near(names, role.given) for role in roles if role.given and not role.found}
+    guesses = _complete({role.name: role.found or near.get(role.name) for role in roles}, names, rows)
     wanted = " and ".join(
-        f"{role} column {given!r}" if given else f"a {role} column ({', '.join(candidates)})"
-        for role, given, found, candidates in roles
-        if found is None
+        f"{role.name} column {role.given!r}" if role.given else f"a {role.name} column ({', '.join(role.candidates)})"
+        for role in roles
+        if role.found is None
     )
     message = f"Expected {wanted} in {source}, found {_list_names(names)}. "
-    if is_delimited and _is_example(names, rows):
+    if table.is_delimited and _is_example(names, rows):
         numbers = {name: str(number) for number, name in enumerate(names, start=1)}
-        flags = " ".join(f"--{role}-column {numbers.get(guesses[role] or '', 'NUMBER')}" for role, _, _, _ in roles)
+        flags = " ".join(f"--{role}-column {numbers.get(guess or '', 'NUMBER')}" for role, guess in guesses.items())
         return (
             f"{message}The first line looks like an example, not like the names of the columns. If it is one, pass "
             f"--no-header {flags} (header=False in Python); the columns are then called 1, 2, 3, ..."
         )
-    if is_delimited and len(names) == 1 and (mark := _SEPARATOR.search(names[0])):
+    if table.is_delimited and len(names) == 1 and (mark := _SEPARATOR.search(names[0])):
         shown = "tab" if mark[1] == "\t" else shlex.quote(mark[1])
         return f"{message}If {mark[1]!r} separates the columns, pass --separator {shown}."
     hints = "".join(f"Did you mean {guess!r}? " for guess in near.values() if guess)
-    flags = " ".join(f"--{role}-column {shlex.quote(guesses[role] or 'COLUMN')}" for role, _, _, _ in roles)
-    python = " and ".join(f"{role}_column=" for role, _, _, _ in roles)
+    flags = " ".join(f"--{role}-column {shlex.quote(guess or 'COLUMN')}" for role, guess in guesses.items())
+    python = " and ".join(f"{role}_column=" for role in guesses)
     more = "" if guesses.get("label", "") is not None else " Texts without labels are for nlptl predict."
-    more += " If the first line is an example and not the header, pass --no-header." if is_delimited else ""
+    more += " If the first line is an example and not the header, pass --no-header." if table.is_delimited else ""
     return f"{message}{hints}Pass {flags} ({python} in Python).{more}"
 
 
 def _is_example(names: Sequence[str], first_rows: Iterable[Sequence[object]]) -> bool:
-    """Tell whether the names of columns look like values: numbers, whole sentences, or what the rows below hold."""
+    """Tell whether the names of columns look like values: numbers, sentences, or values of the rows below."""
     if list(names) == [str(number) for number in range(1, len(names) + 1)]:
         return False  # the names of columns without names
-    values = zip(*first_rows, strict=True)  # nothing, where there are no rows
+    values = zip(*first_rows, strict=True)  # empty without rows
     is_repeated = any(name.strip() and name in each for name, each in zip(names, values, strict=False))
     return is_repeated or any(len(name.split()) > 2 or re.fullmatch(r"[-+]?\d+([.,]\d+)?", name) for name in names)
 
@@ -380,50 +301,12 @@ def _complete(
     return guesses
 
 
-def _check_kinds(first: dict[str, tuple[object, int]], where: str) -> None:
-    if "list" in first:
-        value, row = first["list"]
-        raise DataError(
-            f"Expected one label per text in {where}, found a list, {shorten(value)} (row {row}). "
-            "Give each text one label, or pass --task multi_label (--task tokens for a tag for each word)."
-        )
-    found = ", ".join(f"{kind} {shorten(value)} (row {row})" for kind, (value, row) in sorted(first.items()))
-    if len(first) > 1:
-        raise DataError(
-            f"Expected labels of one type in {where}, found {len(first)} types: {found}. "
-            "Write all labels as strings, each class in one spelling."
-        )
-    if not first.keys() <= {"string", "boolean", "number"}:
-        raise DataError(
-            f"Expected strings, whole numbers or booleans as labels in {where}, found {found}. Write labels as strings."
-        )
+def check_characters(texts: Iterable[str], rows: Sequence[int], where: str) -> None:
+    """Refuse texts that no text file can hold.
 
-
-def _check_whole_numbers(values: Sequence[object], rows: Sequence[int], where: str) -> None:
-    for value, row in zip(values, rows, strict=True):
-        if isinstance(value, float) and not value.is_integer():
-            raise DataError(
-                f"Expected names of classes in {where}, found {value} (row {row}), which looks like a regression "
-                "target. Pass --task regression, or another --label-column, or write classes as names."
-            )
-
-
-def _number_names(
-    values: Sequence[object], rows: Sequence[int], where: str, class_names: Sequence[str] | None
-) -> list[str]:
-    numbers = [int(value) for value in values]  # type: ignore[call-overload]
-    if class_names is None:
-        return [str(number) for number in numbers]
-    for number, row in zip(numbers, rows, strict=True):
-        if not 0 <= number < len(class_names):
-            raise DataError(
-                f"Expected class numbers from 0 to {len(class_names) - 1} in {where}, which names "
-                f"{len(class_names)} classes, found {number} (row {row}). Correct the label or the list of names."
-            )
-    return [class_names[number] for number in numbers]
-
-
-def _check_characters(texts: Iterable[str], rows: Sequence[int], where: str) -> None:
+    Raises:
+        DataError: If one of them has a NUL character or half of a surrogate pair.
+    """
     for text, row in zip(texts, rows, strict=True):
         if "\0" in text or not (text.isascii() or is_encodable(text)):
             what = "a NUL character" if "\0" in text else "half of a surrogate pair"
@@ -439,18 +322,18 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-def _identity(value: object) -> object:
-    """Return what is equal for labels that are the same; 1, 1.0 and True are not, all that are missing are."""
-    if _is_missing(value):
-        return None
-    return (type(value), value if isinstance(value, str | int | float) else None)
+def plain(value: Any) -> Any:
+    """Return a number of numpy as one of Python, and any other value as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def _is_missing(value: object) -> bool:
+def is_blank(value: object) -> bool:
+    """Tell whether a value is missing, or a string of blanks."""
     return not value.strip() if isinstance(value, str) else is_missing(value)
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """Return the type of a value in words, such as "number" or "list"."""
     return _KINDS.get(type(value), type(value).__name__)
 
 

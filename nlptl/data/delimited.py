@@ -1,13 +1,14 @@
-"""CSV and TSV files as tables: which character separates their columns, and whether quotation marks enclose fields."""
+"""CSV and TSV files as tables: finds the separator, and whether quotation marks enclose fields."""
 
 import csv
 import itertools
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from nlptl.config import Columns
 from nlptl.data.columns import describe_rows
 from nlptl.data.table import Table, table_of_records
 from nlptl.data.text_files import find_encoding, open_text
@@ -15,50 +16,42 @@ from nlptl.errors import ConfigError, DataError
 
 SEPARATORS = (",", ";", "\t", "|")
 SAMPLE_LINES = 100
-"""Lines at the start of a file that are looked at to find its separator."""
+"""Lines at the start of a file by which its separator is found."""
 MOST_ROWS = 2000
-"""Rows that are kept of those that tell something of the quotation marks of a file."""
+"""Limit on the rows that are kept to judge the quotation marks of a file."""
 EXCEL_SEPARATOR = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
 """The line that Excel takes the separator from."""
 
 logger = logging.getLogger(__name__)
 
 
-def csv_table(path: Path, suffix: str, *, separator: str | None = None, header: bool = True) -> Table:
+def csv_table(path: Path, suffix: str, columns: Columns) -> Table:
     r"""Open a CSV or TSV file.
 
-    Args:
-        path: The file.
-        suffix: .csv or .tsv.
-        separator: The character between two columns. None: a tab in .tsv files, else the one of `,` `;` `|` and tab
-            that cuts the first lines into the same number of columns.
-        header: Whether the first line holds the names of the columns. Without, they are called 1, 2, 3, ...
+    Without a separator in `columns`, it is a tab in .tsv files, else the one of `,` `;` `|` and tab that cuts the first
+    lines into the same number of columns. Without a header, columns are called 1, 2, 3, ...
 
     Raises:
         DataError: If the file is not text, is empty, or has rows of different lengths.
         ConfigError: If the separator is not one character.
     """
     encoding = find_encoding(path)
-    mark = _find_separator(path, encoding, suffix) if separator is None else parse_separator(separator)
-    if separator is None and mark != ("\t" if suffix == ".tsv" else ","):
+    mark = _find_separator(path, encoding, suffix) if columns.separator is None else _parse(columns.separator)
+    if columns.separator is None and mark != ("\t" if suffix == ".tsv" else ","):
         logger.info("%s: columns are separated by %r", path, mark)
     has_quotes = _has_enclosed_fields(path, encoding, mark)
     if not has_quotes:
         logger.info("%s: quotation marks are read as characters, since they do not enclose fields", path)
-    records = _records(path, encoding, mark, has_quotes=has_quotes)
+    records = _records_of_one_width(path, encoding, mark, has_quotes=has_quotes)
     first = next(records, (0, []))
-    if header:
-        return table_of_records(path, first[1], records, is_delimited=True)
-    names = [str(number) for number in range(1, len(first[1]) + 1)]
-    return table_of_records(path, names, itertools.chain([first], records), is_delimited=True)
+    names = first[1]
+    if not columns.header:
+        names, records = [str(number) for number in range(1, len(names) + 1)], itertools.chain([first], records)
+    return table_of_records(path, names, records, is_delimited=True)
 
 
-def parse_separator(separator: str) -> str:
-    r"""Return the separator that a user has given; `\t` and `tab` stand for a tab.
-
-    Raises:
-        ConfigError: If it is not one character, or one that cannot separate columns.
-    """
+def _parse(separator: str) -> str:
+    r"""Return the separator that a user has given; `\t` and `tab` stand for a tab."""
     mark = "\t" if separator in ("\\t", "tab") else separator
     if len(mark) != 1 or mark in '"\r\n':
         raise ConfigError(
@@ -69,7 +62,7 @@ def parse_separator(separator: str) -> str:
 
 
 def _lines(file: IO[str]) -> Iterator[str]:
-    """Yield the lines of a file; the one that tells Excel the separator becomes an empty line."""
+    """Yield the lines of a file, with an empty line for the one that names the separator for Excel."""
     for line in file:
         yield "\n" if EXCEL_SEPARATOR.fullmatch(line) else line
         if line.strip():
@@ -116,12 +109,42 @@ def _score(sample: list[str], mark: str) -> tuple[float, int, bool]:
     return *best, any(re.search(f"{re.escape(mark)}[^ ]", line) for line in sample)
 
 
-def _records(path: Path, encoding: str, separator: str, *, has_quotes: bool) -> Iterator[tuple[int, list[str]]]:
+def _records_of_one_width(
+    path: Path, encoding: str, separator: str, *, has_quotes: bool
+) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each record starts, and its fields; the header comes first."""
+    width = 0
+    for row, fields, _ in _records(path, encoding, separator, has_quotes=has_quotes):
+        width = width or len(fields)
+        if len(fields) != width:
+            quote = f"Put texts that contain {separator!r} in double quotes"
+            raise DataError(
+                f"Expected {width} fields in each row of {path}, as in its first, found {len(fields)} in row "
+                f"{row}. {quote if has_quotes else f'Replace {separator!r} inside texts by a blank'}; if another "
+                "character separates the columns, pass it as --separator."
+            )
+        yield row, fields
+
+
+def _records(
+    path: Path, encoding: str, separator: str, *, has_quotes: bool = True
+) -> Iterator[tuple[int, list[str], list[str]]]:
+    """Yield the line on which each record starts, its fields and its lines; blank records are left out.
+
+    Raises:
+        DataError: If quotation marks do not enclose a field, or are not closed, or a field is too long.
+    """
+    lines: list[str] = []
+
+    def keep(line: str) -> str:
+        lines.append(line)
+        return line
+
     with open_text(path, encoding, newline="") as file:
-        reader = _reader(_lines(file), separator, has_quotes=has_quotes)
+        reader = _reader(map(keep, _lines(file)), separator, has_quotes=has_quotes)
         width = 0
         while True:
+            lines.clear()
             row = reader.line_num + 1
             try:
                 fields = next(reader, None)
@@ -129,26 +152,15 @@ def _records(path: Path, encoding: str, separator: str, *, has_quotes: bool) -> 
                 raise _malformed(path, row, str(error)) from error
             if fields is None:
                 return
-            if _is_blank(fields, width):
-                continue
-            width = width or len(fields)
-            if len(fields) != width:
-                quote = f"Put texts that contain {separator!r} in double quotes"
-                raise DataError(
-                    f"Expected {width} fields in each row of {path}, as in its first, found {len(fields)} in row "
-                    f"{row}. {quote if has_quotes else f'Replace {separator!r} inside texts by a blank'}; if another "
-                    "character separates the columns, pass it as --separator."
-                )
-            yield row, fields
+            is_blank = not fields or (len(fields) == 1 != width and not fields[0].strip())
+            if not is_blank:
+                yield row, fields, lines
+                width = width or len(fields)
 
 
 def _reader(lines: Iterable[str], separator: str, *, has_quotes: bool = True, strict: bool = True) -> Any:
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE
     return csv.reader(lines, delimiter=separator, strict=strict, quoting=quoting)
-
-
-def _is_blank(fields: Sequence[str], width: int) -> bool:
-    return not fields or (len(fields) == 1 != width and not fields[0].strip())
 
 
 def _malformed(path: Path, row: int, reason: str) -> DataError:
@@ -173,16 +185,16 @@ def _has_enclosed_fields(path: Path, encoding: str, separator: str) -> bool:
             return True
     seen = _Seen()
     try:
-        for row, fields, lines in _scan(path, encoding, separator):
+        for row, fields, lines in _records(path, encoding, separator):
             if len(lines) > 1 or not seen.has_enough:
                 seen.add(row, fields, [line.rstrip("\r\n").split(separator) for line in lines])
-    except csv.Error:
+    except (csv.Error, DataError):
         return separator != "\t" or seen.is_needed
     votes = seen.votes()
-    total, is_tsv, is_plain = sum(votes), separator == "\t", seen.is_plain and not seen.is_needed
-    is_open = bool(votes) and total == 0 and not seen.is_needed  # nothing tells it for sure
+    total, is_tsv = sum(votes), separator == "\t"
+    is_open = bool(votes) and total == 0 and not seen.is_needed  # the evidence is balanced
     is_row = is_tsv and seen.width > 1 and not seen.is_written
-    if (is_tsv and is_plain) or (total > 0 and not seen.is_needed) or (is_open and (is_plain or is_row)):
+    if not seen.is_needed and (total > 0 or (is_tsv and seen.is_plain) or (is_open and (seen.is_plain or is_row))):
         return False
     is_told = is_open and not seen.is_written
     if rows := [row for (row, _), vote in zip(seen.doubtful, votes, strict=True) if vote > 0 or is_told]:
@@ -195,7 +207,7 @@ def _has_enclosed_fields(path: Path, encoding: str, separator: str) -> bool:
 
 
 class _Seen:
-    """What a file shows of its quotation marks.
+    """Evidence in a file on whether its quotation marks enclose fields.
 
     Between two marks that do not belong together, whole rows would be taken for one field. So a field over several
     lines, each of which has the columns of a row, is doubtful: its parts may be like the values of other rows.
@@ -214,7 +226,7 @@ class _Seen:
 
     @property
     def has_enough(self) -> bool:
-        """Whether records of one line tell nothing more."""
+        """Whether records of one line add nothing more."""
         return self.is_needed and len(self.learnt) == MOST_ROWS
 
     def add(self, row: int, fields: list[str], lines: list[list[str]]) -> None:
@@ -256,29 +268,6 @@ class _Seen:
             each = [1 if all(fits(cells[place].strip()) for cells in lines) else -1 for place, fits in tests]
             found.append((sum(each) > 0) - (sum(each) < 0))
         return found
-
-
-def _scan(path: Path, encoding: str, separator: str) -> Iterator[tuple[int, list[str], list[str]]]:
-    """Yield the row of each record, its fields and its lines.
-
-    Raises:
-        csv.Error: If quotation marks do not enclose a field, or are not closed.
-    """
-    lines: list[str] = []
-
-    def keep(line: str) -> str:
-        lines.append(line)
-        return line
-
-    with open_text(path, encoding, newline="") as file:
-        reader = _reader(map(keep, _lines(file)), separator)
-        row = width = 0
-        for fields in reader:
-            start, row = row + 1, reader.line_num
-            if not _is_blank(fields, width):
-                yield start, fields, lines
-                width = width or len(fields)
-            lines.clear()
 
 
 def _is_number(value: str) -> bool:

@@ -1,10 +1,9 @@
-"""What a check of the data has found: how much, where, what it means and what to do."""
+"""Findings of the checks of the data: how many there are, their rows, what they mean and what to do."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
-
-import numpy as np
 
 from nlptl.data.columns import describe_rows
 from nlptl.data.sources import Examples
@@ -117,58 +116,46 @@ EXPLANATIONS = {
     ),
 }
 """For each kind of finding, the worst first, what it means and what to do."""
+ERRORS = ("target", "one_class", "identifier", "unknown_label")
+"""The kinds of findings on data that cannot be trained on."""
 
 Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something in the data that a user should know, and where it stands."""
+    """Something in the data that a user should know, and its rows."""
 
     kind: str
     """One of EXPLANATIONS."""
     message: str
     count: int
     rows: tuple[int, ...]
-    """The first five rows; none where no row is to blame, as for missing_class."""
+    """The first five rows; none for findings without rows, such as missing_class."""
     severity: Severity = "warning"
     """error: the data cannot be trained on. warning: it can."""
     meaning: str = ""
     action: str = ""
     """What to do about it."""
     like: tuple[int, ...] = ()
-    """Of near duplicates, for each of `rows` the row that it is like."""
+    """For near duplicates: for each of `rows`, the row that it is nearly a copy of."""
 
 
 def finding(
-    kind: str,
-    message: str,
-    *,
-    rows: Sequence[int] = (),
-    count: int | None = None,
-    severity: Severity = "warning",
-    like: Sequence[int] = (),
+    kind: str, message: str, *, rows: Sequence[int] = (), count: int | None = None, like: Sequence[int] = ()
 ) -> Finding:
-    """Return a finding with what is said about its kind.
-
-    Args:
-        kind: One of EXPLANATIONS.
-        message: What was found, with the rows.
-        rows: All rows that are meant.
-        count: How many there are. None: as many as rows.
-        severity: Whether the data can be trained on.
-        like: For each of the rows, one that it is like.
-    """
+    """Return a finding with the explanation of its kind; without a `count`, it is the number of rows."""
     first, other = tuple(rows[:MOST_ROWS]), tuple(like[:MOST_ROWS])
+    severity: Severity = "error" if kind in ERRORS else "warning"
     return Finding(kind, message, len(rows) if count is None else count, first, severity, *EXPLANATIONS[kind], other)
 
 
 def target_finding(problem: Problem) -> Finding:
-    """Return the finding that targets cannot be trained on."""
-    return replace(finding("target", problem.found, count=1, severity="error"), action=problem.way_out)
+    """Return the finding on targets that cannot be trained on."""
+    return replace(finding("target", problem.found, count=1), action=problem.way_out)
 
 
-def finding_on(kind: str, what: str, examples: Examples, is_meant: np.ndarray) -> Finding | None:
-    """Return a finding on the examples that are meant, a bool for each; None: on none."""
-    rows = np.asarray(examples.rows)[is_meant].tolist()
-    return finding(kind, f"{what}: {describe_rows(rows)}", rows=rows) if rows else None
+def finding_on(kind: str, what: str, examples: Examples, is_meant: Iterable[object]) -> Finding | None:
+    """Return a finding on the examples for which `is_meant`, one value per example, is true; None if there are none."""
+    rows = list(itertools.compress(examples.rows, is_meant))
+    return finding(kind, f"{examples.source}: {what}: {describe_rows(rows)}", rows=rows) if rows else None

@@ -6,8 +6,8 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from nlptl.data.sources import SPLIT_NAMES, file_status
-from nlptl.data.tables import split_suffix
+from nlptl.data.sources import SPLIT_NAMES
+from nlptl.data.tables import file_status, split_suffix
 from nlptl.errors import DataError
 
 # Until 2023, the Hub added a hash; its branches of Parquet files have folders of splits with numbered files.

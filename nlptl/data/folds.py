@@ -19,18 +19,12 @@ logger = logging.getLogger(__name__)
 def take_fold(
     parts: Mapping[str, Examples], *, fold: int, folds: int, seed: int, task: TaskKind
 ) -> dict[str, Examples]:
-    """Return train and test of one fold of all texts but those of a test split, which are left out where one is given.
+    """Return train and test of one fold of all texts but those of a given test split, which are left out.
 
     Each fold has its share of each class (of several labels the rarest counts, of scores the tenth that they are in),
-    and all texts of a group or none. A text that is the last one with a label, were it tested, is in train in every
-    fold.
+    and all texts of a group or none. A text without which train would lack a label is in train in every fold.
 
-    Args:
-        parts: "train", and "validation" and "test" where the data has them.
-        fold: Which fold is tested, from 1 on.
-        folds: How many there are.
-        seed: Seeds what is in which fold.
-        task: What the labels are.
+    `parts` are "train", and "validation" and "test" where the data has them. Folds are counted from 1.
 
     Raises:
         DataError: If there are fewer texts or groups than folds.
@@ -38,15 +32,12 @@ def take_fold(
     given = [parts[name] for name in ("train", "validation") if name in parts]
     pool = replace(join(given), source=given[0].source)
     if "test" in parts:
-        logger.info(
-            "%s: its test split of %s texts stays out of the cross-validation", pool.source, f"{len(parts['test']):,}"
-        )
+        count = f"{len(parts['test']):,}"
+        logger.info("%s: its test split of %s texts is not part of the cross-validation", pool.source, count)
     num_units, unit = (len(set(pool.groups)), "groups") if pool.groups else (len(pool), "texts")
     if num_units < folds:
-        raise DataError(
-            f"Expected {folds} or more {unit} in {pool.source} for {folds} folds, found {num_units}. Pass fewer "
-            "--folds."
-        )
+        expected = f"Expected {folds} or more {unit} in {pool.source} for {folds} folds"
+        raise DataError(f"{expected}, found {num_units}. Pass fewer --folds.")
     tested = _fold_of_each(pool, folds, seed, task) == fold - 1
     if not pool.groups:
         tested &= ~_is_last(pool, tested, task)
@@ -62,19 +53,18 @@ def _fold_of_each(pool: Examples, folds: int, seed: int, task: TaskKind) -> np.n
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     kinds = _frequent(strata(pool.labels, task), folds)
-    splitter = (StratifiedGroupKFold if pool.groups else StratifiedKFold)(
-        folds, shuffle=True, random_state=seed % 2**32
-    )
+    splitter = StratifiedGroupKFold if pool.groups else StratifiedKFold
     numbers = np.empty(len(pool), dtype=np.int64)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of one kind of texts alone with fewer texts than folds
-        for number, (_, chosen) in enumerate(splitter.split(kinds, kinds, pool.groups or None)):
+        warnings.simplefilter("ignore", UserWarning)  # for data of a single kind with fewer texts than folds
+        folded = splitter(folds, shuffle=True, random_state=seed % 2**32).split(kinds, kinds, pool.groups or None)
+        for number, (_, chosen) in enumerate(folded):
             numbers[chosen] = number
     return numbers
 
 
 def _frequent(kinds: list[str], folds: int) -> list[str]:
-    """Return kinds of texts of which each has a text for every fold: rarer ones count as one kind."""
+    """Return kinds of texts with at least one text for every fold each: rarer kinds count as one."""
     counts = Counter(kinds)
     num_rare = sum(count for count in counts.values() if count < folds)
     together = "rare" if num_rare >= folds else f"={counts.most_common(1)[0][0]}"

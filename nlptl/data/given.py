@@ -1,4 +1,4 @@
-"""Texts and labels as Python code passes them: lists, arrays and columns, and nothing that only looks like a list."""
+"""Texts and labels as Python code passes them: lists, arrays and columns, but no strings or tables."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -9,11 +9,9 @@ from nlptl.values import columns_of, is_list, is_missing, show
 
 
 def as_list(values: object, what: str) -> list[Any]:
-    """Return a list, an array, a column of a table, or any other iterable in an order, as a list.
+    """Return a list, an array, a column of a table, or any other ordered iterable as a list.
 
-    Args:
-        values: What was passed.
-        what: What its items are, in the plural.
+    `what` is what to call the items in messages, in the plural.
 
     Raises:
         ConfigError: If it is a single string, a table (whose items would be the names of its columns), or no list.
@@ -44,7 +42,7 @@ def as_texts(values: object, what: str = "texts") -> list[str]:
     for i, text in enumerate(texts):
         if not isinstance(text, str) and not is_missing(text):
             columns = columns_of(text) or []
-            instead = f"[row[{columns[0]!r}] for row in ...]" if columns else "strings alone"
+            instead = f"[row[{columns[0]!r}] for row in ...]" if columns else "only strings"
             raise ConfigError(f"Expected {what}, found {show(text)} at position {i}. Pass {instead}.")
         if isinstance(text, str) and not (text.isascii() or is_encodable(text)):
             found = f"half of a surrogate pair in {show(text)} at position {i}"

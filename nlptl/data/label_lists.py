@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from nlptl.data.columns import shorten
-from nlptl.data.label_columns import Collector, LabelColumns, Problem, RowCollector, listed, names_of
+from nlptl.data.label_columns import LabelColumns, Problem, RowCollector, listed, names_of
 from nlptl.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -16,30 +16,11 @@ logger = logging.getLogger(__name__)
 _FLAGS = {"0": False, "1": True, "false": False, "true": True, "0.0": False, "1.0": True}
 
 
-def list_collector(columns: LabelColumns) -> Collector:
-    """Return what collects the labels of each text from lists, or from a column for each label."""
-    return RowCollector(_flagged_labels, columns) if columns.are_flags else ListCollector(columns)
-
-
-class ListCollector(RowCollector):
-    """Takes lists of labels, or of flags: 0 and 1 for each label, in lists of one length."""
-
-    def __init__(self, columns: LabelColumns) -> None:
-        super().__init__(_label_list, columns)
-
-    def finish(self, rows: Sequence[int]) -> list[str]:
-        """Return the targets of all rows."""
-        lists = {target: json.loads(target) for target in set(self._targets)}
-        names = _flag_names(list(lists.values()), self._columns)
-        if names:
-            shown = ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
-            what = f"lists of {len(names)} flags are read as the labels {shown}"
-            logger.info("%s: %s, which a text has where its list has 1", self._columns.where, what)
-        read: dict[str, str] = {}
-        for target, row in zip(self._targets, rows, strict=True):
-            if target not in read:
-                read[target] = _set_of(lists[target], names, self._columns, row)
-        return [read[target] for target in self._targets]
+def list_collector(columns: LabelColumns) -> RowCollector:
+    """Return a collector of the labels of each text: from lists, or from a column for each label."""
+    if columns.are_flags:
+        return RowCollector(_flagged_labels, columns)
+    return RowCollector(_label_list, columns, _label_sets)
 
 
 def labels_in(target: str) -> tuple[str, ...]:
@@ -78,6 +59,21 @@ def _label_list(values: Sequence[object], columns: LabelColumns, row: int) -> st
     return json.dumps(members, ensure_ascii=False)
 
 
+def _label_sets(targets: list[str], columns: LabelColumns, rows: Sequence[int]) -> list[str]:
+    """Return lists of labels, or of flags (0 and 1 for each label, in lists of one length), as sets of labels."""
+    lists = {target: json.loads(target) for target in set(targets)}
+    names = _flag_names(list(lists.values()), columns)
+    if names:
+        shown = ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
+        what = f"lists of {len(names)} flags are read as the labels {shown}"
+        logger.info("%s: %s, which a text has where its list has 1", columns.where, what)
+    read: dict[str, str] = {}
+    for target, row in zip(targets, rows, strict=True):
+        if target not in read:
+            read[target] = _set_of(lists[target], names, columns, row)
+    return [read[target] for target in targets]
+
+
 def _is_label(member: object) -> bool:
     """Tell whether a member of a list may be a name, the number of a class or a flag."""
     if isinstance(member, str):
@@ -88,16 +84,16 @@ def _is_label(member: object) -> bool:
 def _no_list_of_labels(found: str, columns: LabelColumns, row: int) -> str:
     return (
         f"Expected a list of labels for each text in {columns.where}, found {found} (row {row}). Write JSON lists "
-        'such as ["joy", "love"], [] for none; pass --label-separator if something else stands between labels; or '
+        'such as ["joy", "love"], [] for none; pass --label-separator if labels are separated otherwise; or '
         "pass --label-columns for a column of 0 and 1 for each label."
     )
 
 
 def _flag_names(lists: list[list[object]], columns: LabelColumns) -> list[str]:
-    """Return the names of the labels that lists of flags tell of; none: they are sets of names or class numbers.
+    """Return the names of the labels if the lists hold flags; an empty list if they hold names or class numbers.
 
-    Flags are lists of one length of 0 and 1 alone. That a list repeats a member is a sure sign, since no set does; so
-    are booleans, floats, and 1 before 0.
+    Lists of flags have one length and hold only 0 and 1. A repeated member is a sure sign, since sets have none; so are
+    booleans, floats, and 1 before 0.
     """
     widths = {len(members) for members in lists}
     if len(widths) != 1 or widths == {0} or not all(_flag(each) is not None for members in lists for each in members):
@@ -122,13 +118,13 @@ def _flag(member: object) -> bool | None:
 def _set_of(members: list[object], names: list[str], columns: LabelColumns, row: int) -> str:
     """Return the labels of a text as a JSON list of different names in order."""
     if names:
-        chosen = [name for name, member in zip(names, members, strict=True) if _flag(member)]
-        return sys.intern(json.dumps(sorted(chosen), ensure_ascii=False))
-    numbers = [member for member in members if not isinstance(member, str)]
-    found = (
-        None if any(isinstance(number, bool | float) for number in numbers) else names_of(members, columns.class_names)
-    )
-    if found is None or len(set(map(str, numbers))) < len(numbers):
+        found: list[str] | None = [name for name, member in zip(names, members, strict=True) if _flag(member)]
+    else:
+        numbers = [member for member in members if not isinstance(member, str)]
+        is_set = len(set(map(str, numbers))) == len(numbers)
+        are_ids = not any(isinstance(number, bool | float) for number in numbers)
+        found = names_of(members, columns.class_names) if is_set and are_ids else None
+    if found is None:
         raise DataError(
             f"{_no_list_of_labels(shorten(members), columns, row)} Flags, 0 and 1 for each label, are read from lists "
             "of one length; a list of class numbers has each of them once."

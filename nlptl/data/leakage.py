@@ -1,21 +1,18 @@
-"""Words that give the class away: the names of classes in their own texts, and words that occur in one class alone."""
+"""Words that give the class away: the names of classes in their own texts, and words that occur in only one class."""
 
 import itertools
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-
-import numpy as np
+from collections.abc import Callable, Iterable
 
 from nlptl.config import TextsShown
-from nlptl.data.columns import describe_rows
-from nlptl.data.findings import Finding, finding
-from nlptl.data.scripts import WORD
+from nlptl.data.findings import Finding, finding_on
+from nlptl.data.languages import WORD
 from nlptl.data.sources import Examples
 
 MIN_TEXTS = 20
-"""A word is looked at if it occurs in as many texts, or more."""
+"""A word in fewer texts is never reported."""
 MIN_SHARE = 0.05
 """Share of the texts of train in which a word occurs that gives a class away without being its name."""
 MAX_OTHERS = 0.02
@@ -30,11 +27,9 @@ _LABEL_PART = re.compile(r"[^\W\d_]+")
 def find_leaking_words(train: Examples, *, texts_shown: TextsShown = "whole") -> list[Finding]:
     """Return a finding on label names in texts of their own class, and one on other words that occur in one class.
 
-    Candidates come from some texts that stand at equal distances; those are then counted in all texts.
+    Candidates come from a sample of the texts, at equal distances, and are then counted in all texts.
 
-    Args:
-        train: The texts and their labels.
-        texts_shown: Whether the words are quoted ("whole") or not ("none").
+    With texts_shown "none", the words are not quoted.
     """
     texts = range(0, len(train), max(1, len(train) // SAMPLE_SIZE))
     sample = [(_words(train.texts[i]), train.labels[i]) for i in texts]
@@ -44,7 +39,7 @@ def find_leaking_words(train: Examples, *, texts_shown: TextsShown = "whole") ->
         for word in set(words):
             counts[word] += 1
             classes_of[word].add(label)
-    # In all texts the share may be above the limit where in the sample it is somewhat below.
+    # The share may be above the limit in all texts and somewhat below it in the sample.
     min_count = min(MIN_TEXTS, MIN_SHARE * len(sample)) / 2
     single = {word for word, count in counts.items() if count >= min_count and len(classes_of[word]) == 1}
     labels = sorted(set(train.labels))
@@ -52,9 +47,8 @@ def find_leaking_words(train: Examples, *, texts_shown: TextsShown = "whole") ->
     names |= {label.casefold(): label for label in labels if label.casefold() in names}  # before a form of another one
     found = _count(train, single | names.keys())
     others = single - names.keys()
-    return _label_words(train, names, found, texts_shown) + _leaking_words(
-        train, others, found, len(counts), texts_shown
-    )
+    quote = (lambda word: "a word") if texts_shown == "none" else repr
+    return _label_words(train, names, found, quote) + _leaking_words(train, others, found, len(counts), quote)
 
 
 def _words(text: str) -> list[str]:
@@ -91,21 +85,20 @@ def _count(train: Examples, candidates: set[str]) -> dict[str, list[int]]:
 
 
 def _label_words(
-    train: Examples, names: dict[str, str], found: dict[str, list[int]], texts_shown: TextsShown
+    train: Examples, names: dict[str, str], found: dict[str, list[int]], quote: Callable[[str], str]
 ) -> list[Finding]:
     shown, meant = [], []
     for name, label in sorted(names.items()):
         own = [i for i in found.get(name, ()) if train.labels[i] == label]
         others = len(found.get(name, ())) - len(own)
         if len(own) >= MIN_TEXTS and others <= MAX_OTHERS * len(found[name]):
-            word = "a word" if texts_shown == "none" else repr(name)
-            shown.append(f"{word} in {len(own):,} texts of {label!r} and {others:,} of others")
+            shown.append(f"{quote(name)} in {len(own):,} texts of {label!r} and {others:,} of others")
             meant += own
     return _finding("label_word", "names of classes in their texts", train, shown, meant)
 
 
 def _leaking_words(
-    train: Examples, words: set[str], found: dict[str, list[int]], vocabulary: int, texts_shown: TextsShown
+    train: Examples, words: set[str], found: dict[str, list[int]], vocabulary: int, quote: Callable[[str], str]
 ) -> list[Finding]:
     shares = {label: count / len(train) for label, count in Counter(train.labels).items()}
     shown, meant = [], []
@@ -116,16 +109,13 @@ def _leaking_words(
             continue
         (label,) = labels
         if len(places) * math.log(shares[label]) + math.log(vocabulary) < math.log(MAX_CHANCE):
-            quoted = "a word" if texts_shown == "none" else repr(word)
-            shown.append(f"{quoted} in {len(places):,} texts, all {label!r}")
+            shown.append(f"{quote(word)} in {len(places):,} texts, all {label!r}")
             meant += places
-    return _finding("leaking_word", "words that occur in one class alone", train, shown, meant)
+    return _finding("leaking_word", "words that occur in only one class", train, shown, meant)
 
 
 def _finding(kind: str, what: str, train: Examples, shown: list[str], places: list[int]) -> list[Finding]:
-    if not shown:
-        return []
-    rows = np.asarray(train.rows)[np.unique(places)].tolist()
     more = f"; ... ({len(shown)} such words)" if len(shown) > 5 else ""
-    message = f"{train.source}: {what} in train ({'; '.join(shown[:5])}{more}): {describe_rows(rows)}"
-    return [finding(kind, message, rows=rows)]
+    is_meant = map(set(places).__contains__, range(len(train)))
+    found = finding_on(kind, f"{what} in train ({'; '.join(shown[:5])}{more})", train, is_meant)
+    return [] if found is None else [found]

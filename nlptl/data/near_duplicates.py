@@ -11,26 +11,26 @@ import logging
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from nlptl.data.findings import Finding, finding
+from nlptl.data.languages import WORD
 from nlptl.data.order import stream_key
-from nlptl.data.scripts import WORD
 from nlptl.data.sources import Examples
 from nlptl.progress import progress_bar
 
 MIN_SIMILARITY = 0.8
 MAX_TEXTS = 1_000_000
-"""Of more, none are looked at: they would take more than 250 MB and some minutes."""
+"""More texts are not compared: they would take more than 250 MB and some minutes."""
 
 BANDS, ROWS_PER_BAND = 18, 7
 HASHES = BANDS * ROWS_PER_BAND
 MIN_EQUAL_HASHES = round(0.68 * HASHES)
 """The share of equal hashes is the similarity, give or take 0.036: with fewer than these, words are not compared."""
 NEIGHBORS = 2
-"""In a band, a text is compared with so many before it, and with the first: in a heap of equal ones that is enough."""
+"""In a band, a text is compared with this many texts before it and with the first: enough among many equal ones."""
 TEXTS_AT_ONCE = 1000
 PAIRS_AT_ONCE = 2**16
 MOST_WORDS_KNOWN = 2**20
@@ -42,23 +42,24 @@ logger = logging.getLogger(__name__)
 
 
 def find_near_duplicates(splits: Mapping[str, Examples], is_looked_at: Mapping[str, np.ndarray]) -> list[Finding]:
-    """Return findings on texts of train that are like one before, and on texts of a split that are like one of another.
+    """Return findings on near-duplicate texts within train, and between any two splits.
 
-    Args:
-        splits: The splits, train first.
-        is_looked_at: For each text of each split, whether it is one: not empty, and not a copy of one before.
+    The first split is train. `is_looked_at` says for each text of each split whether it is compared: not empty, and no
+    copy of an earlier one.
     """
     names = list(splits)
     counts = [int(is_looked_at[name].sum()) for name in names]
     if sum(counts) > MAX_TEXTS:
-        logger.warning(
-            "near duplicates are not looked for among %s texts: the limit is %s", f"{sum(counts):,}", f"{MAX_TEXTS:,}"
-        )
+        count = f"{sum(counts):,}"
+        logger.warning("not looking for near duplicates among %s texts: the limit is %s", count, f"{MAX_TEXTS:,}")
         return []
     split_of = np.repeat(np.arange(len(names)), counts)
     places = np.concatenate([np.flatnonzero(is_looked_at[name]) for name in names])
-    texts = _Union([splits[name].texts for name in names], split_of, places)
-    like = _partners(texts, split_of, len(names))
+
+    def text_of(i: int) -> str:
+        return splits[names[split_of[i]]].texts[int(places[i])]
+
+    like = _partners(text_of, split_of, len(names))
     rows = np.concatenate([np.asarray(splits[name].rows)[is_looked_at[name]] for name in names])
     findings = []
     for first, second in [(0, 0), *((i, j) for j in range(len(names)) for i in range(j))]:
@@ -77,7 +78,7 @@ def similarity(first: str, second: str) -> float:
 
 
 def shingles(text: str) -> list[str]:
-    """Return the words of a text without case; of a language without blanks, all three characters in a row."""
+    """Return the words of a text without case; in a language without blanks, all runs of three characters."""
     folded = text.casefold()
     words = WORD.findall(folded)
     if words and (folded.isascii() or len(_UNSPACED.findall(folded)) <= len(words)):
@@ -85,29 +86,15 @@ def shingles(text: str) -> list[str]:
     return [folded[i : i + 3] for i in range(max(1, len(folded) - 2))]
 
 
-class _Union:
-    """Some texts of several sequences, one after the other."""
-
-    def __init__(self, parts: Sequence[Sequence[str]], part_of: np.ndarray, places: np.ndarray) -> None:
-        self._parts, self._part_of, self._places = parts, part_of, places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, i: int) -> str:
-        text: str = self._parts[self._part_of[i]][int(self._places[i])]
-        return text
-
-
-def _partners(texts: _Union, split_of: np.ndarray, num_splits: int) -> np.ndarray:
+def _partners(text_of: Callable[[int], str], split_of: np.ndarray, num_splits: int) -> np.ndarray:
     """Return for each split and text an earlier text of that split that is like it, or -1 [splits, texts]."""
-    like = np.full((num_splits, len(texts)), -1, dtype=np.int32)
-    bands, signatures = _hash(texts)
+    like = np.full((num_splits, len(split_of)), -1, dtype=np.int32)
+    bands, signatures = _hash(text_of, len(split_of))
     for band in bands:
         for earlier, later in _candidates(band):
             equal = (signatures[earlier] == signatures[later]).sum(axis=1)
             for i, j in zip(*(side[equal >= MIN_EQUAL_HASHES].tolist() for side in (earlier, later)), strict=True):
-                if like[split_of[i], j] < 0 and similarity(texts[i], texts[j]) >= MIN_SIMILARITY:
+                if like[split_of[i], j] < 0 and similarity(text_of(i), text_of(j)) >= MIN_SIMILARITY:
                     like[split_of[i], j] = i
     return like
 
@@ -125,19 +112,19 @@ def _candidates(band: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             yield order[earlier[k : k + PAIRS_AT_ONCE]], order[later[k : k + PAIRS_AT_ONCE]]
 
 
-def _hash(texts: _Union) -> tuple[np.ndarray, np.ndarray]:
+def _hash(text_of: Callable[[int], str], num_texts: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a number for each band and text, uint32 [BANDS, texts], and 8 bits of each hash, uint8 [texts, HASHES]."""
-    bands = np.zeros((BANDS, len(texts)), dtype=np.uint32)
-    signatures = np.zeros((len(texts), HASHES), dtype=np.uint8)
+    bands = np.zeros((BANDS, num_texts), dtype=np.uint32)
+    signatures = np.zeros((num_texts, HASHES), dtype=np.uint8)
     draws = np.random.default_rng(stream_key("near duplicates")).integers(2**32, size=(2, HASHES), dtype=np.uint32)
     factors, summands = draws[0] | np.uint32(1), draws[1]
     known: dict[str, int] = _Checksums()
-    with progress_bar(name="near duplicates", total=len(texts), unit=" texts") as bar:
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            part = slice(start, min(start + TEXTS_AT_ONCE, len(texts)))
+    with progress_bar(name="near duplicates", total=num_texts, unit=" texts") as bar:
+        for start in range(0, num_texts, TEXTS_AT_ONCE):
+            part = slice(start, min(start + TEXTS_AT_ONCE, num_texts))
             if len(known) > MOST_WORDS_KNOWN:
                 known.clear()
-            words = [list(map(known.__getitem__, shingles(texts[i]))) for i in range(part.start, part.stop)]
+            words = [list(map(known.__getitem__, shingles(text_of(i)))) for i in range(part.start, part.stop)]
             hashes, starts = _number_repeats(words)
             buffer = np.empty_like(hashes)
             for i in range(HASHES):
@@ -151,7 +138,7 @@ def _hash(texts: _Union) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Checksums(dict[str, int]):
-    """The CRC-32 of each word, computed once: Python's own hash of a word is another in every process."""
+    """The CRC-32 of each word, computed once: Python's own hash of a word differs between processes."""
 
     def __missing__(self, word: str) -> int:
         value = self[word] = zlib.crc32(word.encode("utf-8", errors="surrogatepass"))
@@ -159,7 +146,7 @@ class _Checksums(dict[str, int]):
 
 
 def _number_repeats(words: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the words of all texts as hashes, another one when a word comes again, and where each text starts."""
+    """Return the words of all texts as hashes, with another hash for each repeat, and where each text starts."""
     lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     flat = np.fromiter((word for text in words for word in text), dtype=np.uint64, count=int(lengths.sum()))
@@ -180,11 +167,8 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def _finding(examples: Examples, first: str, second: str, rows: list[int], like: list[int]) -> Finding:
-    kind = "near_duplicate" if first == second else "near_leak"
     where = f"in {first}" if first == second else f"between {second} and {first}"
-    shown = ", ".join(f"{i} ~ {j}" for i, j, _ in zip(rows, like, range(5), strict=False))
-    message = (
-        f"{examples.source}: near-duplicate texts {where}: "
-        f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'} ({shown}{', ...' if len(rows) > 5 else ''})"
-    )
-    return finding(kind, message, rows=rows, like=like)
+    shown = ", ".join(f"{i} ~ {j}" for i, j in zip(rows[:5], like, strict=False))
+    count = "1 row" if len(rows) == 1 else f"{len(rows):,} rows"
+    message = f"{examples.source}: near-duplicate texts {where}: {count} ({shown}{', ...' if len(rows) > 5 else ''})"
+    return finding("near_duplicate" if first == second else "near_leak", message, rows=rows, like=like)

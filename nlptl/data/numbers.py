@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from nlptl.data.columns import shorten
+from nlptl.data.columns import plain, shorten
 from nlptl.data.label_columns import LabelColumns, Problem
 from nlptl.errors import DataError
 
@@ -19,7 +19,7 @@ MAX_MEAN = 1e4
 
 
 def numbers(target: str) -> dict[str, float]:
-    """Return the scores in a target of a regression by name; one that stands alone is called "score"."""
+    """Return the scores in a regression target by name; a single one is called "score"."""
     values = json.loads(target)
     return values if isinstance(values, dict) else {"score": float(values)}
 
@@ -27,11 +27,10 @@ def numbers(target: str) -> dict[str, float]:
 def read_numbers(values: Sequence[object], columns: LabelColumns, row: int) -> str:
     """Return the scores of a row as a target."""
     found = []
-    for value, column in zip(values, columns.names, strict=True):
-        plain = value.item() if isinstance(value, np.generic) else value
-        is_number = isinstance(plain, str | int | float | Decimal) and not isinstance(plain, bool)
+    for value, column in zip(map(plain, values), columns.names, strict=True):
+        is_number = isinstance(value, str | int | float | Decimal) and not isinstance(value, bool)
         try:
-            number = float(plain) if is_number and "_" not in str(plain) else math.nan  # type: ignore[arg-type]
+            number = float(value) if is_number and "_" not in str(value) else math.nan
         except (ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
@@ -44,14 +43,14 @@ def read_numbers(values: Sequence[object], columns: LabelColumns, row: int) -> s
 
 
 def tenths(targets: Sequence[str]) -> list[str]:
-    """Return for each text the tenth of all scores that its first one is in."""
+    """Return for each text the tenth of all scores to which its first score belongs."""
     first = np.array([next(iter(numbers(target).values())) for target in targets])
     edges = np.unique(np.quantile(first, np.arange(1, STRATA) / STRATA))
     return [str(part) for part in np.searchsorted(edges, first, side="right")]
 
 
 def score_problem(targets: Sequence[str], where: str, is_train: bool) -> Problem | None:
-    """Find scores that are all the same, or whose differences single precision cannot tell."""
+    """Find scores that are all equal, or whose differences are lost in single precision."""
     rows = [numbers(target) for target in targets] if is_train else []
     for name in rows[0] if rows else ():
         scores = np.array([row.get(name, math.nan) for row in rows])

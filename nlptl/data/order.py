@@ -34,7 +34,7 @@ def balanced_order(labels: np.ndarray, *stream: str | int) -> np.ndarray:
 
     Args:
         labels: Label ids, integers [examples].
-        stream: What names the stream of random numbers, such as seed and epoch. The indices depend on it and on
+        stream: Names the stream of random numbers, such as by seed and epoch. The indices depend on it and on
             `labels` alone, on any machine and version.
     """
     classes, counts = np.unique(labels, return_counts=True)

@@ -1,6 +1,6 @@
 """The small real model and data sets that installed packages ship (extra `samples`): no network is needed.
 
-The packages are looked up but never imported, since importing them runs code and reads all their data.
+The packages are located but never imported, since importing them runs code and reads all their data.
 """
 
 import csv

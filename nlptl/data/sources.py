@@ -1,18 +1,14 @@
-"""From a file or a Hub id to texts and label names, with the place of each in its source.
+"""From an open source to texts and label names, with the place of each in its source.
 
 Values are never guessed: a text "NA", "null" or "007" stays that text, and so does a label.
 """
 
-import contextlib
+import dataclasses
 import itertools
 import logging
-import math
-import os
-import stat
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,45 +20,46 @@ from nlptl.data.columns import (
     check_texts,
     column_values,
     find_columns,
-    find_label_column,
+    find_text_and_label,
     group_names,
+    is_blank,
     join_texts,
-    text_parts,
+    template_columns,
 )
 from nlptl.data.given import as_list
-from nlptl.data.table import ROWS_AT_ONCE, Batch, Table
+from nlptl.data.table import ROWS_AT_ONCE, Table, no_rows
 from nlptl.data.tables import open_table
 from nlptl.data.tags import check_tags, words_as_texts
 from nlptl.data.targets import LabelColumns, target_collector
 from nlptl.data.texts import TextCollector, Texts
-from nlptl.errors import ConfigError, DataError, ResourceError
+from nlptl.errors import ConfigError, DataError
 
 SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 
 Part = tuple[str, Callable[[], Table]]
-"""A file, or a split of the Hub: what to call it in messages, and how it is opened."""
+"""A file, or a split of the Hub: its name in messages, and a function that opens it."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
 class Examples:
-    """Texts with their label names, and where each stands in its source."""
+    """Texts with their label names and their row numbers in the source."""
 
     texts: Sequence[str]
-    """A list, or `Texts` over a file where they are many."""
+    """A list, or `Texts` over a file if there are many."""
     labels: list[str]
-    """One name per text, or what `nlptl.data.targets` says of other kinds; empty where the texts have no labels."""
+    """One name per text, or a target as in `nlptl.data.targets` for other tasks; empty for unlabelled texts."""
     rows: Sequence[int]
     """CSV, TSV, JSON lines and CoNLL: the line on which the record starts, as an editor counts. Others: 1, 2, 3, ..."""
     source: str = "memory"
     split: str = "train"
     groups: list[str] = field(default_factory=list)
-    """What each text belongs to, such as its author, where that was asked for; else empty."""
+    """The group of each text, such as its author, if a group column was given; else empty."""
     pairs: Sequence[str] = ()
-    """The second text of each example, where they are pairs; else empty."""
+    """The second text of each pair; empty for single texts."""
     columns: Mapping[str, list[str]] = field(default_factory=dict)
-    """Further columns by name, where they were asked for: what each text has there, an empty string where nothing."""
+    """Values of the slice columns by name: a string for each text, empty if the value is missing."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -73,12 +70,15 @@ class Examples:
     def select(self, indices: Iterable[int]) -> "Examples":
         """Return the examples at `indices`, in that order."""
         kept = indices if isinstance(indices, np.ndarray) else np.fromiter(indices, dtype=np.int64)
-        labels = _take(self.labels, kept) if self.labels else []
-        groups = _take(self.groups, kept) if self.groups else []
-        pairs = _take(self.pairs, kept) if len(self.pairs) else ()
-        columns = {name: _take(values, kept) for name, values in self.columns.items()}
-        texts, rows = _take(self.texts, kept), _take(self.rows, kept)
-        return Examples(texts, labels, rows, self.source, self.split, groups, pairs, columns)
+        return dataclasses.replace(
+            self,
+            texts=_take(self.texts, kept),
+            labels=_take(self.labels, kept),
+            rows=_take(self.rows, kept),
+            groups=_take(self.groups, kept),
+            pairs=_take(self.pairs, kept),
+            columns={name: _take(values, kept) for name, values in self.columns.items()},
+        )
 
     @classmethod
     def from_lists(
@@ -95,14 +95,14 @@ class Examples:
         Args:
             texts: Strings, a missing value being an empty one; with the task "tokens" lists of words. This and the
                 others: a list, an array or one column of a table.
-            labels: Names, numbers, lists of names or of tags, as the task has them.
+            labels: Names, numbers, lists of names or lists of tags, depending on the task.
             pairs: The second texts, where examples are pairs.
-            task: What the labels are.
+            task: Kind of target.
             split: Name of the split that the examples belong to.
 
         Raises:
-            ConfigError: If something is no list, or there is no such task.
-            DataError: If the lists differ in length, or hold something that is no text or no label.
+            ConfigError: If an argument is not a list, or there is no such task.
+            DataError: If the lists differ in length, or hold a value that is no text or no label.
         """
         texts, labels, pairs = as_list(texts, "texts"), as_list(labels, "labels"), as_list(pairs, "second texts")
         if len(texts) != len(labels) or len(pairs) not in (0, len(texts)):
@@ -116,7 +116,7 @@ class Examples:
         found = read(texts, rows, where=f"the {split} texts")
         if task == "tokens":
             check_tags(found, names, rows, where=where)
-        second = check_texts(pairs, rows, where=f"the second {split} texts") if pairs else []
+        second = check_texts(pairs, rows, where=f"the second {split} texts") if pairs else ()
         return cls(found, names, rows, split=split, pairs=second)
 
 
@@ -133,44 +133,19 @@ def read_file(
 
     Args:
         path: The file; its suffix tells the format.
-        columns: Which columns are read; what is not given is found by name, or not read.
-        task: What the labels are.
+        columns: Which columns are read; others are found by name, or not read.
+        task: Kind of target.
         split: Name of the split that the examples belong to.
         with_labels: False for texts to predict: no label column is looked for.
         slice_columns: Further columns that the examples carry along.
 
     Raises:
-        ConfigError: If what is asked of the columns contradicts the task.
+        ConfigError: If `columns` contradicts the task.
         DataError: If the file cannot be read, lacks a column, or holds a value that is no text or no label.
     """
     path = Path(path).expanduser()
-    with _readable(path):
-        return _examples(open_file(path, columns), task, columns, str(path), split, with_labels, slice_columns)
-
-
-def open_file(path: Path, columns: Columns = BY_NAME) -> Table:
-    """Open a data file, without reading its rows yet.
-
-    Raises:
-        ConfigError: If `columns` has a separator, or no header, and the file is no CSV or TSV file.
-        DataError: If it is not a file, or cannot be read.
-    """
-    status = file_status(path)
-    if status is None:
-        raise DataError(f"Expected a data file, found nothing at {path}. Check the spelling and the folder.")
-    if not stat.S_ISREG(status.st_mode):
-        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-        raise DataError(f"Expected a data file, found {what} at {path}. Pass one of its files, or a copy as a file.")
-    with _readable(path):
-        return open_table(path, separator=columns.separator, header=columns.header)
-
-
-@contextlib.contextmanager
-def _readable(path: object) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"Expected a data file, cannot read {path}: {error}. Check its permissions.") from error
+    table, source = open_table(path, columns), str(path)
+    return _examples(table, columns, source, split, task=task, with_labels=with_labels, slice_columns=slice_columns)
 
 
 def read_lines(lines: Iterable[str]) -> Examples:
@@ -187,69 +162,25 @@ def join(parts: Sequence[Examples]) -> Examples:
     """Put the shards of a split together; rows are then counted over all of them."""
     if len(parts) == 1:
         return parts[0]
-    texts = TextCollector()
-    for part in parts:
-        for start in range(0, len(part), ROWS_AT_ONCE):
-            texts.extend(part.texts[start : start + ROWS_AT_ONCE])
-    labels = [label for part in parts for label in part.labels]
-    found, rows = texts.finish(), range(1, len(labels) + 1)
-    source = f"{parts[0].source} and {len(parts) - 1} more"
-    groups = [group for part in parts for group in part.groups]
-    pairs = [pair for part in parts for pair in part.pairs]
-    columns = {name: [value for part in parts for value in part.columns[name]] for name in parts[0].columns}
-    kept = list(rows) if isinstance(found, list) else rows
-    return Examples(found, labels, kept, source, parts[0].split, groups, pairs, columns)
+    texts, rows = _joined(part.texts for part in parts), range(1, sum(map(len, parts)) + 1)
+    return Examples(
+        texts,
+        [label for part in parts for label in part.labels],
+        list(rows) if isinstance(texts, list) else rows,
+        f"{parts[0].source} and {len(parts) - 1} more",
+        parts[0].split,
+        [group for part in parts for group in part.groups],
+        _joined(part.pairs for part in parts),
+        {name: [value for part in parts for value in part.columns[name]] for name in parts[0].columns},
+    )
 
 
-def file_status(path: Path) -> os.stat_result | None:
-    """Return what `path` is, or None if there is nothing.
-
-    Raises:
-        DataError: If that cannot be told, such as for lack of permission.
-    """
-    try:
-        return path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"Expected a data file or folder, cannot look at {path}: {error}. Check the path.") from error
-
-
-def read_hub(
-    name: str,
-    columns: Columns = BY_NAME,
-    *,
-    task: TaskKind = "single_label",
-    slice_columns: Sequence[str] = (),
-) -> dict[str, Examples]:
-    """Load a data set from the Hugging Face Hub, or from its cache, as train, validation and test where it has them.
-
-    Args:
-        name: A Hub id; `name:configuration` chooses one of several, `name@revision` pins it.
-        columns: As in `read_file`.
-        task: What the labels are.
-        slice_columns: As in `read_file`.
-
-    Raises:
-        ResourceError: If the Hub cannot be reached or does not have it.
-        DataError: If it has no labelled train split, lacks a column, or holds a value that is no text or no label.
-    """
-    if columns.separator is not None or not columns.header:
-        raise ConfigError(f"Expected --separator and --no-header only with CSV and TSV files, found {name}.")
-    loaded = _download(name)
-    parts = {}
-    for given, dataset in loaded.items():
-        split, source = SPLIT_NAMES.get(str(given).lower()), f"{name}, split {given}"
-        if split is None:
-            logger.info("%s is left out: neither train, validation nor test", source)
-        else:
-            parts[split] = [(source, partial(_hub_table, dataset))]
-    if "train" not in parts:
-        raise DataError(
-            f"Expected a split 'train' in {name}, found {', '.join(map(repr, loaded))}. "
-            "Pass another data set, or save the split you mean as a file and pass that."
-        )
-    return read_parts(parts, columns, task=task, slice_columns=slice_columns)
+def _joined(parts: Iterable[Sequence[str]]) -> Sequence[str]:
+    collector = TextCollector()
+    for texts in parts:
+        for start in range(0, len(texts), ROWS_AT_ONCE):
+            collector.extend(texts[start : start + ROWS_AT_ONCE])
+    return collector.finish()
 
 
 def read_parts(
@@ -259,16 +190,12 @@ def read_parts(
     task: TaskKind = "single_label",
     slice_columns: Sequence[str] = (),
 ) -> dict[str, Examples]:
-    """Read the splits of a data set, each from one or more parts; those without labels are left out, except train.
+    """Read the splits of a data set, each from its parts; those without labels are left out, except train.
 
-    Args:
-        parts: For train, and for validation and test where they are, the name of each part and how it is opened.
-        columns: As in `read_file`.
-        task: What the labels are.
-        slice_columns: As in `read_file`.
+    `columns`, `task` and `slice_columns` are as in `read_file`.
 
     Raises:
-        ConfigError: If what is asked of the columns contradicts the task.
+        ConfigError: If `columns` contradicts the task.
         DataError: If a split lacks a column, or holds a value that is no text or no label.
     """
     splits, names_of_train = dict[str, Examples](), list[str]()
@@ -281,23 +208,22 @@ def read_parts(
             continue
         read = []
         for source, open_part in parts[split]:
-            with _readable(source):
-                table = open_part()
-                names_of_train = names_of_train or table.names
-                read.append(_examples(table, task, columns, source, split, True, slice_columns))
+            table = open_part()
+            names_of_train = names_of_train or table.names
+            read.append(_examples(table, columns, source, split, task=task, slice_columns=slice_columns))
         splits[split] = join(read)
     return splits
 
 
 def _why_unlabelled(parts: Sequence[Part], names_of_train: Sequence[str], columns: Columns, task: TaskKind) -> str:
-    """Return why a split counts as one without labels, as many test splits are; an empty string if it has some.
+    """Return why a split counts as unlabelled, as many test splits are; an empty string if it has labels.
 
     Raises:
         DataError: If it lacks the label column of train, but has a column that train lacks.
     """
     source, open_part = parts[0]
     names = open_part().names
-    of_train, own = (find_label_column(each, columns, task) for each in (names_of_train, names))
+    of_train, own = (find_text_and_label(each, columns, task)[1] for each in (names_of_train, names))
     wanted = list(columns.label_columns) or [name for name in (of_train,) if name is not None]
     if own is not None and own not in names_of_train and not columns.label_columns:
         wanted = [own]
@@ -314,87 +240,72 @@ def _why_unlabelled(parts: Sequence[Part], names_of_train: Sequence[str], column
 
 def _examples(
     table: Table,
-    task: TaskKind,
     columns: Columns,
     source: str,
     split: str,
-    with_labels: bool,
-    slice_columns: Sequence[str],
+    *,
+    task: TaskKind,
+    with_labels: bool = True,
+    slice_columns: Sequence[str] = (),
 ) -> Examples:
     _check_wanted(columns, task)
-    parts = text_parts(table.names, columns.text_column, source=source)
-    text_columns = [] if parts is None else [column for _, column in parts if column is not None]
-    text, label = find_columns(
-        table.names,
-        text_column=text_columns[0] if text_columns else columns.text_column,
-        label_column=columns.label_column,
-        source=source,
-        first_rows=table.first_rows,
-        with_labels=with_labels and not columns.label_columns,
-        task=task,
-        is_delimited=table.is_delimited,
-    )
-    text_columns = text_columns or [text]
-    if label in text_columns:
-        raise DataError(
-            f"Expected other columns in {columns.text_column!r} than that of the labels in {source}, found {label!r} "
-            "in both. Take it out, or pass another --label-column."
-        )
+    of_template = template_columns(table.names, columns.text_column, source=source)
+    given = dataclasses.replace(columns, text_column=of_template[0]) if of_template else columns
+    is_labelled = with_labels and not columns.label_columns
+    text, label = find_columns(table, given, source=source, with_labels=is_labelled, task=task)
+    text_columns = of_template or [text]
     label_columns = [label] if label is not None else list(columns.label_columns if with_labels else ())
-    pair, group, taken = columns.pair_column, columns.group_column, (*text_columns, *label_columns)
-    for name in columns.label_columns if with_labels else ():
-        check_column(table.names, name, role="label", flag="--label-columns", taken=text_columns, source=source)
-    if pair is not None:
-        check_column(table.names, pair, role="second text", flag="--pair-column", taken=taken, source=source)
-    if group is not None:
-        check_column(
-            table.names, group, role="group", flag="--group-column", taken=taken, source=source, is_optional=True
-        )
-    for name in slice_columns:
-        check_column(
-            *(table.names, name), role="slice", flag="--slice-columns", taken=taken, source=source, is_optional=True
-        )
+    pair, group, taken = columns.pair_column, columns.group_column, [*text_columns, *label_columns]
+    label_flag = "--label-columns" if label is None else "--label-column"
+    for name, role, others, flag in (
+        *((name, "label", text_columns, label_flag) for name in label_columns),
+        (pair, "second text", taken, "--pair-column"),
+        (group, "group", taken, "--group-column, or leave it out"),
+        *((name, "slice", taken, "--slice-columns, or leave it out") for name in slice_columns),
+    ):
+        if name is not None:
+            check_column(table.names, name, role=role, taken=others, flag=flag, source=source)
+    names = (*text_columns, pair, *label_columns, group, *slice_columns)
+    wanted = list(dict.fromkeys(name for name in names if name is not None))
+    where = {name: f"column {name!r} of {source}" for name in wanted}
     rows, texts, pairs, groups = array("q"), TextCollector(), TextCollector(), list[str]()
     carried: dict[str, list[str]] = {name: [] for name in slice_columns}
     label_form = LabelColumns(
         names=label_columns,
         separator=columns.label_separator,
-        class_names=table.class_names.get(label) if label is not None else None,
+        class_names=None if label is None else table.class_names.get(label),
         are_flags=label is None,
-        where=source if label is None else f"column {label!r} of {source}",
+        where=source if label is None else where[label],
     )
     labels = target_collector(task, label_form)
-    names = (*text_columns, pair, *label_columns, group, *slice_columns)
-    wanted = list(dict.fromkeys(name for name in names if name is not None))
     read = words_as_texts if task == "tokens" else check_texts
     for numbers, values in table.read(wanted):
         found = dict(zip(wanted, values, strict=True))
         rows.extend(numbers)
-        of_texts = [read(found[name], numbers, where=f"column {name!r} of {source}") for name in text_columns]
-        texts.extend(of_texts[0] if parts is None else join_texts(parts, of_texts))
+        of_texts = [read(found[name], numbers, where=where[name]) for name in text_columns]
+        texts.extend(join_texts(str(columns.text_column), of_texts) if of_template else of_texts[0])
         if pair is not None:
-            pairs.extend(check_texts(found[pair], numbers, where=f"column {pair!r} of {source}"))
+            pairs.extend(check_texts(found[pair], numbers, where=where[pair]))
         if label_columns:
             labels.extend([found[name] for name in label_columns], numbers)
         if group is not None:
-            groups.extend(group_names(found[group], numbers, where=f"column {group!r} of {source}"))
+            groups.extend(group_names(found[group], numbers, where=where[group]))
         for name, values_of in carried.items():
             values_of.extend(column_values(found[name], class_names=table.class_names.get(name)))
     if not rows:
-        raise DataError(f"Expected rows with examples, found none: {source} has no rows. Check that it is complete.")
+        raise no_rows(source)
     all_texts, all_labels = texts.finish(), labels.finish(rows) if label_columns else []
     if task == "tokens" and label_columns:
         check_tags(all_texts, all_labels, rows, where=source)
-    is_list = isinstance(all_texts, list)
-    kept = rows.tolist() if is_list else rows
+    kept = rows.tolist() if isinstance(all_texts, list) else rows
     return Examples(all_texts, all_labels, kept, source, split, groups, pairs.finish(), carried)
 
 
 def _check_wanted(columns: Columns, task: TaskKind) -> None:
-    """Refuse what contradicts the task.
+    """Refuse columns that contradict the task.
 
     Raises:
-        ConfigError: If something does.
+        ConfigError: If there are any.
     """
     if columns.label_columns and (task not in ("multi_label", "regression") or columns.label_column is not None):
         found = f"task {task}" if columns.label_column is None else f"--label-column {columns.label_column} as well"
@@ -415,7 +326,9 @@ def _check_wanted(columns: Columns, task: TaskKind) -> None:
 
 
 def _take(values: Any, indices: np.ndarray) -> Any:
-    """Return the values at `indices`, in a sequence of the same kind."""
+    """Return the values at `indices`, in a sequence of the same kind; of no values, none."""
+    if not len(values):
+        return values
     if isinstance(values, Texts):
         return values.take(indices)
     if isinstance(values, list):
@@ -425,64 +338,19 @@ def _take(values: Any, indices: np.ndarray) -> Any:
     return numbers
 
 
-def _download(name: str) -> dict[str, Any]:
-    import datasets
-    from huggingface_hub import HfApi, is_offline_mode
-    from huggingface_hub.errors import HFValidationError, HTTPError
-
-    name_and_configuration, _, revision = name.partition("@")
-    repository, _, configuration = name_and_configuration.partition(":")
-    try:
-        if not is_offline_mode():
-            # One short request first: without a network, load_dataset alone retries for half a minute.
-            HfApi().dataset_info(repository, revision=revision or None, timeout=10)
-        return dict(datasets.load_dataset(repository, configuration or None, revision=revision or None))
-    except (OSError, HTTPError, HFValidationError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ResourceError(
-            f"Expected to load the data set {name!r} from the Hugging Face Hub, found: {reason.rstrip('.')}. "
-            "Check the spelling, pass a local file or folder or sample:rotten_tomatoes instead, or run "
-            f"'hf download {repository} --repo-type dataset --local-dir FOLDER' on a machine with a network and pass "
-            "the folder with its files. If it was loaded here before, set HF_HUB_OFFLINE=1."
-        ) from error
-    except (datasets.exceptions.DatasetsError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"Expected a data set that loads by its name alone, found for {name!r}: {reason.rstrip('.')}. "
-            f"Download its files with 'hf download {repository} --repo-type dataset --local-dir FOLDER' and pass them."
-        ) from error
-
-
-def _hub_table(dataset: Any) -> Table:
-    def read(columns: list[str]) -> Iterator[Batch]:
-        row = 1
-        for batch in dataset.select_columns(columns).iter(ROWS_AT_ONCE):
-            values = [batch[column] for column in columns]
-            yield range(row, row + len(values[0])), values
-            row += len(values[0])
-
-    features = dataset.features
-    # Of a list of class numbers, such as tags, the names are those of its elements.
-    elements = {column: getattr(features[column], "feature", features[column]) for column in features}
-    class_names = {column: element.names for column, element in elements.items() if hasattr(element, "names")}
-    first_rows = (list(row.values()) for row in dataset.take(20))
-    return Table(list(features), first_rows, read, class_names)
-
-
 def _has_no_labels(parts: Sequence[Part], label_columns: list[str]) -> bool:
-    """Tell whether a split holds -1 or nothing as the label of each text."""
+    """Tell whether all labels of a split are -1 or missing."""
     for _, open_part in parts:
         table = open_part()
         if not set(label_columns) <= set(table.names):
             return False
-        for _, values in table.read(label_columns):
-            if not all(_is_no_label(value) for column in values for value in column):
-                return False
+        labels = (label for _, columns in table.read(label_columns) for column in columns for label in column)
+        if not all(map(_is_no_label, labels)):
+            return False
     return True
 
 
 def _is_no_label(value: object) -> bool:
     if isinstance(value, list):
         return bool(value) and all(map(_is_no_label, value))
-    is_blank = isinstance(value, str) and value.strip() in ("", "-1")
-    return value is None or value == -1 or is_blank or (isinstance(value, float) and math.isnan(value))
+    return is_blank(value) or value == -1 or (isinstance(value, str) and value.strip() == "-1")

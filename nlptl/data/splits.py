@@ -15,15 +15,16 @@ from typing import Annotated
 import numpy as np
 
 from nlptl.config import BY_NAME, Columns, TaskKind, TextsShown
-from nlptl.data.checks import CLASS_TASKS, check_splits, drop_copies, drop_empty_texts
+from nlptl.data.checks import CLASS_TASKS, drop_copies, drop_empty_texts, find_errors, find_problems, refuse
 from nlptl.data.findings import Finding
 from nlptl.data.folders import split_files
 from nlptl.data.folds import take_fold
+from nlptl.data.hub import hub_parts
 from nlptl.data.order import order
 from nlptl.data.samples import sample_dataset
-from nlptl.data.sources import Examples, file_status, open_file, read_file, read_hub, read_parts
+from nlptl.data.sources import Examples, read_file, read_parts
 from nlptl.data.table import ROWS_AT_ONCE
-from nlptl.data.tables import SUFFIXES
+from nlptl.data.tables import SUFFIXES, file_status, open_table
 from nlptl.data.targets import label_sets, strata
 from nlptl.errors import ConfigError, DataError
 from nlptl.labels import Labels
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts of a data set, what its labels are, and what the checks found."""
+    """The three parts of a data set, its kind of target, and the findings of the checks."""
 
     train: Examples
     validation: Examples
@@ -74,12 +75,8 @@ class Splits:
             raise ConfigError(f"Expected a split ({', '.join(NAMES)}), found {name!r}. Pass one of these names.")
         return parts[name]
 
-    def row_ids(self) -> dict[str, list[int]]:
-        """Return the row numbers of each split in its source, to tell later which examples it was made of."""
-        return {name: list(self[name].rows) for name in NAMES}
-
     def rows_as_json(self) -> Iterator[str]:
-        """Yield `row_ids` as lines of JSON, some at a time, since rows may be too many to hold them as objects."""
+        """Yield the row numbers of each split in its source as JSON, some at a time, since there may be millions."""
         for name in NAMES:
             yield f'{{\n  "{name}": [\n' if name == NAMES[0] else f',\n  "{name}": [\n'
             rows = self[name].rows
@@ -124,14 +121,14 @@ def load_splits(
         dataset: `sample:NAME`, a file, a folder with files train, validation and test (also as downloaded from the
             Hub, or written by `save_to_disk` of the datasets library), or a Hub id (`name:configuration` chooses one
             of several, `name@revision` pins it). Validation and test are left out if they have no labels.
-        task: What the labels are: "single_label", "ordinal", "multi_label", "regression" or "tokens".
+        task: Kind of target: "single_label", "ordinal", "multi_label", "regression" or "tokens".
         text_column: Column of the texts, or of lists of words. None: found by name, such as `text`.
         pair_column: Column of the second text of each example. None: single texts.
         label_column: Column of the labels. None: found by name, such as `label`.
         label_columns: Several columns in its place: one for each label of a multi_label task, or for each score.
-        label_separator: What stands between the labels of a text, where they are no lists.
-        group_column: Column that says what each text belongs to, such as its author: what is carved out takes all texts
-            of a group or none. None: each text is on its own.
+        label_separator: Separator of the labels of a text, if they are not lists.
+        group_column: Column that names the group of each text, such as its author: a carved-out split has all texts of
+            a group or none. None: no groups.
         separator: Character between the columns of a CSV or TSV file. None: found by looking at the file.
         header: Whether the first line of a CSV or TSV file holds the names of its columns. Without, they are called
             1, 2, 3, ...
@@ -139,18 +136,17 @@ def load_splits(
         drop_empty: Leave out the texts of all splits that are empty or blank.
         deduplicate: Drop from train every text that is also in another split, and every later duplicate with the same
             label. Two texts are the same if they differ only in case and in blanks at their ends.
-        seed: What is carved out and kept depends on it, and on nothing else that is random.
+        seed: Decides which texts are carved out and kept; nothing else is random.
         folds: With `fold`: cut all texts but those of a given test split into so many folds, of which the test split is
             one, and validation and train are carved out of the others. None: no cross-validation.
         fold: Which fold is tested, from 1 on.
-        strict: Stop at whatever the checks find, not only at what cannot be trained on.
+        strict: Stop at any finding of the checks, not only at data that cannot be trained on.
         near_duplicates: Look for near-duplicate texts: a second or less for 5,000 texts.
-        slice_columns: Further columns, by which what is said of test is sliced.
+        slice_columns: Further columns, by which the scores on test are broken down.
         texts_shown: Whether findings quote single words of the texts ("whole") or not ("none").
 
     Raises:
-        ConfigError: If there is no such sample, if `max_examples` is too small, or if what is asked of the columns
-            contradicts the task.
+        ConfigError: If there is no such sample, if `max_examples` is too small, or if the columns contradict the task.
         DataError: If the data cannot be read or trained on; with `strict`, if the checks find anything.
         ResourceError: If the Hub or the sample's package is out of reach.
     """
@@ -176,14 +172,16 @@ def load_splits(
     if max_examples is not None:
         parts = {name: _limit(parts[name], max_examples, seed, task) for name in NAMES}
     parts = {name: parts[name] for name in NAMES}
-    findings = check_splits(parts, strict=strict, near_duplicates=near_duplicates, task=task, texts_shown=texts_shown)
+    refuse(find_errors(parts, task))  # before what takes time
+    findings = find_problems(parts, near_duplicates=near_duplicates, task=task, texts_shown=texts_shown)
+    refuse(findings, strict=strict)
     for finding in findings:
         logger.warning("%s", finding.message)
     if findings:
         logger.info("For details and what to do, run: %s", _check_command(dataset, task, columns))
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
     logger.info("%s: %s%s", str(dataset).removeprefix("sample:"), sizes, _describe_labels(parts["train"], task))
-    return Splits(parts["train"], parts["validation"], parts["test"], task, tuple(findings))
+    return Splits(**parts, task=task, findings=tuple(findings))
 
 
 def read_splits(
@@ -195,14 +193,10 @@ def read_splits(
 ) -> dict[str, Examples]:
     """Read a data set as it is: one file or sample is train; a folder or Hub id may have validation and test too.
 
-    Args:
-        dataset: As in `load_splits`.
-        columns: Which columns are read; what is not given is found by name, or not read.
-        task: As in `load_splits`.
-        slice_columns: As in `load_splits`.
+    `dataset`, `task` and `slice_columns` are as in `load_splits`; `columns` says which columns are read.
 
     Raises:
-        ConfigError: If there is no such sample, or if what is asked of the columns contradicts the task.
+        ConfigError: If there is no such sample, or if `columns` contradicts the task.
         DataError: If the data cannot be read.
         ResourceError: If the Hub or the sample's package is out of reach.
     """
@@ -216,21 +210,18 @@ def read_splits(
     status = file_status(path)
     if status is not None and stat.S_ISDIR(status.st_mode):
         parts = {
-            split: [(str(file), partial(open_file, file, columns)) for file in files]
+            split: [(str(file), partial(open_table, file, columns)) for file in files]
             for split, files in split_files(path).items()
         }
         return read_parts(parts, columns, task=task, slice_columns=slice_columns)
-    if status is None and isinstance(dataset, str) and _is_hub_id(dataset):
-        return read_hub(dataset, columns, task=task, slice_columns=slice_columns)
+    is_file_name = str(dataset).lower().endswith(_FILE_SUFFIXES)
+    if status is None and isinstance(dataset, str) and _HUB_ID.fullmatch(dataset) and not is_file_name:
+        return read_parts(hub_parts(dataset, columns), columns, task=task, slice_columns=slice_columns)
     return {"train": read_file(path, columns, task=task, slice_columns=slice_columns)}
 
 
-def _is_hub_id(name: str) -> bool:
-    return _HUB_ID.fullmatch(name) is not None and not name.lower().endswith(_FILE_SUFFIXES)
-
-
 def _check_command(dataset: str | Path, task: TaskKind, columns: Columns) -> str:
-    """Return the command that looks at the same columns, as one types it."""
+    """Return the command that checks the same columns, as typed in a shell."""
     words = ["nlptl", "check", str(dataset), *(["--task", task] if task != "single_label" else [])]
     for name, value in vars(columns).items():
         if isinstance(value, bool):
@@ -249,21 +240,20 @@ def _describe_labels(train: Examples, task: TaskKind) -> str:
 
 
 def _carve_missing(parts: dict[str, Examples], source: str, seed: int, task: TaskKind) -> None:
-    """Add what is missing to `parts`, and leave the rest in train."""
+    """Carve the missing splits out of train."""
     num_rows, num_classes = len(parts["train"]), len(set(strata(parts["train"].labels, task)))
-    groups = set(parts["train"].groups)
-    found = f"{num_rows} rows in {num_classes} classes" + (
-        f" and {len(groups):,} group{'s' * (len(groups) > 1)}" if groups else ""
-    )
+    num_groups = len(set(parts["train"].groups))
+    in_groups = f" and {num_groups:,} group{'s' * (num_groups > 1)}" if num_groups else ""
     count = max(1, round(num_rows * CARVED_PERCENT / 100))
     for name in ("test", "validation"):
         if name not in parts:
             parts["train"], part = _carve(parts["train"], count, name, seed, task)
             if not part:
                 raise DataError(
-                    f"Expected enough rows in {source} to set some aside for {name}, found {found}. "
-                    f"Add rows, three or more of some class{' and in different groups' if groups else ''}; or pass a "
-                    "folder with files train, validation and test."
+                    f"Expected enough rows in {source} to set some aside for {name}, found {num_rows} rows in "
+                    f"{num_classes} classes{in_groups}. Add rows, three or more of some class"
+                    f"{' and in different groups' if num_groups else ''}; or pass a folder with files train, "
+                    "validation and test."
                 )
             parts[name] = part
             logger.info("%s: no %s split: held out %s examples of train", source, name, f"{len(part):,}")
@@ -284,7 +274,7 @@ def _carve(examples: Examples, count: int, name: str, seed: int, task: TaskKind)
 
 
 def _leave_one_of_each(chosen: np.ndarray, sets: list[tuple[str, ...]]) -> np.ndarray:
-    """Return what is chosen without the texts that are the last ones with a label; a text may have many."""
+    """Return the chosen texts without those that are the last ones with one of their labels."""
     left = Counter(label for labels in sets for label in labels)
     kept = []
     for i in chosen:
@@ -295,6 +285,8 @@ def _leave_one_of_each(chosen: np.ndarray, sets: list[tuple[str, ...]]) -> np.nd
 
 
 def _limit(examples: Examples, count: int, seed: int, task: TaskKind) -> Examples:
+    if count >= len(examples):
+        return examples
     classes = strata(examples.labels, task)
     num_classes = len(set(classes))
     if count < num_classes and task not in CLASS_TASKS:
@@ -304,8 +296,6 @@ def _limit(examples: Examples, count: int, seed: int, task: TaskKind) -> Example
             f"Expected max_examples of {num_classes} or more, one for each class of {examples.split}, found {count}. "
             "Raise or unset --max-examples."
         )
-    if count >= len(examples):
-        return examples
     return examples.select(_choose(classes, count, ("max_examples", seed, examples.split), at_least=1))
 
 
@@ -317,9 +307,8 @@ def _choose(classes: list[str], count: int, stream: tuple[str | int, ...], *, at
     names, codes, sizes = _codes(classes)
     shares = at_least + _apportion(sizes - 1, count - at_least * len(names))
     members_by_class = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
-    chosen = []
-    for name, members, share in zip(names, members_by_class, shares, strict=True):
-        chosen.append(members[order(len(members), *stream, name)[:share]])
+    classes_and_shares = zip(names, members_by_class, shares, strict=True)
+    chosen = [members[order(len(members), *stream, name)[:share]] for name, members, share in classes_and_shares]
     return np.sort(np.concatenate(chosen))
 
 
@@ -350,7 +339,7 @@ def _choose_groups(classes: list[str], groups_of: list[str], count: int, stream:
 
 
 def _codes(values: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return the different values in order, the place of each among these, and how often each of these is there."""
+    """Return the different values in order, the index of each value among them, and how often each of them occurs."""
     names = sorted(set(values))
     code_of = {name: code for code, name in enumerate(names)}
     codes = np.fromiter((code_of[value] for value in values), dtype=np.int32, count=len(values))

@@ -21,19 +21,20 @@ class Table:
     first_rows: Iterable[Sequence[object]]
     """Up to 20 rows, for messages that guess; `read` gives them again."""
     read: Callable[[list[str]], Iterator[Batch]]
-    """From names of columns to row numbers and one list of values per column, some rows at a time."""
+    """Takes the names of columns and yields row numbers and one list of values per column, some rows at a time."""
     class_names: Mapping[str, list[str]] = field(default_factory=dict)
     """For columns of class numbers, the names of the classes 0, 1, 2, ..."""
     is_delimited: bool = False
     """Whether it is a CSV or TSV file, whose separator and header can be given."""
 
 
+def no_rows(source: object) -> DataError:
+    """Return the error of a source without rows."""
+    return DataError(f"Expected rows with examples, found none: {source} has no rows. Check that it is complete.")
+
+
 def table_of_records(
-    source: object,
-    names: list[str],
-    records: Iterator[tuple[int, Any]],
-    *,
-    is_delimited: bool = False,
+    source: object, names: list[str], records: Iterator[tuple[int, Any]], *, is_delimited: bool = False
 ) -> Table:
     """Return a table over row numbers and records: lists of values, or objects by the names of the columns."""
     first = list(itertools.islice(records, FIRST_ROWS))

@@ -1,4 +1,4 @@
-"""What the labels of a data set say of each text, by kind of task: as text in one normal form, whatever the source.
+"""The targets of a data set, by kind of task: as strings in one normal form, whatever the source.
 
 single_label and ordinal: the name of a class. multi_label: a JSON list of names in order. regression: a number, or a
 JSON object of numbers by column. tokens: a tag for each word, with a blank between them, as there is between the words.
@@ -9,20 +9,18 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from nlptl.config import TaskKind
-from nlptl.data.columns import check_texts, shorten
+from nlptl.data.columns import check_texts, plain, shorten
 from nlptl.data.label_columns import ClassCollector, Collector, LabelColumns, Problem, RowCollector
 from nlptl.data.label_lists import labels_in, list_collector, rarest_labels, set_problem
 from nlptl.data.numbers import read_numbers, score_problem, tenths
-from nlptl.data.tags import TagCollector, have_spans, tag_problem
+from nlptl.data.tags import have_spans, tag_collector, tag_problem
 from nlptl.errors import ConfigError, DataError
 from nlptl.values import describe
 
 
 def target_collector(task: TaskKind, columns: LabelColumns) -> Collector:
-    """Return what collects the targets of a kind of task.
+    """Return a collector of the targets of a kind of task.
 
     Raises:
         ConfigError: If there is no such kind.
@@ -39,7 +37,7 @@ def label_sets(targets: Sequence[str], task: TaskKind) -> list[tuple[str, ...]]:
 
 
 def strata(targets: Sequence[str], task: TaskKind) -> list[str]:
-    """Return what each text counts as where every split is to have its share of all kinds of texts.
+    """Return the stratum of each text, by which every split gets its share of all kinds of texts.
 
     That is its label; of several labels, the rarest; of a score, the tenth of all scores that it is in; of tags,
     whether there are any but O.
@@ -48,22 +46,22 @@ def strata(targets: Sequence[str], task: TaskKind) -> list[str]:
 
 
 def target_problem(targets: Sequence[str], task: TaskKind, *, where: str, is_train: bool = True) -> Problem | None:
-    """Return why a model cannot be trained on these targets, or if they are not `is_train`, scored; None: it can."""
+    """Return why a model cannot be trained on these targets (unless `is_train`: scored), or None if it can."""
     return _KINDS[task].problem(targets, where, is_train)
 
 
 def check_targets(targets: Sequence[str], task: TaskKind, *, where: str) -> None:
-    """Refuse what a model cannot be trained on.
+    """Refuse targets that a model cannot be trained on.
 
     Raises:
-        DataError: If that is so.
+        DataError: If the targets are such.
     """
     if problem := target_problem(targets, task, where=where):
         raise DataError(f"{problem.found}. {problem.way_out}")
 
 
 def order_problem(labels: Iterable[str], order: Sequence[str], *, where: str) -> Problem | None:
-    """Return what is wrong with the order of labels, which are numbers if no order is given; None: nothing."""
+    """Return the problem with an order of labels, or None; without an order, labels must be numbers."""
     names = sorted({*labels})
     shown = ", ".join(names[:10])
     if order:
@@ -90,37 +88,33 @@ def _rank_of(name: str) -> float | None:
 
 
 def _rank(values: Sequence[object], columns: LabelColumns, row: int) -> str:
-    """Return the name of a label that is in an order: a number as it is written shortest, or a string as it is."""
+    """Return the name of an ordinal label: a number in its shortest form, or a string as it is."""
     (value,), where = values, columns.where
-    plain = value.item() if isinstance(value, np.generic) else value
-    if isinstance(plain, int | float) and not isinstance(plain, bool) and math.isfinite(plain):
-        return str(int(plain)) if float(plain).is_integer() else str(plain)
-    if isinstance(plain, str) and plain.strip():
-        return check_texts([plain], [row], where=where)[0]
+    rank = plain(value)
+    if isinstance(rank, int | float) and not isinstance(rank, bool) and math.isfinite(rank):
+        return str(int(rank)) if float(rank).is_integer() else str(rank)
+    if isinstance(rank, str) and rank.strip():
+        return check_texts([rank], [row], where=where)[0]
     raise DataError(
         f"Expected a label for every text in {where}, a number or a name, found {shorten(value)} (row {row}). Fill in "
         "the label or delete the row."
     )
 
 
-def _no_problem(targets: Sequence[str], where: str, is_train: bool) -> None:
-    return None
-
-
 @dataclass(frozen=True)
 class _Kind:
-    """How targets of a kind of task are read, which labels they hold, their strata, and what cannot be trained on."""
+    """How targets of a kind of task are read, their labels, their strata, and what makes them unfit for training."""
 
     collector: Callable[[LabelColumns], Collector]
     labels_of: Callable[[str], tuple[str, ...]] = lambda target: (target,)
     strata: Callable[[Sequence[str]], list[str]] = list
-    problem: Callable[[Sequence[str], str, bool], Problem | None] = _no_problem
+    problem: Callable[[Sequence[str], str, bool], Problem | None] = lambda *_: None
 
 
 _KINDS: dict[TaskKind, _Kind] = {
     "single_label": _Kind(ClassCollector),
-    "ordinal": _Kind(functools.partial(RowCollector, _rank)),
+    "ordinal": _Kind(lambda columns: RowCollector(_rank, columns)),
     "multi_label": _Kind(list_collector, labels_in, rarest_labels, set_problem),
-    "regression": _Kind(functools.partial(RowCollector, read_numbers), lambda _: (), tenths, score_problem),
-    "tokens": _Kind(TagCollector, lambda target: tuple(sorted(set(target.split(" ")))), have_spans, tag_problem),
+    "regression": _Kind(lambda columns: RowCollector(read_numbers, columns), lambda _: (), tenths, score_problem),
+    "tokens": _Kind(tag_collector, lambda target: tuple(sorted(set(target.split(" ")))), have_spans, tag_problem),
 }

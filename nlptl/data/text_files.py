@@ -16,14 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from nlptl.data.table import Table, table_of_records
+from nlptl.data.table import Table, no_rows, table_of_records
 from nlptl.errors import DataError
 
 MAX_EXPANSION = 200
-"""How many times the size of a .gz file its content may have: real texts have about 4, at most some 50."""
+"""Limit on the size of the content of a .gz file, in sizes of the file: real texts have about 4, at most some 50."""
 BYTES_AT_ONCE = 2**20
 MIN_EXPANDED = 2**24
-"""Content of this size is no bomb, however well it is compressed."""
+"""Content of this size is accepted, however well it is compressed."""
+_UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 CONLL_COLUMNS = ("tokens", "tags")
 BETWEEN_COLUMNS = re.compile("[ \t]+")
 """Of CoNLL files: other blanks, such as those within numbers in German, belong to the word."""
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def _open(path: Path) -> IO[bytes]:
-    # What gzip returns is a stream of bytes in all that is done with it here.
+    # For all that is done here, GzipFile is a binary stream.
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
@@ -42,10 +43,10 @@ def open_text(path: Path, encoding: str, newline: str | None) -> io.TextIOWrappe
 
 
 def find_encoding(path: Path) -> str:
-    """Return the encoding of a text file, all of which is looked at.
+    """Return the encoding of a text file, after reading all of it.
 
     Raises:
-        DataError: If it holds bytes that are no text, or nothing, or is compressed and damaged.
+        DataError: If it is blank, is compressed and damaged, or holds bytes that are no text.
     """
     try:
         return _encoding_of_content(path)
@@ -61,13 +62,10 @@ def _encoding_of_content(path: Path) -> str:
     with _open(path) as file:
         start = file.read(len(codecs.BOM_UTF8))
         if start[:2] == b"\x1f\x8b":
-            raise DataError(f"Expected text in {path}, found what gzip has packed. Unpack it, or add .gz to its name.")
-        position, encoding, shown = 0, "utf-8", "UTF-8"
-        if start == codecs.BOM_UTF8:
-            position = len(start)
-        elif start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            position, shown = 2, "UTF-16"
-            encoding = "utf-16-le" if start[:2] == codecs.BOM_UTF16_LE else "utf-16-be"
+            raise DataError(f"Expected text in {path}, found a gzip archive. Unpack it, or add .gz to its name.")
+        encoding, position = "utf-8", len(start) if start == codecs.BOM_UTF8 else 0
+        if start[:2] in _UTF16:
+            encoding, position = _UTF16[start[:2]], 2
             logger.info("%s: read as UTF-16", path)
         file.seek(position)
         decoder = codecs.getincrementaldecoder(encoding)()
@@ -77,6 +75,7 @@ def _encoding_of_content(path: Path) -> str:
             try:
                 text = decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
+                shown = "UTF-8" if encoding == "utf-8" else "UTF-16"
                 line += error.object[: error.start].decode(encoding, errors="ignore").count("\n")
                 raise DataError(
                     f"Expected {shown} in {path}, found byte 0x{error.object[error.start]:02x} on line {line} "
@@ -97,11 +96,11 @@ def _encoding_of_content(path: Path) -> str:
             if limit is not None and position > max(limit, MIN_EXPANDED):
                 raise DataError(
                     f"Expected at most {MAX_EXPANSION} times the size of the compressed file in {path}, found more. "
-                    "Unpack it, and look whether it is what you expect."
+                    "Unpack it, and check that it is what you expect."
                 )
     if is_blank:
-        raise DataError(f"Expected rows with examples, found none: {path} has no rows. Check that it is complete.")
-    return "utf-16" if shown == "UTF-16" else "utf-8-sig"
+        raise no_rows(path)
+    return "utf-8-sig" if encoding == "utf-8" else "utf-16"
 
 
 def json_table(path: Path, suffix: str) -> Table:
@@ -111,15 +110,12 @@ def json_table(path: Path, suffix: str) -> Table:
         DataError: If it is no such file.
     """
     encoding = find_encoding(path)
-    is_array = suffix == ".json" and _starts_with_bracket(path, encoding)
+    with open_text(path, encoding, newline="\n") as file:
+        first_line = next(line for line in file if line.strip())
+    is_array = suffix == ".json" and first_line.lstrip().startswith("[")
     records = (_json_array if is_array else _json_records)(path, encoding)
     first = next(records)
     return table_of_records(path, list(first[1]), itertools.chain([first], records))
-
-
-def _starts_with_bracket(path: Path, encoding: str) -> bool:
-    with open_text(path, encoding, newline="\n") as file:
-        return next(line for line in file if line.strip()).lstrip().startswith("[")
 
 
 def _json_array(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -134,7 +130,7 @@ def _json_array(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]
             f"Expected an array of objects in {path}, found no JSON: {reason}. Correct it there."
         ) from error
     if not records:
-        raise DataError(f"Expected rows with examples, found none: {path} has no rows. Check that it is complete.")
+        raise no_rows(path)
     for row, record in enumerate(records, start=1):
         if not isinstance(record, dict):
             raise DataError(
@@ -149,8 +145,23 @@ def _json_records(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, An
     decoder = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object)
     with open_text(path, encoding, newline="\n") as file:
         for row, line in enumerate(file, start=1):
-            if line.strip():
-                yield row, _json_record(decoder, line, path, row)
+            if not line.strip():
+                continue
+            try:
+                record = decoder.decode(line)
+                reason = "" if isinstance(record, dict) else f"a value of type {type(record).__name__}"
+            except json.JSONDecodeError as error:
+                reason = f"{error.msg} (column {error.colno})"
+            except ValueError as error:
+                reason = str(error)
+            except RecursionError:
+                reason = "values nested too deeply"
+            if reason:
+                raise DataError(
+                    f"Expected one JSON object per line in {path}, found something else on row {row}: {reason}. "
+                    'Write each example as {"text": ..., "label": ...} on a line of its own.'
+                )
+            yield row, record
 
 
 def _refuse_constant(name: str) -> float:
@@ -165,24 +176,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _json_record(decoder: json.JSONDecoder, line: str, path: Path, row: int) -> dict[str, Any]:
-    try:
-        record = decoder.decode(line)
-        reason = "" if isinstance(record, dict) else f"a value of type {type(record).__name__}"
-    except json.JSONDecodeError as error:
-        reason = f"{error.msg} (column {error.colno})"
-    except ValueError as error:
-        reason = str(error)
-    except RecursionError:
-        reason = "values nested too deeply"
-    if reason:
-        raise DataError(
-            f"Expected one JSON object per line in {path}, found something else on row {row}: {reason}. "
-            'Write each example as {"text": ..., "label": ...} on a line of its own.'
-        )
-    return record  # type: ignore[no-any-return]
-
-
 def conll_table(path: Path) -> Table:
     """Open a file of one word per line with its tag: a sentence is a row, of a list of words and one of tags."""
     encoding = find_encoding(path)
@@ -195,7 +188,7 @@ def _conll_layout(path: Path, encoding: str) -> tuple[int, set[str]]:
     """Return the number of columns and the tags of all lines but those that may be comments.
 
     Raises:
-        DataError: If there are no such lines, or if one has another number of columns than the first of them.
+        DataError: If there are no such lines, or one has another number of columns than the first.
     """
     first, width, tags = 0, 0, set()
     for row, columns, may_be_comment in _conll_lines(path, encoding):
@@ -212,7 +205,7 @@ def _conll_layout(path: Path, encoding: str) -> tuple[int, set[str]]:
                 "comments with '# '."
             )
     if not width:
-        raise DataError(f"Expected rows with examples, found none: {path} has no rows. Check that it is complete.")
+        raise no_rows(path)
     return width, tags
 
 

@@ -1,4 +1,4 @@
-"""Texts that need not fit into memory: a list as long as they are few, else a file that is mapped."""
+"""Texts that need not fit into memory: a list if they are few, else a memory-mapped file."""
 
 import io
 import logging
@@ -7,7 +7,6 @@ import os
 import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, overload
 
@@ -19,20 +18,20 @@ logger = logging.getLogger(__name__)
 LARGE_BYTES = 2**24
 """Texts that take more memory than this as a list go into a file."""
 BYTES_PER_STRING = 57
-"""What a Python string takes beside its characters, and its place in a list."""
+"""Memory of a Python string besides its characters, with its place in a list."""
 TEXTS_AT_ONCE = 1000
 
 
 def cache_folder() -> Path:
-    """Return where large things are kept: in `NLPTL_CACHE`, or in the platform's folder for caches."""
+    """Return the folder for large files: `NLPTL_CACHE`, or the platform's folder for caches."""
     chosen = os.environ.get("NLPTL_CACHE")
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("nlptl"))
 
 
 class Texts(Sequence[str]):
-    """Some of the texts in a file, in an order of their own: to be read like a list, which takes no memory.
+    """Some of the texts in a file, in an order of their own: read like a list, but without its memory.
 
-    A text that is asked for is read from the file; the system keeps of it what memory has room for.
+    Each text is read from the file on access; the system caches as much of the file as fits into memory.
     """
 
     def __init__(self, content: "bytes | mmap.mmap", offsets: np.ndarray, places: np.ndarray) -> None:
@@ -76,7 +75,7 @@ class Texts(Sequence[str]):
 class TextCollector:
     """Takes texts one after the other; when they become many, they go into a file without a name.
 
-    The file is gone when the process ends, however it ends. Where there is no room for it, its bytes stay in memory.
+    The file is gone when the process ends, however it ends. If the file cannot be written, its bytes stay in memory.
     """
 
     def __init__(self) -> None:
@@ -90,13 +89,13 @@ class TextCollector:
             self._file.close()
 
     def extend(self, texts: Sequence[str]) -> None:
-        """Take texts, which must be such that UTF-8 can hold them."""
+        """Take texts that UTF-8 can encode."""
         if self._file is None:
             self._few.extend(texts)
             self._size += sum(map(len, texts)) + BYTES_PER_STRING * len(texts)
             if self._size > LARGE_BYTES:
-                self._file, self._size, few = _open_file(), 0, self._few
-                self._few = []
+                few, self._few = self._few, []
+                self._file, self._size = _open_file(), 0
                 self.extend(few)
             return
         contents = [text.encode() for text in texts]
@@ -119,7 +118,7 @@ class TextCollector:
         assert self._file is not None
         rest = memoryview(content)
         try:
-            while rest:  # unbuffered, so that what is short of the disk shows here
+            while rest:  # unbuffered, so that a full disk shows here
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             file, self._file = self._file, _in_memory(error)
@@ -129,22 +128,17 @@ class TextCollector:
         self._size += len(content)
 
 
-@dataclass(frozen=True)
 class Concatenation:
     """Texts as bytes that differ whenever the texts differ, for hashing: in pieces, of which memory holds one."""
 
-    parts: tuple[Sequence[str], ...]
+    def __init__(self, *parts: Sequence[str]) -> None:
+        self._parts = parts
 
     def __iter__(self) -> Iterator[bytes]:
-        for texts in self.parts:
+        for texts in self._parts:
             for start in range(0, len(texts), TEXTS_AT_ONCE):
                 piece = texts[start : start + TEXTS_AT_ONCE]
                 yield "".join(f"{len(text)}:{text}" for text in piece).encode("utf-8", errors="surrogatepass")
-
-
-def concatenate(*parts: Sequence[str]) -> Concatenation:
-    """Return one text after the other as bytes, which can be gone through more than once."""
-    return Concatenation(parts)
 
 
 def _open_file() -> IO[bytes]:
@@ -158,7 +152,7 @@ def _open_file() -> IO[bytes]:
 
 def _in_memory(error: OSError) -> io.BytesIO:
     logger.warning(
-        "going on with the texts in memory, since they cannot be put into %s: %s. Free space, mend the permissions, or "
+        "keeping the texts in memory, since they cannot be written to %s: %s. Free some space, fix the permissions, or "
         "set NLPTL_CACHE to another folder",
         cache_folder(),
         error.strerror,
@@ -167,6 +161,6 @@ def _in_memory(error: OSError) -> io.BytesIO:
 
 
 def _map(file: IO[bytes]) -> mmap.mmap:
-    """Map all of a file, which stays mapped when it is closed here."""
+    """Map all of a file and close it; the map stays."""
     with file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

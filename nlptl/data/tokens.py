@@ -1,11 +1,11 @@
 """Texts as token ids, stored flat, with an account of what `max_length` cut off."""
 
-import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tokenizers import Encoding
@@ -14,23 +14,24 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from nlptl.config import LongText, ReadingConfig
 
 TEXTS_PER_CALL = 1000
+_IDS_ALONE = {"return_attention_mask": False, "return_token_type_ids": False}
 _one_call_at_a_time = threading.Lock()
 HEAD_SHARE = 0.25
-"""Of what is read of a long text by "head-tail", the share from its beginning: Sun et al. (2019, arXiv:1905.05583,
-section 5.3.1) take 128 of 510 tokens."""
+"""Fraction of the kept tokens that "head-tail" takes from the beginning of a long text: Sun et al. (2019,
+arXiv:1905.05583, section 5.3.1) take 128 of 510 tokens."""
 MAX_CHUNKS = 16
-"""Chunks of a text that are read where nothing else is said."""
+"""Default limit on the chunks of a text."""
 OVERLAP_SHARE = 0.25
-"""Of a chunk, the share that it has in common with the one before where nothing else is said: what stands at the border
-of one has its context in the other."""
+"""Default fraction of a chunk that repeats the end of the one before: tokens at the border of one chunk have their
+context in the other."""
 
 
 @dataclass(frozen=True)
 class Tokens:
     """Token ids of texts: text `i` is `ids[offsets[i]:offsets[i + 1]]`, special tokens included.
 
-    Of a text that is read in chunks, these are its chunks one after the other, each with its special tokens; all but
-    the last have max_length tokens. The arrays are in memory, or mapped from a file.
+    The ids of a text that is read in chunks are those of its chunks, each with its special tokens; all chunks but the
+    last have max_length tokens. The arrays are in memory, or mapped from a file.
     """
 
     ids: np.ndarray
@@ -38,9 +39,9 @@ class Tokens:
     num_cut_texts: int
     num_cut_tokens: int
     types: np.ndarray | None = None
-    """Of pairs, 0 for tokens of the first text and 1 for those of the second, int8; None where encoders want none."""
+    """Of pairs, 0 for tokens of the first text and 1 for those of the second, int8; None without such types."""
     words: np.ndarray | None = None
-    """Of texts whose words have tags, the number of the word that a token is the first one of, int32; others: -1."""
+    """Of texts whose words have tags, for the first token of each word the number of the word, else -1, int32."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -59,7 +60,7 @@ class Tokens:
         return self.words[self.offsets[index] : self.offsets[index + 1]]
 
     def truncation(self) -> dict[str, float]:
-        """Return the shares of texts that were cut, and of tokens that were lost; what two chunks read counts twice."""
+        """Return the fractions of texts cut and of tokens lost; a token that two chunks read counts twice."""
         num_tokens = len(self.ids) + self.num_cut_tokens
         return {
             "cut_texts": self.num_cut_texts / max(len(self), 1),
@@ -67,60 +68,29 @@ class Tokens:
         }
 
 
-class Batch(NamedTuple):
-    """Token ids of some texts one after the other, the number of each text, and what was cut off."""
-
-    ids: np.ndarray
-    lengths: list[int]
-    num_cut_texts: int
-    num_cut_tokens: int
-
-
 def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, reading: ReadingConfig) -> Tokens:
     """Tokenize `texts` and keep at most `max_length` tokens of each, or of each of its chunks, special tokens included.
 
     A chunk begins with the last `chunk_overlap` tokens of the one before, special tokens not counted.
     """
-    batches = list(tokenize_in_batches(texts, tokenizer, reading))
-    lengths = np.fromiter((length for batch in batches for length in batch.lengths), dtype=np.int64)
-    return Tokens(
-        np.concatenate([np.zeros(0, dtype=np.int32), *(batch.ids for batch in batches)]),
-        np.concatenate([[0], np.cumsum(lengths)]),
-        sum(batch.num_cut_texts for batch in batches),
-        sum(batch.num_cut_tokens for batch in batches),
-    )
-
-
-def tokenize_in_batches(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, reading: ReadingConfig
-) -> Iterator[Batch]:
-    """Yield the results of `tokenize` for some texts at a time."""
-    num_special = tokenizer.num_special_tokens_to_add()
+    num_special, long_text = tokenizer.num_special_tokens_to_add(), reading.long_text
     overlap, num_kept = overlap_of_chunks(tokenizer, reading), num_chunks(reading)
+    settings: dict[str, Any] = {"truncation": True, "max_length": reading.max_length, "stride": overlap, **_IDS_ALONE}
+    ids, lengths, num_cut, num_lost = array("i"), array("i"), 0, 0
     for start in range(0, len(texts), TEXTS_PER_CALL):
-        encodings = call_tokenizer(
-            tokenizer,
-            list(texts[start : start + TEXTS_PER_CALL]),
-            long_text=reading.long_text,
-            truncation=True,
-            max_length=reading.max_length,
-            stride=overlap,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        ).encodings
-        texts_in_chunks = [[encoding, *encoding.overflowing] for encoding in encodings or ()]
-        cut = [chunks[num_kept:] for chunks in texts_in_chunks if len(chunks) > num_kept]
-        is_both = reading.long_text == "head-tail"
-        ids = [
-            _both_ends(chunks[0]) if is_both and chunks[1:] else [i for chunk in chunks[:num_kept] for i in chunk.ids]
-            for chunks in texts_in_chunks
-        ]
-        yield Batch(
-            np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32),
-            [len(each) for each in ids],
-            len(cut),
-            sum(len(rest.ids) - num_special - overlap for chunks in cut for rest in chunks),
-        )
+        part = list(texts[start : start + TEXTS_PER_CALL])
+        for encoding in call_tokenizer(tokenizer, part, long_text=long_text, **settings).encodings or ():
+            chunks = [encoding, *encoding.overflowing]
+            rest = chunks[num_kept:]
+            if rest and long_text == "head-tail":
+                kept = _both_ends(encoding)
+            else:
+                kept = [i for chunk in chunks[:num_kept] for i in chunk.ids]
+            ids.extend(kept)
+            lengths.append(len(kept))
+            num_cut += bool(rest)
+            num_lost += sum(len(chunk.ids) - num_special - overlap for chunk in rest)
+    return Tokens(np.array(ids), _offsets(lengths), num_cut, num_lost)
 
 
 def call_tokenizer(
@@ -174,52 +144,44 @@ def tokenize_pairs(
 
     `with_types` says whether the encoder tells the two texts apart by types of tokens.
     """
-    ids: list[list[int]] = []
-    types: list[list[int]] = []
-    num_cut = num_lost = 0
+    ids, types, lengths, num_cut, num_lost = array("i"), array("b"), array("i"), 0, 0
     has_types = with_types and "token_type_ids" in tokenizer.model_input_names
+    settings: dict[str, Any] = {"long_text": long_text, **_IDS_ALONE, "return_token_type_ids": has_types}
     for start in range(0, len(texts), TEXTS_PER_CALL):
         batch = slice(start, start + TEXTS_PER_CALL)
-        given = (list(texts[batch]), list(pairs[batch]))
-        settings = {"return_attention_mask": False, "return_token_type_ids": has_types}
-        encode = partial(call_tokenizer, tokenizer, *given, long_text=long_text, **settings)
-        whole = encode()
-        is_long = [len(each) > max_length for each in whole["input_ids"]]
+        encode = partial(call_tokenizer, tokenizer, list(texts[batch]), list(pairs[batch]), **settings)
+        found = encode()
+        is_long = [len(each) > max_length for each in found["input_ids"]]
         if any(is_long):
-            kept = encode(truncation="longest_first", max_length=max_length)
+            whole, found = found, encode(truncation="longest_first", max_length=max_length)
             num_cut += sum(is_long)
-            num_lost += sum(map(len, whole["input_ids"])) - sum(map(len, kept["input_ids"]))
-            whole = kept
-        ids += whole["input_ids"]
-        types += whole["token_type_ids"] if has_types else []
-    return Tokens(
-        _flat(ids, np.int32),
-        np.concatenate([[0], np.cumsum([len(each) for each in ids], dtype=np.int64)]),
-        num_cut,
-        num_lost,
-        types=_flat(types, np.int8) if has_types else None,
-    )
+            num_lost += sum(map(len, whole["input_ids"])) - sum(map(len, found["input_ids"]))
+        for each in found["input_ids"]:
+            ids.extend(each)
+            lengths.append(len(each))
+        for each in found["token_type_ids"] if has_types else ():
+            types.extend(each)
+    return Tokens(np.array(ids), _offsets(lengths), num_cut, num_lost, types=np.array(types) if has_types else None)
 
 
 def tokenize_words(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Tokens:
-    """Tokenize texts of words with a blank between two, and say of each token which word it is the first one of."""
-    ids, words, num_cut, num_lost = [], [], 0, 0
+    """Tokenize texts of words separated by single blanks, with the word that each token is the first one of."""
+    ids, words, lengths, num_cut, num_lost = array("i"), array("i"), array("i"), 0, 0
     num_special = tokenizer.num_special_tokens_to_add()
     for start in range(0, len(texts), TEXTS_PER_CALL):
         part = list(texts[start : start + TEXTS_PER_CALL])
         encodings = call_tokenizer(tokenizer, part, truncation=True, max_length=max_length).encodings
         for text, encoding in zip(part, encodings or (), strict=True):
-            ids.append(encoding.ids)
-            words.append(_first_tokens(text, encoding))
+            ids.extend(encoding.ids)
+            words.extend(_first_tokens(text, encoding).tolist())
+            lengths.append(len(encoding.ids))
             num_cut += bool(encoding.overflowing)
             num_lost += sum(len(rest.ids) - num_special for rest in encoding.overflowing)
-    return Tokens(
-        _flat(ids, np.int32),
-        np.concatenate([[0], np.cumsum([len(each) for each in ids], dtype=np.int64)]),
-        num_cut,
-        num_lost,
-        words=_flat(words, np.int32),
-    )
+    return Tokens(np.array(ids), _offsets(lengths), num_cut, num_lost, words=np.array(words))
+
+
+def _offsets(lengths: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def _first_tokens(text: str, encoding: Encoding) -> np.ndarray:
@@ -236,10 +198,6 @@ def _first_tokens(text: str, encoding: Encoding) -> np.ndarray:
     is_first = np.concatenate([[True], word[places][1:] != word[places][:-1]]) if len(places) else places
     found[places[is_first]] = word[places[is_first]]
     return found
-
-
-def _flat(rows: Sequence[Sequence[int] | np.ndarray], dtype: Any) -> np.ndarray:
-    return np.fromiter(itertools.chain.from_iterable(rows), dtype=dtype)
 
 
 def describe_truncation(tokens: Tokens, reading: ReadingConfig, *, name: str) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,11 +20,11 @@ Column = Sequence[Any] | np.ndarray
 
 
 def check_output(path: str | Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> str:
-    """Return the suffix of a file that is to be written, after a look at where: before any work is done for it.
+    """Return the suffix of an output file, once it is known that it can be written: before any work is done for it.
 
     Raises:
         ConfigError: If the suffix is none of `suffixes`.
-        ResourceError: If there is no such folder, a folder of that name, or no telling.
+        ResourceError: If its folder does not exist or cannot be looked at, or a folder has that name.
     """
     target = Path(path).expanduser()
     suffix = target.suffix.lower()
@@ -42,21 +41,28 @@ def check_output(path: str | Path, *, suffixes: tuple[str, ...] = SUFFIXES) -> s
 
 
 def write_table(path: str | Path, parts: Iterable[Mapping[str, Column]]) -> None:
-    """Write a table to `path`, whole or not at all, given in parts of some rows each: columns of equal length.
+    """Write a table to `path`, completely or not at all, given in parts of some rows each: columns of equal length.
 
-    A part is written before the next is asked for; Parquet alone keeps all of them, in Arrow's columns.
+    A part is written before the next is asked for; only Parquet keeps all of them, in Arrow's columns.
 
     Raises:
         ConfigError: If the suffix is unknown.
         ResourceError: If the file cannot be written.
     """
-    target, suffix = Path(path).expanduser(), check_output(path)
-    write = _write_parquet if suffix == ".parquet" else partial(_write_text, suffix=suffix)
-    _replace(target, lambda temporary: write(temporary, parts))
+    suffix = check_output(path)
+
+    def write(temporary: Path) -> None:
+        if suffix == ".parquet":
+            _write_parquet(temporary, parts)
+            return
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            write_lines(file, parts, suffix=suffix)
+
+    _replace(path, write)
 
 
 def write_json(path: str | Path, values: Any) -> None:
-    """Write `values` as JSON to `path`, whole or not at all.
+    """Write `values` as JSON to `path`, completely or not at all.
 
     Raises:
         ConfigError: If the suffix is not .json.
@@ -67,12 +73,12 @@ def write_json(path: str | Path, values: Any) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all.
+    """Write `text` to `path`, completely or not at all.
 
     Raises:
         ResourceError: If the file cannot be written.
     """
-    _replace(Path(path).expanduser(), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_lines(file: IO[str], parts: Iterable[Mapping[str, Column]], *, suffix: str) -> None:
@@ -81,28 +87,22 @@ def write_lines(file: IO[str], parts: Iterable[Mapping[str, Column]], *, suffix:
     for i, columns in enumerate(parts):
         rows = _rows(columns)
         if suffix in (".jsonl", ".ndjson"):
-            lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)
-            file.writelines(lines)
+            file.writelines(_json(dict(zip(columns, row, strict=True))) + "\n" for row in rows)
             continue
         if i == 0:
             writer.writerow(columns)
-        writer.writerows([_cell(value) for value in row] for row in rows)
+        writer.writerows([_json(value) if isinstance(value, list) else value for value in row] for row in rows)
 
 
-def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _rows(columns: Mapping[str, Column]) -> Iterator[tuple[Any, ...]]:
-    """Yield the values of each row, numbers as those of Python."""
+    """Yield the values of each row, with numbers as Python's own."""
     for start in range(0, max(map(len, columns.values())), ROWS_AT_ONCE):
         parts = (column[start : start + ROWS_AT_ONCE] for column in columns.values())
         yield from zip(*(part.tolist() if isinstance(part, np.ndarray) else part for part in parts), strict=True)
-
-
-def _write_text(path: Path, parts: Iterable[Mapping[str, Column]], *, suffix: str) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        write_lines(file, parts, suffix=suffix)
 
 
 def _write_parquet(path: Path, parts: Iterable[Mapping[str, Column]]) -> None:
@@ -115,12 +115,12 @@ def _write_parquet(path: Path, parts: Iterable[Mapping[str, Column]]) -> None:
 
 
 def write_whole(target: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside `target`; once it is on the disk, give it its name.
+    """Let `write` make a file beside `target`; once it is on the disk, rename it to `target`.
 
     Raises:
-        OSError: If it cannot be written; what was there stays.
+        OSError: If it cannot be written; an existing file stays.
     """
-    # A name of its own, since two processes may be at the same target for as long as predictions take.
+    # A random name, since two processes may write the same target for as long as predictions take.
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         write(temporary)
@@ -133,11 +133,11 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
-def _replace(target: Path, write: Callable[[Path], object]) -> None:
+def _replace(path: str | Path, write: Callable[[Path], object]) -> None:
+    target = Path(path).expanduser()
     try:
         write_whole(target, write)
     except OSError as error:
-        reason = error.strerror if error.strerror else error
         raise ResourceError(
-            f"Expected to write {target}, found: {reason}. Pass a path in a folder that can be written."
+            f"Expected to write {target}, found: {error.strerror or error}. Pass a path in a writable folder."
         ) from error

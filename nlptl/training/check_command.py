@@ -166,13 +166,13 @@ def _check_tokens(model: "Classifier", examples: Examples, name: str) -> tuple[d
     )
     found = []
     if shares["cut_texts"] >= MIN_CUT_TEXTS:
-        what = f"{examples.source}: texts in {name} of more than {model.max_length} tokens"
+        what = f"texts in {name} of more than {model.max_length} tokens"
         found.append(finding_on("truncation", what, examples, is_cut))
     if shares["unknown_tokens"] >= MIN_UNKNOWN_TOKENS:
-        what = f"{examples.source}: texts in {name} with tokens that {model.source} does not know"
+        what = f"texts in {name} with tokens that {model.source} does not know"
         found.append(finding_on("unknown_token", what, examples, _count_by_text(tokens, is_unknown) > 0))
     most = model.tokenizer.num_special_tokens_to_add(pair=model.reads_pairs)
-    what = f"{examples.source}: texts in {name} that spell special tokens of {model.source}"
+    what = f"texts in {name} that spell special tokens of {model.source}"
     found.append(finding_on("special_token", what, examples, num_special > most))
     return shares, [each for each in found if each is not None]
 

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from nlptl.config import to_json
 from nlptl.data.batches import collate
 from nlptl.data.sources import Examples
-from nlptl.data.texts import concatenate
+from nlptl.data.texts import Concatenation
 from nlptl.data.tokens import Tokens, describe_truncation
 from nlptl.errors import ConfigError, DataError
 from nlptl.model.classifier import Classifier
@@ -63,7 +63,7 @@ class Inputs:
     def sha256(self) -> str:
         """Hash of the texts and their token ids."""
         tokens = self.tokens
-        texts = concatenate(self.examples.texts, self.examples.pairs)
+        texts = Concatenation(self.examples.texts, self.examples.pairs)
         types = b"" if tokens.types is None else tokens.types.data
         return sha256_of({"texts": texts, "ids": tokens.ids.data, "offsets": tokens.offsets.data, "types": types})
 
@@ -184,7 +184,7 @@ def facts(
 ) -> dict[str, Any]:
     """Return what identifies a training: seed, hashes of data, splits and encoder, settings and derived settings."""
     parts = [part for part in (train, validation) if part is not None]
-    texts = {p.examples.split: concatenate(p.examples.texts, p.examples.pairs, p.examples.labels) for p in parts}
+    texts = {p.examples.split: Concatenation(p.examples.texts, p.examples.pairs, p.examples.labels) for p in parts}
     rows = {p.examples.split: np.asarray(p.examples.rows, dtype=np.int64).data for p in parts}
     return {
         "seed": seed,

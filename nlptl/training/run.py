@@ -24,7 +24,7 @@ from nlptl.data.sources import Examples
 from nlptl.data.splits import NAMES as SPLITS
 from nlptl.data.splits import Splits
 from nlptl.data.targets import label_sets
-from nlptl.data.texts import Concatenation, concatenate
+from nlptl.data.texts import Concatenation
 from nlptl.data.writers import write_table, write_whole
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.evaluation.metrics import Scores
@@ -125,7 +125,7 @@ class Run:
             ConfigError: If a run is resumed on other data than it was started with.
         """
         examples = {name: splits[name] for name in ("train", "validation", "test")}
-        contents = {name: concatenate(e.texts, e.pairs, e.labels) for name, e in examples.items()}
+        contents = {name: Concatenation(e.texts, e.pairs, e.labels) for name, e in examples.items()}
         digest = sha256_of(contents)
         before = _read(self.path / "data_report.json") if self.resume else {}
         if before.get("data_sha256", digest) != digest:

@@ -12,8 +12,8 @@ import transformers
 from accelerate.utils import reduce
 
 from nlptl.data.sources import Examples
-from nlptl.data.texts import concatenate
-from nlptl.data.tokens import TEXTS_PER_CALL, Tokens, tokenize_in_batches
+from nlptl.data.texts import Concatenation
+from nlptl.data.tokens import TEXTS_PER_CALL, Tokens, tokenize
 from nlptl.model.classifier import Classifier
 from nlptl.progress import progress_bar
 from nlptl.training.cache import FeatureCache, remove_entry
@@ -75,7 +75,7 @@ def token_key(model: Classifier, examples: Examples) -> str:
         {
             "settings": json.dumps(settings).encode(),
             "tokenizer": tokenizer_bytes(model),
-            "texts": concatenate(examples.texts),
+            "texts": Concatenation(examples.texts),
         }
     )
 
@@ -105,9 +105,9 @@ def _write(cache: FeatureCache, key: str, model: Classifier, examples: Examples)
     lengths, num_cut = array("i"), np.zeros(2, dtype=np.int64)
 
     def ids() -> Iterator[np.ndarray]:
-        batches = tokenize_in_batches(examples.texts, model.tokenizer, model.reading)
-        num_batches = -(-len(examples) // TEXTS_PER_CALL)
-        for i, batch in enumerate(progress_bar(batches, name=f"tokenizing {examples.split}", total=num_batches)):
+        starts = range(0, len(examples), TEXTS_PER_CALL)
+        for i, start in enumerate(progress_bar(starts, name=f"tokenizing {examples.split}", total=len(starts))):
+            batch = tokenize(examples.texts[start : start + TEXTS_PER_CALL], model.tokenizer, model.reading)
             lengths.extend(batch.lengths)
             num_cut[:] += (batch.num_cut_texts, batch.num_cut_tokens)
             yield batch.ids

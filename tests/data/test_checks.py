@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from nlptl.data.checks import check_splits, describe_findings, find_problems
+from nlptl.data.checks import describe_findings, find_errors, find_problems, refuse
 from nlptl.data.findings import EXPLANATIONS, finding
 from nlptl.data.sources import Examples
 from nlptl.errors import DataError
@@ -18,7 +18,8 @@ CLEAN = [("a", "x"), ("b", "x"), ("c", "y"), ("d", "y")]
 
 def findings(train, **others):
     splits = {"train": examples(train)} | {name: examples(pairs, name) for name, pairs in others.items()}
-    return {finding.kind: finding for finding in check_splits(splits)}
+    refuse(find_errors(splits, "single_label"))
+    return {finding.kind: finding for finding in find_problems(splits)}
 
 
 @pytest.mark.parametrize(

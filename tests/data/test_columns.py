@@ -5,15 +5,16 @@ import numpy as np
 import pytest
 
 from nlptl.config import Columns
-from nlptl.data.columns import LabelCollector, describe_rows, find_columns
+from nlptl.data.columns import describe_rows, find_columns
+from nlptl.data.label_columns import ClassCollector, LabelColumns
 from nlptl.data.sources import read_file
+from nlptl.data.table import Table
 from nlptl.errors import DataError
 
 
 def find(names, text=None, label=None, rows=(), with_labels=True):
-    return find_columns(
-        names, text_column=text, label_column=label, source="a.csv", first_rows=rows, with_labels=with_labels
-    )
+    columns = Columns(text_column=text, label_column=label)
+    return find_columns(Table(names, rows, iter), columns, source="a.csv", with_labels=with_labels)
 
 
 @pytest.mark.parametrize(
@@ -70,9 +71,9 @@ def test_columns_not_found(names, given, message):
 
 
 def label_names(values, rows, *, where, class_names=None):
-    collector = LabelCollector()
-    collector.extend(values)
-    return collector.names(rows, where=where, class_names=class_names)
+    collector = ClassCollector(LabelColumns(where=where, class_names=class_names))
+    collector.extend([values], rows)
+    return collector.finish(rows)
 
 
 @pytest.mark.parametrize(
@@ -149,14 +150,14 @@ def test_template_of_blanks_is_an_empty_text(tmp_path: Path):
     ("template", "message"),
     [
         ("{titel}: {body}", "text column 'titel' of the template .* Did you mean 'title'"),
-        ("{title:>8}", "as --text-column, found .*: something else than the name of a column in braces"),
-        ("{title!r}", "something else than the name of a column"),
-        ("{}", "something else than the name of a column"),
+        ("{title:>8}", "as --text-column, found .*: something other than the name of a column in braces"),
+        ("{title!r}", "something other than the name of a column"),
+        ("{}", "something other than the name of a column"),
         ("{title", "A brace that is meant as such is written twice"),
         ("{{}}", "Expected the names of columns in the template"),
         ("{title.x}", "text column 'title.x' of the template"),
-        ("{body} {label}", "than that of the labels in .*, found 'label' in both"),
-        ("{label} {body}", "Expected different columns for texts and labels|found 'label' in both|label column"),
+        ("{body} {label}", "a column of its own for each label in .*, found 'label', which holds the texts"),
+        ("{label} {body}", "Expected different columns for texts and labels|found 'label', which holds|label column"),
     ],
 )
 def test_templates_that_are_refused(template: str, message: str, tmp_path: Path):

@@ -101,7 +101,7 @@ def test_sentences_are_read_some_at_a_time(tmp_path, monkeypatch):
         ("a.conll", b"a O\nb\xe9 O\n", r"UTF-8 .* byte 0xe9 on line 2 \(byte 5 of the file\)"),
         ("a.conll", "a O\n\0 O\n", "NUL character on line 2"),
         ("a.conll.gz", compress(TWO.encode())[:-9], "that gzip can unpack"),
-        ("a.conll", compress(TWO.encode()), "found what gzip has packed"),
+        ("a.conll", compress(TWO.encode()), "found a gzip archive"),
         ("a.conllu", TWO, r"ends in .*\.conll, \.iob, \.iob2, \.bio \(or \.gz after that\).* found 'a.conllu'"),
     ],
 )

@@ -30,7 +30,7 @@ def write(folder: Path, name: str, content: str) -> Path:
 
 
 def rows_of(path: Path, **options: object) -> list[tuple[object, ...]]:
-    table = open_table(path, **options)  # type: ignore[arg-type]
+    table = open_table(path, Columns(**options))  # type: ignore[arg-type]
     return [row for _, columns in table.read(table.names) for row in zip(*columns, strict=True)]
 
 
@@ -186,7 +186,7 @@ def test_two_separators_that_fit_are_an_error(tmp_path: Path):
     path = write(tmp_path, "a.csv", "a;b,c\nd;e,f\n")
     with pytest.raises(DataError, match="each of ',' and ';' cuts its lines into 2 columns. Pass --separator ','"):
         open_table(path)
-    assert open_table(path, separator=";").names == ["a", "b,c"]
+    assert open_table(path, Columns(separator=";")).names == ["a", "b,c"]
 
 
 @pytest.mark.parametrize(("given", "mark"), [("^", "^"), ("\t", "\t"), ("\\t", "\t"), ("tab", "\t"), (" ", " ")])

@@ -67,7 +67,7 @@ def test_a_given_validation_split_is_part_of_it_and_a_given_test_split_is_not(ca
     folds = all_folds(parts, 2)
     assert all(fold.keys() == {"train", "test"} for fold in folds)
     assert sum(len(fold["test"]) for fold in folds) == 40
-    assert "memory: its test split of 20 texts stays out of the cross-validation" in caplog.messages
+    assert "memory: its test split of 20 texts is not part of the cross-validation" in caplog.messages
     assert "fold 2 of 2: 20 of 40 texts are tested" in caplog.messages
 
 
@@ -97,7 +97,7 @@ def test_splits_of_a_fold(toy_csv, tmp_path):
     )
     assert {len(each.test) for each in splits} == {40}
     assert {len(each.validation) for each in splits} == {8}
-    assert [load_splits(toy_csv, folds=3, fold=2).row_ids()] == [splits[1].row_ids()]
+    assert load_splits(toy_csv, folds=3, fold=2) == splits[1]
 
     with toy_csv.open(encoding="utf-8") as file:
         rows = list(csv.reader(file))

@@ -15,7 +15,7 @@ from nlptl.data.languages import can_tell_languages
 
 ROOT = Path(__file__).parents[2]
 NUM_ROWS, NUM_TEXTS = 2_000_000, 1_000_000
-"""Each text is there twice: of more than a million different ones, near duplicates are not looked for."""
+"""Each text occurs twice: near duplicates are not looked for among more than a million different texts."""
 MOST_BYTES = 2 * 10**9
 LABELS = ("negative", "positive")
 SYLLABLES = [first + second for first in "bdfgklmnprstvz" for second in "aeiou"]
@@ -92,5 +92,5 @@ def test_two_million_rows_fit_into_two_gigabytes():
     assert {tuple(ends) for _, *ends in found["tokens"].values()} == {(2, last)}  # no word is unknown
     # Made-up words look like some language.
     assert set(found["findings"]) == {"leak", "duplicate", *["other_language"] * can_tell_languages()}
-    assert "near duplicates are not looked for" not in done.stderr
+    assert "not looking for near duplicates" not in done.stderr
     assert found["peak"] < MOST_BYTES, done.stderr

@@ -105,7 +105,7 @@ def test_exact_copies_and_empty_texts_are_other_findings():
 def test_too_many_texts_are_not_looked_at(monkeypatch, caplog):
     monkeypatch.setattr(near_duplicates, "MAX_TEXTS", 10)
     assert found(train=["a b c"] * 11) == []
-    assert caplog.messages == ["near duplicates are not looked for among 11 texts: the limit is 10"]
+    assert caplog.messages == ["not looking for near duplicates among 11 texts: the limit is 10"]
 
 
 def test_one_text_and_none():

@@ -12,7 +12,8 @@ import pytest
 
 from nlptl.config import Columns
 from nlptl.data import sources, table, text_files, texts
-from nlptl.data.sources import Examples, _hub_table, read_file, read_lines
+from nlptl.data.arrow_files import dataset_table
+from nlptl.data.sources import Examples, read_file, read_lines
 from nlptl.data.splits import read_splits
 from nlptl.data.texts import Texts
 from nlptl.data.writers import write_table
@@ -138,7 +139,7 @@ def test_long_field(tmp_path):
         ("a.arrow", b"", "Expected an Arrow file, cannot read"),
         ("a.arrow", ARROW_STREAM[:-8], "Expected an Arrow file, cannot read"),
         ("a.arrow", ARROW_STREAM[: len(ARROW_STREAM) // 2], "Expected an Arrow file, cannot read"),
-        ("a.csv", compress(CSV.encode()), "found what gzip has packed. Unpack it, or add .gz to its name"),
+        ("a.csv", compress(CSV.encode()), "found a gzip archive. Unpack it, or add .gz to its name"),
         ("a.jsonl", '{"text": "a", "label": "b", "text": "c"}\n', "on row 1: the key 'text' occurs twice in an object"),
         ("a.json", '[{"text": "a", "label": "b", "label": "c"}]', "the key 'label' occurs twice in an object"),
         ("a.parquet", "PAR1", "Expected a Parquet file"),
@@ -265,7 +266,7 @@ def test_class_names_of_parquet_and_hub(tmp_path):
     dataset = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
     pq.write_table(dataset.data.table, tmp_path / "a.parquet")
     assert read_file(tmp_path / "a.parquet").labels == ["pos", "neg"]
-    table = _hub_table(dataset)
+    table = dataset_table("owner/set", dataset)
     assert table.class_names == {"label": ["neg", "pos"]}
     assert list(table.read(["label", "text"])) == [(range(1, 3), [[1, 0], ["a", "b"]])]
     assert list(table.first_rows) == [["a", 1], ["b", 0]]
@@ -276,7 +277,7 @@ def test_class_names_of_parquet_and_hub(tmp_path):
         }
     )
     tagged = datasets.Dataset.from_dict({"tokens": [["a", "b"]], "tags": [[0, 1]]}, features=tags)
-    assert _hub_table(tagged).class_names == {"tags": ["O", "B-x"]}
+    assert dataset_table("owner/set", tagged).class_names == {"tags": ["O", "B-x"]}
     pq.write_table(tagged.data.table, tmp_path / "tags.parquet")
     assert read_file(tmp_path / "tags.parquet", task="tokens").labels == ["O B-x"]
 
@@ -320,10 +321,10 @@ def test_configurations_and_revisions_of_the_hub(name, repository, configuration
 
 def test_unreachable_hub_is_one_message():
     script = """
-from nlptl.data.sources import read_hub
+from nlptl.data.splits import read_splits
 from nlptl.errors import ResourceError
 try:
-    read_hub("someone/reviews@main")
+    read_splits("someone/reviews@main")
 except ResourceError as error:
     print(error)
 """

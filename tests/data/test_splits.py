@@ -28,7 +28,7 @@ def test_one_file_is_split_by_class(reviews, caplog):
     for name in ("validation", "test"):
         assert Counter(splits[name].labels) == {"a": 5, "b": 10, "c": 5}
     assert splits.labels.names == ("a", "b", "c")
-    assert sorted(row for name in NAMES for row in splits.row_ids()[name]) == list(range(2, 202))
+    assert sorted(row for name in NAMES for row in splits[name].rows) == list(range(2, 202))
     for name in NAMES:
         assert splits[name].split == name
         assert splits[name].rows == sorted(splits[name].rows)
@@ -37,7 +37,7 @@ def test_one_file_is_split_by_class(reviews, caplog):
 
 def test_split_depends_on_the_seed_alone(reviews):
     assert load_splits(reviews) == load_splits(str(reviews))
-    assert load_splits(reviews, seed=1).row_ids() != load_splits(reviews).row_ids()
+    assert load_splits(reviews, seed=1).test.rows != load_splits(reviews).test.rows
 
 
 def test_split_of_a_real_sample(caplog):
@@ -209,8 +209,8 @@ def test_groups_are_never_divided(tmp_path):
         assert all(14 <= count <= 26 for count in Counter(splits[name].labels).values())
         assert len(set(splits[name].labels)) == 3
     assert "group_leak" not in {finding.kind for finding in splits.findings}
-    assert load_splits(path, group_column="author").row_ids() == splits.row_ids()
-    assert load_splits(path, group_column="author", seed=1).row_ids() != splits.row_ids()
+    assert load_splits(path, group_column="author") == splits
+    assert load_splits(path, group_column="author", seed=1).test.rows != splits.test.rows
     assert load_splits(path).train.groups == []
 
 
@@ -301,9 +301,9 @@ def test_empty_texts_can_be_left_out(tmp_path, caplog):
     kept = load_splits(tmp_path / "a.csv", drop_empty=True)
     assert sum(len(kept[name]) for name in ("train", "validation", "test")) == 40
     assert [finding for finding in kept.findings if finding.kind == "empty_text"] == []
-    assert f"{tmp_path / 'a.csv'}: 2 empty texts of train are left out" in caplog.text
+    assert f"{tmp_path / 'a.csv'}: left out 2 empty texts of train" in caplog.text
     found = load_splits(tmp_path / "a.csv").findings
     assert sum(finding.count for finding in found if finding.kind == "empty_text") == 2
     (tmp_path / "b.csv").write_text("text,label\n ,x\n,y\n")
-    with pytest.raises(DataError, match="Expected texts in .*b.csv .train., found empty ones alone"):
+    with pytest.raises(DataError, match="Expected texts in .*b.csv .train., found only empty ones"):
         load_splits(tmp_path / "b.csv", drop_empty=True)

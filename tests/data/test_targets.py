@@ -322,7 +322,7 @@ def test_other_schemes_are_read_as_iob2(tags, shown, write, caplog):
         (["O", "PER", "PER"], "found 'PER'", "Convert the tags: B-PER on the first word of each PER, I-PER on"),
         (["B-x", "E-x", "L-x"], "found 'E-x'", "These are letters of several schemes. Convert the tags to IOB2"),
         (["O", "E-mail", "O"], "found 'E-mail'", "Convert the tags to IOB2"),
-        (["O", "O", "O"], "found O alone", "Pass another --label-column"),
+        (["O", "O", "O"], "found only O", "Pass another --label-column"),
     ],
 )
 def test_what_is_no_tag_of_a_span_is_an_error(tags, found, way_out, write):

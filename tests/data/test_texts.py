@@ -11,7 +11,7 @@ import pytest
 from nlptl.data import texts as module
 from nlptl.data.sources import read_file
 from nlptl.data.splits import NAMES, load_splits
-from nlptl.data.texts import TEXTS_AT_ONCE, TextCollector, Texts, concatenate
+from nlptl.data.texts import TEXTS_AT_ONCE, Concatenation, TextCollector, Texts
 from nlptl.errors import DataError
 
 WORDS = ["", "a", "film", "\u00e9t\u00e9", "two\nlines", "\U0001f600 and more", " "]
@@ -75,8 +75,8 @@ def test_full_disk(into_files: None, feature_cache: Path, caplog: pytest.LogCapt
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert found == MANY
     assert caplog.messages == [
-        f"going on with the texts in memory, since they cannot be put into {feature_cache}: File too large. Free "
-        "space, mend the permissions, or set NLPTL_CACHE to another folder"
+        f"keeping the texts in memory, since they cannot be written to {feature_cache}: File too large. Free some "
+        "space, fix the permissions, or set NLPTL_CACHE to another folder"
     ]
 
 
@@ -87,7 +87,7 @@ def test_folder_that_cannot_be_made(
     monkeypatch.setenv("NLPTL_CACHE", str(tmp_path / "file"))
     assert collect(MANY) == MANY
     (message,) = caplog.messages
-    assert f"cannot be put into {tmp_path / 'file'}: File exists. Free" in message
+    assert f"cannot be written to {tmp_path / 'file'}: File exists. Free" in message
 
 
 def write(path: Path, count: int) -> Path:
@@ -105,8 +105,8 @@ def test_splits_and_findings_are_those_of_lists(max_examples: int | None, tmp_pa
     found = load_splits(path, max_examples=max_examples)
     assert caplog.messages == said != []
     assert (found.labels, found.findings) == (expected.labels, expected.findings)
-    assert found.row_ids() == expected.row_ids()
     for name in NAMES:
+        assert list(found[name].rows) == list(expected[name].rows)
         assert isinstance(found[name].texts, Texts)
         assert isinstance(found[name].rows, array)
         assert type(expected[name].texts) is type(expected[name].rows) is list
@@ -119,7 +119,7 @@ def test_shards_are_put_together(into_files: None, tmp_path: Path):
     for part in range(2):
         write(tmp_path / f"train-0000{part}-of-00002.csv", 40 + part)
     splits = load_splits(tmp_path)
-    assert sorted(row for rows in splits.row_ids().values() for row in rows) == list(range(1, 82))
+    assert sorted(row for name in NAMES for row in splits[name].rows) == list(range(1, 82))
     text_of = dict(zip(splits.train.rows, splits.train.texts, strict=True))
     assert text_of == {row: f"A film number {((row - 1) % 40 if row <= 80 else 40) % 37}" for row in text_of}
 
@@ -141,12 +141,12 @@ def test_reading_that_fails_leaves_no_file_open(into_files: None, tmp_path: Path
 
 def test_texts_as_bytes_differ_when_the_texts_do():
     texts = [["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""], ["", "abc"], [], ["1:a"], ["1", "a"], ["\ud800"]]
-    assert len({b"".join(concatenate(each)) for each in texts}) == len(texts)
+    assert len({b"".join(Concatenation(each)) for each in texts}) == len(texts)
 
 
 def test_texts_as_bytes_do_not_depend_on_where_they_are(into_files: None):
     expected = "".join(f"{len(text)}:{text}" for text in [*MANY, "x"]).encode()
     for texts in (MANY, collect(MANY)):
-        pieces = concatenate(texts, ["x"])
+        pieces = Concatenation(texts, ["x"])
         assert [b"".join(pieces) for _ in range(2)] == [expected] * 2
         assert len(list(pieces)) == 4

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from nlptl.data import tokens as data_tokens
 from nlptl.training import token_cache
 from nlptl.training.cache import FeatureCache, entries
 from tests import processes
@@ -27,7 +26,7 @@ def tokenize(tiny_bert, monkeypatch):
     """Return a function that tokenizes the texts with a cache: their ids, and the number of texts it tokenized."""
     for owner, name in ((token_cache, "MIN_CHARACTERS"), (token_cache, "BATCHES_BETWEEN_MEETINGS")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
-    monkeypatch.setattr(data_tokens, "TEXTS_PER_CALL", 0)
+    monkeypatch.setattr(token_cache, "TEXTS_PER_CALL", 0)
     worker.shrink()
     return lambda cache=None: worker.tokenize(tiny_bert, FeatureCache(gigabytes=1) if cache is None else cache)
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from nlptl import Classifier, Examples
-from nlptl.data import tokens as data_tokens
 from nlptl.data.tokens import Tokens
 from nlptl.training import token_cache
 from nlptl.training.cache import FeatureCache
@@ -28,7 +27,7 @@ TEXTS = [" ".join(WORDS[(i * 7 + 3 * k) % 10] for k in range((i * 5) % 14)) for 
 def shrink() -> None:
     """Cache few texts too, and tokenize them in many parts."""
     token_cache.MIN_CHARACTERS, token_cache.BATCHES_BETWEEN_MEETINGS = 1, 3
-    data_tokens.TEXTS_PER_CALL = 10
+    token_cache.TEXTS_PER_CALL = 10
 
 
 def tokenize(folder: Path, cache: FeatureCache | None, *, seconds: float = 0.0) -> tuple[Tokens, int]:

@@ -79,7 +79,7 @@ def test_texts_are_a_list_of_strings(tiny_bert: Path):
     model = Classifier.from_pretrained(tiny_bert, labels=LABELS)
     with pytest.raises(ConfigError, match=r"Expected a list of texts, found the string 'good film'\. Pass \[text\]"):
         model.predict("good film")
-    with pytest.raises(ConfigError, match=r"Expected texts, found 3 at position 1\. Pass strings alone"):
+    with pytest.raises(ConfigError, match=r"Expected texts, found 3 at position 1\. Pass only strings"):
         model.predict(["good", 3])
 
 

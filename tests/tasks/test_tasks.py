@@ -103,7 +103,7 @@ def test_tags():
     for labels, message in (
         (["O B_x"], r"Expected tags O, B-type and I-type \(IOB2\) in a.csv, found 'B_x'"),
         (["O E-x"], "found 'E-x'"),
-        (["O O", "O"], "Expected tags of spans in a.csv, found O alone"),
+        (["O O", "O"], "Expected tags of spans in a.csv, found only O"),
     ):
         with pytest.raises(DataError, match=message):
             TokenLabels.from_examples(examples(labels))

@@ -221,7 +221,7 @@ WORDS = [["In", "Rome", str(i)] for i in range(12)]
         ("tokens", [{"tokens": words, "tags": ["DT", "NN", "CD"]} for words in WORDS], "found 'CD'"),
         ("tokens", [{"tokens": words, "tags": [0, 1, 2]} for words in WORDS], "found '0'"),
         ("tokens", [{"tokens": words, "tags": ["O", "PER", "O"]} for words in WORDS], "found 'PER'"),
-        ("tokens", [{"tokens": words, "tags": ["O", "O", "O"]} for words in WORDS], "found O alone"),
+        ("tokens", [{"tokens": words, "tags": ["O", "O", "O"]} for words in WORDS], "found only O"),
         ("regression", [{"text": f"t {i}", "score": 3} for i in range(12)], "found 'score' to be 3 throughout"),
         (
             "regression",

@@ -8,6 +8,7 @@ import pytest
 from sklearn import metrics
 
 from nlptl import Classifier, Run, Score, Trainer, TrainingConfig, load_splits
+from nlptl.data.splits import NAMES
 from nlptl.training.run import sha256_of
 
 
@@ -104,4 +105,4 @@ def test_run_folder_agrees_with_scikit_learn(build_model, splits, tmp_path):
     lost = np.maximum(lengths - 12, 0).sum() / lengths.sum()
     assert report["truncation"]["train"]["cut_tokens"] == pytest.approx(lost)
     assert report["truncation"].keys() == {"train", "validation", "test"}
-    assert json.loads((run.path / "splits.json").read_text()) == splits.row_ids()
+    assert json.loads((run.path / "splits.json").read_text()) == {name: list(splits[name].rows) for name in NAMES}

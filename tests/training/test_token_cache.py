@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from nlptl import Classifier, Examples, Trainer, TrainingConfig, cli
-from nlptl.data import tokens as data_tokens
 from nlptl.data.tokens import Tokens
 from nlptl.training import token_cache
 from nlptl.training.cache import FeatureCache, entries
@@ -27,7 +26,7 @@ FEW = 2
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cache few texts too, and tokenize them in several parts."""
     monkeypatch.setattr(token_cache, "MIN_CHARACTERS", 1)
-    monkeypatch.setattr(data_tokens, "TEXTS_PER_CALL", 10)
+    monkeypatch.setattr(token_cache, "TEXTS_PER_CALL", 10)
 
 
 @pytest.fixture
