@@ -140,8 +140,6 @@ class TrainingConfig(DecisionConfig):
     class_weights: ClassWeights = None
     """Weight of each class in the mean loss of a batch, in the order of the labels. balanced: inversely proportional
     to its frequency in the training split. None: every example counts the same."""
-    r_drop: NotNegative = 0.0
-    """Weight of the divergence between two passes with different dropout (R-Drop, Liang et al. 2021)."""
     micro_batch_tokens: Count | None = None
     """Tokens, padding included, that one device processes at once, and at least one example. It bounds memory and
     changes the gradient only through dropout, whose noise is drawn per micro-batch. Halved when memory runs out. None:

@@ -24,6 +24,7 @@ DELETED: dict[str, tuple[Any, ...]] = {
     "fgm": (0.0,),
     "ema_decay": (None,),
     "wise_ft": (None,),
+    "r_drop": (0.0,),
     "sparse_embeddings": (True, False),  # the same updates either way
     "conformal_score": (None, "lac"),
     "neighbors": (None, 5),

@@ -60,7 +60,7 @@ class SingleLabel(Task):
     problem_type: ClassVar[str | None] = "single_label_classification"
     baseline_name: ClassVar[str] = "majority baseline"
     settings: ClassVar[tuple[str, ...]] = (
-        *("label_smoothing", "class_weights", "r_drop", "loss", "logit_adjustment", "sampling"),
+        *("label_smoothing", "class_weights", "loss", "logit_adjustment", "sampling"),
     )
     calibrations: ClassVar[tuple[str, ...]] = ("temperature", "vector")
     choices: ClassVar[tuple[str, ...]] = (*("threshold_metric", "target_accuracy", "coverage", "out_of_scope"),)

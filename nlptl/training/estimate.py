@@ -120,7 +120,7 @@ def with_seconds(
         num_tokens = round(num_tokens * estimate.num_steps * config.batch_size / len(splits[0]))
     if num_tokens:
         per_token = _seconds_per_token(model, splits[0], accelerator, max_tokens=estimate.max_tokens)
-        seconds += num_tokens * per_token * (2 if config.r_drop > 0 else 1) / accelerator.num_processes
+        seconds += num_tokens * per_token / accelerator.num_processes
     return replace(estimate, seconds=seconds)
 
 

@@ -13,11 +13,10 @@ from nlptl.model.parts import HEAD
 from nlptl.tasks.decision_checks import check_decisions
 from nlptl.tasks.task import Task
 from nlptl.training.optimizer import check_rates, learning_rates, weight_decays
-from nlptl.training.regularizers import check_r_drop
 from nlptl.training.stages import Stage, plan_stages
 from nlptl.wording import align_table
 
-LOSS_SETTINGS = ("loss", "logit_adjustment", "sampling", "label_smoothing", "class_weights", "r_drop")
+LOSS_SETTINGS = ("loss", "logit_adjustment", "sampling", "label_smoothing", "class_weights")
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,6 @@ def plan_training(model: Classifier, config: TrainingConfig) -> Plan:
     trained = {groups[name] for name, p in model.network.named_parameters() if p.requires_grad}
     below = [name for name in model.parts.group_names if name in trained and name.startswith(("layer", "embeddings"))]
     stages = plan_stages(config, num_unfrozen=len(below))
-    check_r_drop(model, config)
     model.freeze(transfer.freeze, train_only=transfer.train_only, top=stages[-1].top)
     return Plan(stages, learning_rates(model, config), weight_decays(model, config))
 

@@ -21,7 +21,6 @@ from nlptl.model.classifier import Classifier
 from nlptl.model.inference import in_halves, is_out_of_memory
 from nlptl.model.seeding import one_at_a_time, seeded
 from nlptl.training.inputs import Inputs
-from nlptl.training.regularizers import symmetric_divergence
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,6 @@ class Stepper:
 
     def __post_init__(self) -> None:
         model, inputs = self.model, self.inputs
-        self.num_passes = 2 if self.config.r_drop > 0 else 1
         self.takes_features = model.features_are_constant
         self.objective = model.task.objective(
             self.config, inputs.targets, inputs.tokens, binary_loss=model.head.binary_loss
@@ -114,9 +112,8 @@ class Stepper:
         """
         accelerator, inputs = self.accelerator, self.inputs
         process, num_processes = accelerator.process_index, accelerator.num_processes
-        max_tokens = self.max_tokens // self.num_passes
         share = micro_batches(
-            indices, inputs.tokens.lengths, max_tokens=max_tokens, process=process, num_processes=num_processes
+            indices, inputs.tokens.lengths, max_tokens=self.max_tokens, process=process, num_processes=num_processes
         )
         # A process without a share takes part with a loss of zero, since the others wait for its gradient.
         parts = share or [indices[:1]]
@@ -195,20 +192,9 @@ class Stepper:
         )
 
     def _losses(self, batch: dict[str, Any], rows: np.ndarray) -> torch.Tensor:
-        """Return the loss of each example [rows]; with R-Drop, that of two passes and their divergence."""
-        num_passes, inputs = self.num_passes, self.inputs
-        targets = self.model.task.batch_targets(inputs.targets, inputs.tokens, rows).to(self.accelerator.device)
-        if num_passes > 1:
-            batch = {k: torch.cat([v] * num_passes) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-        logits = self.network(**batch)
-        losses = self.objective.losses(logits, torch.cat([targets] * num_passes))
-        if num_passes == 1:
-            return losses
-        first, second = logits.chunk(2)
-        divergence = symmetric_divergence(first, second)
-        if self.objective.weights is not None:
-            divergence = divergence * torch.from_numpy(self.objective.weights[rows]).to(logits)
-        return losses.view(2, -1).mean(dim=0) + self.config.r_drop * divergence
+        """Return the loss of each example [rows]."""
+        targets = self.model.task.batch_targets(self.inputs.targets, self.inputs.tokens, rows)
+        return self.objective.losses(self.network(**batch), targets.to(self.accelerator.device))
 
     def _batch(self, rows: np.ndarray) -> dict[str, Any]:
         return self.inputs.batch(rows, pad_id=self.model.pad_id, device=self.accelerator.device)

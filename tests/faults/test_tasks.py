@@ -25,7 +25,7 @@ KINDS = {
 REGIMES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "labels": ("multilabel", {}, {"loss": "asymmetric"}),
     "labels, in chunks": ("multilabel", {"long_text": "chunks", "max_length": 8, "chunk_pooling": "attention"}, {}),
-    "pairs, one layer frozen": ("sentence_pair", {"freeze": 1}, {"sampling": "balanced", "r_drop": 0.5}),
+    "pairs, one layer frozen": ("sentence_pair", {"freeze": 1}, {"sampling": "balanced"}),
     "pairs, frozen": ("sentence_pair", {"freeze": "encoder"}, {"logit_adjustment": 1.0}),
     "scores": ("regression", {}, {"optimizer": "adam"}),
     "scores, frozen": ("regression", {"freeze": "encoder", "hidden": 8}, {}),

@@ -166,7 +166,7 @@ def test_help_imports_no_torch():
 def test_the_flags_are_those_of_the_snapshot():
     """Flags are an interface: a change of them is a change of flags.txt in the same commit."""
     expected = SNAPSHOT.read_text().split()
-    assert len(expected) <= 71
+    assert len(expected) <= 70
     assert [path.stem for path in RECIPES if flags_of(load(path).Config) != expected] == []
 
 

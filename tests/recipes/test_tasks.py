@@ -239,7 +239,7 @@ def test_thresholds_are_chosen_on_validation_and_saved(trained):
             "head 'dense' with the task regression",
         ),
         ("ordinal", ["--pooling", "native"], "steps between labels for the task ordinal, found pooling 'native'"),
-        ("ordinal", ["--r-drop", "1"], "not apply to the task ordinal: --r-drop"),
+        ("ordinal", ["--loss", "focal"], "not apply to the task ordinal: --loss"),
         ("token_classification", ["--pooling", "mean"], "own head for tags of words, found pooling 'mean'"),
         ("token_classification", ["--long-text", "tail"], "long_text 'head' for words with tags, found 'tail'"),
         ("token_classification", ["--long-text", "chunks"], "pooling|words with tags"),

@@ -22,7 +22,6 @@ SETTINGS = {
     "above a cut": ({"freeze": 1}, {}),
     "stages": ({}, {"unfreeze_every_epochs": 1}),
     "low-rank updates": ({"lora_rank": 2}, {"optimizer": "sgd", "cache": False}),
-    "two passes": ({}, {"r_drop": 1.0}),
     "a pooling that trains": ({"freeze": "encoder", "pooling": "attention"}, {}),
 }
 for_all_settings = pytest.mark.parametrize(("transfer", "train"), SETTINGS.values(), ids=SETTINGS)

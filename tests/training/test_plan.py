@@ -173,7 +173,6 @@ LOGISTIC = {"freeze": "encoder", "head": "logistic"}
             {"weight_decay": 0.1, "head_weight_decay": 0.2},
             "weight_decay=0.1 and head_weight_decay=0.2 contradict each other. Pass one of the two",
         ),
-        ({"dropout": 0.0}, {"r_drop": 1.0}, "--r-drop compares .* nothing that trains has dropout. Pass --dropout 0.1"),
         ({}, {"cache": False, "cache_dtype": "float16"}, "--no-cache turns off the cache that cache_dtype would"),
         ({}, {"cache": False, "cache_size": 1.0}, "--no-cache turns off the cache that --cache-size would"),
         (
@@ -219,8 +218,8 @@ def test_settings_that_contradict_each_other_are_refused(
 @pytest.mark.parametrize(
     ("transfer", "settings"),
     [
-        ({"freeze": 1}, {"r_drop": 1.0, "layer_decay": 0.9}),
-        (FROZEN, {"r_drop": 1.0, "learning_rate": 0.1, "head_weight_decay": 0.1}),
+        ({"freeze": 1}, {"layer_decay": 0.9}),
+        (FROZEN, {"learning_rate": 0.1, "head_weight_decay": 0.1}),
         ({"lora_rank": 2, "lora_dropout": 0.1}, {"layer_decay": 0.9}),
         (LOGISTIC, {"cache": False, "logging_steps": 5, "class_weights": "balanced"}),
     ],
