@@ -121,10 +121,8 @@ def drop_empty_texts(examples: Examples) -> Examples:
     """
     is_empty = _digests(examples) == EMPTY
     if is_empty.all():
-        raise DataError(
-            f"Expected texts in {examples.source} ({examples.split}), found only empty ones. Pass another "
-            "--text-column."
-        )
+        where = f"{examples.source} ({examples.split})"
+        raise DataError(f"Expected texts in {where}, found only empty ones. Pass another --text-column.")
     if not is_empty.any():
         return examples
     count = f"{int(is_empty.sum()):,}"
