@@ -125,8 +125,8 @@ def drop_empty_texts(examples: Examples) -> Examples:
         raise DataError(f"Expected texts in {where}, found only empty ones. Pass another --text-column.")
     if not is_empty.any():
         return examples
-    count = f"{int(is_empty.sum()):,}"
-    logger.info("%s: left out %s empty texts of %s", examples.source, count, examples.split)
+    count = "1 empty text" if is_empty.sum() == 1 else f"{int(is_empty.sum()):,} empty texts"
+    logger.info("%s: left out %s of %s", examples.source, count, examples.split)
     return examples.select(np.flatnonzero(~is_empty))
 
 
