@@ -121,14 +121,12 @@ def drop_empty_texts(examples: Examples) -> Examples:
     """
     is_empty = _digests(examples) == EMPTY
     if is_empty.all():
-        raise DataError(
-            f"Expected texts in {examples.source} ({examples.split}), found only empty ones. Pass another "
-            "--text-column."
-        )
+        where = f"{examples.source} ({examples.split})"
+        raise DataError(f"Expected texts in {where}, found only empty ones. Pass another --text-column.")
     if not is_empty.any():
         return examples
-    count = f"{int(is_empty.sum()):,}"
-    logger.info("%s: left out %s empty texts of %s", examples.source, count, examples.split)
+    count = "1 empty text" if is_empty.sum() == 1 else f"{int(is_empty.sum()):,} empty texts"
+    logger.info("%s: left out %s of %s", examples.source, count, examples.split)
     return examples.select(np.flatnonzero(~is_empty))
 
 
