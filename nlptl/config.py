@@ -253,9 +253,10 @@ class ReadingConfig:
 
     max_length: Count | None = None
     """Tokens of a text that the model reads. None: 256, or fewer if the encoder is limited to fewer."""
-    long_text: LongText = "head"
+    long_text: LongText | None = None
     """What the model reads of a longer text: its head, its tail, a quarter from the head and the rest from the tail
-    (Sun et al. 2019), or all of it in chunks of max_length tokens (Pappagari et al. 2019)."""
+    (Sun et al. 2019), or all of it in chunks of max_length tokens (Pappagari et al. 2019). None: head, or as a saved
+    model reads it."""
     chunk_overlap: Annotated[int, Range(at_least=0)] | None = None
     """Tokens that consecutive chunks share. None: a quarter of max_length."""
     max_chunks: Count | None = None
@@ -424,6 +425,9 @@ class ClassificationConfig(ReadingConfig, Columns):
     """Stop before training at any finding of the data checks, not only at errors."""
     near_duplicates: bool = True
     """Look for near-duplicate texts before training; takes a second or less for 5,000 texts."""
+    long_text: LongText = "head"
+    """What the model reads of a longer text: its head, its tail, a quarter from the head and the rest from the tail
+    (Sun et al. 2019), or all of it in chunks of max_length tokens (Pappagari et al. 2019)."""
     output_dir: Path = Path("runs/classification")
     """Folder of the run: model, scores, predictions, checkpoints."""
     resume: bool = False
@@ -453,6 +457,22 @@ def flag(name: str) -> str:
 def part_of(cls: type[T], config: Any) -> T:
     """Return the part of a configuration that a dataclass it extends describes, such as its `Columns`."""
     return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cast(Any, cls))})
+
+
+def with_shortcuts(config: T, **shortcuts: Any) -> T:
+    """Return a configuration with the values of some fields that were passed beside it; None: not passed.
+
+    Raises:
+        ConfigError: If one of them contradicts the configuration.
+    """
+    given = {name: value for name, value in shortcuts.items() if value is not None}
+    for name, value in given.items():
+        found = getattr(config, name)
+        if found not in (value, getattr(type(config)(), name)):
+            raise ConfigError(
+                f"{name}={value!r} contradicts {name}={found!r} in the {type(config).__name__}. Pass one of the two."
+            )
+    return cast(T, dataclasses.replace(cast(Any, config), **given))
 
 
 def to_json(config: Any) -> dict[str, Any]:

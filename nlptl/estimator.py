@@ -1,7 +1,6 @@
 """TextClassifier: a text classifier with the interface of scikit-learn."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -17,6 +16,7 @@ from nlptl.config import (
     ReadingConfig,
     TrainingConfig,
     TransferConfig,
+    with_shortcuts,
 )
 from nlptl.data.given import as_texts
 from nlptl.data.sources import Examples
@@ -29,17 +29,17 @@ from nlptl.values import show
 class TextClassifier(ClassifierMixin, BaseEstimator):
     """A scikit-learn classifier for texts: a pretrained encoder, frozen by default, with a head.
 
-    The parameters are those of `Classifier.from_pretrained`, and the settings of `TrainingConfig` that are searched
-    most; `training` holds the others, and these replace its fields. It trains for `num_epochs` on all the
-    texts passed to `fit`, writes no files, and selects nothing on held-out data; use `cross_val_score` and
-    `GridSearchCV` for that.
+    The parameters are those of `Classifier.from_pretrained`, a `TrainingConfig`, and shortcuts for its fields that are
+    searched most, from `num_epochs` to `class_weights`. Without `freeze` and `transfer`, the encoder is frozen. It
+    trains on all the texts passed to `fit`, writes no files, and selects nothing on held-out data; use
+    `cross_val_score` and `GridSearchCV` for that, with whole configurations where there is no shortcut.
     """
 
     def __init__(
         self,
         model: str = "sample:minilm",
         *,
-        freeze: Freeze = "encoder",
+        freeze: Freeze | None = None,
         max_length: int | None = None,
         pooling: Pooling | None = None,
         hidden: int | Sequence[int] | None = None,
@@ -48,8 +48,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         head: HeadConfig | HeadKind | None = None,
         transfer: TransferConfig | None = None,
         reading: ReadingConfig | None = None,
-        num_epochs: int = 10,
-        batch_size: int = 32,
+        num_epochs: int | None = None,
+        batch_size: int | None = None,
         learning_rate: float | None = None,
         class_weights: ClassWeights = None,
         training: TrainingConfig | None = None,
@@ -100,10 +100,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             raise DataError(f"Expected labels of two or more classes, found {classes.tolist()}. Pass more examples.")
         settings = self.get_params(deep=False)
         names = ("num_epochs", "batch_size", "learning_rate", "class_weights")
-        training = settings.pop("training") or TrainingConfig()
-        if not isinstance(training, TrainingConfig):
+        training = settings.pop("training")
+        if training is not None and not isinstance(training, TrainingConfig):
             raise ConfigError(f"Expected training to be a TrainingConfig or None, found {show(training)}.")
-        config = replace(training, **{name: settings.pop(name) for name in names})
+        config = with_shortcuts(training or TrainingConfig(), **{name: settings.pop(name) for name in names})
+        if self.freeze is None and self.transfer is None:
+            settings["freeze"] = "encoder"
         # The other parameters are those of a classifier.
         classifier = Classifier.from_pretrained(
             settings.pop("model"), labels=[train.labels[i] for i in first], **settings

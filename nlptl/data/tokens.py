@@ -94,7 +94,7 @@ def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, reading: 
 
 
 def call_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, *texts: Sequence[str], long_text: LongText = "head", **settings: Any
+    tokenizer: PreTrainedTokenizerBase, *texts: Sequence[str], long_text: LongText | None = None, **settings: Any
 ) -> BatchEncoding:
     """Return `tokenizer(*texts, **settings)`; longer texts lose their beginning with long_text "tail", else their end.
 
@@ -137,7 +137,7 @@ def tokenize_pairs(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
-    long_text: LongText = "head",
+    long_text: LongText | None = None,
     with_types: bool = True,
 ) -> Tokens:
     """Tokenize pairs of texts as the tokenizer joins them; of a pair that is too long, the longer text loses tokens.

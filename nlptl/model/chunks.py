@@ -29,7 +29,7 @@ def check_reading(head: HeadConfig, reading: ReadingConfig) -> None:
         flags = ", ".join(map(flag, given))
         raise ConfigError(
             f"Expected {', '.join(given)} only with long_text 'chunks', found {found} with {reading.long_text!r}. Pass "
-            f"--long-text chunks (long_text= in Python), or leave {flags} out."
+            f"--long-text chunks (long_text of ReadingConfig in Python), or leave {flags} out."
         )
 
 
@@ -43,7 +43,7 @@ def check_overlap(chunk_overlap: int | None, *, max_length: int, most: int) -> N
         raise ConfigError(
             f"Expected chunk_overlap from 0 to {most}, for a chunk of {max_length} tokens, special ones included, "
             f"to go beyond the one before, found {chunk_overlap}. Lower chunk_overlap, raise "
-            "--max-length (chunk_overlap=, max_length= in Python), or leave chunk_overlap out for a quarter."
+            "--max-length (both are fields of ReadingConfig in Python), or leave chunk_overlap out for a quarter."
         )
 
 

@@ -14,7 +14,17 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from nlptl.config import Freeze, HeadConfig, HeadKind, Pooling, ReadingConfig, TrainOnly, TransferConfig
+from nlptl.config import (
+    Freeze,
+    HeadConfig,
+    HeadKind,
+    Pooling,
+    ReadingConfig,
+    TrainOnly,
+    TransferConfig,
+    part_of,
+    with_shortcuts,
+)
 from nlptl.data.batches import collate
 from nlptl.data.given import as_texts
 from nlptl.data.tokens import Tokens, num_chunks, tokenize, tokenize_pairs, tokenize_words
@@ -69,7 +79,8 @@ class Classifier(nn.Module):
         self.lock = ModelLock()  # a pass through the network changes its modules for a while, and so does training
         self.network = network
         self.tokenizer = tokenizer
-        task, head, reading = card.task, card.head, card.reading
+        task, head = card.task, card.head
+        reading = replace(card.reading, long_text=card.reading.long_text or "head")
         self.task = task
         self.head = head
         self.reads_pairs = card.reads_pairs
@@ -147,7 +158,7 @@ class Classifier(nn.Module):
             pairs: Whether it reads two texts at once, which the tokenizer joins.
             freeze: What keeps its pretrained weights: "nothing", "embeddings", "encoder", or the number of lowest
                 layers (with the embeddings). This and what follows, to `lora_rank`, are shortcuts for fields of the
-                three configurations below, which they replace.
+                three configurations below; None: as they say.
             max_length: Tokens of a text that are read, special tokens included.
             pooling: What the head reads: "native", "cls", "mean", "max", "attention", or "auto".
             hidden: Units of a dense layer in the head, or of several in sequence.
@@ -164,11 +175,13 @@ class Classifier(nn.Module):
             UntrustedFileError: If a file of the model is damaged or could run code.
             ResourceError: If a Hub id cannot be downloaded.
         """
-        transfer = _replaced(transfer or TransferConfig(), freeze=freeze, lora_rank=lora_rank)
+        transfer = with_shortcuts(transfer or TransferConfig(), freeze=freeze, lora_rank=lora_rank)
         check_transfer(transfer)
         units = (hidden,) if isinstance(hidden, int) else hidden if hidden is None else tuple(hidden)
         wanted = HeadConfig(head=head) if isinstance(head, str) else head or HeadConfig()
-        wanted = _replaced(wanted, pooling=pooling, hidden=units, dropout=dropout)
+        wanted = with_shortcuts(wanted, pooling=pooling, hidden=units, dropout=dropout)
+        if reading is not None:
+            reading = with_shortcuts(part_of(ReadingConfig, reading), max_length=max_length)
         if labels is not None and task is not None:
             raise ConfigError("Expected labels or a task, found both. Pass one of the two.")
         is_saved = labels is None and task is None
@@ -185,12 +198,14 @@ class Classifier(nn.Module):
                     f"Expected the encoder that the {kind} head in {name} was fitted to, found lora_rank or"
                     " reinit_layers, which change it. Leave them out, or pass labels= to put a new head on the encoder."
                 )
-            reading = _replaced(merged_reading(reading, loaded.card.reading), max_length=max_length)
-            card = replace(loaded.card, reading=reading, source=str(name))
+            saved = loaded.card.reading
+            saved = saved if max_length is None else replace(saved, max_length=max_length)
+            card = replace(loaded.card, reading=merged_reading(reading, saved), source=str(name))
         else:
             wanted_task = SingleLabel(label_names(labels)) if labels is not None else task
             assert wanted_task is not None
-            reading = _replaced(reading or ReadingConfig(), max_length=max_length)
+            reading = reading or ReadingConfig(max_length=max_length)
+            reading = replace(reading, long_text=reading.long_text or "head")
             _check_long_text(reading, wanted_task, reads_pairs=pairs)
             check_reading(wanted, reading)
             card = Card(task=wanted_task, reads_pairs=pairs, head=wanted, reading=reading, source=str(name))
@@ -666,11 +681,6 @@ class Classifier(nn.Module):
             raise ConfigError("Expected low-rank updates to save, found none. Pass lora_rank=8 to from_pretrained.")
         folder, head = Path(directory).absolute(), self._saved_head()
         save_adapter(self.network, folder, base=self.source, head_names=self.head_names, instead=head)
-
-
-def _replaced(config: Any, **shortcuts: Any) -> Any:
-    """Return a configuration with the shortcuts that were passed."""
-    return replace(config, **{name: value for name, value in shortcuts.items() if value is not None})
 
 
 def _check_long_text(reading: ReadingConfig, task: Task, *, reads_pairs: bool) -> None:

@@ -86,7 +86,7 @@ def find_model(name: str) -> Path:
         raise ConfigError(f"Expected a folder or a Hub id, found {name!r}: {error}.") from error
     except Exception as error:  # The HTTP client has errors of its own, and it changed with huggingface_hub 2.
         raise ResourceError(
-            f"Expected to download the model {name!r} from the Hugging Face Hub, found {one_line(error)} "
+            f"Cannot download the model {name!r} from the Hugging Face Hub: {one_line(error)} "
             f"Check the spelling and the network; or, where there is a network, run `hf download {repository}` and "
             "copy the folder here, then pass its path; or pass sample:minilm, which needs no network."
         ) from error

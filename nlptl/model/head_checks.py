@@ -34,7 +34,7 @@ def check_layers(head: HeadConfig, num_layers: int) -> None:
     if isinstance(head.layers, int) and head.layers > num_layers:
         raise ConfigError(
             f"Expected layers from 1 to {num_layers}, what the encoder has, 'last' or 'mix', found {head.layers}. "
-            f"Pass --layers {num_layers} or less (layers= in Python)."
+            f"Pass --layers {num_layers} or less (layers of HeadConfig in Python)."
         )
 
 
@@ -102,7 +102,7 @@ def _check_fitted(head: HeadConfig, *, encoder_is_frozen: bool) -> None:
         raise ConfigError(
             f"Expected features without weights to be learned below a {head.head} head, found {found}. "
             "Pass --pooling mean, cls or max, as --layers last or a number, and as chunk_pooling mean or max "
-            "(pooling=, layers=, chunk_pooling= in Python)."
+            "(fields of HeadConfig in Python)."
         )
     unused = {"hidden": head.hidden, "activation": head.activation, "dropout": head.dropout}
     given = [f"{name}={value!r}" for name, value in unused.items() if value not in ((), None)]

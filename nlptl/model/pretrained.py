@@ -100,7 +100,9 @@ def merged_reading(given: ReadingConfig | None, saved: ReadingConfig) -> Reading
     """Return how a saved classifier reads texts if `given` is passed; what that leaves out stays as it was saved."""
     if given is None:
         return saved
-    kept = ("max_length", *(("chunk_overlap", "max_chunks") if given.long_text == saved.long_text else ()))
+    kept = ["max_length", "long_text"]
+    if given.long_text in (None, saved.long_text):
+        kept += ["chunk_overlap", "max_chunks"]
     return replace(given, **{name: getattr(saved, name) for name in kept if getattr(given, name) is None})
 
 

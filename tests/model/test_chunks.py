@@ -4,6 +4,7 @@ import csv
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from nlptl import Classifier, Examples, Trainer, TrainingConfig, cli
-from nlptl.config import HeadConfig, ReadingConfig
+from nlptl.config import ClassificationConfig, HeadConfig, ReadingConfig
 from nlptl.errors import ConfigError, UntrustedFileError
 from nlptl.model.chunks import cut_into_chunks
 from nlptl.model.encoder import FAMILIES
@@ -235,6 +236,10 @@ def test_a_saved_classifier_may_be_read_otherwise(build: Callable[..., Classifie
     assert stock_chunks(tmp_path / "head", TEXTS[0], max_length=8, overlap=2) == [
         shorter.tokenize(TEXTS)[0][i : i + 8].tolist() for i in range(0, shorter.tokenize(TEXTS).lengths[0], 8)
     ]
+    fewer = Classifier.from_pretrained(tmp_path / "chunks", reading=ReadingConfig(max_chunks=2))
+    assert fewer.reading == replace(Classifier.from_pretrained(tmp_path / "chunks").reading, max_chunks=2)
+    settings = ClassificationConfig(long_text="chunks", dataset="of.mine")
+    assert type(Classifier.from_pretrained(tmp_path / "chunks", reading=settings).reading) is ReadingConfig
     head = Classifier.from_pretrained(tmp_path / "chunks", reading=ReadingConfig(long_text="head"))
     assert (head.network.config.chunk_length, head.reading.max_chunks, head.tokenize(TEXTS).lengths.max()) == (
         None,

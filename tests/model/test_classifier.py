@@ -267,7 +267,9 @@ def test_what_is_read_of_a_long_text_is_saved(long_text: str, tiny_bert: Path, t
 
 
 def test_unknown_part_of_a_long_text(tiny_bert: Path):
-    with pytest.raises(ConfigError, match="long_text must be 'head', 'tail', 'head-tail' or 'chunks', found 'middle'"):
+    with pytest.raises(
+        ConfigError, match="long_text must be 'head', 'tail', 'head-tail', 'chunks' or None, found 'middle'"
+    ):
         Classifier.from_pretrained(tiny_bert, labels=LABELS, reading=ReadingConfig(long_text="middle"))
     message = r"keyword argument 'long_text'. long_text is a field of ReadingConfig: pass reading=ReadingConfig\("
     with pytest.raises(ConfigError, match=message):

@@ -117,7 +117,7 @@ def test_models_are_downloaded_and_errors_say_what_to_do(hub: str, tmp_path: Pat
     newest, pinned, no_revision, no_repository, pickled, broken = json.loads(done.stdout)
     assert {newest, pinned} <= {"a", "b"}
     for message, name in ((no_revision, "owner/tiny@v9"), (no_repository, "owner/none"), (broken, "owner/broken")):
-        assert message.startswith(f"ResourceError: Expected to download the model '{name}' from the Hugging Face Hub")
+        assert message.startswith(f"ResourceError: Cannot download the model '{name}' from the Hugging Face Hub")
         assert f"run `hf download {name.partition('@')[0]}`" in message
         assert "\n" not in message
     assert "404" in no_revision
@@ -141,7 +141,7 @@ def test_what_was_downloaded_is_there_without_a_network(hub: str, tmp_path: Path
     assert done.returncode == 0, done.stderr
     *labels_again, none = json.loads(done.stdout)
     assert labels_again == labels
-    assert "ResourceError: Expected to download the model 'owner/none'" in none
+    assert "ResourceError: Cannot download the model 'owner/none'" in none
 
 
 @pytest.mark.nightly
@@ -156,11 +156,11 @@ def test_without_a_network_there_is_one_message(endpoint: str, reason: str, tmp_
     assert done.returncode == 6
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith("nlptl: error: Expected to download the model 'owner/tiny' from the Hugging Face Hub, found")
+    assert line.startswith("nlptl: error: Cannot download the model 'owner/tiny' from the Hugging Face Hub:")
     assert reason in line
     assert "or pass sample:minilm, which needs no network." in line
 
 
 def test_offline_mode_is_obeyed():
-    with pytest.raises(ResourceError, match=r"'no-such/model' from the Hugging Face Hub, found .* disabled.*Check"):
+    with pytest.raises(ResourceError, match=r"'no-such/model' from the Hugging Face Hub: .* disabled.*Check"):
         find_model("no-such/model")
