@@ -132,7 +132,7 @@ def test_what_stops_one_process_stops_all(found):
         assert main["errors"][name][0] == kind
     assert other["errors"] == main["errors"]
     assert "already holds a run" in main["errors"]["claimed"][1]
-    assert "found loss nan" in main["errors"]["nan"][1]
+    assert "diverged: loss nan" in main["errors"]["nan"][1]
     assert main["resumed"] == other["resumed"] == [False, True]
 
 

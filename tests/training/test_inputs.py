@@ -11,9 +11,9 @@ from nlptl.training.inputs import Inputs, check_each_once
 @pytest.mark.parametrize(
     ("indices", "found"),
     [
-        ([0, 1], "found row 3 0 times and 0 more like that"),
-        ([0, 1, 1], "found row 2 2 times and 1 more like that"),
-        ([0, 1, 2, 3], "found number 3, which is not there, 1 times and 0 more"),
+        ([0, 1], "found row 3 0 times and 0 more such errors"),
+        ([0, 1, 1], "found row 2 2 times and 1 more such errors"),
+        ([0, 1, 2, 3], "found unknown index 3 1 times and 0 more"),
         ([], "found row 1 0 times and 2 more"),
     ],
 )

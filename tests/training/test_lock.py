@@ -100,7 +100,7 @@ def test_lock_that_cannot_be_written_is_an_error_of_the_folder(tmp_path, monkeyp
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(ResourceError, match="Expected to write into .*run, found: Input/output error"):
+    with pytest.raises(ResourceError, match="Cannot write into .*run: Input/output error"):
         Run.open(tmp_path / "run", CONFIG)
 
 

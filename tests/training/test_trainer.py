@@ -77,7 +77,7 @@ def test_training_after_numbers_that_were_not_finite(build_model, splits):
         trainer = Trainer(model, TrainingConfig(num_epochs=1))
         if is_poisoned:
             handle = model.register_forward_hook(lambda module, inputs, logits: logits * float("nan"))
-            with pytest.raises(NonFiniteError, match="found loss nan"):
+            with pytest.raises(NonFiniteError, match="diverged: loss nan"):
                 trainer.fit(splits["train"])
             handle.remove()
         trainer.fit(splits["train"])
@@ -196,7 +196,7 @@ def test_micro_batch_of_the_longest_example_is_enough(fit, tmp_path):
     ("examples", "message"),
     [
         (Examples(["a film"], ["neutral"], [3]), "Expected labels 'negative', 'positive', found 'neutral' as well"),
-        (Examples([], [], []), r"in memory \(train\) has 0 texts and 0 labels"),
+        (Examples([], [], []), r"memory \(train\) has 0 texts and 0 labels"),
         (Examples(["a film"], [], [3]), "has 1 texts and 0 labels. Pass a split with"),
     ],
 )
