@@ -15,7 +15,6 @@ from nlptl.data.sources import Examples
 from nlptl.errors import ConfigError, DataError, UntrustedFileError
 from nlptl.model.classifier import Classifier
 from nlptl.model.inference import evaluating
-from nlptl.tasks.single_label import probabilities
 from nlptl.training.closed_form import fit_head
 from tests import processes
 
@@ -45,7 +44,7 @@ def draw(num_labels: int = 3, *, rows: int = 200, width: int = 32, seed: int = 0
 
 def shares_of(model: Classifier, features: np.ndarray) -> np.ndarray:
     with evaluating(model):
-        return probabilities(model(features=torch.from_numpy(features))).numpy()
+        return model(features=torch.from_numpy(features)).double().softmax(dim=-1).numpy()
 
 
 def features_of(model: Classifier, texts: list[str]) -> torch.Tensor:
