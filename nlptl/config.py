@@ -351,6 +351,7 @@ class ClassificationConfig(Columns):
 
     not_flags: ClassVar[frozenset[str]] = frozenset(
         [
+            "activation",
             "cache_dtype",
             "chunk_overlap",
             "chunk_pooling",

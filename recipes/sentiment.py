@@ -3,7 +3,7 @@
 Usage:
     python recipes/sentiment.py                                          # linear probe: the encoder is frozen
     python recipes/sentiment.py --freeze nothing --num-epochs 2          # full fine-tuning
-    python recipes/sentiment.py --hidden 1024 --activation relu --binary-loss sigmoid --optimizer adam
+    python recipes/sentiment.py --hidden 1024 --binary-loss sigmoid --optimizer adam
     python recipes/sentiment.py --dataset reviews.csv --text-column review --label-column stars
     python recipes/sentiment.py --config runs/sentiment/config.json --seed 1 --output-dir runs/seed1
     accelerate launch --num_processes 2 recipes/sentiment.py             # the same gradient as on one device
