@@ -7,7 +7,6 @@ import ast
 import contextlib
 import csv
 import ctypes
-import dataclasses
 import errno
 import gc
 import importlib
@@ -19,7 +18,6 @@ import logging
 import os
 import sys
 import traceback
-import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +26,7 @@ from typing import Any, NamedTuple, TextIO, TypeVar, cast
 from nlptl import __version__
 from nlptl.config import load_config
 from nlptl.errors import ConfigError, ResourceError, UserError
-from nlptl.flags import check_flags, nearest
+from nlptl.flags import check_flags, flags_of, nearest
 from nlptl.printable import printable
 from nlptl.training.interruption import stop_on_signals
 
@@ -39,57 +37,34 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 class Command(NamedTuple):
-    """A command of `nlptl`: where its dataclass and its function live, as "module:name", and a line of help."""
+    """A command of `nlptl`: its module, the names of its dataclass and its function there, and a line of help."""
 
+    module: str
     config: str
     function: str
     help: str
 
 
 COMMANDS = {
-    "check": Command(
-        "nlptl.training.check_command:CheckConfig",
-        "nlptl.training.check_command:check_data",
-        "say what is wrong with a data set",
-    ),
-    "predict": Command(
-        "nlptl.serving.predict:PredictConfig", "nlptl.serving.predict:predict", "label texts with a trained model"
-    ),
-    "evaluate": Command(
-        "nlptl.serving.evaluate:EvaluateConfig",
-        "nlptl.serving.evaluate:evaluate",
-        "score a trained model on a data set",
-    ),
-    "compare": Command(
-        "nlptl.judging.compare:CompareConfig",
-        "nlptl.judging.compare:compare",
-        "say which of several runs is better",
-    ),
+    "check": Command("training.check_command", "CheckConfig", "check_data", "say what is wrong with a data set"),
+    "predict": Command("serving.predict", "PredictConfig", "predict", "label texts with a trained model"),
+    "evaluate": Command("serving.evaluate", "EvaluateConfig", "evaluate", "score a trained model on a data set"),
+    "compare": Command("judging.compare", "CompareConfig", "compare", "say which of several runs is better"),
     "calibrate": Command(
-        "nlptl.serving.calibrate:CalibrateConfig",
-        "nlptl.serving.calibrate:calibrate",
-        "fit probabilities and decisions to other data",
+        "serving.calibrate", "CalibrateConfig", "calibrate", "fit probabilities and decisions to other data"
     ),
     "export": Command(
-        "nlptl.serving.export:ExportConfig",
-        "nlptl.serving.export:export",
-        "write a trained model for ONNX Runtime, and say what that costs",
+        "serving.export", "ExportConfig", "export", "write a trained model for ONNX Runtime, and say what that costs"
     ),
     "baselines": Command(
-        "nlptl.judging.baselines:BaselinesConfig",
-        "nlptl.judging.baselines:compare_baselines",
-        "say whether transfer helps on a data set",
+        "judging.baselines", "BaselinesConfig", "compare_baselines", "say whether transfer helps on a data set"
     ),
-    "push": Command("nlptl.serving.push:PushConfig", "nlptl.serving.push:push", "put a trained model on the Hub"),
+    "push": Command("serving.push", "PushConfig", "push", "put a trained model on the Hub"),
     "report": Command(
-        "nlptl.judging.report:ReportConfig",
-        "nlptl.judging.report:report",
-        "write the report of a run anew, as a page or as Markdown",
+        "judging.report", "ReportConfig", "report", "write the report of a run again, as a page or as Markdown"
     ),
     "cache": Command(
-        "nlptl.training.cache_command:CacheConfig",
-        "nlptl.training.cache_command:manage_cache",
-        "list or clear the features of frozen encoders",
+        "training.cache_command", "CacheConfig", "manage_cache", "list or clear the features of frozen encoders"
     ),
 }
 
@@ -114,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif command == "run":
             _run_recipe(rest, debug=debug)
         elif command in COMMANDS:
-            config, function = _load(COMMANDS[command].config), _load(COMMANDS[command].function)
+            module = importlib.import_module(f"nlptl.{COMMANDS[command].module}")
+            config, function = (getattr(module, name) for name in COMMANDS[command][1:3])
             # Standard output belongs to the predictions; what is said about them goes to standard error.
             log_to = sys.stderr if command == "predict" else sys.stdout
             run(function, config, flags, doc=inspect.getdoc(config), prog=f"nlptl {command}", log_to=log_to)
@@ -173,18 +149,16 @@ def parse(
         ConfigError: If a flag is unknown, or the dataclass or the file refuses a value.
         SystemExit: With code 0 after `--help`; with code 2 if a value cannot be read as the type of its field.
     """
-    not_flags: frozenset[str] = getattr(cls, "not_flags", frozenset())
-    hints = {name: hint for name, hint in _fields(cls).items() if name.replace("-", "_") not in not_flags}
-    has_config = all(_has_default(field) for field in dataclasses.fields(cast(Any, cls)))
-    known = hints | ({"config": Path} if has_config else {})
-    tokens = check_flags(list(sys.argv[1:] if argv is None else argv), known, not_flags)
+    positional, flags = flags_of(cls)
+    known = {flag.name: flag.hint for flag in flags} | ({} if positional else {"config": Path})
+    tokens = check_flags(list(sys.argv[1:] if argv is None else argv), known, getattr(cls, "not_flags", ()))
     prog = prog or Path(sys.argv[0]).name
     if wanted := {"-h", "--help", "--help-all"} & set(tokens):
         from nlptl.help import help_text
 
         print(help_text(cls, prog=prog, description=description or "", is_full="--help-all" in wanted))
         raise SystemExit(0)
-    path = (_take_config(tokens) or _config_of_run(cls, tokens)) if has_config else None
+    path = None if positional else _take_config(tokens) or _config_of_run(cls, tokens)
     defaults: dict[str, Any] = {} if path is None else {"default": load_config(cls, path)}
     import tyro  # takes a while, and help does without
 
@@ -210,22 +184,6 @@ def parse(
         raise
 
 
-def _fields(cls: Any) -> dict[str, Any]:
-    """Return the type of each flag, by its name without the leading dashes; positional fields are left out."""
-    hints: dict[str, Any] = {}
-    types = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(types[field.name]):
-            hints |= _fields(types[field.name])
-        elif _has_default(field):
-            hints[field.name.replace("_", "-")] = types[field.name]
-    return hints
-
-
-def _has_default(field: "dataclasses.Field[Any]") -> bool:
-    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-
-
 def _take_config(tokens: list[str]) -> Path | None:
     """Take `--config FILE` out of `tokens` and return the file."""
     places = [i for i, token in enumerate(tokens) if token == "--config" or token.startswith("--config=")]
@@ -245,12 +203,6 @@ def _errors_as_messages(*, debug: bool) -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except UserError as error:
-        if debug:
-            traceback.print_exc()
-        else:
-            print(f"nlptl: error: {printable(str(error))}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except KeyboardInterrupt as error:
         if debug:
             traceback.print_exc()
@@ -262,23 +214,29 @@ def _errors_as_messages(*, debug: bool) -> Iterator[None]:
         # more when the interpreter flushes its buffers.
         _write_to_nowhere(sys.stdout)
         sys.exit(141)
-    except OSError as error:
-        if debug or error.errno != errno.ENOSPC:
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        known = error if isinstance(error, UserError) else _lack(error)
+        if known is None or (debug and known is not error):
             raise
-        print(f"nlptl: error: Expected space on the disk, found: {error.strerror}. Free some.", file=sys.stderr)
-        sys.exit(ResourceError.exit_code)
-    except (MemoryError, RuntimeError) as error:
-        # torch has its own kinds of error for this, and torch is not imported here.
-        is_out_of_memory = isinstance(error, MemoryError) or "memory" in f"{type(error).__name__} {error}".lower()
-        if debug or not is_out_of_memory:
-            raise
-        found = str(error).partition("\n")[0] or "too little"
-        print(
-            f"nlptl: error: Expected enough memory, found: {found}. "
-            "Lower --micro-batch-tokens, --max-length or --hidden, or take a smaller model.",
-            file=sys.stderr,
-        )
-        sys.exit(ResourceError.exit_code)
+        if debug:
+            traceback.print_exc()
+        else:
+            print(f"nlptl: error: {printable(str(known))}", file=sys.stderr)
+        sys.exit(known.exit_code)
+
+
+def _lack(error: Exception) -> ResourceError | None:
+    """Return an error of ours if `error` says that the machine lacks disk space or memory, else None."""
+    if isinstance(error, OSError):
+        is_full = error.errno == errno.ENOSPC
+        return ResourceError(f"Expected space on the disk, found: {error.strerror}. Free some.") if is_full else None
+    # torch has its own kinds of error for this, and torch is not imported here.
+    if not isinstance(error, MemoryError) and "memory" not in f"{type(error).__name__} {error}".lower():
+        return None
+    return ResourceError(
+        f"Expected enough memory, found: {str(error).partition(chr(10))[0] or 'too little'}. "
+        "Lower --micro-batch-tokens, --max-length or --hidden, or take a smaller model."
+    )
 
 
 @contextlib.contextmanager
@@ -346,12 +304,12 @@ class _LogHandler(logging.StreamHandler[TextIO]):
 
 
 def _write_to_nowhere(stream: TextIO) -> None:
-    """Let nothing that is written to `stream` from now on go anywhere, what is in its buffer too."""
+    """Redirect `stream` to the null device, including its buffered output."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _config_of_run(cls: Any, tokens: Sequence[str]) -> Path | None:
-    """Return the settings of the run that `--resume` goes on with, if there is one in the folder."""
+    """Return the settings of the run that `--resume` continues, if there is one in the folder."""
     if "--resume" not in tokens:
         return None
     given = [token.partition("=")[2] for token in tokens if token.startswith("--output-dir=")]
@@ -392,11 +350,6 @@ def _import_file(name: str, path: Path) -> ModuleType:
     sys.modules[name] = module  # Where dataclasses look up the types of their fields.
     spec.loader.exec_module(module)
     return module
-
-
-def _load(address: str) -> Any:
-    module, _, name = address.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _usage() -> str:

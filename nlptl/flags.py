@@ -1,23 +1,17 @@
 """What may stand on a command line: flags by their names, and the right name for a wrong one."""
 
+import dataclasses
 import difflib
 import typing
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from nlptl.errors import ConfigError
 
 COMMON = {
     "data": ("dataset", "text-column", "label-column", "pair-column", "max-examples"),
     "model": ("model", "freeze", "head", "pooling", "hidden", "max-length", "long-text", "lora-rank"),
-    "training": (
-        "num-epochs",
-        "batch-size",
-        "learning-rate",
-        "early-stopping",
-        "selection-metric",
-        "class-weights",
-    ),
+    "training": ("num-epochs", "batch-size", "learning-rate", "early-stopping", "selection-metric", "class-weights"),
     "run": ("output-dir", "resume", "overwrite", "dry-run", "seed", "seeds"),
 }
 """The flags of a recipe that most people need, by what they are about: those of its `--help`."""
@@ -56,7 +50,44 @@ HUGGING_FACE_SPELLINGS = {
     "train-file": "--dataset",
     "warmup-steps": "--warmup-ratio (a share of all steps)",
 }
-"""What Hugging Face's scripts call it, and what it is called here: the flag, then what there is to know about it."""
+"""Our flags by the names in Hugging Face's scripts, each with a note where they differ."""
+
+
+class Flag(NamedTuple):
+    """A setting of a command; `owner` is the dataclass whose field it is."""
+
+    setting: str
+    hint: Any
+    default: Any
+    owner: type
+
+    @property
+    def name(self) -> str:
+        """What follows the two dashes."""
+        return self.setting.replace("_", "-")
+
+
+def flags_of(cls: type) -> tuple[list[Flag], list[Flag]]:
+    """Return the positional settings of a dataclass, which have no default, and its flags.
+
+    The fields of the dataclasses in it are flags of the same level.
+    """
+    not_flags: Collection[str] = getattr(cls, "not_flags", ())
+    given = [flag for flag in _settings(cls, None) if flag.setting not in not_flags]
+    positional = [flag for flag in given if flag.default is dataclasses.MISSING]
+    return positional, [flag for flag in given if flag.default is not dataclasses.MISSING]
+
+
+def _settings(cls: type, values: Any) -> Iterator[Flag]:
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if values is not None:
+            default = getattr(values, field.name)
+        if dataclasses.is_dataclass(default):
+            yield from _settings(type(default), default)
+        else:
+            yield Flag(field.name, hints[field.name], default, cls)
 
 
 def check_flags(tokens: list[str], hints: dict[str, Any], not_flags: Collection[str] = ()) -> list[str]:

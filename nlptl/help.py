@@ -7,11 +7,11 @@ import shutil
 import textwrap
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from nlptl.flags import COMMON
+from nlptl.flags import COMMON, Flag, flags_of
 
 FEW = 30
 """Up to this many flags, `--help` shows all of them."""
@@ -52,42 +52,24 @@ def help_text(cls: type, *, prog: str, description: str, is_full: bool) -> str:
 
 def _rows(cls: type) -> tuple[dict[str, str], dict[str, dict[str, tuple[str, str]]]]:
     """Return positional fields with their help, and by title of their group, flags: name -> (how to pass it, help)."""
-    positional: dict[str, str] = {}
+    positional, flags = flags_of(cls)
+    docs = {owner: field_docs(owner) for owner in {flag.owner for flag in [*positional, *flags]}}
     groups: dict[str, dict[str, tuple[str, str]]] = {"data and run": {}}
-    hints, docs = typing.get_type_hints(cls), field_docs(cls)
-    not_flags: frozenset[str] = getattr(cls, "not_flags", frozenset())
-    for field in dataclasses.fields(cls):
-        if field.name in not_flags:
-            continue
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        hint = hints[field.name]
-        if dataclasses.is_dataclass(default):
-            title = (inspect.getdoc(type(default)) or field.name).partition("\n")[0].rstrip(".")
-            groups[title] = _flags(default, not_flags)
-        elif default is dataclasses.MISSING:
-            positional[field.name.upper()] = docs.get(field.name, "")
-        else:
-            groups["data and run"] |= _flag(field.name, hint, default, docs.get(field.name, ""))
-    return positional, groups
+    for flag in flags:
+        title = (inspect.getdoc(flag.owner) or "").partition("\n")[0].rstrip(".")
+        group = groups.setdefault("data and run" if flag.owner is cls else title, {})
+        group[flag.name] = _row(flag, docs[flag.owner].get(flag.setting, ""))
+    return {flag.setting.upper(): docs[flag.owner].get(flag.setting, "") for flag in positional}, groups
 
 
-def _flags(values: Any, not_flags: Collection[str]) -> dict[str, tuple[str, str]]:
-    hints, docs = typing.get_type_hints(type(values)), field_docs(type(values))
-    rows: dict[str, tuple[str, str]] = {}
-    for name in (field.name for field in dataclasses.fields(values)):
-        if name not in not_flags:
-            rows |= _flag(name, hints[name], getattr(values, name), docs.get(name, ""))
-    return rows
-
-
-def _flag(name: str, hint: Any, default: Any, doc: str) -> dict[str, tuple[str, str]]:
-    flag = name.replace("_", "-")
-    if hint is bool:
-        return {flag: (f"--{flag}, --no-{flag}", f"{doc} [on]") if default else (f"--{flag}", doc)}
-    if len(choices := _choices(hint)) > MANY:
+def _row(flag: Flag, doc: str) -> tuple[str, str]:
+    """Return how a flag is passed, and its help with the default."""
+    if flag.hint is bool:
+        return (f"--{flag.name}, --no-{flag.name}", f"{doc} [on]") if flag.default else (f"--{flag.name}", doc)
+    if len(choices := _choices(flag.hint)) > MANY:
         doc += f" One of {', '.join(choices)}."
-    shown = "" if default is None or default == () else f" [{_plain(default)}]"
-    return {flag: (f"--{flag} {metavar(hint)}", f"{doc}{shown}")}
+    shown = "" if flag.default is None or flag.default == () else f" [{_plain(flag.default)}]"
+    return f"--{flag.name} {metavar(flag.hint)}", f"{doc}{shown}"
 
 
 def _plain(value: Any) -> str:

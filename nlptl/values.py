@@ -1,5 +1,6 @@
 """One check of values against type annotations: for settings, for JSON, and for the arguments of public functions."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -97,11 +98,9 @@ def fit(hint: Any, value: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _fit_one(arguments, value)
     if origin is Literal:
-        return _fit_one([_Choice(choice) for choice in arguments], value)
+        return _fit_choice(arguments, value)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(fit(arguments[0], item) for item in value)
-    if isinstance(hint, _Choice) and isinstance(value, type(hint.value)) and value == hint.value:
-        return hint.value
     if isinstance(origin, type) and issubclass(origin, Iterable) and origin is not tuple and is_list(value):
         return [fit(arguments[0], item) for item in value] if isinstance(value, list) else value
     if hint in _SCALARS:
@@ -167,13 +166,6 @@ def way_out(hint: Any, value: object) -> str:
     )
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """One value of a Literal."""
-
-    value: Any
-
-
 _SCALARS = {
     bool: "True or False",
     int: "a whole number",
@@ -225,18 +217,23 @@ def _argument_hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def options(hint: Any) -> list[Any]:
-    """Return the members of a union, and the values of literals in it."""
+    """Return the members of a union; of a literal with several values, a literal of each."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return [option for each in typing.get_args(hint) for option in options(each)]
-    return [_Choice(value) for value in typing.get_args(hint)] if typing.get_origin(hint) is Literal else [hint]
+    return [Literal[value] for value in typing.get_args(hint)] if typing.get_origin(hint) is Literal else [hint]
 
 
 def _fit_one(options: Iterable[Any], value: Any) -> Any:
     for option in options:
-        try:
+        with contextlib.suppress(Unfit):
             return fit(option, value)
-        except Unfit:
-            continue
+    raise Unfit
+
+
+def _fit_choice(choices: Iterable[Any], value: Any) -> Any:
+    for choice in choices:
+        if isinstance(value, type(choice)) and value == choice:
+            return choice
     raise Unfit
 
 
@@ -267,8 +264,8 @@ def _fit_scalar(hint: Any, value: Any) -> Any:
 
 def _describe_one(hint: Any, none: str) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(hint, _Choice):
-        return repr(hint.value)
+    if origin is Literal:
+        return repr(arguments[0])
     if hint is types.NoneType:
         return none
     if origin is Annotated:

@@ -1,4 +1,4 @@
-"""Refuses what cannot be chosen on held-out data for a task, before anything is trained."""
+"""Checks of the settings of calibration and decisions, and warnings where held-out data could not meet them."""
 
 from nlptl.config import DecisionConfig, HeadConfig, flag
 from nlptl.errors import ConfigError
@@ -7,11 +7,11 @@ from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Task
 
 ENOUGH_TEXTS = 50
-"""With fewer, what is fitted to them is mostly chance."""
+"""Smallest number of held-out texts for a calibration or decision that is not mostly chance."""
 
 
 def check_decisions(config: DecisionConfig, task: Task, head: HeadConfig) -> None:
-    """Refuse settings that the task, or the form of its logits, does not have.
+    """Refuse settings that do not apply to the task or to the form of its logits.
 
     Raises:
         ConfigError: If there is one.
@@ -43,13 +43,12 @@ def check_decisions(config: DecisionConfig, task: Task, head: HeadConfig) -> Non
 
 
 def given_decisions(config: DecisionConfig) -> list[str]:
-    """Return the flags of all that is asked for besides a calibration."""
-    names = ("threshold_metric", "target_accuracy", "coverage", "out_of_scope")
-    return [flag(name) for name in names if getattr(config, name) is not None]
+    """Return the flags of the decisions that are requested."""
+    return [flag(name) for name in SingleLabel.choices if getattr(config, name) is not None]
 
 
 def check_held_out(config: DecisionConfig) -> None:
-    """Refuse what has to be chosen on held-out data, where there is none.
+    """Refuse calibration and decisions that are requested without held-out data.
 
     Raises:
         ConfigError: If there is something.
@@ -63,7 +62,7 @@ def check_held_out(config: DecisionConfig) -> None:
 
 
 def unmet(config: DecisionConfig, task: Task) -> list[str]:
-    """Return lines that say which wishes the held-out data could not meet, once `task` was tuned to it."""
+    """Return a line for each setting that the held-out data could not meet, after `task` was tuned on it."""
     if not isinstance(task, SingleLabel):
         return []
     lines = []
@@ -82,7 +81,7 @@ def unmet(config: DecisionConfig, task: Task) -> list[str]:
 
 
 def fitted_on_few(config: DecisionConfig, before: Task, after: Task, *, num_texts: int) -> str | None:
-    """Return a line that says so where too few texts have made `after` out of `before`; None: they have not."""
+    """Return a warning if `after` was tuned from `before` on too few texts, else None."""
     has_new = after.calibration.method != "none" and after.calibration != before.calibration
     if num_texts >= ENOUGH_TEXTS or not (has_new or given_decisions(config)):
         return None
@@ -91,14 +90,14 @@ def fitted_on_few(config: DecisionConfig, before: Task, after: Task, *, num_text
 
 
 def _check_scope(task: Task, head: HeadConfig) -> None:
-    """Refuse logits whose sum of exponentials says nothing of how a text is like those of training."""
+    """Refuse heads whose logits give no energy score, by which texts out of scope are told."""
     if OUT_OF_SCOPE in task.names:
         raise ConfigError(
             f"Expected no label {OUT_OF_SCOPE!r} with --out-of-scope, which gives it to texts, found one. Rename the "
             "label, or leave --out-of-scope out."
         )
     found = {
-        "centroid": "densities short of what all labels have in common",
+        "centroid": "densities up to a factor that all labels share",
         "logistic": "one logit and a zero" if len(task.names) == 2 else "",
         "dense": "one logit and a zero" if head.binary_loss == "sigmoid" else "",
     }[head.head]

@@ -1,4 +1,4 @@
-"""Each text has any number of labels: a probability for each, and a threshold from which on it is predicted."""
+"""Each text has any number of labels; those whose probability reaches their threshold are predicted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from nlptl.data.sources import Examples
 from nlptl.data.targets import check_targets, label_sets
 from nlptl.data.tokens import Tokens
 from nlptl.errors import ConfigError
-from nlptl.evaluation.calibration import fit_platt
+from nlptl.evaluation.calibration import Calibration, fit_platt
 from nlptl.evaluation.metrics import Scores
 from nlptl.evaluation.multi_label import point_scores, score_label_sets, tune_thresholds
 from nlptl.labels import Labels
@@ -34,7 +34,7 @@ class MultiLabel(Task):
     """Any number of labels for each text."""
 
     thresholds: tuple[Annotated[float, Range(0, 1)], ...] = ()
-    """From which probability on each label is predicted; empty: from 0.5."""
+    """The smallest probability at which each label is predicted; empty: 0.5."""
 
     kind: ClassVar[TaskKind] = "multi_label"
     problem_type: ClassVar[str | None] = "multi_label_classification"
@@ -54,21 +54,13 @@ class MultiLabel(Task):
 
     @classmethod
     def from_examples(cls, train: Examples) -> Self:
-        """Return the task with the labels that occur in `train`.
-
-        Raises:
-            DataError: If fewer than two do.
-        """
+        """Return the task with the labels that occur in `train`."""
         check_targets(train.labels, cls.kind, where=train.source)
         sets = label_sets(train.labels, cls.kind)
         return cls(Labels.from_names(label for labels in sets for label in labels).names)
 
     def targets(self, examples: Examples) -> np.ndarray:
-        """Return 1 for each label that a text has, else 0: int64 [examples, labels].
-
-        Raises:
-            DataError: If a label is unknown.
-        """
+        """Return 1 for each label that a text has, else 0: int64 [examples, labels]."""
         sets = label_sets(examples.labels, self.kind)
         targets = np.zeros((len(sets), len(self.names)), dtype=np.int64)
         rows = np.repeat(np.arange(len(sets)), [len(labels) for labels in sets])
@@ -78,7 +70,7 @@ class MultiLabel(Task):
     def objective(
         self, config: TrainingConfig, targets: np.ndarray, tokens: Tokens, *, binary_loss: BinaryLoss
     ) -> Objective:
-        """Return the mean over labels of the binary cross-entropy, of the focal or of the asymmetric loss."""
+        """Return the binary cross-entropy, the focal or the asymmetric loss, each the mean over labels."""
         weights = _label_weights(config, targets)
         gammas = {"cross_entropy": (0.0, 0.0, 0.0), "focal": (config.focal_gamma, config.focal_gamma, 0.0)}
         # Ridnik et al. 2021, section 3.1: gamma- 4, gamma+ 0 and a margin of 0.05.
@@ -105,14 +97,12 @@ class MultiLabel(Task):
         """Return the task without calibration, with thresholds of 0.5."""
         return replace(super().untuned(), thresholds=())
 
-    def calibrated(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
-        """Return the task with a scale and an offset for each label, by Platt (1999)."""
-        if config.calibration == "none":
-            return self
-        return replace(self, calibration=fit_platt(targets, logits.double().numpy()))
+    def fit_calibration(self, targets: np.ndarray, logits: np.ndarray, choice: str) -> Calibration:
+        """Return a scale and an offset for each label (Platt 1999)."""
+        return fit_platt(targets, logits)
 
     def decided(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
-        """Return the task with the threshold of each label that gives the best F1, or other score."""
+        """Return the task with the threshold of each label that gives the best F1, or another score."""
         thresholds = tune_thresholds(targets, self.outputs(logits), metric=config.threshold_metric or "f1")
         return replace(self, thresholds=tuple(thresholds.tolist()))
 
@@ -145,7 +135,7 @@ class MultiLabel(Task):
         ]
 
     def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
-        """Say so, if every text gets the same labels while the targets are not the same."""
+        """Return a warning if every text gets the same labels, but the targets differ."""
         chosen = outputs >= self._thresholds()
         if (chosen == chosen[:1]).all() and (targets != targets[:1]).any():
             labels = ", ".join(map(repr, self._chosen(outputs)[0])) or "no label"
@@ -161,12 +151,7 @@ class MultiLabel(Task):
 
     @classmethod
     def from_card(cls, names: tuple[str, ...], values: Mapping[str, Any]) -> Self:
-        """Return the task with the thresholds that were saved.
-
-        Raises:
-            ValueError: If they are no numbers.
-            ConfigError: If they are not one for each label, from 0 to 1.
-        """
+        """Return the task with the calibration and the thresholds that were saved."""
         thresholds = tuple(map(float, values["thresholds"]))
         return cls(names, thresholds, calibration=cls.saved_calibration(names, values))
 
@@ -179,7 +164,7 @@ class MultiLabel(Task):
 
 
 def _label_weights(config: TrainingConfig, targets: np.ndarray) -> np.ndarray | None:
-    """Return what the loss of each label is multiplied by; "balanced": its share is as if all were equally frequent."""
+    """Return the weight of each label in the loss; "balanced": inversely proportional to its frequency. None: 1."""
     if config.class_weights != "balanced":
         return None if config.class_weights is None else np.array(config.class_weights)
     counts = np.maximum(targets.sum(axis=0), 1)

@@ -2,29 +2,24 @@
 
 A head with a unit z_k for each step between two labels models P(y > k | y > k - 1) = sigmoid(z_k) (Shi, Cao and Raschka
 2021, arXiv:2111.08851). The network gives the logarithms of the probabilities of all labels that follow from them, so
-that softmax over its logits are these probabilities, in pipelines too.
+that softmax over its logits gives these probabilities, in pipelines too.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from scipy.special import log_softmax
 
-from nlptl.config import BinaryLoss, DecisionConfig, TaskKind, TrainingConfig
+from nlptl.config import BinaryLoss, TaskKind, TrainingConfig
 from nlptl.data.sources import Examples
 from nlptl.data.targets import order_problem
 from nlptl.data.tokens import Tokens
 from nlptl.errors import ConfigError
-from nlptl.evaluation.calibration import fit_temperature
+from nlptl.evaluation.calibration import Calibration, fit_temperature
 from nlptl.evaluation.metrics import Scores
-from nlptl.evaluation.ordinal import (
-    median_class,
-    point_scores,
-    scale_rank_odds,
-    score_ranks,
-)
+from nlptl.evaluation.ordinal import median_class, point_scores, scale_rank_odds, score_ranks
 from nlptl.tasks.losses import num_conditions
 from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Objective
@@ -56,7 +51,7 @@ class Ordinal(SingleLabel):
     def objective(
         self, config: TrainingConfig, targets: np.ndarray, tokens: Tokens, *, binary_loss: BinaryLoss
     ) -> Objective:
-        """Return the loss of CORN: each example weighs as many as the conditions that it takes part in."""
+        """Return the loss of CORN; the weight of an example is the number of its conditions."""
 
         def losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             return -logits.gather(1, labels[:, None])[:, 0]
@@ -70,15 +65,12 @@ class Ordinal(SingleLabel):
             return super().outputs(logits)
         return np.asarray(np.exp(_tempered(logits.double().numpy(), self.calibration.temperature)))
 
-    def calibrated(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
-        """Return the task with the temperature of the odds of passing each step, which leaves the median as it is."""
-        if config.calibration == "none":
-            return self
-        fitted = fit_temperature(targets, logits.double().numpy(), log_probabilities=_tempered)
-        return replace(self, calibration=fitted)
+    def fit_calibration(self, targets: np.ndarray, logits: np.ndarray, choice: str) -> Calibration:
+        """Return a temperature for the odds of passing each step, which does not change the median."""
+        return fit_temperature(targets, logits, log_probabilities=_tempered)
 
     def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
-        """Say so, if every prediction is the same label while the targets are not."""
+        """Return the warning of the parent; balanced sampling takes the place of class weights."""
         said = super().doubts(targets, outputs)
         return None if said is None else said.replace("pass --class-weights balanced", "pass sampling balanced")
 

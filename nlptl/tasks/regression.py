@@ -1,7 +1,7 @@
-"""Each text has a score, or several: squared error, of scores that have mean 0 and variance 1 to the network.
+"""Each text has a score, or several. The network predicts scores that are scaled to mean 0 and variance 1.
 
-In a saved model the scale is in the last layer, so that logits are scores, in stock transformers too; where it is
-loaded, the scale comes out again, since a mean that is large or half precision would round what is added to it.
+In a saved model the scale is part of the last layer, so that logits are scores, in stock transformers too. Loading
+takes it out again, since adding a large mean, or adding in half precision, would lose digits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,11 +53,7 @@ class Regression(Task):
 
     @classmethod
     def from_examples(cls, train: Examples) -> Self:
-        """Return the task with the scores in `train`, and their means and standard deviations.
-
-        Raises:
-            DataError: If a score is the same for all texts, or nearly so.
-        """
+        """Return the task with the scores in `train`, and their means and standard deviations."""
         names = tuple(numbers(train.labels[0])) if train.labels else ("score",)
         targets = cls(names).targets(train)
         check_targets(train.labels, cls.kind, where=train.source)
@@ -66,19 +62,11 @@ class Regression(Task):
 
     @property
     def labels(self) -> Labels:
-        """Refuse, since scores are no labels.
-
-        Raises:
-            DataError: Always.
-        """
+        """Raise DataError, since scores are no labels."""
         raise DataError("Expected labels, found a regression, which has scores. Use task.names.")
 
     def targets(self, examples: Examples) -> np.ndarray:
-        """Return the scores, float64 [examples, scores].
-
-        Raises:
-            DataError: If others are given than those of the task.
-        """
+        """Return the scores, float64 [examples, scores]."""
         rows = [numbers(target) for target in examples.labels]
         wrong = next((row for row in rows if tuple(row) != self.names), None)
         if wrong is not None:
@@ -91,7 +79,7 @@ class Regression(Task):
     def objective(
         self, config: TrainingConfig, targets: np.ndarray, tokens: Tokens, *, binary_loss: BinaryLoss
     ) -> Objective:
-        """Return the squared error in units of the standard deviation, the mean over scores."""
+        """Return the squared error in units of the standard deviation, averaged over the scores."""
         means, scales = (torch.from_numpy(each) for each in self.scaling())
 
         def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -129,7 +117,7 @@ class Regression(Task):
         return [ScorePrediction(row[0], dict(zip(self.names, row, strict=True))) for row in outputs.tolist()]
 
     def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
-        """Say so, if the scores of all texts are nearly the same while the targets are not."""
+        """Return a warning if the scores of all texts are nearly the same, but the targets differ."""
         if (outputs.std(axis=0) < 0.01 * targets.std(axis=0)).any():
             return (
                 "all scores are nearly the same: the model has not learned to tell the texts apart; train for more "
@@ -147,17 +135,13 @@ class Regression(Task):
 
     @classmethod
     def from_card(cls, names: tuple[str, ...], values: Mapping[str, Any]) -> Self:
-        """Return the task with the scale that was saved.
-
-        Raises:
-            ValueError: If it is no scale.
-        """
+        """Return the task with the scale that was saved."""
         means, scales = (tuple(map(float, values[key])) for key in ("means", "scales"))
         if not (len(means) == len(scales) == len(names) and np.isfinite(means).all() and min(scales) > 0):
             raise ValueError(f"means {means} and scales {scales}")
         return cls(names, means, scales)
 
     def scaling(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return what is added to the logits and what they are multiplied by before, float64 [scores] each."""
+        """Return means and scales, float64 [scores] each: a score is its logit times the scale plus the mean."""
         count = len(self.names)
         return np.array(self.means or [0.0] * count), np.array(self.scales or [1.0] * count)

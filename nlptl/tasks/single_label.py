@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from nlptl.config import BinaryLoss, ClassWeights, DecisionConfig, TaskKind, TrainingConfig, from_json, to_json
 from nlptl.data.sources import Examples
 from nlptl.data.tokens import Tokens
-from nlptl.evaluation.calibration import fit_temperature, fit_vector
+from nlptl.evaluation.calibration import Calibration, fit_temperature, fit_vector
 from nlptl.evaluation.conformal import fit_prediction_sets
 from nlptl.evaluation.decisions import (
     OUT_OF_SCOPE,
@@ -30,10 +30,10 @@ from nlptl.evaluation.metrics import Scores, point_scores, score_predictions
 from nlptl.evaluation.multi_label import tune_thresholds
 from nlptl.labels import Labels
 from nlptl.tasks.losses import adjust_logits, focal_losses
-from nlptl.tasks.task import Objective, Task
+from nlptl.tasks.task import LOSS_SETTINGS, Objective, Task
 
 LEAST_OF_LABEL = 20
-"""Texts of a label from which on its share is told."""
+"""Smallest number of texts of a label for which a share is reported."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Prediction:
     """The predicted label of a text, its probability, and the probability of every label by name."""
 
     label: str | None
-    """None: the model abstains, as its probability is too low; "out_of_scope": the text is unlike those of training."""
+    """None: the model abstains, since the probability is low; "out_of_scope": the text is unlike the training texts."""
     probability: float
-    """That of the label that is predicted, or would be."""
+    """Probability of the predicted label, also where the model abstains."""
     probabilities: dict[str, float]
     label_set: tuple[str, ...] | None = None
-    """Labels that hold the true one with the coverage that was asked for; None: none was."""
+    """Labels that contain the true one with the requested coverage; None: none was requested."""
 
 
 @dataclass(frozen=True)
@@ -54,37 +54,27 @@ class SingleLabel(Task):
     """One label for each text."""
 
     decisions: Decisions = field(default=Decisions(), kw_only=True)
-    """What was chosen beside the calibration."""
+    """What was fitted besides the calibration."""
 
     kind: ClassVar[TaskKind] = "single_label"
     problem_type: ClassVar[str | None] = "single_label_classification"
     baseline_name: ClassVar[str] = "majority baseline"
-    settings: ClassVar[tuple[str, ...]] = (
-        *("label_smoothing", "class_weights", "loss", "logit_adjustment", "sampling"),
-    )
+    settings: ClassVar[tuple[str, ...]] = LOSS_SETTINGS
     calibrations: ClassVar[tuple[str, ...]] = ("temperature", "vector")
-    choices: ClassVar[tuple[str, ...]] = (*("threshold_metric", "target_accuracy", "coverage", "out_of_scope"),)
+    choices: ClassVar[tuple[str, ...]] = ("threshold_metric", "target_accuracy", "coverage", "out_of_scope")
     threshold_metrics: ClassVar[tuple[str, ...]] = ("f1", "accuracy", "macro_f1", "matthews")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Labels(self.names)  # which refuses fewer than two, and two that are the same
+        Labels(self.names)  # refuses fewer than two, and repeated ones
 
     @classmethod
     def from_examples(cls, train: Examples) -> Self:
-        """Return the task with the labels that occur in `train`.
-
-        Raises:
-            DataError: If fewer than two do.
-        """
+        """Return the task with the labels that occur in `train`."""
         return cls(Labels.from_names(train.labels).names)
 
     def targets(self, examples: Examples) -> np.ndarray:
-        """Return the label ids, int64 [examples].
-
-        Raises:
-            DataError: If a label is unknown.
-        """
+        """Return the label ids, int64 [examples]."""
         return self.labels.ids(examples.labels)
 
     def objective(
@@ -110,22 +100,19 @@ class SingleLabel(Task):
     def outputs(self, logits: torch.Tensor) -> np.ndarray:
         """Return the probability of each label, float64 [texts, labels]."""
         calibrated = torch.from_numpy(self.calibration.apply(logits.double().numpy()))
-        shares: np.ndarray = probabilities(calibrated).numpy()
+        shares: np.ndarray = calibrated.softmax(dim=-1).numpy()
         return shares
 
     def untuned(self) -> Self:
         """Return the task without calibration and decisions."""
         return replace(super().untuned(), decisions=Decisions())
 
-    def calibrated(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
-        """Return the task with a temperature, or with a scale and an offset for each label."""
-        if config.calibration == "none":
-            return self
-        fit = fit_vector if config.calibration == "vector" else fit_temperature
-        return replace(self, calibration=fit(targets, logits.double().numpy()))
+    def fit_calibration(self, targets: np.ndarray, logits: np.ndarray, choice: str) -> Calibration:
+        """Return a temperature, or a scale and an offset for each label."""
+        return fit_vector(targets, logits) if choice == "vector" else fit_temperature(targets, logits)
 
     def decided(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
-        """Return the task with a threshold, abstention, sets of labels and scope, each where it is asked for."""
+        """Return the task with those of threshold, abstention, label sets and scope that the config requests."""
         outputs, decisions = self.outputs(logits), Decisions()
         if config.threshold_metric is not None:
             second = targets[:, None] == 1
@@ -136,26 +123,23 @@ class SingleLabel(Task):
         task = replace(self, decisions=decisions)
         if config.target_accuracy is not None:
             chosen, is_in = task.chosen(outputs), ~task._is_out_of_scope(logits)  # others get no label anyway
-            abstention = fit_abstention(
-                (chosen == targets)[is_in],
-                _of_chosen(outputs, chosen)[is_in],
-                target_accuracy=config.target_accuracy,
-            )
+            is_right, probability = (chosen == targets)[is_in], _of_chosen(outputs, chosen)[is_in]
+            abstention = fit_abstention(is_right, probability, target_accuracy=config.target_accuracy)
             decisions = replace(decisions, abstention=abstention)
         if config.coverage is not None:
             decisions = replace(decisions, sets=fit_prediction_sets(targets, outputs, coverage=config.coverage))
         return replace(self, decisions=decisions)
 
     def abstaining(self, below: float) -> Self:
-        """Return the task that gives no label where its probability is lower than `below`; 0: it always gives one.
+        """Return the task that abstains if the probability of the label is lower than `below`; 0: never.
 
         Raises:
-            ConfigError: If `below` is no probability.
+            ConfigError: If `below` is not a probability.
         """
         return replace(self, decisions=replace(self.decisions, abstention=Abstention(below)))
 
     def chosen(self, outputs: np.ndarray) -> np.ndarray:
-        """Return the id of the label that is predicted for each text: the most probable one, or by the threshold."""
+        """Return the id of the predicted label of each text: the most probable one, or by the threshold."""
         if self.decisions.threshold is not None:
             return np.asarray(outputs[:, 1] >= self.decisions.threshold, dtype=np.int64)
         return np.asarray(outputs.argmax(axis=1))
@@ -190,7 +174,7 @@ class SingleLabel(Task):
         ]
 
     def answers(self, logits: torch.Tensor, read: Sequence[str], texts: Sequence[str]) -> list[Prediction]:
-        """Return the predictions, with what was decided: no label, that of texts out of scope, and sets of labels."""
+        """Return the predictions after abstention, with texts out of scope marked, and with label sets."""
         outputs = self.outputs(logits)
         predictions, labels = self.predictions(outputs, read, texts), self._labels(outputs, logits)
         predictions = [replace(each, label=label) for each, label in zip(predictions, labels, strict=True)]
@@ -200,14 +184,14 @@ class SingleLabel(Task):
         return [replace(each, label_set=tuple(names)) for each, names in zip(predictions, sets, strict=True)]
 
     def answer_columns(self, logits: torch.Tensor, read: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
-        """Return the columns of `columns`, with what was decided, and label_set where sets were asked for."""
+        """Return the columns of `columns` after abstention and scope, and label_set where sets were requested."""
         outputs = self.outputs(logits)
         columns = self.columns(outputs, read, texts, name="label")
         columns["label"] = self._labels(outputs, logits)
         return columns if self.decisions.sets is None else {**columns, "label_set": self._label_sets(outputs)}
 
     def decision_remarks(self, targets: np.ndarray, logits: torch.Tensor) -> list[str]:
-        """Return lines that say what decisions amount to on a split: threshold, abstention, sets of labels, scope."""
+        """Return lines on threshold, abstention, sets of labels and scope on a split."""
         lines, decisions, outputs = [], self.decisions, self.outputs(logits)
         if decisions.threshold is not None:
             lines.append(f"threshold: {self.names[1]!r} is predicted at probability {decisions.threshold:.4f} or more")
@@ -239,18 +223,14 @@ class SingleLabel(Task):
 
     @classmethod
     def from_card(cls, names: tuple[str, ...], values: Mapping[str, Any]) -> Self:
-        """Return the task with the calibration and the decisions that were saved.
-
-        Raises:
-            ValueError: If they are damaged.
-        """
-        decisions = from_json(Decisions, values.get("decisions", {}))  # models of before have none
+        """Return the task with the calibration and the decisions that were saved."""
+        decisions = from_json(Decisions, values.get("decisions", {}))  # models of nlptl 0.1.0 may have none
         if decisions.threshold is not None and len(names) != 2:
             raise ValueError(f"a threshold for {len(names)} labels")
         return cls(names, calibration=cls.saved_calibration(names, values), decisions=decisions)
 
     def _labels(self, outputs: np.ndarray, logits: torch.Tensor) -> list[str | None]:
-        """Return what is said of each text: a label, that it is out of scope, or nothing."""
+        """Return the label of each text, `OUT_OF_SCOPE`, or None where the model abstains."""
         chosen, abstention = self.chosen(outputs), self.decisions.abstention
         below = 0.0 if abstention is None else abstention.below
         is_given, is_out = _of_chosen(outputs, chosen) >= below, self._is_out_of_scope(logits)
@@ -263,7 +243,7 @@ class SingleLabel(Task):
         return np.asarray(scope_scores(logits.double().numpy()) < self.decisions.scope.least)
 
     def _fewest(self, is_good: np.ndarray, labels: np.ndarray) -> str:
-        """Return the label with the smallest share of good texts, in words; empty for two labels or too few texts."""
+        """Return a phrase with the label that has the smallest share of good texts; "" if too little is known."""
         counts = np.bincount(labels, minlength=len(self.names))
         if len(self.names) < 3 or counts.max() < LEAST_OF_LABEL:
             return ""
@@ -277,7 +257,7 @@ class SingleLabel(Task):
         return [[self.names[i] for i in np.flatnonzero(row)] for row in self.decisions.sets.of(outputs)]
 
     def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
-        """Say so, if every prediction is the same label while the targets are not."""
+        """Return a warning if every prediction is the same label, but the targets are not."""
         predicted = np.unique(self.chosen(outputs))
         if len(predicted) == 1 < len(np.unique(targets)):
             return (
@@ -302,7 +282,7 @@ def example_losses(
     """Return the loss of each example, shape [batch], from logits [batch, labels] and label ids [batch].
 
     With `binary_loss="sigmoid"` this is the binary cross-entropy of the second logit; otherwise the cross-entropy.
-    Label smoothing spreads that share of the target evenly over the labels (Szegedy et al. 2016, arXiv:1512.00567,
+    Label smoothing spreads this fraction of the target evenly over the labels (Szegedy et al. 2016, arXiv:1512.00567,
     section 7). With `class_weights` [labels], the mean over a batch is the sum of the losses divided by the sum of the
     weights of its labels, as in `torch.nn.functional.cross_entropy`.
     """
@@ -319,18 +299,13 @@ def example_losses(
 def weights_of_classes(setting: ClassWeights, labels: np.ndarray, *, num_labels: int) -> np.ndarray | None:
     """Return the weight of each class, float64 [num_labels], from the setting and the label ids of the training split.
 
-    "balanced" is scikit-learn's: examples / (classes * examples of the class), over the classes there are. None: no
+    "balanced" is scikit-learn's: examples / (classes * examples of the class), over the classes that occur. None: no
     weights.
     """
     if setting != "balanced":
         return None if setting is None else np.array(setting)
-    from sklearn.utils.class_weight import compute_class_weight  # which takes half a second
+    from sklearn.utils.class_weight import compute_class_weight  # takes half a second
 
     weights, found = np.ones(num_labels), np.unique(labels)
     weights[found] = compute_class_weight("balanced", classes=found, y=labels)
     return weights
-
-
-def probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """Return the probability of each label in float64, shape [batch, labels]."""
-    return logits.double().softmax(dim=-1)

@@ -1,4 +1,4 @@
-"""What kinds of tasks differ in: how targets are read, the loss of each example, scores, and what is predicted."""
+"""The interface of the kinds of tasks: their targets, losses, calibration, scores and predictions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +16,18 @@ from nlptl.evaluation.metrics import METRICS, Scores
 from nlptl.labels import Labels
 from nlptl.values import check_fields
 
+LOSS_SETTINGS = ("loss", "logit_adjustment", "sampling", "label_smoothing", "class_weights")
+"""Settings of `TrainingConfig` that apply to some kinds of tasks only."""
+
 
 @dataclass(frozen=True)
 class Objective:
-    """What training makes small: the sum of the losses of a batch over the sum of what its examples weigh."""
+    """The training objective: the sum of example losses divided by the sum of example weights, over a global batch."""
 
     losses: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """From logits and targets of a micro-batch, the loss of each example [rows], its weight multiplied in."""
+    """From the logits and targets of a micro-batch, the weighted loss of each example [rows]."""
     weights: np.ndarray | None = None
-    """What each example of train weighs, float64 [examples]; None: 1."""
+    """Weight of each training example, float64 [examples]; None: 1."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,14 @@ class Task(ABC):
 
     names: tuple[str, ...]
     calibration: Calibration = field(default=Calibration(), kw_only=True)
-    """What is done to logits before they become probabilities."""
+    """The transformation of logits before they become probabilities."""
 
     kind: ClassVar[TaskKind]
     problem_type: ClassVar[str | None]
-    """What transformers calls it, whose pipelines go by it."""
+    """Its name in transformers, by which pipelines handle a model."""
     baseline_name: ClassVar[str]
     settings: ClassVar[tuple[str, ...]] = ()
-    """Settings of the loss in `TrainingConfig` that apply."""
+    """The LOSS_SETTINGS that apply."""
     calibrations: ClassVar[tuple[str, ...]] = ()
     """Values of `DecisionConfig.calibration` that apply, besides "auto" and "none"."""
     choices: ClassVar[tuple[str, ...]] = ()
@@ -54,10 +57,10 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def from_examples(cls, train: Examples) -> Self:
-        """Return the task that a training split poses.
+        """Return the task with the names that occur in the training split.
 
         Raises:
-            DataError: If it is not of this kind.
+            DataError: If its targets are not of this kind, or fewer than two labels occur.
         """
 
     @property
@@ -77,7 +80,7 @@ class Task(ABC):
 
     @abstractmethod
     def targets(self, examples: Examples) -> np.ndarray:
-        """Return the targets of examples, the first dimension being theirs.
+        """Return the targets of examples, which are the first dimension.
 
         Raises:
             DataError: If a target is unknown to the task.
@@ -87,52 +90,52 @@ class Task(ABC):
     def objective(
         self, config: TrainingConfig, targets: np.ndarray, tokens: Tokens, *, binary_loss: BinaryLoss
     ) -> Objective:
-        """Return what is minimized on the training split with these targets and tokens."""
+        """Return the objective on the training split with these targets and tokens."""
 
     def batch_targets(self, targets: np.ndarray, tokens: Tokens, indices: np.ndarray) -> torch.Tensor:
-        """Return the targets of some examples as a tensor whose first dimension is theirs."""
+        """Return the targets of some examples as a tensor whose first dimension is the examples."""
         return torch.from_numpy(targets[indices])
 
     def by_word(self, logits: torch.Tensor, tokens: Tokens, texts: Sequence[str]) -> torch.Tensor:
-        """Return logits as they are; where there are some for each token, those of words [words, names]."""
+        """Return the logits [texts, names]; of a task on tokens, those of words [words, names]."""
         return logits
 
     def readable(self, texts: Sequence[str]) -> Sequence[str]:
-        """Return new texts in the form that those of training have."""
+        """Return new texts in the form of the training texts."""
         return texts
 
     @abstractmethod
     def outputs(self, logits: torch.Tensor) -> np.ndarray:
-        """Return what is predicted, in float64: calibrated probabilities, or scores [texts, names]."""
+        """Return the calibrated probabilities, or the scores of a regression: float64 [texts, names]."""
 
     def uncalibrated(self) -> Self:
-        """Return the task whose outputs are those of the stock model; what else was chosen stays."""
+        """Return the task without calibration, but with its decisions: its outputs are those of the stock model."""
         return replace(self, calibration=Calibration())
 
     def untuned(self) -> Self:
-        """Return the task without anything that was chosen on validation after another training."""
+        """Return the task without calibration and decisions."""
         return self.uncalibrated()
 
     def tuned(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
-        """Return the task with what is chosen on held-out data after training: calibration, then thresholds and others.
-
-        What was chosen before is forgotten.
-        """
+        """Return the task with calibration, then decisions, fitted to held-out data; earlier ones are dropped."""
         return self.untuned().calibrated(targets, logits, config).decided(targets, logits, config)
 
     def calibrated(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
-        """Return the task with a calibration that is fitted to targets and logits of held-out data."""
-        return self
+        """Return the task with a calibration that is fitted to held-out data, unless the config has none."""
+        if config.calibration == "none":
+            return self
+        return replace(self, calibration=self.fit_calibration(targets, logits.double().numpy(), config.calibration))
+
+    def fit_calibration(self, targets: np.ndarray, logits: np.ndarray, choice: str) -> Calibration:
+        """Return the calibration that fits held-out data; the identity for a kind without calibrations."""
+        return Calibration()
 
     def decided(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
-        """Return the task with what is chosen by its probabilities on held-out data, its calibration as it is."""
+        """Return the task with decisions, such as thresholds, chosen by its probabilities on held-out data."""
         return self
 
     def describe_calibration(self, targets: np.ndarray, logits: torch.Tensor) -> dict[str, Any] | None:
-        """Return figures and reliability on a split before and after calibration; None where there is none to tell of.
-
-        As `nlptl.evaluation.calibration.describe_calibration` does.
-        """
+        """Return figures and reliability on a split before and after calibration; None without probabilities."""
         before, after = self.uncalibrated().outputs(logits), self.outputs(logits)
         return describe_calibration(self.flat(targets), before, after, calibration=self.calibration)
 
@@ -141,11 +144,11 @@ class Task(ABC):
         return targets
 
     def remarks(self, targets: np.ndarray, logits: torch.Tensor) -> list[str]:
-        """Return lines that say what calibration and decisions amount to on a split."""
+        """Return lines on the effect of calibration and decisions on a split."""
         return [*self._calibration_remarks(targets, logits), *self.decision_remarks(targets, logits)]
 
     def decision_remarks(self, targets: np.ndarray, logits: torch.Tensor) -> list[str]:
-        """Return lines that say what decisions amount to on a split; none where there are none."""
+        """Return lines on the effect of the decisions on a split."""
         return []
 
     def _calibration_remarks(self, targets: np.ndarray, logits: torch.Tensor) -> list[str]:
@@ -168,23 +171,23 @@ class Task(ABC):
 
     @abstractmethod
     def constant(self, train_targets: np.ndarray) -> tuple[Self, np.ndarray]:
-        """Return the baseline that has read the targets of train and no text.
+        """Return the baseline that knows only the targets of train.
 
         Returns:
             The task, with thresholds if it needs some, and the outputs of every text, float64 [names].
         """
 
     def baseline(self, targets: np.ndarray, *, train_targets: np.ndarray, seed: int) -> Scores:
-        """Return the scores of the baseline that has read the targets of train and no text."""
+        """Return the scores of the baseline that knows only the targets of train."""
         task, output = self.untuned().constant(train_targets)
         outputs = np.broadcast_to(output, (len(self.flat(targets)), len(output)))  # a view: one row in memory
         return task.score(targets, outputs, seed=seed)
 
     @abstractmethod
     def columns(self, outputs: np.ndarray, read: Sequence[str], texts: Sequence[str], *, name: str) -> dict[str, Any]:
-        """Return the columns of a table of predictions; the one with what is predicted is called `name`.
+        """Return the columns of a table of predictions; the column of the predicted value is called `name`.
 
-        `read` is what the model has read of each of the texts, as `readable` returns it.
+        `read` has the texts as `readable` returns them.
         """
 
     @abstractmethod
@@ -192,19 +195,19 @@ class Task(ABC):
         """Return a prediction for each text."""
 
     def answers(self, logits: torch.Tensor, read: Sequence[str], texts: Sequence[str]) -> Sequence[Any]:
-        """Return what is said of new texts: their predictions, or where it was so decided, none."""
+        """Return the predictions for new texts, after decisions such as abstention."""
         return self.predictions(self.outputs(logits), read, texts)
 
     def answer_columns(self, logits: torch.Tensor, read: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
-        """Return the columns of a table of what is said of new texts."""
+        """Return the columns of a table of predictions for new texts, after decisions such as abstention."""
         return self.columns(self.outputs(logits), read, texts, name="label")
 
     def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
-        """Return what looks as if nothing was learned; None: nothing does."""
+        """Return a warning if the predictions look degenerate (one class for all texts), else None."""
         return None
 
     def card(self) -> dict[str, Any]:
-        """Return what has to be saved beside the names, as JSON."""
+        """Return what is saved with the names, as JSON."""
         return {"calibration": {"method": self.calibration.method, **self.calibration.parameters}}
 
     @classmethod
@@ -212,13 +215,14 @@ class Task(ABC):
         """Return the task that was saved.
 
         Raises:
-            ValueError: If it is damaged.
+            KeyError: If a value is missing.
+            ValueError: If a value is damaged.
         """
         return cls(names, calibration=cls.saved_calibration(names, values))
 
     @classmethod
     def saved_calibration(cls, names: tuple[str, ...], values: Mapping[str, Any]) -> Calibration:
-        """Return the calibration that was saved; none, if the model was saved before there were any.
+        """Return the calibration that was saved; the identity for a model saved without one.
 
         Raises:
             ValueError: If it is damaged, or of another kind of task.

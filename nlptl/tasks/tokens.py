@@ -1,11 +1,11 @@
 """Each word of a text has a tag, and tags of the form B-type and I-type make up spans (IOB2).
 
-A word is what stands between blanks in a text of the training data. The first of its tokens decides on its tag, as in
-Devlin et al. (2019, arXiv:1810.04805, section 5.3); words beyond max_length are read by nobody and get O.
+In training data, words are separated by blanks. The first token of a word decides on its tag, as in
+Devlin et al. (2019, arXiv:1810.04805, section 5.3). Words beyond max_length are not seen by the model and are tagged O.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -13,12 +13,12 @@ import regex
 import torch
 import torch.nn.functional as F
 
-from nlptl.config import BinaryLoss, DecisionConfig, TaskKind, TrainingConfig
+from nlptl.config import BinaryLoss, TaskKind, TrainingConfig
 from nlptl.data.sources import Examples
 from nlptl.data.targets import check_targets, label_sets
 from nlptl.data.tokens import Tokens
 from nlptl.errors import ConfigError
-from nlptl.evaluation.calibration import fit_temperature
+from nlptl.evaluation.calibration import Calibration, fit_temperature
 from nlptl.evaluation.metrics import Scores
 from nlptl.evaluation.spans import find_spans, point_scores, score_spans
 from nlptl.labels import Labels
@@ -28,10 +28,10 @@ from nlptl.tasks.task import Objective, Task
 IGNORED = -100
 """Label id of tokens that have no tag of their own, as in transformers."""
 UNREAD = -30.0
-"""Logit of all tags but O for a word that was not read."""
+"""Logit of all tags but O for a word that the model has not seen."""
 
-# Letters with their signs, which python's own \w has not, make up a word; Chinese characters each do, as they are
-# written without blanks; any other sign is a word, with what belongs to it, as of an emoji.
+# Letters form words, with their marks, which Python's own \w lacks; each Chinese character is a word, since Chinese has
+# no blanks; so is any other character, together with its modifiers, such as those of an emoji.
 _WORD = regex.compile(
     r"(?:(?=\p{Han})\X)|[@#]?[\p{L}\p{N}_](?:[\p{L}\p{N}\p{M}_'\u2019.:/\u200c\u200d-]*[\p{L}\p{N}\p{M}_])?|(?!\s)\X"
 )
@@ -69,21 +69,13 @@ class TokenLabels(Task):
 
     @classmethod
     def from_examples(cls, train: Examples) -> Self:
-        """Return the task with the types of spans that occur in `train`.
-
-        Raises:
-            DataError: If a tag is neither O nor B-type or I-type, or if there are no spans.
-        """
+        """Return the task with the types of spans that occur in `train`."""
         check_targets(train.labels, cls.kind, where=train.source)
         types = {tag[2:] for tags in label_sets(train.labels, cls.kind) for tag in tags} - {""}
         return cls(("O", *(f"{prefix}-{name}" for name in sorted(types) for prefix in ("B", "I"))))
 
     def targets(self, examples: Examples) -> np.ndarray:
-        """Return the ids of the tags of each text, an array of arrays: object [examples] of int64 [words].
-
-        Raises:
-            DataError: If a tag is unknown.
-        """
+        """Return the ids of the tags of each text, an array of arrays: object [examples] of int64 [words]."""
         targets = np.empty(len(examples.labels), dtype=object)
         for i, tags in enumerate(examples.labels):
             targets[i] = self.labels.ids(tags.split(" "))
@@ -100,7 +92,7 @@ class TokenLabels(Task):
     def objective(
         self, config: TrainingConfig, targets: np.ndarray, tokens: Tokens, *, binary_loss: BinaryLoss
     ) -> Objective:
-        """Return the cross-entropy summed over the words of a text, which weighs as many as it has."""
+        """Return the cross-entropy, summed over the words of a text; its weight is the number of its words."""
         read = [targets[i][words[words >= 0]] for i, words in enumerate(map(tokens.words_of, range(len(tokens))))]
         class_weights = weights_of_classes(config.class_weights, np.concatenate(read), num_labels=len(self.names))
 
@@ -133,18 +125,16 @@ class TokenLabels(Task):
 
     def outputs(self, logits: torch.Tensor) -> np.ndarray:
         """Return the probability of each tag for each word, one text after the other: float64 [words, tags]."""
-        raw = logits.double()
-        calibrated = torch.from_numpy(self.calibration.apply(raw.numpy()))
-        # What was not read is O by agreement, with nothing to calibrate.
-        shares: np.ndarray = torch.where(_is_read(logits)[:, None], calibrated, raw).softmax(dim=-1).numpy()
+        raw = logits.double().numpy()
+        # Words that were not seen are O by convention, with nothing to calibrate.
+        calibrated = np.where(_is_read(raw)[:, None], self.calibration.apply(raw), raw)
+        shares: np.ndarray = torch.from_numpy(calibrated).softmax(dim=-1).numpy()
         return shares
 
-    def calibrated(self, targets: np.ndarray, logits: torch.Tensor, config: DecisionConfig) -> Self:
-        """Return the task with the temperature that suits the tags of the words that were read."""
-        if config.calibration == "none":
-            return self
-        is_read = _is_read(logits).numpy()
-        return replace(self, calibration=fit_temperature(self.flat(targets)[is_read], logits.double().numpy()[is_read]))
+    def fit_calibration(self, targets: np.ndarray, logits: np.ndarray, choice: str) -> Calibration:
+        """Return a temperature, fitted to the words that the model has seen."""
+        is_read = _is_read(logits)
+        return fit_temperature(self.flat(targets)[is_read], logits[is_read])
 
     def flat(self, targets: np.ndarray) -> np.ndarray:
         """Return the tags of all words, int64 [words]."""
@@ -166,7 +156,7 @@ class TokenLabels(Task):
         return self, np.eye(len(self.names))[0]
 
     def readable(self, texts: Sequence[str]) -> list[str]:
-        """Return texts as words with a blank between two of them, punctuation apart, as training data has them."""
+        """Return texts as words separated by blanks, with punctuation apart, as in training data."""
         return [" ".join(_WORD.findall(text)) for text in texts]
 
     def columns(self, outputs: np.ndarray, read: Sequence[str], texts: Sequence[str], *, name: str) -> dict[str, Any]:
@@ -189,7 +179,7 @@ class TokenLabels(Task):
         ]
 
     def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
-        """Say so, if no span is found."""
+        """Return a warning if no span is found."""
         if (outputs.argmax(axis=1) == 0).all():
             return "no span is found: train for more epochs, or at a higher --learning-rate"
         return None
@@ -198,7 +188,7 @@ class TokenLabels(Task):
         return [[self.names[i] for i in ids] for ids in targets]
 
     def _predicted(self, outputs: np.ndarray, num_words: Sequence[int]) -> list[list[str]]:
-        """Return the most probable tags; an I- tag that goes on with nothing of its type begins a span."""
+        """Return the most probable tags; an I- tag that does not continue a span of its type begins one."""
         ids = np.split(outputs.argmax(axis=1), np.cumsum(num_words)[:-1])
         found = []
         for each in ids:
@@ -210,9 +200,9 @@ class TokenLabels(Task):
         return found
 
 
-def _is_read(logits: torch.Tensor) -> torch.Tensor:
+def _is_read(logits: np.ndarray) -> np.ndarray:
     """Return which words have logits of the network, bool [words]."""
-    return (logits[:, 1:] != UNREAD).any(dim=1)
+    return np.asarray((logits[:, 1:] != UNREAD).any(axis=1))
 
 
 def _num_words(texts: Sequence[str]) -> list[int]:

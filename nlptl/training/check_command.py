@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,9 +89,9 @@ def check_data(config: CheckConfig) -> list[Finding]:
     if config.output is not None:
         check_output(config.output, suffixes=(".json",))
     splits = read_splits(config.dataset, part_of(Columns, config), task=config.task)
+    counts = {name: Counter(chain.from_iterable(label_sets(each.labels, config.task))) for name, each in splits.items()}
     for name, examples in splits.items():
-        count = len({label for labels in label_sets(examples.labels, config.task) for label in labels})
-        classes = "1 class" if count == 1 else f"{count:,} classes"
+        classes = "1 class" if len(counts[name]) == 1 else f"{len(counts[name]):,} classes"
         targets = "numbers" if config.task == "regression" else classes
         logger.info("%s: %s texts, %s", name, f"{len(examples):,}", targets)
     if not can_tell_languages():
@@ -112,11 +113,8 @@ def check_data(config: CheckConfig) -> list[Finding]:
             findings += found
     logger.info("found %s", describe_findings(findings))
     if config.output is not None:
-        sets = {name: label_sets(examples.labels, config.task) for name, examples in splits.items()}
         report = {
-            "labels": {
-                name: dict(Counter(label for labels in each for label in labels)) for name, each in sets.items()
-            },
+            "labels": counts,
             "findings": [dataclasses.asdict(each) for each in findings],
             "truncation": shares,
             "label_errors": label_errors,
@@ -164,15 +162,14 @@ def _check_tokens(model: "Classifier", examples: Examples, name: str) -> tuple[d
         "%s: max_length %d cuts %.1f %% of the texts and %.1f %% of the tokens; %.2f %% of the tokens are unknown",
         *(name, model.max_length, *(100 * share for share in shares.values())),
     )
-    found = []
+    found, which = [], f"texts in {name}"
     if shares["cut_texts"] >= MIN_CUT_TEXTS:
-        what = f"texts in {name} of more than {model.max_length} tokens"
-        found.append(finding_on("truncation", what, examples, is_cut))
+        found.append(finding_on("truncation", f"{which} of more than {model.max_length} tokens", examples, is_cut))
     if shares["unknown_tokens"] >= MIN_UNKNOWN_TOKENS:
-        what = f"texts in {name} with tokens that {model.source} does not know"
+        what = f"{which} with tokens that {model.source} does not know"
         found.append(finding_on("unknown_token", what, examples, _count_by_text(tokens, is_unknown) > 0))
     most = model.tokenizer.num_special_tokens_to_add(pair=model.reads_pairs)
-    what = f"texts in {name} that spell special tokens of {model.source}"
+    what = f"{which} that spell special tokens of {model.source}"
     found.append(finding_on("special_token", what, examples, num_special > most))
     return shares, [each for each in found if each is not None]
 

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 
 from nlptl.config import ClassWeights
-from nlptl.errors import ConfigError, DataError
+from nlptl.errors import DataError
 from nlptl.model.classifier import Classifier
 from nlptl.model.seeding import one_at_a_time
 from nlptl.tasks.single_label import weights_of_classes
@@ -28,19 +28,14 @@ def fit_head(
     """Fit the head of `model`, "logistic" or "centroid", to features and labels, in place.
 
     Args:
-        model: A classifier whose `head_is_fitted`.
+        model: A classifier whose `head_is_fitted`, with a frozen encoder.
         features: Features of the examples [examples, width].
         labels: Label ids [examples].
         class_weights: Weights of the classes, for a logistic head only.
 
     Raises:
-        ConfigError: If the encoder is not frozen.
         DataError: If all examples have the same label, or, for centroids, the same features.
     """
-    if not model.encoder_is_frozen:
-        raise ConfigError(
-            f"A {model.head.head} head needs a frozen encoder. Pass --freeze encoder (freeze= in Python)."
-        )
     found = np.unique(labels)
     if len(found) < 2:
         names = [model.labels.names[i] for i in found]
@@ -67,10 +62,8 @@ def _fit_logistic(
         warnings.simplefilter("ignore", ConvergenceWarning)
         regression.fit(features, labels)
     if regression.n_iter_.max() >= MAX_ITERATIONS:
-        logger.warning(
-            "the logistic head did not converge in %d iterations; lower inverse_regularization",
-            MAX_ITERATIONS,
-        )
+        what = "the logistic head did not converge in %d iterations; lower inverse_regularization"
+        logger.warning(what, MAX_ITERATIONS)
     weight, bias = regression.coef_, regression.intercept_
     if len(weight) == 1:  # of two labels: the logits are (0, z)
         return np.concatenate([weight * 0, weight]), np.concatenate([bias * 0, bias])

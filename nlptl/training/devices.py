@@ -5,11 +5,7 @@ from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import (
-    DistributedType,
-    broadcast,
-    parse_flag_from_env,
-)
+from accelerate.utils import DistributedType, broadcast, parse_flag_from_env
 from torch.distributed import DistError
 
 from nlptl.errors import ConfigError, UserError

@@ -174,18 +174,12 @@ def encoder_sha256(model: Classifier) -> str:
 
 
 def facts(
-    model: Classifier,
-    train: Inputs,
-    validation: Inputs | None,
-    *,
-    seed: int,
-    encoder_sha256: str,
-    **derived: Any,
+    model: Classifier, train: Inputs, validation: Inputs | None, *, seed: int, encoder_sha256: str, **derived: Any
 ) -> dict[str, Any]:
     """Return what identifies a training: seed, hashes of data, splits and encoder, settings and derived settings."""
-    parts = [part for part in (train, validation) if part is not None]
-    texts = {p.examples.split: Concatenation(p.examples.texts, p.examples.pairs, p.examples.labels) for p in parts}
-    rows = {p.examples.split: np.asarray(p.examples.rows, dtype=np.int64).data for p in parts}
+    examples = [part.examples for part in (train, validation) if part is not None]
+    texts = {each.split: Concatenation(each.texts, each.pairs, each.labels) for each in examples}
+    rows = {each.split: np.asarray(each.rows, dtype=np.int64).data for each in examples}
     return {
         "seed": seed,
         "data_sha256": sha256_of(texts),

@@ -54,8 +54,8 @@ _stop: ContextVar[_Stop | None] = ContextVar("stop", default=None)
 def stop_on_signals() -> Iterator[None]:
     """Let the first SIGINT (Ctrl-C) or SIGTERM within it end a training cleanly; the second has its default effect.
 
-    `Trainer.fit` then finishes its step, saves a checkpoint that `--resume` (`Run.open(..., resume=True)`) goes on
-    from, and raises KeyboardInterrupt for SIGINT or SystemExit with code 143 for SIGTERM; a further training in the
+    `Trainer.fit` then finishes its step, saves a checkpoint from which `--resume` (`Run.open(..., resume=True)`)
+    continues, and raises KeyboardInterrupt for SIGINT or SystemExit with code 143 for SIGTERM; another training in the
     block does so after its first step. Outside of a training, both are raised at once. Use it in the main thread,
     around the call of `fit`: Python passes signals to no other. Afterwards the signal handlers are those of before.
 

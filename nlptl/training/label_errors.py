@@ -11,10 +11,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from nlptl.data.batches import collate
 from nlptl.evaluation.label_errors import rank_label_errors
 from nlptl.model.classifier import Classifier
-from nlptl.model.inference import evaluating, map_rows
 
 FOLDS = 5
 MAX_ITERATIONS = 1000
@@ -56,24 +54,12 @@ def find_label_errors(
         logger.warning("labels are not checked: fewer than two classes have %d examples or more", FOLDS)
         return [], margins
     codes = np.array([code_of[labels[i]] for i in judged])
-    probabilities = _out_of_fold(_features(model, [texts[int(i)] for i in judged]), codes, seed)
+    features = model.encode([texts[i] for i in judged], progress="encoding").astype(np.float64)
+    probabilities = _out_of_fold(features, codes, seed)
     wrong, likely, found = rank_label_errors(codes, probabilities)
     margins[judged] = found
     suspects = [Suspect(int(judged[i]), names[k], float(found[i])) for i, k in zip(wrong, likely, strict=True)]
     return suspects, margins
-
-
-def _features(model: Classifier, texts: Sequence[str]) -> np.ndarray:
-    tokens = model.tokenize(texts)
-    with evaluating(model):
-        features, _ = map_rows(
-            lambda rows: model.features(**collate(tokens, rows, pad_id=model.pad_id, device=model.device)),
-            tokens.lengths,
-            device=model.device,
-            progress="encoding",
-        )
-    found: np.ndarray = features.double().cpu().numpy()
-    return found
 
 
 def _out_of_fold(features: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:

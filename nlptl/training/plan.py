@@ -11,12 +11,10 @@ from nlptl.errors import ConfigError
 from nlptl.model.classifier import Classifier
 from nlptl.model.parts import HEAD
 from nlptl.tasks.decision_checks import check_decisions
-from nlptl.tasks.task import Task
+from nlptl.tasks.task import LOSS_SETTINGS, Task
 from nlptl.training.optimizer import check_rates, learning_rates, weight_decays
 from nlptl.training.stages import Stage, plan_stages
 from nlptl.wording import align_table
-
-LOSS_SETTINGS = ("loss", "logit_adjustment", "sampling", "label_smoothing", "class_weights")
 
 
 @dataclass(frozen=True)

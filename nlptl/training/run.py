@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,10 @@ SURROUNDINGS = ("command", "git_commit", "versions", "hardware")
 
 
 class Run:
-    """An `output_dir`, locked for one run; a folder that holds another run is refused.
+    """An `output_dir`, locked for one run as long as the object exists; a folder that holds another run is refused.
 
-    Every process calls every method; only the main process writes, and an error there stops all of them. No other
-    process can use the folder as long as the object exists.
+    Every process calls every method; only the main process writes, and an error there stops all of them. Methods that
+    write raise `ResourceError` if the folder cannot be written.
     """
 
     def __init__(self, path: Path, config: Any, *, resume: bool, lock: FolderLock | None = None) -> None:
@@ -67,10 +68,9 @@ class Run:
         self.resume = resume
         self.lock = lock
         self.checkpoints = path / "checkpoints"
-        self._inode = (
-            path.stat().st_ino if processes().is_main_process else 0
-        )  # the other processes may not see the disk
         self.identity = ""  # marks the checkpoints of this run; set by `record_data`
+        # The other processes may not see the disk.
+        self._inode = path.stat().st_ino if processes().is_main_process else 0
 
     @classmethod
     @checked
@@ -124,7 +124,7 @@ class Run:
         Raises:
             ConfigError: If a run is resumed on other data than it was started with.
         """
-        examples = {name: splits[name] for name in ("train", "validation", "test")}
+        examples = {name: splits[name] for name in SPLITS}
         contents = {name: Concatenation(e.texts, e.pairs, e.labels) for name, e in examples.items()}
         digest = sha256_of(contents)
         before = _read(self.path / "data_report.json") if self.resume else {}
@@ -134,14 +134,13 @@ class Run:
                 "another --output-dir."
             )
         on_main(lambda: _write_text(self.path / "splits.json", splits.rows_as_json()))
-        sets = {name: label_sets(splits[name].labels, splits.task) for name in ("train", "validation", "test")}
-        counts = {name: dict(Counter(label for labels in each for label in labels)) for name, each in sets.items()}
-        findings = [dataclasses.asdict(finding) for finding in splits.findings]
         report = {
             "data_sha256": digest,
             "test_sha256": sha256_of({"test": contents["test"]}),
-            "labels": counts,
-            "findings": findings,
+            "labels": {
+                name: Counter(chain.from_iterable(label_sets(e.labels, splits.task))) for name, e in examples.items()
+            },
+            "findings": [dataclasses.asdict(finding) for finding in splits.findings],
             "truncation": {},
         }
         self.write_json("data_report.json", report)
@@ -168,7 +167,7 @@ class Run:
             )
         before, kept = translated(written), {key: value for key, value in facts.items() if key not in FREE}
         is_earlier = "identity" not in written  # written by an earlier version, which recorded fewer facts
-        compared = [key for key in translated(kept) if written and (key in before or not is_earlier)]
+        compared = [key for key in kept if written and (key in before or not is_earlier)]
         changed = [key for key in compared if before.get(key) != facts[key]]
         if changed:
             differences = ", ".join(
@@ -189,11 +188,7 @@ class Run:
             self.write_json("config.json", _settings_file(self.config))
 
     def write_json(self, name: str, values: Any) -> None:
-        """Write a JSON file into the folder, whole or not at all.
-
-        Raises:
-            ResourceError: If the folder cannot be written.
-        """
+        """Write a JSON file into the folder, whole or not at all."""
         on_main(lambda: _write(self.path / name, values))
 
     def write_scores(self, split: str, scores: Scores, baseline: Scores | None, *, baseline_name: str) -> None:
@@ -235,20 +230,12 @@ class Run:
         self._update("costs.json", {"test_seconds": seconds, "test_texts_per_second": rate})
 
     def write_predictions(self, examples: Examples, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
-        """Write `predictions.csv`: a row per example, with its target and the prediction.
-
-        Raises:
-            ResourceError: If the folder cannot be written.
-        """
+        """Write `predictions.csv`: a row per example, with its target and the prediction."""
         table = {"row": examples.rows, "label": examples.labels, **columns}
         on_main(lambda: write_table(self.path / "predictions.csv", [table]))
 
     def write_model(self, model: Classifier) -> None:
-        """Write the folder `model/`, and low-rank updates, if there are any, as a peft adapter into `adapter/`.
-
-        Raises:
-            ResourceError: If the folder cannot be written.
-        """
+        """Write the folder `model/`, and low-rank updates, if there are any, as a peft adapter into `adapter/`."""
 
         def write() -> None:
             for path in (*self.path.glob(".model-*"), *self.path.glob(".adapter-*")):
@@ -370,11 +357,11 @@ def _settings_before(path: Path, config: Any) -> dict[str, Any]:
     settings = current_settings(written, path)
     if number < CONFIG_FORMAT:  # settings that did not exist yet have their defaults
         settings = to_json(from_json(type(config), settings, source=str(path)))
-    return flat(translated(settings))
+    return flat(settings)
 
 
 def _check_same_config(folder: Path, config: Any) -> None:
-    before, now = _settings_before(folder / "config.json", config), flat(translated(to_json(config)))
+    before, now = _settings_before(folder / "config.json", config), flat(to_json(config))
     if not before:
         raise ConfigError(f"{folder} has no config.json, so it cannot be resumed. Pass another --output-dir.")
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and k != "output_dir"]
@@ -393,14 +380,13 @@ def _check_same_config(folder: Path, config: Any) -> None:
 
 
 def _surroundings() -> dict[str, Any]:
-    state = processes()
-    commit = ""
+    state, commit = processes(), None
     if shutil.which("git") is not None:
         found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        commit = found.stdout.strip()
+        commit = found.stdout.strip() or None
     return {
         "command": sys.argv,
-        "git_commit": commit or None,
+        "git_commit": commit,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "hardware": {
             "machine": platform.machine(),

@@ -24,9 +24,7 @@ class State:
     loss_sum: float = 0.0  # of the steps since the last evaluation
     num_losses: int = 0
     micro_batch_tokens: int | None = None  # the size that fits, if memory has run out
-    kept: list[list[int]] = field(
-        default_factory=list
-    )  # steps of the newest checkpoints, each with the step of its best
+    kept: list[list[int]] = field(default_factory=list)  # steps of the newest checkpoints, each with that of its best
 
     def observe(self, value: float, *, lower_is_better: bool, patience: int | None) -> bool:
         """Record the score after `step`, and return whether it is the best so far. A tie or NaN is not."""
@@ -40,12 +38,7 @@ class State:
 
 
 def capture(
-    network: nn.Module,
-    names: frozenset[str],
-    optimizer: torch.optim.Optimizer,
-    state: State,
-    *,
-    scaler: Any,
+    network: nn.Module, names: frozenset[str], optimizer: torch.optim.Optimizer, state: State, *, scaler: Any
 ) -> Checkpoint:
     """Return the checkpoint of a training.
 
@@ -97,7 +90,7 @@ def load_tensors(network: nn.Module, names: frozenset[str], tensors: Mapping[str
         UntrustedFileError: If names or shapes differ.
     """
     trained = {name: p for name, p in network.named_parameters() if name in names}
-    different = [name for name in trained.keys() ^ tensors.keys()]
+    different = list(trained.keys() ^ tensors.keys())
     different += [name for name in trained.keys() & tensors.keys() if trained[name].shape != tensors[name].shape]
     if different:
         raise UntrustedFileError(

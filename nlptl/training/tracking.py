@@ -140,7 +140,7 @@ class OutsideTracker:
     def _open(self) -> GeneralTracker:
         folder, kind = self.run.path, LOGGER_TYPE_TO_CLASS[self.name]
         if self.name == "tensorboard":
-            # Its readers drop the values of an interrupted run after the step from which training goes on.
+            # Its readers drop the values of an interrupted run after the step from which training continues.
             return kind(self.name, folder, purge_step=self.step + 1 if self.run.resume else None)
         if self.name == "wandb":
             return kind(os.environ.get("WANDB_PROJECT", PROJECT), name=folder.name, dir=str(folder))

@@ -59,12 +59,7 @@ class Trainer:
 
     @checked
     def __init__(
-        self,
-        model: Classifier,
-        config: TrainingConfig,
-        *,
-        output_dir: str | Path | Run | None = None,
-        seed: Seed = 0,
+        self, model: Classifier, config: TrainingConfig, *, output_dir: str | Path | Run | None = None, seed: Seed = 0
     ) -> None:
         """Prepare to train `model`.
 
@@ -154,11 +149,9 @@ class Trainer:
             self._log_choices(evaluation, untuned)
         if self.run is not None:
             self.run.write_model(self.model)
-            seconds = time.monotonic() - started
+            seconds, peak = time.monotonic() - started, peak_memory(self.accelerator.device)
             counts = count_parameters(self.model.network)
-            self.run.record_training_costs(
-                seconds, peak_memory(self.accelerator.device), counts, is_continued=is_continued
-            )
+            self.run.record_training_costs(seconds, peak, counts, is_continued=is_continued)
         if evaluation is not None:
             self._score(evaluation)
 
@@ -191,9 +184,8 @@ class Trainer:
                     splits = [split for split in splits if not self._is_encoded(split, sha256)]
                 estimate = with_seconds(estimate, self.model, self.config, splits, self.accelerator)
             finally:
-                self.model.freeze(
-                    transfer.freeze, train_only=transfer.train_only
-                )  # the plan has set it for the last stage
+                # The plan has set it for the last stage.
+                self.model.freeze(transfer.freeze, train_only=transfer.train_only)
         logger.info("%s", estimate.describe())
         return estimate
 
@@ -225,9 +217,8 @@ class Trainer:
             logger.info("%s: %s", examples.split, remark)
         if self.run is not None and examples.split == "test":
             self.run.record_test_costs(evaluation.seconds, num_texts=len(examples))
-            self.run.write_predictions(
-                examples, task.columns(outputs, examples.texts, examples.texts, name="predicted")
-            )
+            columns = task.columns(outputs, examples.texts, examples.texts, name="predicted")
+            self.run.write_predictions(examples, columns)
             flags = "--input pairs.csv --pair-column COLUMN" if self.model.reads_pairs else '--text "..."'
             folder = self.run.path
             logger.info("\nSaved the run in %s. Try it: nlptl predict %s %s", folder, folder / "model", flags)

@@ -276,9 +276,8 @@ def test_the_dense_sigmoid_recipe_runs(pooling: str, tiny_bert: Path, toy_csv: P
     )
     assert (tmp_path / "run" / "scores.json").is_file()
     head = json.loads((tmp_path / "run" / "model" / "nlptl.json").read_text())["head"]
-    expected = HeadConfig(
-        pooling="mean" if pooling == "auto" else pooling, hidden=(1024,), activation="relu", binary_loss="sigmoid"
-    )
+    pooling = "mean" if pooling == "auto" else pooling
+    expected = HeadConfig(pooling=pooling, hidden=(1024,), activation="relu", binary_loss="sigmoid")
     assert head == to_json(expected)
     weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert (1024, 32) in {tensor.shape for tensor in weights.values()}

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from nlptl.tasks.single_label import example_losses, probabilities, weights_of_classes
+from nlptl.tasks.single_label import SingleLabel, example_losses, weights_of_classes
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_softmax_loss_is_that_of_torch(label_smoothing, logits, labels):
 
 
 def test_softmax_loss_is_that_of_scikit_learn(logits, labels):
-    shares = probabilities(logits).numpy()
+    shares = logits.softmax(dim=-1).numpy()
     assert example_losses(logits, labels).mean() == pytest.approx(log_loss(labels.numpy(), shares))
 
 
@@ -46,7 +46,7 @@ def test_sigmoid_loss_is_that_of_torch_and_of_softmax_over_zero_and_z(label_smoo
     expected = F.binary_cross_entropy_with_logits(logits[:, 1], targets, reduction="none")
     torch.testing.assert_close(losses, expected)
     torch.testing.assert_close(losses, example_losses(logits, labels, label_smoothing=label_smoothing))
-    torch.testing.assert_close(probabilities(logits)[:, 1], logits[:, 1].sigmoid())
+    torch.testing.assert_close(logits.softmax(dim=-1)[:, 1], logits[:, 1].sigmoid())
 
 
 def test_sigmoid_loss_leaves_the_first_logit_alone(logits, labels):
@@ -58,9 +58,10 @@ def test_sigmoid_loss_leaves_the_first_logit_alone(logits, labels):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_probabilities_are_float64_and_sum_to_one(dtype):
-    shares = probabilities(torch.tensor([[1e4, -1e4, 0.0], [0.5, 0.25, 0.0]], dtype=dtype))
-    assert shares.dtype == torch.float64
-    np.testing.assert_allclose(shares.sum(dim=1), 1, rtol=1e-15)
+    logits = torch.tensor([[1e4, -1e4, 0.0], [0.5, 0.25, 0.0]], dtype=dtype)
+    shares = SingleLabel(("a", "b", "c")).outputs(logits)
+    assert shares.dtype == np.float64
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-15)
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])

@@ -172,7 +172,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
         run.write_json("a.json", {"value": float("nan")})
     assert json.loads((tmp_path / "run/a.json").read_text(encoding="utf-8")) == {"name": "\u00e9"}
     (tmp_path / "run/b.json").mkdir()
-    with pytest.raises(ResourceError, match="Cannot write into .*run: Is a directory"):
+    with pytest.raises(ResourceError, match=r"Cannot write into .*run: Is a directory"):
         run.write_json("b.json", {})
 
 
