@@ -1,9 +1,5 @@
 """The kinds of tasks by name."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from nlptl.config import TaskKind
 from nlptl.data.splits import Splits
 from nlptl.errors import ConfigError
 from nlptl.tasks.multi_label import MultiLabel
@@ -37,13 +33,3 @@ def make_task(splits: Splits, *, label_order: tuple[str, ...] = ()) -> Task:
             "ordinal."
         )
     return KINDS[splits.task].from_examples(splits.train)
-
-
-def saved_task(kind: TaskKind, names: tuple[str, ...], values: Mapping[str, Any]) -> Task:
-    """Return the task that was saved with a model.
-
-    Raises:
-        KeyError: If there is no such kind, or a value is missing.
-        ValueError: If a value is damaged.
-    """
-    return KINDS[kind].from_card(names, values)

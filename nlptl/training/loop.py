@@ -3,7 +3,7 @@
 import gc
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -89,7 +89,7 @@ class Loop:
             outside=self.outside,
         )
         try:
-            with self.tracker:
+            with closing(self.tracker.bar):
                 for stage in self.stages:
                     end = (stage.first_epoch + stage.num_epochs) * self.steps_per_epoch
                     if self.state.step < end and not self.state.is_stopped:
