@@ -1,4 +1,4 @@
-"""TrainingConfig, and strict JSON <-> frozen dataclass: what a run was told to do, in a file that repeats it."""
+"""The settings of a run as frozen dataclasses, and their strict JSON files, by which a run can be repeated."""
 
 import dataclasses
 import difflib
@@ -182,8 +182,7 @@ class TrainingConfig(DecisionConfig):
         super().__post_init__()
         if self.padding_free and self.gradient_checkpointing:
             raise ConfigError(
-                "Expected padding_free or gradient_checkpointing, whose layers see padding, found both. Pass one "
-                "of the two; padding_free None is as if it were left out."
+                "padding_free contradicts gradient_checkpointing, whose layers see padding. Pass one of the two."
             )
 
 
@@ -271,13 +270,10 @@ class JudgingConfig:
         unused = [name for name, value in wanted.items() if value]
         if unused and not self.report:
             flags = ", ".join(map(flag, unused))
-            raise ConfigError(
-                f"Expected a report that can say what is found, found report=False with {flags}. Drop one."
-            )
+            raise ConfigError(f"{flags} add to the report, but report=False leaves it out. Drop one of the two.")
         if self.explain and self.texts_shown == "none":
             raise ConfigError(
-                "Expected texts whose words may be shown, found --explain with --texts-shown none. Leave one of them "
-                "out."
+                "--explain shows words of test texts, but --texts-shown none hides them. Leave one of the two out."
             )
 
 

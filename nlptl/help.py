@@ -27,7 +27,7 @@ def help_text(cls: type, *, prog: str, description: str, is_full: bool) -> str:
 
     Args:
         cls: Dataclass with the settings of the command; those of the dataclasses in it are flags of the same level.
-        prog: What the user types before the flags.
+        prog: The words before the flags.
         description: Text above the flags.
         is_full: Show every flag. Otherwise, of a dataclass with many, those that most people need.
     """

@@ -15,7 +15,7 @@ KINDS: dict[str, type[Task]] = {cls.kind: cls for cls in (SingleLabel, Ordinal, 
 
 @checked
 def make_task(splits: Splits, *, label_order: tuple[str, ...] = ()) -> Task:
-    """Return the task that a data set poses: its kind, its labels, and what is known of its scores from train.
+    """Return the task of a data set: its kind and its labels, or the names and the scale of its scores.
 
     Args:
         splits: What `load_splits` has returned.
@@ -23,7 +23,7 @@ def make_task(splits: Splits, *, label_order: tuple[str, ...] = ()) -> Task:
 
     Raises:
         ConfigError: If an order is given where it has no meaning, or is missing.
-        DataError: If train does not have what the kind of task needs.
+        DataError: If train lacks what the kind of task needs, such as a second label.
     """
     if splits.task == "ordinal":
         return Ordinal.from_examples(splits.train, order=label_order)

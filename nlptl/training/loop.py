@@ -126,7 +126,7 @@ class Loop:
             self.state.evaluations_since_best = 0  # a stage gets the whole patience of early stopping
         elif checkpoint is not None:
             restore_optimizer(optimizer, checkpoint.optimizer, names_by_id(model.network))
-        # A layer that is recomputed for its gradient is outside the forward pass, which has quick layers by itself.
+        # The forward pass uses quick layers anyway, but a layer is recomputed for its gradient outside of it.
         recomputes = model.checkpoints_gradients and not model.features_are_constant
         with (
             self._prepared(optimizer) as (network, prepared),
