@@ -1,6 +1,6 @@
 """The command line: flags from a dataclass, one message per mistake, and the `nlptl` command.
 
-The one file that imports tyro. Nothing here imports torch: what a command needs is imported once it is chosen.
+The one file that imports tyro. Nothing here imports torch: the module of a command is imported when it runs.
 """
 
 import ast
@@ -46,7 +46,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "check": Command("training.check_command", "CheckConfig", "check_data", "say what is wrong with a data set"),
+    "check": Command("training.check_command", "CheckConfig", "check_data", "find problems in a data set"),
     "predict": Command("serving.predict", "PredictConfig", "predict", "label texts with a trained model"),
     "evaluate": Command("serving.evaluate", "EvaluateConfig", "evaluate", "score a trained model on a data set"),
     "compare": Command("judging.compare", "CompareConfig", "compare", "say which of several runs is better"),
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif command in COMMANDS:
             module = importlib.import_module(f"nlptl.{COMMANDS[command].module}")
             config, function = (getattr(module, name) for name in COMMANDS[command][1:3])
-            # Standard output belongs to the predictions; what is said about them goes to standard error.
+            # Standard output belongs to the predictions, so that log lines go to standard error.
             log_to = sys.stderr if command == "predict" else sys.stdout
             run(function, config, flags, doc=inspect.getdoc(config), prog=f"nlptl {command}", log_to=log_to)
         else:
@@ -117,11 +117,11 @@ def run(
     SIGTERM or Ctrl-C lets a training finish its step and save.
 
     Args:
-        main: What is run, a function of its configuration.
+        main: The function to call, with the configuration as its argument.
         cls: Frozen dataclass of the configuration.
         argv: The flags; None: those of this process.
         doc: Text above the flags in `--help`; None: the docstring of the module of `cls`.
-        prog: What the user types before the flags; None: the name of the script.
+        prog: The words before the flags; None: the name of the script.
         log_to: Where the log lines of nlptl go; None: standard output.
     """
     words = list(sys.argv[1:] if argv is None else argv)
@@ -174,7 +174,7 @@ def parse(
             )
         return cast(T, config)
     except SystemExit as exit:
-        # tyro turns what a dataclass raises about its values into a message of its own.
+        # tyro turns the errors of a dataclass about its values into messages of its own.
         cause: BaseException | None = exit
         while cause is not None and not isinstance(cause, UserError):
             cause = cause.__context__
@@ -276,7 +276,7 @@ def _keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def _logging(stream: TextIO) -> Iterator[None]:
-    """Show the log lines of nlptl as plain text; of several processes, only the main one tells how it goes."""
+    """Show the log lines of nlptl as plain text; of several processes, only the main one shows progress."""
     logger = logging.getLogger("nlptl")
     handler = _LogHandler(stream)
     logger.addHandler(handler)
@@ -295,7 +295,7 @@ class _LogHandler(logging.StreamHandler[TextIO]):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         if isinstance(sys.exc_info()[1], BrokenPipeError):
-            # The reader has left, as in `nlptl run ... | head`: what is trained does not depend on who listens.
+            # The reader has left, as in `nlptl run ... | head`: training continues without it.
             _write_to_nowhere(self.stream)
         elif isinstance(sys.exc_info()[1], OSError):
             raise  # noqa: PLE0704

@@ -1,4 +1,4 @@
-"""TrainingConfig, and strict JSON <-> frozen dataclass: what a run was told to do, in a file that repeats it."""
+"""The settings of a run as frozen dataclasses, and their strict JSON files, by which a run can be repeated."""
 
 import dataclasses
 import difflib
@@ -57,11 +57,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class DecisionConfig:
-    """Calibration and decision thresholds, chosen on held-out data after training and saved in nlptl.json.
-
-    Raises:
-        ConfigError: If a value is out of its range; all such values are named in one message.
-    """
+    """Calibration and decision thresholds, chosen on held-out data after training and saved in nlptl.json."""
 
     calibration: CalibrationChoice = "auto"
     """How probabilities are calibrated on the validation split. temperature: one factor for all logits (Guo et al.
@@ -184,8 +180,7 @@ class TrainingConfig(DecisionConfig):
         super().__post_init__()
         if self.padding_free and self.gradient_checkpointing:
             raise ConfigError(
-                "Expected padding_free or gradient_checkpointing, whose layers see padding, found both. Pass one "
-                "of the two; padding_free None is as if it were left out."
+                "padding_free contradicts gradient_checkpointing, whose layers see padding. Pass one of the two."
             )
 
 
@@ -303,13 +298,10 @@ class JudgingConfig:
         unused = [name for name, value in wanted.items() if value]
         if unused and not self.report:
             flags = ", ".join(map(flag, unused))
-            raise ConfigError(
-                f"Expected a report that can say what is found, found report=False with {flags}. Drop one."
-            )
+            raise ConfigError(f"{flags} add to the report, but report=False leaves it out. Drop one of the two.")
         if self.explain and self.texts_shown == "none":
             raise ConfigError(
-                "Expected texts whose words may be shown, found --explain with --texts-shown none. Leave one of them "
-                "out."
+                "--explain shows words of test texts, but --texts-shown none hides them. Leave one of the two out."
             )
 
 
@@ -505,8 +497,8 @@ def from_json(cls: type[T], values: dict[str, Any], *, source: str = "the config
             near = difflib.get_close_matches(key, names, n=1)
             hint = f"Did you mean {near[0]!r}?" if near else f"Known settings: {', '.join(names)}."
             raise ConfigError(f"Unknown setting {key!r} in {source}. {hint}")
-    missing = [field.name for field in fields if field.name not in values and _is_required(field)]
-    if missing:
+    required = [field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING]
+    if missing := [name for name in required if name not in values]:
         raise ConfigError(f"Expected {', '.join(map(repr, missing))} in {source}: these settings have no default.")
     return cls(**{key: _parse(hints[key], value, f"{key} in {source}") for key, value in values.items()})
 
@@ -544,10 +536,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
     return values
-
-
-def _is_required(field: "dataclasses.Field[Any]") -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _parse(hint: Any, value: Any, where: str) -> Any:

@@ -1,17 +1,17 @@
-"""What a user can get wrong, and the exit code that says so.
+"""The errors of nlptl, each with the exit code of the command line.
 
-Every message has three parts: what was expected, what was found, and the way out in the user's words.
+Every message has three parts: what was found, why it is a problem, and what to do.
 """
 
 
 def one_line(error: BaseException) -> str:
-    """Return what another library's error says, for a message of ours: its first two lines as one, with a full stop."""
+    """Return the message of another library's error as one sentence: its first two lines, with a full stop."""
     lines = [line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip()]
     return ": ".join(lines[:2] or [type(error).__name__]) + "."
 
 
 class UserError(Exception):
-    """A mistake or a state of the machine that the user can mend; the command line shows no traceback."""
+    """A mistake or a state of the machine that the user can fix; the command line shows no traceback."""
 
     exit_code = 1
 
@@ -23,7 +23,7 @@ class ConfigError(UserError, ValueError):
 
 
 class DataError(UserError, ValueError):
-    """Data that cannot be trained on as it stands."""
+    """Data that cannot be used without changes."""
 
     exit_code = 3
 

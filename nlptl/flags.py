@@ -1,4 +1,4 @@
-"""What may stand on a command line: flags by their names, and the right name for a wrong one."""
+"""The flags of a command, their checks, and suggestions for wrong names."""
 
 import dataclasses
 import difflib
@@ -14,10 +14,11 @@ COMMON = {
     "training": ("num-epochs", "batch-size", "learning-rate", "early-stopping", "selection-metric", "class-weights"),
     "run": ("output-dir", "resume", "overwrite", "dry-run", "seed", "seeds"),
 }
-"""The flags of a recipe that most people need, by what they are about: those of its `--help`."""
+"""The flags of a recipe that most people need, by topic: those of its `--help`."""
 
-_ONE_DEVICE = "--micro-batch-tokens bounds what one device forwards at once"
-_WHOLE_BATCH = f"--batch-size (examples per step over all devices; {_ONE_DEVICE})"
+_WHOLE_BATCH = (
+    "--batch-size (examples per step over all devices; --micro-batch-tokens bounds what one device forwards at once)"
+)
 
 HUGGING_FACE_SPELLINGS = {
     "bf16": "--mixed-precision bf16",
@@ -91,7 +92,7 @@ def _settings(cls: type, values: Any) -> Iterator[Flag]:
 
 
 def check_flags(tokens: list[str], hints: dict[str, Any], not_flags: Collection[str] = ()) -> list[str]:
-    """Refuse unknown flags; rewrite `--flag true` and `--flag=false` of booleans to what tyro reads.
+    """Refuse unknown flags, and rewrite `--flag true` and `--flag=false` of booleans for tyro.
 
     Args:
         tokens: The words of a command line.

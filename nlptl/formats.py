@@ -1,6 +1,6 @@
 """Format numbers of the files that nlptl writes, and how settings written by an earlier version are read.
 
-Format 1 is what nlptl 0.1.0 wrote; its config.json has no number. To delete or rename a setting, add a line below.
+nlptl 0.1.0 wrote format 1; its config.json has no number. To delete or rename a setting, add a line below.
 """
 
 from collections.abc import Mapping

@@ -7,7 +7,7 @@ import shutil
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,8 @@ FEW = 30
 """Up to this many flags, `--help` shows all of them."""
 MANY = 8
 """Up to this many choices are listed beside the flag, more of them in its text."""
+INDENT = 26
+"""Column in which the texts of the flags begin."""
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
@@ -25,7 +27,7 @@ def help_text(cls: type, *, prog: str, description: str, is_full: bool) -> str:
 
     Args:
         cls: Dataclass with the settings of the command; those of the dataclasses in it are flags of the same level.
-        prog: What the user types before the flags.
+        prog: The words before the flags.
         description: Text above the flags.
         is_full: Show every flag. Otherwise, of a dataclass with many, those that most people need.
     """
@@ -68,12 +70,9 @@ def _row(flag: Flag, doc: str) -> tuple[str, str]:
         return (f"--{flag.name}, --no-{flag.name}", f"{doc} [on]") if flag.default else (f"--{flag.name}", doc)
     if len(choices := _choices(flag.hint)) > MANY:
         doc += f" One of {', '.join(choices)}."
-    shown = "" if flag.default is None or flag.default == () else f" [{_plain(flag.default)}]"
+    values = flag.default if isinstance(flag.default, tuple) else (flag.default,)
+    shown = f" [{' '.join(map(str, values))}]" if flag.default not in (None, ()) else ""
     return f"--{flag.name} {metavar(flag.hint)}", f"{doc}{shown}"
-
-
-def _plain(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def metavar(hint: Any) -> str:
@@ -109,17 +108,11 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def _block(title: str, rows: Mapping[str, str]) -> str:
-    width = min(shutil.get_terminal_size().columns, 120)
-    indent = 26
-    return "\n".join([f"{title}:", *_lines(rows.items(), indent=indent, width=max(width, indent + 30))])
-
-
-def _lines(rows: Iterable[tuple[str, str]], *, indent: int, width: int) -> Iterable[str]:
-    for name, text in rows:
-        lines = textwrap.wrap(text, width - indent, break_on_hyphens=False) or [""]
-        if len(name) + 4 > indent:
-            yield f"  {name}"
-        else:
-            lines[0] = f"  {name}".ljust(indent) + lines[0]
-            yield lines.pop(0)
-        yield from (" " * indent + line for line in lines)
+    width = max(min(shutil.get_terminal_size().columns, 120), INDENT + 30)
+    lines = [f"{title}:"]
+    for name, text in rows.items():
+        first, *rest = textwrap.wrap(text, width - INDENT, break_on_hyphens=False) or [""]
+        is_long = len(name) + 4 > INDENT
+        lines += [f"  {name}", " " * INDENT + first] if is_long else [f"  {name}".ljust(INDENT) + first]
+        lines += [" " * INDENT + line for line in rest]
+    return "\n".join(lines)

@@ -111,13 +111,13 @@ def fit(hint: Any, value: Any) -> Any:
 
 
 def describe(hint: Any, *, none: str = "None") -> str:
-    """Return the values that an annotation allows, in words; `none` is what no value is called."""
+    """Return the values that an annotation allows, in words; `none` is the word for None."""
     words = [_describe_one(option, none) for option in options(hint)]
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def show(value: object) -> str:
-    """Return a value as Python writes it, in 80 characters at most; of a table its kind and its columns."""
+    """Return the `repr` of a value in at most 80 characters; for a table its type and its columns."""
     if (columns := columns_of(value)) is not None:
         named = f" with {', '.join(map(repr, columns[:10]))}" if columns else ""
         return f"a {type(value).__name__}{named}"
@@ -126,7 +126,7 @@ def show(value: object) -> str:
 
 
 def columns_of(value: object) -> list[str] | None:
-    """Return the names of the columns, keys or splits of a table in memory, such as a DataFrame; None: it is none."""
+    """Return the names of the columns, keys or splits of a table in memory, such as a DataFrame; None: no table."""
     if isinstance(value, Mapping):
         return list(map(str, value))
     columns = getattr(value, "column_names", None)  # a Dataset, a pyarrow.Table
@@ -136,19 +136,19 @@ def columns_of(value: object) -> list[str] | None:
 
 
 def is_list(value: object) -> bool:
-    """Tell whether a value is a list, an array, a column or the like: no string, no table, and in an order."""
+    """Return whether a value is a list, an array, a column or another ordered iterable, but not a string or a table."""
     if isinstance(value, str | bytes | Set) or columns_of(value) is not None:
         return False
     return isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0
 
 
 def is_missing(value: object) -> bool:
-    """Tell whether a value stands for none: None, NaN, or pandas' NA and NaT."""
+    """Return whether a value is missing: None, NaN, or pandas' NA or NaT."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in _MISSING
 
 
 def way_out(hint: Any, value: object) -> str:
-    """Return what to pass in place of a value that is no data set or `Examples`; "" where none is wanted."""
+    """Return what to pass instead of a value that is no data set or `Examples`; "" if `hint` expects neither."""
     if not any(option is Path or getattr(option, "__name__", "") in ("Examples", "Splits") for option in options(hint)):
         return ""
     if all(hasattr(value, name) for name in ("train", "validation", "test")):

@@ -19,7 +19,7 @@ from nlptl.errors import ConfigError, ResourceError, UntrustedFileError
 from nlptl.formats import CARD_FORMAT, check_format, current_settings
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.readme import pipeline_of, readme, usage, usage_notes
-from nlptl.tasks.kinds import saved_task
+from nlptl.tasks.kinds import KINDS
 from nlptl.tasks.task import Task
 
 CARD = "nlptl.json"
@@ -132,7 +132,7 @@ def read_card(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedToken
     fields = [name for name in to_json(ReadingConfig()) if name in values or name == "max_length"]
     try:
         card = Card(
-            task=saved_task(values.get("task", "single_label"), tuple(values["labels"]), values),
+            task=KINDS[values.get("task", "single_label")].from_card(tuple(values["labels"]), values),
             reads_pairs=bool(values.get("pairs", False)),
             head=from_json(HeadConfig, values["head"]),
             reading=from_json(ReadingConfig, {name: values[name] for name in fields}),

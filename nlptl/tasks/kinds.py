@@ -1,9 +1,5 @@
 """The kinds of tasks by name."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from nlptl.config import TaskKind
 from nlptl.data.splits import Splits
 from nlptl.errors import ConfigError
 from nlptl.tasks.multi_label import MultiLabel
@@ -19,7 +15,7 @@ KINDS: dict[str, type[Task]] = {cls.kind: cls for cls in (SingleLabel, Ordinal, 
 
 @checked
 def make_task(splits: Splits, *, label_order: tuple[str, ...] = ()) -> Task:
-    """Return the task that a data set poses: its kind, its labels, and what is known of its scores from train.
+    """Return the task of a data set: its kind and its labels, or the names and the scale of its scores.
 
     Args:
         splits: What `load_splits` has returned.
@@ -27,7 +23,7 @@ def make_task(splits: Splits, *, label_order: tuple[str, ...] = ()) -> Task:
 
     Raises:
         ConfigError: If an order is given where it has no meaning, or is missing.
-        DataError: If train does not have what the kind of task needs.
+        DataError: If train lacks what the kind of task needs, such as a second label.
     """
     if splits.task == "ordinal":
         return Ordinal.from_examples(splits.train, order=label_order)
@@ -37,13 +33,3 @@ def make_task(splits: Splits, *, label_order: tuple[str, ...] = ()) -> Task:
             "ordinal."
         )
     return KINDS[splits.task].from_examples(splits.train)
-
-
-def saved_task(kind: TaskKind, names: tuple[str, ...], values: Mapping[str, Any]) -> Task:
-    """Return the task that was saved with a model.
-
-    Raises:
-        KeyError: If there is no such kind, or a value is missing.
-        ValueError: If a value is damaged.
-    """
-    return KINDS[kind].from_card(names, values)

@@ -83,5 +83,5 @@ def _of_absent(
         return (gamma * log_present).exp() * log_absent
     shifted = logits.sigmoid() - clip
     costs = shifted > 0
-    shifted = shifted.where(costs, 0.5)  # any number with a finite gradient: what it gives is replaced by 0
+    shifted = shifted.where(costs, 0.5)  # any number with a finite gradient; the result is replaced by 0
     return (shifted**gamma * torch.log1p(-shifted)).where(costs, 0.0)

@@ -47,15 +47,12 @@ def cut_at_boundary(
         return inputs
     shape = (len(tokens.ids), int(model.network.base_model.config.hidden_size))
     num_bytes = shape[0] * shape[1] * np.dtype(dtype).itemsize
-    logger.info(
-        "%s: running layers 1 to %d once for %d passes, and keeping %s MB of hidden states%s",
-        split,
-        depth,
-        num_passes,
-        f"{num_bytes / 1e6:,.0f}",
-        ", rounded to 11 bits" if dtype == "float16" else "",
-    )
-    rows = _allocate(shape, num_bytes, dtype, accelerator, folder)
+    size = f"{num_bytes / 1e6:,.0f} MB of hidden states" + ", rounded to 11 bits" * (dtype == "float16")
+    logger.info("%s: running layers 1 to %d once for %d passes, and keeping %s", split, depth, num_passes, size)
+    if accelerator.num_processes == 1 and num_bytes <= MEMORY_SHARE * psutil.virtual_memory().available:
+        rows: torch.Tensor | None = torch.empty(shape, dtype=getattr(torch, dtype))
+    else:
+        rows = map_new_file(shape, dtype, accelerator, folder)
     if rows is None:
         logger.warning("%s: there is no space for them in memory or in %s: computing them in every pass", split, folder)
         return inputs
@@ -94,12 +91,3 @@ def _fill(states: HiddenStates, model: Classifier, inputs: Inputs, accelerator: 
         for indices in progress_bar(batches, name=name):
             in_halves(fill, indices)
     accelerator.wait_for_everyone()
-
-
-def _allocate(
-    shape: tuple[int, int], num_bytes: int, dtype: str, accelerator: Accelerator, folder: Path
-) -> torch.Tensor | None:
-    """Return a tensor for `num_bytes` of hidden states, in memory or in a file in `folder`; None: there is no space."""
-    if accelerator.num_processes == 1 and num_bytes <= MEMORY_SHARE * psutil.virtual_memory().available:
-        return torch.empty(shape, dtype=getattr(torch, dtype))
-    return map_new_file(shape, dtype, accelerator, folder)

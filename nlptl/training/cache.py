@@ -96,7 +96,7 @@ class FeatureCache:
                 self._reasons.add(error.strerror)
             except ValueError as error:
                 logger.warning("removing the cached file %s and computing it again: %s", path, error)
-                _remove(path)
+                remove_file(path)
         return None
 
     def write(self, key: str, parts: Mapping[int, Iterable[np.ndarray]], *, about: Mapping[str, Any]) -> None:
@@ -227,7 +227,7 @@ def _new_file(folder: Path, name: Callable[[], str]) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         Path(aside).replace(folder / name())
     except BaseException:
-        _remove(Path(aside))
+        remove_file(Path(aside))
         raise
 
 
@@ -251,7 +251,8 @@ def remove_stale(folder: Path) -> None:
                 path.unlink()
 
 
-def _remove(path: Path) -> None:
+def remove_file(path: Path) -> None:
+    """Remove a file, if it exists and can be removed."""
     with contextlib.suppress(OSError):
         path.unlink()
 

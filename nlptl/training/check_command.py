@@ -142,7 +142,7 @@ def _check_tokens(model: "Classifier", examples: Examples, name: str) -> tuple[d
     """Return the fractions of texts and tokens of a split that are cut off or unknown, and the findings on them."""
     from nlptl.data.tokens import tokenize, tokenize_pairs
 
-    # With room for one more token, the texts that would be cut are those that fill it.
+    # With one more token allowed, the texts that fill it are those that max_length cuts.
     room = model.max_length + 1
     if model.reads_pairs:
         tokens = tokenize_pairs(examples.texts, examples.pairs, model.tokenizer, max_length=room)
@@ -186,13 +186,12 @@ def _check_labels(
     """Return the labels that are probably wrong, the most probable first, and a finding for each split with any."""
     from nlptl.training.label_errors import find_label_errors
 
-    where = [(name, i) for name, examples in splits.items() for i in range(len(examples))]
+    rows = [(name, row) for name, examples in splits.items() for row in examples.rows]
     texts = [text for examples in splits.values() for text in examples.texts]
     labels = [label for examples in splits.values() for label in examples.labels]
     errors: list[dict[str, Any]] = []
     for place, likely, margin in find_label_errors(model, texts, labels, seed=seed)[0]:
-        split, i = where[place]
-        row = splits[split].rows[i]
+        split, row = rows[place]
         errors.append({"split": split, "row": row, "label": labels[place], "likely": likely, "margin": margin})
     findings = []
     for name, examples in splits.items():

@@ -33,7 +33,7 @@ FILES_BY_FORMAT = {3: {*FILES, AVERAGES}, CHECKPOINT_FORMAT: {*FILES}}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What training continues from: trained weights, the optimizer's state by parameter name, and the progress."""
+    """The state of a training: trained weights, the optimizer's state by parameter name, and the progress."""
 
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]

@@ -12,7 +12,7 @@ from nlptl.errors import ConfigError, UserError
 from nlptl.training.peers import not_met, peer_timeout
 
 KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-"""Ways to use processes that average gradients over them, which is what the objective counts on."""
+"""Ways to use processes that average gradients over them, as the objective assumes."""
 REFUSED = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -65,8 +65,8 @@ def open_accelerator(mixed_precision: str) -> Accelerator:
     if launched_with not in ("no", mixed_precision):
         raise ConfigError(
             f"Expected the precision as a setting of the run, found {launched_with} from the launcher and "
-            f"mixed_precision={mixed_precision!r}. Pass --mixed-precision {launched_with} to the recipe, or take it "
-            "away from the launcher."
+            f"mixed_precision={mixed_precision!r}. Pass --mixed-precision {launched_with} to the recipe, or drop it "
+            "from the launcher."
         )
     try:
         accelerator = Accelerator(mixed_precision=mixed_precision)
@@ -80,7 +80,7 @@ def open_accelerator(mixed_precision: str) -> Accelerator:
     if accelerator.gradient_accumulation_steps != 1:
         raise ConfigError(
             f"Expected no gradient accumulation from the launcher, found {accelerator.gradient_accumulation_steps} "
-            "steps. Take it away: --batch-size says what a step learns from, --micro-batch-tokens what fits at once."
+            "steps. Leave it out: --batch-size is the size of a step, and --micro-batch-tokens bounds the memory."
         )
     if accelerator.distributed_type not in KINDS:
         raise _cannot_split(accelerator.distributed_type.value)
@@ -90,7 +90,7 @@ def open_accelerator(mixed_precision: str) -> Accelerator:
 def on_main(action: Callable[[], bool | None]) -> bool:
     """Run `action` on the main process alone, and return what it returned, as a bool, on every process.
 
-    Every process has to call this. What `action` raises stops all of them, so that none waits for one that is gone.
+    Every process has to call this. An error of `action` stops all of them, so that none waits for a process that ended.
 
     Raises:
         UserError: On the other processes, of the kind and with the message that stopped the main process.

@@ -45,9 +45,9 @@ class HiddenStates:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A split, ready for training: token ids, targets, and what is computed from the ids only once, if anything.
+    """A split, ready for training: token ids and targets, and what is computed only once from the ids, if anything.
 
-    That is the features that the head reads [texts, width], or the hidden states above the lowest frozen layers.
+    Either the features that the head reads [texts, width], or hidden states above the lowest frozen layers.
     """
 
     examples: Examples

@@ -57,7 +57,7 @@ def stop_on_signals() -> Iterator[None]:
     `Trainer.fit` then finishes its step, saves a checkpoint from which `--resume` (`Run.open(..., resume=True)`)
     continues, and raises KeyboardInterrupt for SIGINT or SystemExit with code 143 for SIGTERM; another training in the
     block does so after its first step. Outside of a training, both are raised at once. Use it in the main thread,
-    around the call of `fit`: Python passes signals to no other. Afterwards the signal handlers are those of before.
+    around the call of `fit`: Python passes signals to no other. Afterwards the earlier signal handlers are back.
 
     Raises:
         ConfigError: If it is used in another thread.

@@ -3,7 +3,7 @@
 import gc
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -89,7 +89,7 @@ class Loop:
             outside=self.outside,
         )
         try:
-            with self.tracker:
+            with closing(self.tracker.bar):
                 for stage in self.stages:
                     end = (stage.first_epoch + stage.num_epochs) * self.steps_per_epoch
                     if self.state.step < end and not self.state.is_stopped:
@@ -127,7 +127,7 @@ class Loop:
         elif checkpoint is not None:
             restore_optimizer(optimizer, checkpoint.optimizer, names_by_id(model.network))
         model.train()  # quick layers replace dropout only in train mode
-        # A layer that is recomputed for its gradient is outside the forward pass, which has quick layers by itself.
+        # The forward pass uses quick layers anyway, but a layer is recomputed for its gradient outside of it.
         recomputes = model.checkpoints_gradients and not model.features_are_constant
         with (
             self._prepared(optimizer) as (network, prepared),

@@ -1,6 +1,5 @@
 """Arrays in a temporary file that the processes of a machine share."""
 
-import contextlib
 import secrets
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
+
+from nlptl.training.cache import remove_file
 
 ZEROS = bytes(1 << 24)
 
@@ -25,7 +26,7 @@ def map_new_file(shape: tuple[int, int], dtype: str, accelerator: Accelerator, f
         has_room = _create_file(path, shape[0] * shape[1] * np.dtype(dtype).itemsize)
     elsewhere = accelerator.reduce(torch.tensor(int(not has_room), device=accelerator.device), "sum")
     if int(elsewhere) > 0:
-        _remove(path)
+        remove_file(path)
         return None
     mapped = torch.from_numpy(np.memmap(path, dtype=dtype, mode="r+", shape=shape))
     accelerator.wait_for_everyone()
@@ -39,16 +40,10 @@ def _create_file(path: Path, num_bytes: int) -> bool:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=False)
         with path.open("wb") as file:
-            for start in range(
-                0, num_bytes, len(ZEROS)
-            ):  # on a full disk this fails; a sparse file would fail later, with a signal
+            # On a full disk this fails; a sparse file would fail later, with a signal.
+            for start in range(0, num_bytes, len(ZEROS)):
                 file.write(ZEROS[: num_bytes - start])
     except OSError:
-        _remove(path)
+        remove_file(path)
         return False
     return True
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # neither it nor its folder may exist
-        path.unlink()

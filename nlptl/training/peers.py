@@ -57,7 +57,7 @@ def peer_errors() -> Iterator[None]:
 
 
 def explained(error: BaseException) -> BaseException:
-    """Return a `PeerLostError` if `error` comes from a lost process; else tell the others about it and return it."""
+    """Return a `PeerLostError` if `error` comes from a lost process; else report it to the others and return it."""
     if isinstance(error, PeerLostError) or not distributed.is_initialized() or distributed.get_world_size() == 1:
         return error
     # gloo has no type for its errors, but its messages quote its source files.
@@ -76,7 +76,7 @@ def explained(error: BaseException) -> BaseException:
 
 
 def _last_words() -> str:
-    """Return what other processes have said before they failed; "" if nothing or out of reach."""
+    """Return the errors that other processes have reported before they ended; "" if there are none or no store."""
     found: list[str] = []
 
     def read(store: Store) -> None:

@@ -72,13 +72,6 @@ class Tracker:
         with self.bar.external_write_mode(nolock=True):
             logger.info(line)
 
-    def __enter__(self) -> "Tracker":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Remove the bar."""
-        self.bar.close()
-
 
 def check_tracker(name: TrackerName) -> None:
     """Refuse a tracker that is not installed.

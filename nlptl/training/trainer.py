@@ -241,7 +241,7 @@ class Trainer:
     def _prepare(
         self, train: Examples, validation: Examples | None
     ) -> tuple[Plan, Estimate, Inputs, Inputs | None, str]:
-        """Return what training starts from: the plan, the estimate, the splits and the hash of the encoder."""
+        """Return the plan, the estimate, the splits and the hash of the encoder, with which training starts."""
         self.model.onnx = None  # it has the weights from before
         self.model.checkpoint_gradients(self.config.gradient_checkpointing)
         self.model.leave_padding_out(self.config.padding_free)

@@ -10,10 +10,10 @@ from nlptl.training.tracking import Tracker
 
 
 def track(path, *, first_step=0, steps=(), is_main_process=True):
-    with Tracker(path, num_steps=9, first_step=first_step, is_main_process=is_main_process) as tracker:
-        for step in steps:
-            tracker.advance(loss=0.5)
-            tracker.record(step=step, loss=step / 2)
+    tracker = Tracker(path, num_steps=9, first_step=first_step, is_main_process=is_main_process)
+    for step in steps:
+        tracker.advance(loss=0.5)
+        tracker.record(step=step, loss=step / 2)
 
 
 def steps_in(path):
@@ -48,8 +48,8 @@ def test_torn_line_is_dropped(tmp_path):
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path):
-    with Tracker(tmp_path / "m.jsonl", num_steps=1, first_step=0, is_main_process=True) as tracker:
-        tracker.record(step=1, loss=float("nan"), gradient_norm=float("inf"))
+    tracker = Tracker(tmp_path / "m.jsonl", num_steps=1, first_step=0, is_main_process=True)
+    tracker.record(step=1, loss=float("nan"), gradient_norm=float("inf"))
     assert json.loads((tmp_path / "m.jsonl").read_text()) | {"seconds": 0} == {
         "step": 1,
         "loss": None,
@@ -66,8 +66,7 @@ def test_other_processes_write_nothing(tmp_path):
 
 def test_lines_are_logged(caplog):
     caplog.set_level(logging.INFO)
-    with Tracker(None, num_steps=1, first_step=0, is_main_process=True) as tracker:
-        tracker.say("epoch 1")
+    Tracker(None, num_steps=1, first_step=0, is_main_process=True).say("epoch 1")
     assert caplog.messages == ["epoch 1"]
 
 
@@ -82,5 +81,5 @@ def test_records_that_cannot_be_written_are_named(tmp_path):
     tracker = Tracker(tmp_path / "metrics.jsonl", num_steps=4, first_step=0, is_main_process=True)
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()
-    with tracker, pytest.raises(ResourceError, match=r"Cannot write .*metrics\.jsonl: Is a directory"):
+    with pytest.raises(ResourceError, match=r"Cannot write .*metrics\.jsonl: Is a directory"):
         tracker.record(step=1)
