@@ -70,15 +70,11 @@ def current_settings(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def translated(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings under their current names, without deleted ones that had no effect; unknown ones stay."""
-    kept = {name: value for name, value in values.items() if name != "format" and not _has_no_effect(name, value)}
+    kept = {name: value for name, value in values.items() if name != "format" and value not in DELETED.get(name, ())}
     return {
         RENAMED.get(name, name): translated(value) if isinstance(value, Mapping) else value
         for name, value in kept.items()
     }
-
-
-def _has_no_effect(name: str, value: Any) -> bool:
-    return name in DELETED and value in DELETED[name]
 
 
 def _deleted_in_use(values: Mapping[str, Any]) -> list[str]:
@@ -86,6 +82,6 @@ def _deleted_in_use(values: Mapping[str, Any]) -> list[str]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             found += _deleted_in_use(value)
-        elif value in DELETED_VALUES.get(name, ()) or (name in DELETED and not _has_no_effect(name, value)):
+        elif value in DELETED_VALUES.get(name, ()) or (name in DELETED and value not in DELETED[name]):
             found.append(f"{name}={value!r}")
     return found

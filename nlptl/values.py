@@ -56,8 +56,7 @@ def check_fields(config: Any) -> None:
     Raises:
         ConfigError: If a value has another type or is out of range; all such values are named in one message.
     """
-    cls: Any = type(config)
-    hints = _field_hints(cls)
+    hints = {field.name: _hints(type(config))[field.name] for field in dataclasses.fields(config)}
     values = _fitted(hints, {name: getattr(config, name) for name in hints}, "Expected settings within their ranges")
     for name, value in values.items():
         object.__setattr__(config, name, value)
@@ -79,7 +78,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                 else _owner(function, str(error), kwargs) or "Its docstring lists them."
             )
             raise ConfigError(f"Expected the arguments of {called}(): {error}. {hint}") from None
-        hints = {name: hint for name, hint in _argument_hints(function).items() if name in bound.arguments}
+        hints = {name: hint for name, hint in _hints(function).items() if name in bound.arguments}
         bound.arguments |= _fitted(hints, bound.arguments, f"Expected other values for {called}()")
         return function(*bound.args, **bound.kwargs)
 
@@ -94,7 +93,11 @@ def fit(hint: Any, value: Any) -> Any:
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return _fit_range(fit(arguments[0], value), arguments[1:])
+        found = fit(arguments[0], value)
+        number = len(found) if isinstance(found, tuple) else found  # the range of a tuple is that of its length
+        if all(number in each for each in arguments[1:] if isinstance(each, Range)):
+            return found
+        raise Unfit
     if origin in (typing.Union, types.UnionType):
         return _fit_one(arguments, value)
     if origin is Literal:
@@ -205,15 +208,8 @@ def _owner(function: Callable[..., Any], error: str, given: Iterable[str]) -> st
 
 
 @functools.cache
-def _field_hints(cls: Any) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
-
-
-@functools.cache
-def _argument_hints(function: Callable[..., Any]) -> dict[str, Any]:
-    hints = typing.get_type_hints(function, include_extras=True)
-    return {name: hint for name, hint in hints.items() if name != "return"}
+def _hints(of: Any) -> dict[str, Any]:
+    return typing.get_type_hints(of, include_extras=True)
 
 
 def options(hint: Any) -> list[Any]:
@@ -235,14 +231,6 @@ def _fit_choice(choices: Iterable[Any], value: Any) -> Any:
         if isinstance(value, type(choice)) and value == choice:
             return choice
     raise Unfit
-
-
-def _fit_range(value: Any, ranges: Iterable[Any]) -> Any:
-    """Refuse a number out of range; of a tuple, the range is that of its length."""
-    number = len(value) if isinstance(value, tuple) else value
-    if not all(number in each for each in ranges if isinstance(each, Range)):
-        raise Unfit
-    return value
 
 
 def _fit_scalar(hint: Any, value: Any) -> Any:

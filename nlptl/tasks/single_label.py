@@ -177,11 +177,10 @@ class SingleLabel(Task):
         """Return the predictions after abstention, with texts out of scope marked, and with label sets."""
         outputs = self.outputs(logits)
         predictions, labels = self.predictions(outputs, read, texts), self._labels(outputs, logits)
-        predictions = [replace(each, label=label) for each, label in zip(predictions, labels, strict=True)]
-        if self.decisions.sets is None:
-            return predictions
-        sets = self._label_sets(outputs)
-        return [replace(each, label_set=tuple(names)) for each, names in zip(predictions, sets, strict=True)]
+        sets = [tuple(names) for names in self._label_sets(outputs)] or [None] * len(labels)
+        return [
+            replace(p, label=label, label_set=each) for p, label, each in zip(predictions, labels, sets, strict=True)
+        ]
 
     def answer_columns(self, logits: torch.Tensor, read: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
         """Return the columns of `columns` after abstention and scope, and label_set where sets were requested."""
@@ -252,6 +251,7 @@ class SingleLabel(Task):
         return f"; fewest for {self.names[worst]!r}: {shares[worst]:.4f} of {counts[worst]:,}"
 
     def _label_sets(self, outputs: np.ndarray) -> list[list[str]]:
+        """Return the labels in the set of each text; an empty list if no sets were requested."""
         if self.decisions.sets is None:
             return []
         return [[self.names[i] for i in np.flatnonzero(row)] for row in self.decisions.sets.of(outputs)]

@@ -19,7 +19,6 @@ from nlptl.evaluation.metrics import LOWER_IS_BETTER
 from nlptl.model.classifier import Classifier
 from nlptl.model.quick import quick_layers
 from nlptl.training.boundary import cut_at_boundary
-from nlptl.training.cache import FeatureCache
 from nlptl.training.checkpoint import (
     Background,
     Checkpoint,
@@ -29,7 +28,7 @@ from nlptl.training.checkpoint import (
     save_checkpoint,
 )
 from nlptl.training.devices import on_main
-from nlptl.training.encoding import encode_once
+from nlptl.training.encoding import FrozenEncoder
 from nlptl.training.inputs import Inputs, logits_of
 from nlptl.training.interruption import is_asked_to_end, leave, stepping
 from nlptl.training.optimizer import build_optimizer, rate_multiplier
@@ -63,8 +62,7 @@ class Loop:
     stages: list[Stage]
     seed: int
     max_tokens: int
-    cache: FeatureCache | None
-    encoder_sha256: str
+    encoder: FrozenEncoder
 
     def __post_init__(self) -> None:
         # Each stage trains all that the one before it does, so that the last one names all that ever trains.
@@ -141,14 +139,14 @@ class Loop:
 
     def _precompute(self, inputs: Inputs, *, num_passes: int) -> Inputs:
         """Return a split with what stays the same in this stage: features, or hidden states above frozen layers."""
-        if self.cache is None:
+        cache = self.encoder.cache
+        if cache is None:
             return inputs
-        model, accelerator = self.model, self.accelerator
-        inputs = encode_once(model, inputs, accelerator, cache=self.cache, encoder_sha256=self.encoder_sha256)
+        inputs = self.encoder.encode(inputs)
         if inputs.features is not None:
             return inputs
-        dtype, folder = self.config.cache_dtype, self.cache.folder
-        return cut_at_boundary(model, inputs, accelerator, num_passes=num_passes, dtype=dtype, folder=folder)
+        how: dict[str, Any] = {"dtype": self.config.cache_dtype, "folder": cache.folder}
+        return cut_at_boundary(self.model, inputs, self.accelerator, num_passes=num_passes, **how)
 
     @contextmanager
     def _prepared(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[nn.Module, Any]]:

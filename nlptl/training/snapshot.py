@@ -40,7 +40,7 @@ class State:
 def capture(
     network: nn.Module, names: frozenset[str], optimizer: torch.optim.Optimizer, state: State, *, scaler: Any
 ) -> Checkpoint:
-    """Return the checkpoint of a training.
+    """Return the checkpoint of a training, with the optimizer's state as tensors named `parameter name//key`.
 
     Args:
         network: Encoder and head.
@@ -49,12 +49,15 @@ def capture(
         state: The progress of the training.
         scaler: The gradient scaler of fp16, or None.
     """
+    name_of = names_by_id(network)
+    of_optimizer = {
+        f"{name_of[id(parameter)]}//{key}": value.detach().cpu().contiguous()
+        for parameter, values in optimizer.state.items()
+        for key, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
     scale = None if scaler is None else scaler.state_dict()
-    return Checkpoint(
-        trained_tensors(network, names),
-        optimizer_tensors(optimizer, names_by_id(network)),
-        {**asdict(state), "scaler": scale},
-    )
+    return Checkpoint(trained_tensors(network, names), of_optimizer, {**asdict(state), "scaler": scale})
 
 
 def restore_weights(checkpoint: Checkpoint, network: nn.Module, names: frozenset[str], scaler: Any) -> State:
@@ -103,20 +106,10 @@ def load_tensors(network: nn.Module, names: frozenset[str], tensors: Mapping[str
             trained[name].copy_(tensor)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
-    """Return the optimizer's state as tensors `parameter name//key`; `names` maps `id(parameter)` to the name."""
-    return {
-        f"{names[id(parameter)]}//{key}": value.detach().cpu().contiguous()
-        for parameter, values in optimizer.state.items()
-        for key, value in values.items()
-        if isinstance(value, torch.Tensor)
-    }
-
-
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], names: Mapping[int, str]
 ) -> None:
-    """Load the result of `optimizer_tensors` into the optimizer.
+    """Load the optimizer's state of a checkpoint; `names` maps the id of a parameter to its name.
 
     Raises:
         UntrustedFileError: If it is the state of other parameters than those of the optimizer.

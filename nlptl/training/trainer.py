@@ -25,7 +25,7 @@ from nlptl.training.cache import FeatureCache
 from nlptl.training.checkpoint import saved_steps
 from nlptl.training.costs import count_parameters, peak_memory, restart_peak_memory
 from nlptl.training.devices import on_main, open_accelerator
-from nlptl.training.encoding import encode_once, is_encoded
+from nlptl.training.encoding import FrozenEncoder
 from nlptl.training.estimate import Estimate, check_disk, estimate_training, with_seconds
 from nlptl.training.inputs import Inputs, encoder_sha256, facts, logits_of, prepare_inputs, token_budget
 from nlptl.training.loop import Loop
@@ -112,7 +112,7 @@ class Trainer:
         if self.config.track is not None:
             self.end_tracking()
             self.outside = OutsideTracker(self.config.track, self.run)
-        plan, estimate, inputs, held_out, sha256 = self._prepare(train, validation)
+        plan, estimate, inputs, held_out, encoder = self._prepare(train, validation)
         is_continued = self.run is not None and self.run.resume and bool(saved_steps(self.run.checkpoints))
         logger.info("%s", estimate.describe())
         self.train_targets = inputs.targets
@@ -122,11 +122,13 @@ class Trainer:
         if self.run is not None:
             on_main(partial(check_disk, self.run.path, estimate.disk))
             derived = {"learning_rates": plan.learning_rates, "micro_batch_tokens": estimate.max_tokens}
-            self.run.record_data(facts(self.model, inputs, held_out, seed=self.seed, encoder_sha256=sha256, **derived))
+            self.run.record_data(
+                facts(self.model, inputs, held_out, seed=self.seed, encoder_sha256=encoder.sha256, **derived)
+            )
         if self.model.head_is_fitted:
             if self.outside is not None:
                 self.outside.start(first_step=0)
-            self._fit_head(inputs, sha256)
+            self._fit_head(encoder.encode(inputs))
         else:
             loop = Loop(
                 self.model,
@@ -137,8 +139,7 @@ class Trainer:
                 plan.stages,
                 self.seed,
                 estimate.max_tokens,
-                self.cache,
-                sha256,
+                encoder,
             )
             loop.train(inputs, held_out)
         evaluation = None
@@ -172,7 +173,7 @@ class Trainer:
         transfer = self.model.transfer
         with self._trained_alone():
             try:
-                plan, estimate, inputs, held_out, sha256 = self._prepare(train, validation)
+                plan, estimate, inputs, held_out, encoder = self._prepare(train, validation)
                 if plan.stages:
                     logger.info("\n%s\n", training_table(self.model, plan))
                 for stage in plan.stages if len(plan.stages) > 1 else []:
@@ -181,7 +182,7 @@ class Trainer:
                     logger.info("%s: %s", stage.describe(), line)
                 splits = [split for split in (inputs, held_out) if split is not None]
                 if self.model.features_are_constant:
-                    splits = [split for split in splits if not self._is_encoded(split, sha256)]
+                    splits = [split for split in splits if not encoder.has(split)]
                 estimate = with_seconds(estimate, self.model, self.config, splits, self.accelerator)
             finally:
                 # The plan has set it for the last stage.
@@ -240,8 +241,8 @@ class Trainer:
 
     def _prepare(
         self, train: Examples, validation: Examples | None
-    ) -> tuple[Plan, Estimate, Inputs, Inputs | None, str]:
-        """Return the plan, the estimate, the splits and the hash of the encoder, with which training starts."""
+    ) -> tuple[Plan, Estimate, Inputs, Inputs | None, FrozenEncoder]:
+        """Return the plan, the estimate, the splits and the encoder, with which training starts."""
         self.model.onnx = None  # it has the weights from before
         self.model.checkpoint_gradients(self.config.gradient_checkpointing)
         self.model.leave_padding_out(self.config.padding_free)
@@ -257,7 +258,6 @@ class Trainer:
         self.model.to(self.accelerator.device)
         inputs = prepare_inputs(self.model, train, self.run, cache=self.cache)
         held_out = None if validation is None else prepare_inputs(self.model, validation, self.run, cache=self.cache)
-        sha256 = encoder_sha256(self.model)
         steps_before = saved_steps(self.run.checkpoints) if self.run is not None and self.run.resume else []
         estimate = estimate_training(
             self.model,
@@ -272,7 +272,7 @@ class Trainer:
             ),
             first_step=max(steps_before, default=0),
         )
-        return plan, estimate, inputs, held_out, sha256
+        return plan, estimate, inputs, held_out, self._encoder()
 
     def _log_choices(self, evaluation: Evaluation, untuned: Task) -> None:
         for remark in self.model.task.remarks(evaluation.targets, evaluation.logits):
@@ -282,27 +282,25 @@ class Trainer:
         if few := fitted_on_few(self.config, untuned, self.model.task, num_texts=len(evaluation.examples)):
             logger.warning("%s: %s", evaluation.examples.split, few)
 
-    def _fit_head(self, inputs: Inputs, sha256: str) -> None:
+    def _encoder(self) -> FrozenEncoder:
+        return FrozenEncoder(self.model, self.accelerator, self.cache, encoder_sha256(self.model))
+
+    def _fit_head(self, inputs: Inputs) -> None:
         from nlptl.training.closed_form import fit_head  # scikit-learn takes half a second to import
 
-        inputs = encode_once(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
         assert inputs.features is not None, "plan_training refuses closed-form heads over an encoder that trains"
         logger.info("fitting a %s head with scikit-learn", self.model.head.head)
         fit_head(self.model, inputs.features, inputs.targets, class_weights=self.config.class_weights)
 
-    def _is_encoded(self, inputs: Inputs, sha256: str) -> bool:
-        return is_encoded(self.model, inputs, self.accelerator, cache=self.cache, encoder_sha256=sha256)
-
     def _run(self, inputs: Inputs) -> Evaluation:
         """Run the model on a split, with the features of a frozen encoder from the cache if they are there."""
-        model, accelerator, is_cached = self.model, self.accelerator, False
-        started = time.monotonic()
-        if model.features_are_constant:
-            sha256 = encoder_sha256(model)
-            is_cached = self._is_encoded(inputs, sha256)
+        started, is_cached = time.monotonic(), False
+        if self.model.features_are_constant:
+            encoder = self._encoder()
+            is_cached = encoder.has(inputs)
             started = time.monotonic()
-            inputs = encode_once(model, inputs, accelerator, cache=self.cache, encoder_sha256=sha256)
-        logits = logits_of(model, inputs, accelerator)
+            inputs = encoder.encode(inputs)
+        logits = logits_of(self.model, inputs, self.accelerator)
         seconds = None if is_cached else time.monotonic() - started
         evaluation = Evaluation(inputs.examples, inputs.targets, logits, seconds)
         self.evaluations[inputs.examples.split] = evaluation

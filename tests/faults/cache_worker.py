@@ -42,8 +42,7 @@ def encode(folder: Path, cache: FeatureCache | None, *, seconds: float = 0.0) ->
 
     model.network.base_model.register_forward_hook(count)
     inputs = prepare_inputs(model, EXAMPLES, None)
-    accelerator = open_accelerator("no")
-    inputs = encoding.encode_once(model, inputs, accelerator, cache=cache, encoder_sha256=encoder_sha256(model))
+    inputs = encoding.FrozenEncoder(model, open_accelerator("no"), cache, encoder_sha256(model)).encode(inputs)
     assert inputs.features is not None
     return inputs.features, len(calls)
 

@@ -20,7 +20,7 @@ from nlptl.model import inference
 from nlptl.training import encoding
 from nlptl.training.cache import FeatureCache, cache_folder, describe_size, entries
 from nlptl.training.devices import open_accelerator
-from nlptl.training.encoding import encode_once, feature_key
+from nlptl.training.encoding import FrozenEncoder
 from nlptl.training.inputs import encoder_sha256, logits_of, prepare_inputs
 
 PARTS = 5
@@ -45,14 +45,16 @@ def build(build_model):
     return lambda **settings: count(build_model(**{"freeze": "encoder", **settings}))
 
 
+def encoder_of(model, cache=None):
+    return FrozenEncoder(model, open_accelerator("no"), cache, encoder_sha256(model))
+
+
 def encode(model, examples, cache):
-    inputs = prepare_inputs(model, examples, None)
-    return encode_once(model, inputs, open_accelerator("no"), cache=cache, encoder_sha256=encoder_sha256(model))
+    return encoder_of(model, cache).encode(prepare_inputs(model, examples, None))
 
 
 def key(model, examples):
-    inputs = prepare_inputs(model, examples, None)
-    return feature_key(model, inputs, open_accelerator("no"), encoder_sha256=encoder_sha256(model))
+    return encoder_of(model).key(prepare_inputs(model, examples, None))
 
 
 def part_files(folder):
@@ -242,7 +244,7 @@ def test_use_of_the_tokenizer_for_something_else_hits(build, splits):
     before = key(model, splits["train"])
     inputs = prepare_inputs(model, splits["train"], None)
     model.tokenizer("a text", truncation=True, padding="max_length", max_length=7)
-    assert feature_key(model, inputs, open_accelerator("no"), encoder_sha256=encoder_sha256(model)) == before
+    assert encoder_of(model).key(inputs) == before
 
 
 def test_a_training_encodes_each_split_once(build, splits, tmp_path, feature_cache):

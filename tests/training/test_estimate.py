@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nlptl import ConfigError, ResourceError, Run, Trainer, TrainingConfig
-from nlptl.training.encoding import is_encoded
+from nlptl.training.encoding import FrozenEncoder
 from nlptl.training.estimate import Estimate, check_disk
 from nlptl.training.inputs import encoder_sha256, prepare_inputs
 
@@ -201,8 +201,7 @@ def test_features_in_the_cache_take_no_time(head, build_model, splits, feature_c
     assert not feature_cache.exists()
     trainer.fit(splits["train"])
     inputs = prepare_inputs(model, splits["train"], None)
-    known = {"cache": trainer.cache, "encoder_sha256": encoder_sha256(model)}
-    assert is_encoded(model, inputs, trainer.accelerator, **known)
+    assert FrozenEncoder(model, trainer.accelerator, trainer.cache, encoder_sha256(model)).has(inputs)
     again = Trainer(model, settings).estimate(splits["train"])
     assert again.seconds == pytest.approx(0 if head == "logistic" else 0.03)  # steps of a head, a millisecond each
     assert first.seconds > again.seconds
