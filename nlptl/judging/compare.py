@@ -18,7 +18,7 @@ from nlptl.evaluation.comparison import (
     smallest_difference,
 )
 from nlptl.evaluation.metrics import LOWER_IS_BETTER, main_metric
-from nlptl.judging.predictions import weighted_scores
+from nlptl.judging.predictions import scorer
 from nlptl.judging.runs import FinishedRun, differing_settings, read_runs
 from nlptl.wording import align_table, markdown_table
 
@@ -138,14 +138,14 @@ def _test_pairs(runs: Sequence[FinishedRun], metric: str, config: CompareConfig)
 
 def _test_pair(a: FinishedRun, b: FinishedRun, metric: str, config: CompareConfig) -> Comparison:
     num_rows = len(a.predictions)
-    score_a, score_b = weighted_scores(a.predictions), weighted_scores(b.predictions)
+    score_a, score_b = scorer(a.predictions).weighted, scorer(b.predictions).weighted
     differences = paired_bootstrap(score_a, score_b, num_rows, resamples=config.resamples, seed=config.seed)
     if metric not in differences:
         raise ConfigError(
             f"Expected a score that predictions.csv determines ({', '.join(differences)}), found {metric}. Pass one of "
             "them as --metric."
         )
-    both = weighted_scores(a.predictions, b.predictions)
+    both = scorer(a.predictions, b.predictions).weighted
     p_value = randomization_test(both, num_rows, resamples=config.resamples, seed=config.seed)[metric]
     p_mcnemar = None
     smallest: float | None = smallest_difference(differences[metric].standard_error, level=LEVEL, power=POWER)

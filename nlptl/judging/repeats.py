@@ -13,8 +13,8 @@ import scipy
 
 from nlptl.config import ClassificationConfig, RepeatsConfig
 from nlptl.errors import ConfigError, UntrustedFileError
-from nlptl.evaluation.metrics import Score, Scores, main_metric
-from nlptl.judging.predictions import Predictions, read_predictions, score_tables
+from nlptl.evaluation.metrics import Score, Scorer, Scores, main_metric
+from nlptl.judging.predictions import Predictions, read_predictions, scorer
 from nlptl.judging.run_files import RunFiles
 from nlptl.training.devices import on_main
 from nlptl.training.run import Run
@@ -184,7 +184,8 @@ def _plain(scores: Mapping[str, Score]) -> dict[str, Any]:
 def _pool(tables: Sequence[Predictions]) -> dict[str, Score]:
     """Return the scores over the texts of all folds, each predicted by the run that was not trained on it."""
     try:
-        return score_tables(*tables)
+        whole = scorer(*tables)
+        return Scorer(whole.weighted, whole.num_rows).score()  # without those of each class
     except UntrustedFileError as error:
         logger.warning("cannot score all folds together: %s", error)
         return {}

@@ -8,8 +8,8 @@ from typing import Any
 
 from nlptl.config import ClassificationConfig, TaskKind, flat, to_json
 from nlptl.errors import ConfigError, UntrustedFileError
-from nlptl.evaluation.metrics import METRICS, main_metric, point_values
-from nlptl.judging.predictions import Predictions, read_predictions, weighted_scores
+from nlptl.evaluation.metrics import METRICS, main_metric
+from nlptl.judging.predictions import Predictions, read_predictions, scorer
 from nlptl.judging.run_files import RunFiles
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def _read_run(folder: Path, name: str) -> FinishedRun:
             f"Expected the kind of task in {folder / 'manifest.json'}, found {kind!r}. Restore the file from a copy."
         )
     predictions = read_predictions(folder / "predictions.csv", kind)
-    values = point_values(weighted_scores(predictions), len(predictions))
+    values = scorer(predictions).points()
     scores = {m: score for m, score in run.scores["test"].items() if isinstance(score, dict) and "value" in score}
     metric = main_metric(kind, scores)
     written = scores.get(metric, {}).get("value")
