@@ -3,16 +3,15 @@
 The tests compare every score with scikit-learn (zero_division=0).
 """
 
-import math
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from nlptl.config import SelectionMetric, TaskKind
+from nlptl.config import SelectionMetric, TaskKind, to_json
 from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation.uncertainty import (
     Counts,
@@ -61,15 +60,8 @@ class Scores(dict[str, Score]):
         self.per_class = {} if per_class is None else {name: dict(row) for name, row in per_class.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain dicts and numbers for strict JSON: metric name to score, and "per_class"; NaN becomes None."""
-
-        def plain(scores: Mapping[str, Score]) -> dict[str, Any]:
-            return {
-                metric: {key: value if math.isfinite(value) else None for key, value in asdict(score).items()}
-                for metric, score in scores.items()
-            }
-
-        return plain(self) | {"per_class": {name: plain(row) for name, row in self.per_class.items()}}
+        """Return strict JSON: metric name to score, and "per_class"; NaN becomes None."""
+        return to_json({**self, "per_class": self.per_class})
 
 
 def main_metric(kind: TaskKind, scores: Container[str], *, chosen_by: str | None = None) -> str:

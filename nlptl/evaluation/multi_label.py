@@ -60,6 +60,17 @@ def scorer(
     return metrics.Scorer(scores, len(targets), names, indicator)
 
 
+def cell_losses(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the binary cross-entropy of each cell in nats, float64 [rows, labels].
+
+    Probabilities are clipped as in `nlptl.evaluation.metrics.log_loss`. `targets` are bool, or 0 and 1.
+    """
+    eps = np.finfo(probabilities.dtype).eps
+    of_target = np.clip(np.where(targets, probabilities, 1 - probabilities), eps, 1 - eps)
+    losses: np.ndarray = -np.log(of_target, dtype=np.float64)
+    return losses
+
+
 def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray, *, metric: str = "f1") -> np.ndarray:
     """Return the threshold of each label with the best score on these rows, float64 [labels].
 
@@ -115,13 +126,11 @@ def _average_precision(targets: np.ndarray, probabilities: np.ndarray) -> Callab
 def _row_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return F1, whether all labels are right, the fraction of wrong ones and the log loss of each row, [rows, 4].
 
-    `targets` and `predicted` are bool [rows, labels]. Probabilities are clipped as in `log_loss` of single labels.
+    `targets` and `predicted` are bool [rows, labels].
     """
     wrong = targets != predicted
-    eps = np.finfo(probabilities.dtype).eps
-    of_target = np.clip(np.where(targets, probabilities, 1 - probabilities), eps, 1 - eps)
     f1 = metrics.ratio(2 * (targets & predicted).sum(axis=1), targets.sum(axis=1) + predicted.sum(axis=1))
-    losses = -np.log(of_target, dtype=np.float64).mean(axis=1)
+    losses = cell_losses(targets, probabilities).mean(axis=1)
     return np.stack([f1, ~wrong.any(axis=1), wrong.mean(axis=1), losses], axis=1)
 
 

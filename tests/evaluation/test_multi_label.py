@@ -9,7 +9,7 @@ import sklearn.metrics
 
 from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation import uncertainty
-from nlptl.evaluation.multi_label import scorer, tune_thresholds
+from nlptl.evaluation.multi_label import cell_losses, scorer, tune_thresholds
 
 # rows, labels, share of true cells
 CASES = [(1, 2, 0.5), (1, 3, 0.0), (20, 3, 1.0), (200, 28, 0.05), (400, 6, 0.4)]
@@ -102,6 +102,17 @@ def test_log_loss_is_clipped_like_scikit_learn():
     targets, probabilities = np.array([[1, 0, 1, 0]]), np.array([[0.0, 1.0, 1.0, 0.0]], dtype=np.float32)
     found = scorer(targets, probabilities, predicted=probabilities >= 0.5, names=names_of(4)).points()["log_loss"]
     assert found == pytest.approx(sklearn.metrics.log_loss(targets[0], probabilities[0]), rel=1e-6)
+
+
+def test_cell_losses_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    targets, probabilities = rng.integers(2, size=(40, 3)), rng.random((40, 3))
+    probabilities[0] = [0, 1, 0.5]
+    wanted = [
+        [sklearn.metrics.log_loss([t], [p], labels=[0, 1]) for t, p in zip(row, given, strict=True)]
+        for row, given in zip(targets, probabilities, strict=True)
+    ]
+    np.testing.assert_allclose(cell_losses(targets, probabilities), wanted, rtol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
