@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -467,9 +468,9 @@ def with_shortcuts(config: T, **shortcuts: Any) -> T:
     return cast(T, dataclasses.replace(cast(Any, config), **given))
 
 
-def to_json(config: Any) -> dict[str, Any]:
-    """Return a dataclass as plain JSON values; paths become strings, nested dataclasses objects."""
-    return cast(dict[str, Any], _plain(config))
+def to_json(values: Any) -> dict[str, Any]:
+    """Return a dataclass or a dict as strict JSON: paths become strings, dataclasses objects, NaN and infinity None."""
+    return cast(dict[str, Any], _plain(values))
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -525,8 +526,12 @@ def load_config(cls: type[T], path: Path) -> T:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, tuple):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return str(value) if isinstance(value, Path) else value
 
 

@@ -56,7 +56,8 @@ def check_fields(config: Any) -> None:
     Raises:
         ConfigError: If a value has another type or is out of range; all such values are named in one message.
     """
-    hints = {field.name: _hints(type(config))[field.name] for field in dataclasses.fields(config)}
+    cls: Any = type(config)
+    hints = {field.name: _hints(cls)[field.name] for field in dataclasses.fields(config)}
     values = _fitted(hints, {name: getattr(config, name) for name in hints}, "Expected settings within their ranges")
     for name, value in values.items():
         object.__setattr__(config, name, value)
@@ -72,11 +73,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            hint = (
-                _OF_LISTS
-                if any(map(is_list, args))
-                else _owner(function, str(error), kwargs) or "Its docstring lists them."
-            )
+            owner = _OF_LISTS if any(map(is_list, args)) else _owner(function, str(error), kwargs)
+            hint = owner or "Its docstring lists them."
             raise ConfigError(f"Expected the arguments of {called}(): {error}. {hint}") from None
         hints = {name: hint for name, hint in _hints(function).items() if name in bound.arguments}
         bound.arguments |= _fitted(hints, bound.arguments, f"Expected other values for {called}()")
@@ -198,10 +196,10 @@ def _fitted(hints: Mapping[str, Any], values: Mapping[str, Any], expected: str) 
 def _owner(function: Callable[..., Any], error: str, given: Iterable[str]) -> str:
     """Return where an argument belongs that is a field of a configuration the function takes; "" if none is."""
     named = [name for name in given if repr(name) in error] or list(given)
-    for name, hint in _argument_hints(function).items():
+    for name, hint in _hints(function).items():
         for option in filter(dataclasses.is_dataclass, options(hint)):
             for field in dataclasses.fields(option):
-                if field.name in named and field.name not in _argument_hints(function):
+                if field.name in named and field.name not in _hints(function):
                     kind = getattr(option, "__name__", "")
                     return f"{field.name} is a field of {kind}: pass {name}={kind}({field.name}=...)."
     return ""

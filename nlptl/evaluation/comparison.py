@@ -1,8 +1,8 @@
 """Test whether one of two systems is better than the other on the same examples.
 
 Scores are functions from weights of the rows to scores by name (`WeightedScores`), such as
-`lambda weights: {"accuracy": weights @ is_correct / weights.sum(axis=1)}`, or those that the `weighted_scores` of each
-kind of task return.
+`lambda weights: {"accuracy": weights @ is_correct / weights.sum(axis=1)}`, or `Scorer.weighted` of any
+kind of task.
 """
 
 import math
@@ -13,7 +13,13 @@ import numpy as np
 import scipy
 
 from nlptl.errors import ConfigError, DataError
-from nlptl.evaluation.uncertainty import WeightedScores, percentile_interval, resample_weights, row_chunks
+from nlptl.evaluation.uncertainty import (
+    WeightedScores,
+    check_resamples,
+    percentile_interval,
+    resample_scores,
+    row_chunks,
+)
 
 _ROUNDING = 1e-10
 """Largest difference, relative to the scores, that counts as rounding."""
@@ -80,15 +86,16 @@ def paired_bootstrap(
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, sections 8.3 and 13.3; on pairs of systems, Koehn
         2004, Statistical Significance Tests for Machine Translation Evaluation, section 4.
     """
-    _check_resamples(resamples, at_least=2)
-    whole = np.ones((1, num_rows))
-    values = _subtract(score_a(whole), score_b(whole))
-    chunks = [_subtract(score_a(w), score_b(w)) for w in resample_weights(num_rows, resamples=resamples, seed=seed)]
+    check_resamples(resamples, at_least=2)
+
+    def difference(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return _subtract(score_a(weights), score_b(weights))
+
+    values = difference(np.ones((1, num_rows)))
     differences = {}
-    for name, value in values.items():
-        drawn = np.concatenate([chunk[name] for chunk in chunks])
+    for name, drawn in resample_scores(difference, num_rows, resamples=resamples, seed=seed).items():
         low, high = percentile_interval(drawn, confidence=confidence)
-        differences[name] = Difference(float(value[0]), float(low), float(high), float(drawn.std(ddof=1)))
+        differences[name] = Difference(float(values[name][0]), float(low), float(high), float(drawn.std(ddof=1)))
     return differences
 
 
@@ -113,7 +120,7 @@ def randomization_test(
         Noreen 1989, Computer-Intensive Methods for Testing Hypotheses; Yeh 2000, More accurate tests for the
         statistical significance of result differences, section 3.3.
     """
-    _check_resamples(resamples, at_least=1)
+    check_resamples(resamples)
     rng = np.random.default_rng(seed % 2**64)
     of_a, of_b = (score(np.repeat(np.array([[a, 1.0 - a]]), num_rows, axis=1)) for a in (1.0, 0.0))
     hits = dict.fromkeys(of_a, 0)
@@ -212,10 +219,3 @@ def _quantiles(level: float, power: float) -> tuple[float, float]:
             f"Expected a level and a power between 0 and 1, found {level} and {power}. Pass level=0.05, power=0.8."
         )
     return float(scipy.stats.norm.ppf(1 - level / 2)), float(scipy.stats.norm.ppf(power))
-
-
-def _check_resamples(resamples: int, *, at_least: int) -> None:
-    if resamples < at_least:
-        raise ConfigError(
-            f"Expected {at_least} or more resamples, found {resamples}. Pass resamples=2000, the default."
-        )

@@ -73,18 +73,6 @@ def confused_spans(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
     return _ranked(counts, {(a, b): of_true[a] if a != NONE else of_predicted[b] for a, b in counts})
 
 
-def binary_losses(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return the binary cross-entropy in nats of each example, summed over labels: float64 [examples].
-
-    Probabilities are clipped as in `nlptl.evaluation.metrics.log_loss`. `targets` are 0 and 1; both are
-    [examples, labels].
-    """
-    eps = np.finfo(probabilities.dtype).eps
-    clipped = np.clip(probabilities, eps, 1 - eps)
-    losses: np.ndarray = -np.where(targets == 1, np.log(clipped), np.log1p(-clipped)).sum(axis=1)
-    return losses
-
-
 def _taken_for(span: Span, guesses: Sequence[Span]) -> str:
     best = max(guesses, key=lambda guess: _shared(span, guess), default=None)
     if best is None or _shared(span, best) == 0:

@@ -1,25 +1,27 @@
-"""Scores of a single-label classifier, with bootstrap intervals.
+"""Scores with bootstrap intervals, and those of a single-label classifier.
 
 The tests compare every score with scikit-learn (zero_division=0).
 """
 
-import math
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass
-from typing import Any, TypedDict, Unpack
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from nlptl.config import SelectionMetric, TaskKind
+from nlptl.config import SelectionMetric, TaskKind, to_json
 from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation.uncertainty import (
+    Counts,
     WeightedScores,
+    check_resamples,
     class_indicator,
     percentile_interval,
     resample_counts,
     resample_means,
-    resample_weights,
+    resample_scores,
 )
 
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae", "hamming_loss"})
@@ -35,17 +37,6 @@ METRICS: dict[TaskKind, tuple[SelectionMetric, ...]] = {
     "tokens": ("span_f1", "span_precision", "span_recall", "macro_f1", "token_accuracy"),
 }
 """Scores that can choose a model, by kind of task. The first one is the default, and is reported first."""
-
-
-class Bootstrap(TypedDict, total=False):
-    """Options of bootstrap intervals, accepted by all scoring functions."""
-
-    resamples: int
-    """Number of resamples of the rows, 2000 by default."""
-    confidence: float
-    """Fraction of resampled scores inside the interval, 0.95 by default."""
-    seed: int
-    """Seed of the resampling, 0 by default."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +60,8 @@ class Scores(dict[str, Score]):
         self.per_class = {} if per_class is None else {name: dict(row) for name, row in per_class.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain dicts and numbers for strict JSON: metric name to score, and "per_class"; NaN becomes None."""
-
-        def plain(scores: Mapping[str, Score]) -> dict[str, Any]:
-            return {
-                metric: {key: value if math.isfinite(value) else None for key, value in asdict(score).items()}
-                for metric, score in scores.items()
-            }
-
-        return plain(self) | {"per_class": {name: plain(row) for name, row in self.per_class.items()}}
+        """Return strict JSON: metric name to score, and "per_class"; NaN becomes None."""
+        return to_json({**self, "per_class": self.per_class})
 
 
 def main_metric(kind: TaskKind, scores: Container[str], *, chosen_by: str | None = None) -> str:
@@ -89,9 +73,7 @@ def main_metric(kind: TaskKind, scores: Container[str], *, chosen_by: str | None
     return next((name for name in (chosen_by, first, *others) if name is not None and name in scores), first)
 
 
-def count_classes(
-    labels: np.ndarray, predictions: np.ndarray, *, num_classes: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def count_classes(labels: np.ndarray, predictions: np.ndarray, *, num_classes: int) -> Counts:
     """Return true positives, support and predictions of each class, int64 [classes], from ids [rows]."""
     return (
         np.bincount(labels[labels == predictions], minlength=num_classes),
@@ -154,170 +136,137 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return losses
 
 
-def point_scores(
-    labels: np.ndarray, probabilities: np.ndarray, *, predictions: np.ndarray | None = None
-) -> dict[str, float]:
-    """Return the scores of `score_predictions` without intervals."""
-    predictions = probabilities.argmax(axis=1) if predictions is None else predictions
-    counts = count_classes(labels, predictions, num_classes=probabilities.shape[1])
-    scores = {name: float(value) for name, value in from_counts(*counts).items()}
-    return {**scores, "log_loss": float(log_loss(labels, probabilities).mean())}
+@dataclass(frozen=True)
+class Scorer:
+    """The predictions of a model for the rows of a test set, to be scored with or without intervals.
+
+    Raises:
+        ConfigError: If `names` repeats a name.
+    """
+
+    weighted: WeightedScores
+    """The scores of weighted rows."""
+    num_rows: int
+    names: Sequence[str] = ()
+    """Names of the classes."""
+    counts: sparse.csr_array | None = None
+    """True positives, support and predictions of each class in each row, [rows, 3 * classes]. None: no scores per
+    class."""
+
+    def __post_init__(self) -> None:
+        repeated = sorted(name for name, count in Counter(self.names).items() if count > 1)
+        if repeated:
+            raise ConfigError(
+                f"Expected different label names, found {repeated} more than once. Rename or merge these classes."
+            )
+
+    def points(self) -> dict[str, float]:
+        """Return the scores without intervals."""
+        return {metric: float(value[0]) for metric, value in self.weighted(np.ones((1, self.num_rows))).items()}
+
+    def score(self, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0) -> Scores:
+        """Return the scores with percentile bootstrap intervals over the rows.
+
+        If all predictions are right, or all wrong, the interval has width 0: read it together with `n`.
+
+        Args:
+            resamples: Number of resamples of the rows.
+            confidence: Fraction of resampled scores inside the interval.
+            seed: Seed of the resampling.
+
+        Returns:
+            The scores, with the number of rows as n. `per_class` has precision, recall and f1 of every class with its
+            count in the labels as n (NaN if that is 0); its intervals leave out resamples without the class.
+
+        Raises:
+            ConfigError: If `resamples` or `confidence` is out of range.
+        """
+        check_resamples(resamples)
+        drawn, class_counts = self._resample(resamples, seed)
+        scores = {}
+        for metric, value in self.points().items():
+            low, high = percentile_interval(drawn[metric], confidence=confidence)
+            scores[metric] = Score(value, float(low), float(high), self.num_rows)
+        return Scores(scores, per_class=None if class_counts is None else self._score_classes(class_counts, confidence))
+
+    def _resample(self, resamples: int, seed: int) -> tuple[dict[str, np.ndarray], Counts | None]:
+        """Return scores [resamples] and counts [resamples, classes] of bootstrap resamples of the rows."""
+
+        def scores_and_counts(weights: np.ndarray) -> dict[str, np.ndarray]:
+            counts = {} if self.counts is None else {"": weights @ self.counts}
+            return {**self.weighted(weights), **counts}
+
+        drawn = resample_scores(scores_and_counts, self.num_rows, resamples=resamples, seed=seed)
+        return drawn, None if self.counts is None else split_counts(drawn.pop(""))
+
+    def _score_classes(self, resampled: Counts, confidence: float) -> dict[str, dict[str, Score]]:
+        assert self.counts is not None
+        counts = split_counts(np.asarray(self.counts.sum(axis=0)))
+        per_class: dict[str, dict[str, Score]] = {name: {} for name in self.names}
+        support, drawn = counts[1], class_scores(*resampled)
+        for metric, values in class_scores(*counts).items():
+            drawn[metric][resampled[1] == 0] = np.nan
+            low, high = percentile_interval(drawn[metric], confidence=confidence)
+            defined = np.where(support > 0, values, np.nan)
+            for i, name in enumerate(self.names):
+                per_class[name][metric] = Score(float(defined[i]), float(low[i]), float(high[i]), int(support[i]))
+        return per_class
 
 
-def score_predictions(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    *,
-    names: Sequence[str],
-    predictions: np.ndarray | None = None,
-    **options: Unpack[Bootstrap],
-) -> Scores:
-    """Score probabilities and predicted labels against true labels.
+def scorer(
+    labels: np.ndarray, probabilities: np.ndarray, *, names: Sequence[str], predictions: np.ndarray | None = None
+) -> Scorer:
+    """Return the scorer of predicted labels and their probabilities.
 
-    Intervals are percentile bootstrap intervals over the rows. If all predictions are right, or all wrong, the interval
-    has width 0: read it together with `n`.
+    Its scores are accuracy, macro_f1, weighted_f1, precision, recall (both macro), matthews and log_loss.
 
     Args:
         labels: True ids in range(classes), integers [rows].
         probabilities: Floats whose rows sum to 1, [rows, classes].
         names: Label names in the order of their ids.
         predictions: Predicted ids, integers [rows]. None: the most probable class, the first one if equal.
-        options: See `Bootstrap`.
-
-    Returns:
-        accuracy, macro_f1, weighted_f1, precision, recall (both macro), matthews and log_loss. `per_class` has
-        precision, recall and f1 of every class with its count in `labels` as n (NaN if that is 0); its intervals leave
-        out resamples without the class.
 
     Raises:
         DataError: If labels and probabilities do not fit each other or `names`, or are not ids and probabilities.
-        ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
+        ConfigError: If `names` repeats a name.
     """
-    resamples, confidence, seed = bootstrap_options(names, options)
     check_labels(labels, names)
     check_probabilities(probabilities, num_rows=len(labels), num_classes=len(names))
-    labels = labels.astype(np.int64)
+    labels, losses = labels.astype(np.int64), log_loss(labels, probabilities)
     predictions = probabilities.argmax(axis=1) if predictions is None else predictions
-    losses = log_loss(labels, probabilities)
-
-    # Drawing the counts of all classes at once is faster than `bootstrap_scores` on a large test set.
-    counts = count_classes(labels, predictions, num_classes=len(names))
-    resampled = resample_counts(labels, predictions, num_classes=len(names), resamples=resamples, seed=seed)
-    values = {**from_counts(*counts), "log_loss": losses.mean()}
-    drawn = {**from_counts(*resampled), "log_loss": resample_means(losses, resamples=resamples, seed=seed)}
-    scores = with_intervals(values, drawn, n=len(labels), confidence=confidence)
-    return Scores(scores, per_class=score_classes(counts, resampled, names, confidence))
-
-
-def weighted_scores(
-    labels: np.ndarray, predictions: np.ndarray, losses: np.ndarray, *, num_classes: int
-) -> WeightedScores:
-    """Return a function from weights to the scores of `score_predictions`.
-
-    `labels` and `predictions` are ids in range(num_classes), `losses` the log loss of each row, all [rows].
-    """
-    indicator = class_indicator(labels, predictions, num_classes).astype(np.float64)
+    indicator = class_indicator(labels, predictions, len(names)).astype(np.float64)
 
     def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
         counts = split_counts(weights @ indicator)
         return {**from_counts(*counts), "log_loss": weights @ losses / weights.sum(axis=1)}
 
-    return scores
+    rows = {"labels": labels, "predictions": predictions, "losses": losses}
+    return _ClassScorer(scores, len(labels), names, indicator, **rows)
 
 
-def bootstrap_scores(
-    weighted: WeightedScores,
-    num_rows: int,
-    *,
-    counts: np.ndarray | sparse.csr_array | None = None,
-    names: Sequence[str] = (),
-    **options: Unpack[Bootstrap],
-) -> Scores:
-    """Return scores with percentile bootstrap intervals over the rows.
+@dataclass(frozen=True, kw_only=True)
+class _ClassScorer(Scorer):
+    """Draws the counts of all classes at once, which is faster than drawing rows of a large test set."""
 
-    Args:
-        weighted: Function from weights to scores.
-        num_rows: Number of rows of the test set.
-        counts: True positives, support and predictions of each class in each row, [rows, 3 * classes]. None: no scores
-            per class.
-        names: Names of the classes.
-        options: See `Bootstrap`.
+    labels: np.ndarray
+    predictions: np.ndarray
+    losses: np.ndarray
 
-    Raises:
-        ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
-    """
-    resamples, confidence, seed = bootstrap_options(names, options)
-    values = point_values(weighted, num_rows)
-    chunks, class_counts = [], []
-    for weights in resample_weights(num_rows, resamples=resamples, seed=seed):
-        chunks.append(weighted(weights))
-        class_counts += [] if counts is None else [weights @ counts]
-    drawn = {metric: np.concatenate([chunk[metric] for chunk in chunks]) for metric in values}
-    scores = with_intervals(values, drawn, n=num_rows, confidence=confidence)
-    if counts is None:
-        return Scores(scores)
-    total, resampled = split_counts(np.asarray(counts.sum(axis=0))), split_counts(np.concatenate(class_counts))
-    return Scores(scores, per_class=score_classes(total, resampled, names, confidence))
+    def points(self) -> dict[str, float]:
+        counts = count_classes(self.labels, self.predictions, num_classes=len(self.names))
+        scores = {**from_counts(*counts), "log_loss": self.losses.mean()}
+        return {metric: float(value) for metric, value in scores.items()}
+
+    def _resample(self, resamples: int, seed: int) -> tuple[dict[str, np.ndarray], Counts]:
+        options = {"resamples": resamples, "seed": seed}
+        counts = resample_counts(self.labels, self.predictions, num_classes=len(self.names), **options)
+        return {**from_counts(*counts), "log_loss": resample_means(self.losses, **options)}, counts
 
 
-def point_values(weighted: WeightedScores, num_rows: int) -> dict[str, float]:
-    """Return the scores of a test set, each row counted once."""
-    return {metric: float(value[0]) for metric, value in weighted(np.ones((1, num_rows))).items()}
-
-
-def split_counts(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def split_counts(counts: np.ndarray) -> Counts:
     """Split counts [..., 3 * classes] into true positives, support and predictions, each [..., classes]."""
     true_positives, support, predicted = np.split(counts, 3, axis=-1)
     return true_positives, support, predicted
-
-
-def bootstrap_options(names: Sequence[str], options: Bootstrap) -> tuple[int, float, int]:
-    """Return resamples, confidence and seed; refuse repeated names and less than one resample."""
-    repeated = sorted({name for name in names if list(names).count(name) > 1}) if len(set(names)) < len(names) else []
-    if repeated:
-        raise ConfigError(
-            f"Expected different label names, found {repeated} more than once. Rename or merge these classes."
-        )
-    resamples = options.get("resamples", 2000)
-    if resamples < 1:
-        raise ConfigError(
-            f"Expected 1 resample or more, found {resamples}. Pass resamples=2000, the default, for 95 % intervals."
-        )
-    return resamples, options.get("confidence", 0.95), options.get("seed", 0)
-
-
-def with_intervals(
-    values: Mapping[str, float | np.ndarray], drawn: Mapping[str, np.ndarray], *, n: int, confidence: float
-) -> dict[str, Score]:
-    """Return each of `values` with the percentile interval of its resampled values, `drawn` [resamples].
-
-    Raises:
-        ConfigError: If `confidence` is not between 0 and 1.
-    """
-    scores = {}
-    for metric, value in values.items():
-        low, high = percentile_interval(drawn[metric], confidence=confidence)
-        scores[metric] = Score(float(value), float(low), float(high), n)
-    return scores
-
-
-def score_classes(
-    counts: tuple[np.ndarray, np.ndarray, np.ndarray],
-    resampled: tuple[np.ndarray, np.ndarray, np.ndarray],
-    names: Sequence[str],
-    confidence: float,
-) -> dict[str, dict[str, Score]]:
-    """Return precision, recall and F1 of each class with intervals, by name; NaN for a class without examples."""
-    per_class: dict[str, dict[str, Score]] = {name: {} for name in names}
-    support, resampled_support = counts[1], resampled[1]
-    drawn = class_scores(*resampled)
-    for metric, values in class_scores(*counts).items():
-        drawn[metric][resampled_support == 0] = np.nan
-        low, high = percentile_interval(drawn[metric], confidence=confidence)
-        defined = np.where(support > 0, values, np.nan)
-        for i, name in enumerate(names):
-            per_class[name][metric] = Score(float(defined[i]), float(low[i]), float(high[i]), int(support[i]))
-    return per_class
 
 
 def check_rows(rows: Sized, what: str = "example") -> None:

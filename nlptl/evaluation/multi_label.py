@@ -4,72 +4,45 @@ The tests compare every score with scikit-learn (zero_division=0).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Unpack
 
 import numpy as np
 from scipy import sparse
 
 from nlptl.errors import DataError
 from nlptl.evaluation import metrics
-from nlptl.evaluation.uncertainty import WeightedScores
 
 
-def point_scores(targets: np.ndarray, probabilities: np.ndarray, *, thresholds: np.ndarray) -> dict[str, float]:
-    """Return the scores of `score_label_sets` without intervals.
+def scorer(
+    targets: np.ndarray, probabilities: np.ndarray, *, predicted: np.ndarray, names: Sequence[str]
+) -> metrics.Scorer:
+    """Return the scorer of predicted sets of labels and their probabilities.
 
-    Raises:
-        DataError: If targets, probabilities and thresholds do not fit each other.
-    """
-    _check(targets, probabilities)
-    _check_thresholds(thresholds, num_labels=targets.shape[1])
-    targets = targets.astype(bool)
-    return metrics.point_values(weighted_scores(targets, probabilities >= thresholds, probabilities), len(targets))
-
-
-def score_label_sets(
-    targets: np.ndarray,
-    probabilities: np.ndarray,
-    *,
-    thresholds: np.ndarray,
-    names: Sequence[str],
-    **options: Unpack[metrics.Bootstrap],
-) -> metrics.Scores:
-    """Score probabilities against sets of labels; a label is predicted if its probability reaches its threshold.
-
-    Intervals are percentile bootstrap intervals over the rows.
+    Its scores are average_precision over all cells (micro; 0 if no row has a label), which depends only on the
+    probabilities, micro_f1, macro_f1 (over all labels), micro_precision, micro_recall, samples_f1 (mean over rows; 0
+    for a row without true and predicted labels), subset_accuracy, hamming_loss and log_loss (mean binary cross-entropy
+    over all cells).
 
     Args:
         targets: Whether each row has each label, bool or integers 0 and 1, [rows, labels].
         probabilities: Floats from 0 to 1, same shape.
-        thresholds: Floats [labels].
+        predicted: Whether each label is predicted for each row, bool, same shape.
         names: Label names in the order of their ids.
-        options: See `Bootstrap`.
-
-    Returns:
-        average_precision over all cells (micro; 0 if no row has a label), which needs no threshold, micro_f1, macro_f1
-        (over all labels), micro_precision, micro_recall, samples_f1 (mean over rows; 0 for a row without true and
-        predicted labels), subset_accuracy, hamming_loss and log_loss (mean binary cross-entropy over all cells).
-        `per_class` has precision, recall and f1 of every label with its number of rows as n (NaN if that is 0); its
-        intervals leave out resamples without the label.
 
     Raises:
-        DataError: If targets, probabilities, thresholds and names do not fit each other.
-        ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
+        DataError: If targets, probabilities, predictions and names do not fit each other.
+        ConfigError: If `names` repeats a name.
     """
     _check(targets, probabilities, names)
-    _check_thresholds(thresholds, num_labels=len(names))
-    targets, predicted = targets.astype(bool), probabilities >= thresholds
-    weighted, counts = weighted_scores(targets, predicted, probabilities), _indicator(targets, predicted)
-    return metrics.bootstrap_scores(weighted, len(targets), counts=counts, names=names, **options)
-
-
-def weighted_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> WeightedScores:
-    """Return a function from weights to the scores of `score_label_sets`.
-
-    `targets` and `predicted` are bool, `probabilities` floats from 0 to 1, all [rows, labels].
-    """
-    of_rows, indicator = _row_scores(targets, predicted, probabilities), _indicator(targets, predicted)
+    if predicted.shape != targets.shape or predicted.dtype != bool:
+        raise DataError(
+            f"Expected predictions as bool of shape {list(targets.shape)}, that of the targets, found "
+            f"{predicted.dtype} of shape {list(predicted.shape)}. Pass probabilities >= thresholds."
+        )
+    targets = targets.astype(bool)
+    of_rows = _row_scores(targets, predicted, probabilities)
     average_precision = _average_precision(targets, probabilities)
+    parts = (targets & predicted, targets, predicted)
+    indicator = sparse.hstack([sparse.csr_array(part, dtype=np.float64) for part in parts], format="csr")
 
     def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
         counts = metrics.split_counts(weights @ indicator)
@@ -84,7 +57,18 @@ def weighted_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: n
             **dict(zip(("samples_f1", "subset_accuracy", "hamming_loss", "log_loss"), means.T, strict=True)),
         }
 
-    return scores
+    return metrics.Scorer(scores, len(targets), names, indicator)
+
+
+def cell_losses(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the binary cross-entropy of each cell in nats, float64 [rows, labels].
+
+    Probabilities are clipped as in `nlptl.evaluation.metrics.log_loss`. `targets` are bool, or 0 and 1.
+    """
+    eps = np.finfo(probabilities.dtype).eps
+    of_target = np.clip(np.where(targets, probabilities, 1 - probabilities), eps, 1 - eps)
+    losses: np.ndarray = -np.log(of_target, dtype=np.float64)
+    return losses
 
 
 def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray, *, metric: str = "f1") -> np.ndarray:
@@ -110,12 +94,6 @@ def tune_thresholds(targets: np.ndarray, probabilities: np.ndarray, *, metric: s
     return np.array([_best_threshold(*column, metric) if column[0].any() else 0.5 for column in columns])
 
 
-def _indicator(targets: np.ndarray, predicted: np.ndarray) -> sparse.csr_array:
-    """Return true positives, support and predictions of each row: float64 [rows, 3 * labels]."""
-    parts = (targets & predicted, targets, predicted)
-    return sparse.hstack([sparse.csr_array(part, dtype=np.float64) for part in parts], format="csr")
-
-
 def _average_precision(targets: np.ndarray, probabilities: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from weights to the average precision over all cells (micro).
 
@@ -127,9 +105,8 @@ def _average_precision(targets: np.ndarray, probabilities: np.ndarray) -> Callab
     values = probabilities.ravel()[order]
     level = np.cumsum(np.diff(values, prepend=values[0]) != 0)  # equal probabilities share a level
     has_hits = np.bincount(level, weights=hits) > 0
-    threshold: np.ndarray = (np.cumsum(has_hits) - has_hits)[
-        level
-    ]  # index of the highest threshold that the cell reaches
+    # The index of the highest threshold that each cell reaches.
+    threshold: np.ndarray = (np.cumsum(has_hits) - has_hits)[level]
     shape = (len(targets), int(has_hits.sum()))
 
     def counts(chosen: np.ndarray) -> sparse.csr_array:
@@ -149,13 +126,11 @@ def _average_precision(targets: np.ndarray, probabilities: np.ndarray) -> Callab
 def _row_scores(targets: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return F1, whether all labels are right, the fraction of wrong ones and the log loss of each row, [rows, 4].
 
-    `targets` and `predicted` are bool [rows, labels]. Probabilities are clipped as in `log_loss` of single labels.
+    `targets` and `predicted` are bool [rows, labels].
     """
     wrong = targets != predicted
-    eps = np.finfo(probabilities.dtype).eps
-    of_target = np.clip(np.where(targets, probabilities, 1 - probabilities), eps, 1 - eps)
     f1 = metrics.ratio(2 * (targets & predicted).sum(axis=1), targets.sum(axis=1) + predicted.sum(axis=1))
-    losses = -np.log(of_target, dtype=np.float64).mean(axis=1)
+    losses = cell_losses(targets, probabilities).mean(axis=1)
     return np.stack([f1, ~wrong.any(axis=1), wrong.mean(axis=1), losses], axis=1)
 
 
@@ -204,12 +179,4 @@ def _check(targets: np.ndarray, probabilities: np.ndarray, names: Sequence[str] 
         raise DataError(
             f"Expected probabilities from 0 to 1, found {row.min():.4g} to {row.max():.4g} in row {wrong[0]}. Pass the "
             "sigmoid of the logits. If it is NaN, the model diverged: lower the learning rate, or train in float32."
-        )
-
-
-def _check_thresholds(thresholds: np.ndarray, *, num_labels: int) -> None:
-    if thresholds.shape != (num_labels,) or not np.isfinite(thresholds).all():
-        raise DataError(
-            f"Expected a finite threshold for each of the {num_labels} labels, found {thresholds.dtype} of shape "
-            f"{list(thresholds.shape)}. Pass np.full({num_labels}, 0.5), or tune_thresholds of the validation split."
         )

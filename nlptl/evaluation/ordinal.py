@@ -4,13 +4,12 @@ The tests compare every score with scikit-learn (zero_division=0).
 """
 
 from collections.abc import Sequence
-from typing import Unpack
 
 import numpy as np
 from scipy.special import log_expit
 
 from nlptl.evaluation import metrics
-from nlptl.evaluation.uncertainty import WeightedScores, class_indicator
+from nlptl.evaluation.uncertainty import class_indicator
 
 
 def median_class(probabilities: np.ndarray) -> np.ndarray:
@@ -40,46 +39,32 @@ def scale_rank_odds(log_probabilities: np.ndarray, temperature: float) -> np.nda
     return np.concatenate([log_expit(-odds[:, :1]), between, log_expit(odds[:, -1:])], axis=1)
 
 
-def point_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Return the scores of `score_ranks` without intervals."""
-    return metrics.point_values(_weighted(labels, probabilities), len(labels))
+def scorer(
+    labels: np.ndarray, probabilities: np.ndarray, *, names: Sequence[str], predictions: np.ndarray | None = None
+) -> metrics.Scorer:
+    """Return the scorer of predicted ranks and their probabilities.
 
+    Its scores are quadratic_kappa (0 if labels and predictions are all of one class), mae in ranks, accuracy, macro_f1
+    over the classes that occur in the labels or the predictions, and log_loss.
 
-def score_ranks(
-    labels: np.ndarray, probabilities: np.ndarray, *, names: Sequence[str], **options: Unpack[metrics.Bootstrap]
-) -> metrics.Scores:
-    """Score probabilities against labels whose ids are ranks; the prediction is the median class.
-
-    The intervals, `per_class` and the arguments are those of `nlptl.evaluation.metrics.score_predictions`; `names`
-    starts with the lowest rank.
-
-    Returns:
-        quadratic_kappa (0 if labels and predictions are all of one class), mae in ranks, accuracy, macro_f1 over the
-        classes that occur in the labels or the predictions, and log_loss.
+    Args:
+        labels: True ranks in range(classes), integers [rows].
+        probabilities: Floats whose rows sum to 1, [rows, classes].
+        names: Label names, the lowest rank first.
+        predictions: Predicted ranks, integers [rows]. None: the median classes.
 
     Raises:
         DataError: If labels and probabilities do not fit each other or `names`, or are not ids and probabilities.
-        ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
+        ConfigError: If `names` repeats a name.
 
     Source:
         Cohen 1968, Weighted kappa, doi:10.1037/h0026256, with squared distances as weights.
     """
     metrics.check_labels(labels, names)
     metrics.check_probabilities(probabilities, num_rows=len(labels), num_classes=len(names))
-    counts = class_indicator(labels.astype(np.int64), median_class(probabilities), len(names))
-    return metrics.bootstrap_scores(
-        _weighted(labels, probabilities), len(labels), counts=counts, names=names, **options
-    )
-
-
-def weighted_scores(
-    labels: np.ndarray, predictions: np.ndarray, losses: np.ndarray, *, num_classes: int
-) -> WeightedScores:
-    """Return a function from weights to the scores of `score_ranks`.
-
-    The arguments are those of `nlptl.evaluation.metrics.weighted_scores`; ids are ranks.
-    """
-    indicator = class_indicator(labels, predictions, num_classes).astype(np.float64)
+    labels, losses = labels.astype(np.int64), metrics.log_loss(labels, probabilities)
+    predictions = median_class(probabilities) if predictions is None else predictions
+    indicator = class_indicator(labels, predictions, len(names)).astype(np.float64)
     distances = np.abs(labels - predictions)
     of_rows = np.stack([distances**2, distances, losses], axis=1)
 
@@ -95,13 +80,7 @@ def weighted_scores(
             "log_loss": losses / num_rows,
         }
 
-    return scores
-
-
-def _weighted(labels: np.ndarray, probabilities: np.ndarray) -> WeightedScores:
-    labels = labels.astype(np.int64)
-    losses = metrics.log_loss(labels, probabilities)
-    return weighted_scores(labels, median_class(probabilities), losses, num_classes=probabilities.shape[1])
+    return metrics.Scorer(scores, len(labels), names, indicator)
 
 
 def _quadratic_kappa(squares: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Scores of predicted numbers, one or several for each text, with bootstrap intervals."""
 
 from collections.abc import Callable, Sequence
-from typing import Unpack
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,68 +11,56 @@ from nlptl.evaluation import metrics
 from nlptl.evaluation.uncertainty import WeightedScores
 
 
-def point_scores(targets: np.ndarray, values: np.ndarray) -> dict[str, float]:
-    """Return the scores of `score_values` without intervals."""
-    return metrics.point_values(weighted_scores(targets, values), len(targets))
+def scorer(targets: np.ndarray, values: np.ndarray, *, names: Sequence[str]) -> metrics.Scorer:
+    """Return the scorer of predicted numbers.
 
-
-def score_values(
-    targets: np.ndarray, values: np.ndarray, *, names: Sequence[str], **options: Unpack[metrics.Bootstrap]
-) -> metrics.Scores:
-    """Score predicted numbers against true ones.
+    Its scores are spearman (equal numbers share their mean rank), pearson, rmse, mae and r2, each the mean over the
+    outputs; with intervals only rmse and mae for a single row, because the others are undefined. If there are several
+    outputs, `per_class` has the scores of each by name.
 
     The correlation of constant targets or values is undefined; here, and in resamples, it is 0. r2 of constant targets
-    is that of scikit-learn: 1 if all errors are 0, otherwise 0. Intervals are percentile bootstrap intervals over the
-    rows.
+    is that of scikit-learn: 1 if all errors are 0, otherwise 0.
 
     Args:
         targets: True numbers, floats [rows, outputs].
         values: Predicted numbers, floats, same shape.
         names: Names of the outputs.
-        options: See `Bootstrap`.
-
-    Returns:
-        spearman (equal numbers share their mean rank), pearson, rmse, mae and r2, each the mean over the outputs; only
-        rmse and mae for a single row, because the others are undefined. If there are several outputs, `per_class` has
-        the scores of each by name.
 
     Raises:
         DataError: If targets, values and names do not fit each other, or a number is not finite.
-        ConfigError: If `names` repeats a name, or `resamples` or `confidence` is out of range.
+        ConfigError: If `names` repeats a name.
     """
     _check(targets, values, names)
-    scores = _defined(metrics.bootstrap_scores(weighted_scores(targets, values), len(targets), names=names, **options))
-    if len(names) == 1:
-        return scores
-    columns = {name: weighted_scores(targets[:, [i]], values[:, [i]]) for i, name in enumerate(names)}
-    by_output = {name: metrics.bootstrap_scores(column, len(targets), **options) for name, column in columns.items()}
-    return metrics.Scores(scores, per_class={name: _defined(found) for name, found in by_output.items()})
+    pairs = zip(targets.T.astype(np.float64), values.T.astype(np.float64), strict=True)
+    columns = [_weighted_column(*pair) for pair in pairs]
+
+    def means(weights: np.ndarray) -> dict[str, np.ndarray]:
+        of_columns = [column(weights) for column in columns]
+        return {metric: np.mean([each[metric] for each in of_columns], axis=0) for metric in of_columns[0]}
+
+    return _NumberScorer(means, len(targets), names, columns=columns)
 
 
-def _defined(scores: metrics.Scores) -> metrics.Scores:
-    """Leave out correlations and r2, which are undefined for a single row."""
-    return metrics.Scores({name: score for name, score in scores.items() if score.n > 1 or name in ("rmse", "mae")})
+@dataclass(frozen=True, kw_only=True)
+class _NumberScorer(metrics.Scorer):
+    columns: Sequence[WeightedScores]
+
+    def score(self, **options: Any) -> metrics.Scores:
+        scores = self._defined(super().score(**options))
+        if len(self.names) == 1:
+            return scores
+        columns = zip(self.names, self.columns, strict=True)
+        by_output = {name: metrics.Scorer(column, self.num_rows).score(**options) for name, column in columns}
+        return metrics.Scores(scores, per_class={name: self._defined(found) for name, found in by_output.items()})
+
+    def _defined(self, scores: metrics.Scores) -> metrics.Scores:
+        """Leave out correlations and r2 of a single row."""
+        kept = scores if self.num_rows > 1 else ("rmse", "mae")
+        return metrics.Scores({metric: scores[metric] for metric in kept})
 
 
-def weighted_scores(targets: np.ndarray, values: np.ndarray) -> WeightedScores:
-    """Return a function from weights to the scores of `score_values`, from targets and values [rows, outputs].
-
-    Raises:
-        DataError: If targets and values do not fit each other, or a number is not finite.
-    """
-    _check(targets, values)
-    columns = zip(targets.T.astype(np.float64), values.T.astype(np.float64), strict=True)
-    by_column = [_weighted_column(*column) for column in columns]
-
-    def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
-        means = np.mean([of_column(weights) for of_column in by_column], axis=0)
-        return dict(zip(metrics.METRICS["regression"], means, strict=True))
-
-    return scores
-
-
-def _weighted_column(targets: np.ndarray, values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function from weights [resamples, rows] to the scores of one output, [metrics, resamples].
+def _weighted_column(targets: np.ndarray, values: np.ndarray) -> WeightedScores:
+    """Return a function from weights to the scores of one output.
 
     The rows are sorted only once. The rank of a number in a resample is the count of smaller numbers, plus half of one
     and of the count of the number itself.
@@ -83,7 +72,7 @@ def _weighted_column(targets: np.ndarray, values: np.ndarray) -> Callable[[np.nd
     sums_of = np.stack([x, y, x * x, y * y, x * y, errors**2, np.abs(errors)], axis=1)
     x_ranks, y_ranks = _weighted_ranks(targets), _weighted_ranks(values)
 
-    def scores(weights: np.ndarray) -> np.ndarray:
+    def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
         weights = weights[:, order]
         sums, num_rows = (weights @ sums_of).T, weights.sum(axis=1)
         # Centred: products of the ranks themselves could be too large for float64 to be exact.
@@ -93,15 +82,13 @@ def _weighted_column(targets: np.ndarray, values: np.ndarray) -> Callable[[np.nd
         total = np.where(x_spread > 0, sums[2] - sums[0] ** 2 / num_rows, 0.0)  # exactly 0 if all are equal
         y_total = np.where(y_spread > 0, sums[3] - sums[1] ** 2 / num_rows, 0.0)
         covariance = sums[4] - sums[0] * sums[1] / num_rows
-        return np.stack(
-            [
-                metrics.ratio(_dots(weighted, of_y), np.sqrt(x_spread) * np.sqrt(y_spread)).clip(-1, 1),
-                metrics.ratio(covariance, np.sqrt(np.maximum(total, 0) * np.maximum(y_total, 0))).clip(-1, 1),
-                np.sqrt(sums[5] / num_rows),
-                sums[6] / num_rows,
-                np.where(total == 0, np.where(sums[5] == 0, 1.0, 0.0), 1 - metrics.ratio(sums[5], total)),
-            ]
-        )
+        return {
+            "spearman": metrics.ratio(_dots(weighted, of_y), np.sqrt(x_spread) * np.sqrt(y_spread)).clip(-1, 1),
+            "pearson": metrics.ratio(covariance, np.sqrt(np.maximum(total, 0) * np.maximum(y_total, 0))).clip(-1, 1),
+            "rmse": np.sqrt(sums[5] / num_rows),
+            "mae": sums[6] / num_rows,
+            "r2": np.where(total == 0, np.where(sums[5] == 0, 1.0, 0.0), 1 - metrics.ratio(sums[5], total)),
+        }
 
     return scores
 
@@ -126,13 +113,11 @@ def _dots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(np.einsum("...r,...r->...", a, b))
 
 
-def _check(targets: np.ndarray, values: np.ndarray, names: Sequence[str] | None = None) -> None:
-    columns = f" for {len(names)} names" if names is not None else ""
-    fits = targets.ndim == 2 and (names is None or targets.shape[1] == len(names))
-    if not fits or not np.issubdtype(targets.dtype, np.floating):
+def _check(targets: np.ndarray, values: np.ndarray, names: Sequence[str]) -> None:
+    if targets.shape[1:] != (len(names),) or not np.issubdtype(targets.dtype, np.floating):
         raise DataError(
-            f"Expected targets as floats of shape [rows, outputs]{columns}, found {targets.dtype} of shape "
-            f"{list(targets.shape)}. Pass one row for each text and one column for each output."
+            f"Expected targets as floats of shape [rows, outputs] for {len(names)} names, found {targets.dtype} of "
+            f"shape {list(targets.shape)}. Pass one row for each text and one column for each output."
         )
     metrics.check_rows(targets)
     metrics.check_like(values, targets, "values")

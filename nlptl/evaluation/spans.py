@@ -4,14 +4,12 @@ The tests compare every score with seqeval (mode="strict", scheme=IOB2, zero_div
 """
 
 from collections.abc import Sequence
-from typing import Unpack
 
 import numpy as np
 from scipy import sparse
 
 from nlptl.errors import DataError
 from nlptl.evaluation import metrics
-from nlptl.evaluation.uncertainty import WeightedScores
 
 Span = tuple[str, int, int]
 
@@ -40,47 +38,36 @@ def find_spans(tags: Sequence[str]) -> list[Span]:
     return spans
 
 
-def point_scores(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Return the scores of `score_spans` without intervals."""
-    return metrics.point_values(weighted_scores(true, predicted), len(true))
+def scorer(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> metrics.Scorer:
+    """Return the scorer of the tags of words; a predicted span is correct if its type, first word and last word are.
 
-
-def score_spans(
-    true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], **options: Unpack[metrics.Bootstrap]
-) -> metrics.Scores:
-    """Score the tags of words; a predicted span is correct if its type, first word and last word are.
-
-    Intervals are percentile bootstrap intervals over the sentences, counted by `n`.
+    Its rows are the sentences. Its scores are span_f1, span_precision and span_recall over all spans, macro_f1 over the
+    types that occur in the true or the predicted spans, and token_accuracy, the fraction of words with the right tag.
+    Its classes are the types, sorted.
 
     Args:
         true: The tags of each sentence, one for each word.
         predicted: The predicted tags, in the same shape.
-        options: See `Bootstrap`.
-
-    Returns:
-        span_f1, span_precision and span_recall over all spans, macro_f1 over the types that occur in the true or the
-        predicted spans, and token_accuracy, the fraction of words with the right tag. `per_class` has precision, recall
-        and f1 of each type, sorted, with its number of true spans as n (NaN if that is 0); its intervals leave out
-        resamples without the type.
 
     Raises:
         DataError: If there is no sentence, the numbers of sentences or words differ, or a tag is not IOB2.
-        ConfigError: If `resamples` or `confidence` is out of range.
     """
     _check_tags(true, predicted)
     types, counts, words = _count_sentences(true, predicted)
-    return metrics.bootstrap_scores(_weighted(counts, words), len(true), counts=counts, names=types, **options)
 
+    def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
+        by_type, (correct, all_words) = metrics.split_counts(weights @ counts), (weights @ words).T
+        micro = metrics.class_scores(*(count.sum(axis=-1) for count in by_type))
+        num_occurring = np.count_nonzero(by_type[1] + by_type[2], axis=-1)
+        return {
+            "span_f1": micro["f1"],
+            "span_precision": micro["precision"],
+            "span_recall": micro["recall"],
+            "macro_f1": metrics.ratio(metrics.class_scores(*by_type)["f1"].sum(axis=-1), num_occurring),
+            "token_accuracy": metrics.ratio(correct, all_words),
+        }
 
-def weighted_scores(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> WeightedScores:
-    """Return a function from weights of the sentences to the scores of `score_spans`.
-
-    Raises:
-        DataError: If there is no sentence, the numbers of sentences or words differ, or a tag is not IOB2.
-    """
-    _check_tags(true, predicted)
-    _, counts, words = _count_sentences(true, predicted)
-    return _weighted(counts, words)
+    return metrics.Scorer(scores, len(true), types, counts)
 
 
 def _split_tag(tag: str) -> tuple[str, str]:
@@ -118,24 +105,6 @@ def _count_sentences(
         dtype=np.float64,
     )
     return types, counts, words
-
-
-def _weighted(counts: sparse.csr_array, words: np.ndarray) -> WeightedScores:
-    """Return a function from weights to scores, from the counts of `_count_sentences`."""
-
-    def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
-        by_type, (correct, all_words) = metrics.split_counts(weights @ counts), (weights @ words).T
-        micro = metrics.class_scores(*(count.sum(axis=-1) for count in by_type))
-        num_occurring = np.count_nonzero(by_type[1] + by_type[2], axis=-1)
-        return {
-            "span_f1": micro["f1"],
-            "span_precision": micro["precision"],
-            "span_recall": micro["recall"],
-            "macro_f1": metrics.ratio(metrics.class_scores(*by_type)["f1"].sum(axis=-1), num_occurring),
-            "token_accuracy": metrics.ratio(correct, all_words),
-        }
-
-    return scores
 
 
 def _check_tags(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> None:

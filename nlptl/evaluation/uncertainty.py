@@ -20,11 +20,13 @@ _ROWS_PER_BINOMIAL = 16
 
 WeightedScores = Callable[[np.ndarray], dict[str, np.ndarray]]
 """Function from weights, float64 counts of each row [resamples, rows], to scores by name, each [resamples]."""
+Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""True positives, support (count in the labels) and predictions of each class, each [..., classes]."""
 
 
 def resample_counts(
     labels: np.ndarray, predictions: np.ndarray, *, num_classes: int, resamples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> Counts:
     """Return the counts of each class in bootstrap resamples of the rows of a test set.
 
     Args:
@@ -35,7 +37,7 @@ def resample_counts(
         seed: The same seed gives the same counts.
 
     Returns:
-        True positives, support (count in the labels) and predictions, int64, each of shape [resamples, classes].
+        The counts, int64, each of shape [resamples, classes].
     """
     # A row enters these counts only through its cell (label, prediction). A drawn row is in a cell of c rows with
     # probability c / n, so the counts of the cells are multinomial(n, c / n) and can be drawn at once.
@@ -58,6 +60,12 @@ def resample_counts(
         counts[chunk] = drawn @ classes_of_cell
     true_positives, support, predicted = np.split(counts, 3, axis=1)
     return true_positives, support, predicted
+
+
+def resample_scores(scores: WeightedScores, num_rows: int, *, resamples: int, seed: int) -> dict[str, np.ndarray]:
+    """Return the scores of bootstrap resamples of the rows, by name, each [resamples]."""
+    chunks = [scores(weights) for weights in resample_weights(num_rows, resamples=resamples, seed=seed)]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def resample_means(values: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
@@ -94,6 +102,14 @@ def class_indicator(labels: np.ndarray, predictions: np.ndarray, num_classes: in
     columns = np.concatenate([labels[correct], num_classes + labels, 2 * num_classes + predictions])
     ones = np.ones(len(rows), dtype=np.int64)
     return sparse.csr_array((ones, (rows, columns)), shape=(len(examples), 3 * num_classes))
+
+
+def check_resamples(resamples: int, *, at_least: int = 1) -> None:
+    """Refuse too few resamples."""
+    if resamples < at_least:
+        raise ConfigError(
+            f"Expected {at_least} or more resamples, found {resamples}. Pass resamples=2000, the default."
+        )
 
 
 def percentile_interval(scores: np.ndarray, *, confidence: float) -> tuple[np.ndarray, np.ndarray]:

@@ -3,12 +3,11 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from nlptl.config import JudgingConfig
+from nlptl.config import JudgingConfig, to_json
 from nlptl.data.languages import can_tell_languages, languages_of
 from nlptl.data.numbers import numbers as numbers_of
 from nlptl.data.sources import Examples
@@ -16,7 +15,7 @@ from nlptl.data.tokens import TEXTS_PER_CALL, call_tokenizer, num_chunks, overla
 from nlptl.evaluation.cuts import cut_by_label, cut_by_number, cut_by_value, cut_by_word
 from nlptl.evaluation.slices import RowScores, Slice, distinct, score_slices
 from nlptl.judging.attributions import explain
-from nlptl.judging.outcomes import Outcomes, outcomes_of, plain_number, plain_numbers
+from nlptl.judging.outcomes import Outcomes, outcomes_of
 from nlptl.judging.probes import probe, probe_table
 from nlptl.model.classifier import Classifier
 from nlptl.training.devices import on_main
@@ -46,9 +45,8 @@ def analyse(model: Classifier, evaluation: Evaluation, config: JudgingConfig, *,
     """Return the analysis of a split as strict JSON: calibration, confusions, errors, slices, probes, attributions."""
     examples, task = evaluation.examples, model.task
     outputs = task.outputs(evaluation.logits)
-    is_shown = config.texts_shown == "whole"
-    outcomes = outcomes_of(task, examples.labels, evaluation.targets, outputs, examples.texts, texts_shown=is_shown)
-    return {
+    outcomes = outcomes_of(task, examples, outputs, texts_shown=config.texts_shown == "whole")
+    found = {
         "split": examples.split,
         "task": task.kind,
         "n": len(examples),
@@ -63,6 +61,7 @@ def analyse(model: Classifier, evaluation: Evaluation, config: JudgingConfig, *,
         "probes": probe(model, examples, seed=seed) if config.probes else None,
         "attributions": explain(model, examples, outcomes, config.explain) or None,
     }
+    return to_json(found)
 
 
 @peer_errors()
@@ -117,8 +116,8 @@ def _errors(examples: Examples, outcomes: Outcomes, config: JudgingConfig) -> di
                 "text": shown(readable_text(examples, i)),
                 "label": outcomes.labels[i],
                 "predicted": outcomes.predicted[i],
-                "probability": plain_number(outcomes.confidences[i]),
-                "loss": plain_number(outcomes.losses[i]),
+                "probability": outcomes.confidences[i],
+                "loss": outcomes.losses[i],
             }
             for i in order[:MOST_ERRORS].tolist()
         ]
@@ -146,9 +145,8 @@ def _slices(
     for row in rows:
         counts[row.column] += 1
         if counts[row.column] <= MOST_OF_A_COLUMN:
-            shown.append(plain_numbers(asdict(row)))
-    overall = plain_number(scores.overall)
-    return {"metric": scores.metric, "overall": overall, "tested": len(slices), "rows": shown[:MOST_ROWS]}
+            shown.append(row)
+    return {"metric": scores.metric, "overall": scores.overall, "tested": len(slices), "rows": shown[:MOST_ROWS]}
 
 
 def _cut(

@@ -28,7 +28,7 @@ from nlptl.data.writers import check_output, write_json
 from nlptl.errors import ConfigError
 from nlptl.evaluation.comparison import paired_bootstrap, randomization_test
 from nlptl.evaluation.metrics import LOWER_IS_BETTER, Scores
-from nlptl.judging.predictions import Predictions, weighted_scores
+from nlptl.judging.predictions import Predictions, scorer
 from nlptl.judging.run_files import RunFiles
 from nlptl.judging.words import fit_words, name_of_words
 from nlptl.model.reinit import start_anew
@@ -323,9 +323,9 @@ def baselines_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
 
 def _gain(best: Row, other: Row, metric: str, test: Examples, *, seed: int) -> Gain:
     tables = [_predictions(row, test) for row in (best, other)]
-    one, two = map(weighted_scores, tables)
+    one, two = (scorer(table).weighted for table in tables)
     found = paired_bootstrap(one, two, len(test), seed=seed)[metric]
-    p = randomization_test(weighted_scores(*tables), len(test), seed=seed)[metric]
+    p = randomization_test(scorer(*tables).weighted, len(test), seed=seed)[metric]
     sign = -1 if metric in LOWER_IS_BETTER else 1
     low, high = sorted((sign * found.low, sign * found.high))
     return Gain(best.name, other.name, sign * found.value, low, high, p)

@@ -56,7 +56,7 @@ def _metadata(run: RunFiles, title: str, data: str) -> str:
 
     on_hub = hub_id(str(run.settings.get("dataset", "")))
     kind = pipeline_of(run.task)
-    known = {m: s for m, s in run.scores[run.split].items() if m != "per_class" and s["value"] is not None}
+    known = {metric: score for metric, score in run.scores_of(run.split).items() if score["value"] is not None}
     results = [
         EvalResult(
             task_type=kind,

@@ -18,7 +18,7 @@ from nlptl.evaluation.comparison import (
     smallest_difference,
 )
 from nlptl.evaluation.metrics import LOWER_IS_BETTER, main_metric
-from nlptl.judging.predictions import weighted_scores
+from nlptl.judging.predictions import scorer
 from nlptl.judging.runs import FinishedRun, differing_settings, read_runs
 from nlptl.wording import align_table, markdown_table
 
@@ -86,7 +86,7 @@ def compare(config: CompareConfig) -> list[Comparison]:
     runs = read_runs(config.runs)
     metric = _metric(runs, config)
     sign = -1 if metric in LOWER_IS_BETTER else 1
-    runs.sort(key=lambda run: -sign * run.scores[metric]["value"])
+    runs.sort(key=lambda run: -sign * run.on_test[metric]["value"])
     comparisons = _test_pairs(runs, metric, config)
     differing, sentence = differing_settings(runs), _conclude(runs, comparisons, metric)
     show = markdown_table if config.markdown else align_table
@@ -106,7 +106,7 @@ def compare(config: CompareConfig) -> list[Comparison]:
             "task": runs[0].kind,
             "metric": metric,
             "n": len(runs[0].predictions),
-            "runs": [{"name": r.name, "folder": str(r.folder), "scores": r.scores, "costs": r.costs} for r in runs],
+            "runs": [{"name": r.name, "folder": str(r.folder), "scores": r.on_test, "costs": r.costs} for r in runs],
             "settings": {name: dict(zip(names, each, strict=True)) for name, each in differing.items()},
             "comparisons": [asdict(each) for each in comparisons],
             "conclusion": sentence,
@@ -117,7 +117,7 @@ def compare(config: CompareConfig) -> list[Comparison]:
 
 
 def _metric(runs: Sequence[FinishedRun], config: CompareConfig) -> str:
-    known = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+    known = [name for name in runs[0].on_test if all(name in run.on_test for run in runs)]
     chosen_by = {run.settings.get("selection_metric") for run in runs}
     shared = chosen_by.pop() if len(chosen_by) == 1 else None
     metric = config.metric or main_metric(runs[0].kind, known, chosen_by=shared)
@@ -138,14 +138,14 @@ def _test_pairs(runs: Sequence[FinishedRun], metric: str, config: CompareConfig)
 
 def _test_pair(a: FinishedRun, b: FinishedRun, metric: str, config: CompareConfig) -> Comparison:
     num_rows = len(a.predictions)
-    score_a, score_b = weighted_scores(a.predictions), weighted_scores(b.predictions)
+    score_a, score_b = scorer(a.predictions).weighted, scorer(b.predictions).weighted
     differences = paired_bootstrap(score_a, score_b, num_rows, resamples=config.resamples, seed=config.seed)
     if metric not in differences:
         raise ConfigError(
             f"Expected a score that predictions.csv determines ({', '.join(differences)}), found {metric}. Pass one of "
             "them as --metric."
         )
-    both = weighted_scores(a.predictions, b.predictions)
+    both = scorer(a.predictions, b.predictions).weighted
     p_value = randomization_test(both, num_rows, resamples=config.resamples, seed=config.seed)[metric]
     p_mcnemar = None
     smallest: float | None = smallest_difference(differences[metric].standard_error, level=LEVEL, power=POWER)
@@ -204,9 +204,9 @@ def _run_rows(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> list[list[
     main, *others = metrics
     rows = [["run", main, "95 % interval", *others, "training", "memory", "trained", "texts per second"]]
     for run in runs:
-        score, costs = run.scores[main], run.costs
+        score, costs = run.on_test[main], run.costs
         cells = [run.name, _number(score["value"]), f"{_number(score['low'])} to {_number(score['high'])}"]
-        cells += [_number(run.scores[name]["value"]) for name in others]
+        cells += [_number(run.on_test[name]["value"]) for name in others]
         cells.append(_number(costs.get("train_seconds"), "{:,.1f} s"))
         cells.append(_number(costs.get("peak_memory_bytes"), "{:,.0f} MB", unit=1_000_000))
         cells.append(_number(costs.get("trainable_parameters"), "{:,}"))

@@ -1,11 +1,9 @@
 """Read `predictions.csv` of a run, of any kind of task, and score it without the model."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
 
 import numpy as np
 
@@ -14,8 +12,7 @@ from nlptl.data.numbers import numbers
 from nlptl.data.targets import label_sets
 from nlptl.errors import UntrustedFileError
 from nlptl.evaluation import metrics, multi_label, ordinal, regression, spans
-from nlptl.evaluation.metrics import Bootstrap, Score, bootstrap_scores
-from nlptl.evaluation.uncertainty import WeightedScores
+from nlptl.evaluation.metrics import Scorer
 
 _PROBABILITY, _PREDICTED = "probability_", "predicted"
 
@@ -68,7 +65,7 @@ def read_predictions(path: Path, kind: TaskKind) -> Predictions:
         columns = dict(zip(header, map(list, zip(*lines, strict=True)), strict=True))
         found = Predictions(kind, columns.pop("row"), columns.pop("label"), columns)
         with np.errstate(all="ignore"):
-            weighted_scores(found)(np.ones((1, len(found))))
+            scorer(found).points()
         return found
     except (OSError, ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
         raise UntrustedFileError(
@@ -77,70 +74,43 @@ def read_predictions(path: Path, kind: TaskKind) -> Predictions:
         ) from error
 
 
-def weighted_scores(*tables: Predictions) -> WeightedScores:
-    """Return a function that scores weighted rows: those of all tables, one table after the other.
+def scorer(*tables: Predictions) -> Scorer:
+    """Return the scorer of the rows of all tables, one table after the other.
 
     Raises:
         UntrustedFileError: If the tables of an ordinal task order their labels differently.
     """
-    names = tuple(dict.fromkeys(name for table in tables for name in table.names))
-    if tables[0].kind == "ordinal" and any(table.names != names for table in tables):
+    kind, names = tables[0].kind, tuple(dict.fromkeys(name for table in tables for name in table.names))
+    if kind == "regression":
+        targets, values = map(np.concatenate, zip(*(_numbers(table, names) for table in tables), strict=True))
+        return regression.scorer(targets, values, names=names or ("",))
+    labels = [label for table in tables for label in table.labels]
+    predicted = [cell for table in tables for cell in table.columns[_PREDICTED]]
+    if kind == "tokens":
+        return spans.scorer(*([tags.split(" ") for tags in cells] for cells in (labels, predicted)))
+    probabilities = _probabilities(tables, names)
+    if kind == "multi_label":
+        true_sets, predicted_sets = (_indicators(cells, names) for cells in (labels, predicted))
+        return multi_label.scorer(true_sets, probabilities, predicted=predicted_sets, names=names)
+    if kind == "ordinal" and any(table.names != names for table in tables):
         orders = "; ".join(", ".join(table.names) for table in tables)
         raise UntrustedFileError(
             f"Expected the labels of an ordinal task in one order, found {orders}. Compare runs with the same "
             "--label-order."
         )
-    return _BY_KIND[tables[0].kind](tables, names)
-
-
-def score_tables(*tables: Predictions, **options: Unpack[Bootstrap]) -> dict[str, Score]:
-    """Return the scores over the rows of all tables, with percentile bootstrap intervals."""
-    return bootstrap_scores(weighted_scores(*tables), sum(map(len, tables)), **options)
-
-
-def _cells(tables: Sequence[Predictions]) -> tuple[list[str], list[str]]:
-    """Return the labels and the predictions in the rows of all tables."""
-    labels = [label for table in tables for label in table.labels]
-    return labels, [cell for table in tables for cell in table.columns[_PREDICTED]]
-
-
-def _score_classes(module: Any, tables: Sequence[Predictions], names: tuple[str, ...]) -> WeightedScores:
     id_of = {name: i for i, name in enumerate(names)}
-    labels, predicted = (np.array([id_of[name] for name in cells], dtype=np.int64) for cells in _cells(tables))
-    losses = metrics.log_loss(labels, _probabilities(tables, names))
-    scores: WeightedScores = module.weighted_scores(labels, predicted, losses, num_classes=len(names))
-    return scores
+    ids, predictions = (np.array([id_of[name] for name in cells], dtype=np.int64) for cells in (labels, predicted))
+    of_kind = ordinal.scorer if kind == "ordinal" else metrics.scorer
+    return of_kind(ids, probabilities, names=names, predictions=predictions)
 
 
-def _score_label_sets(tables: Sequence[Predictions], names: tuple[str, ...]) -> WeightedScores:
+def _indicators(cells: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Return which of the labels each cell holds, bool [rows, names]."""
     id_of = {name: i for i, name in enumerate(names)}
-
-    def indicators(cells: list[str]) -> np.ndarray:
-        found = np.zeros((len(cells), len(names)), dtype=bool)
-        for row, labels in enumerate(label_sets(cells, "multi_label")):
-            found[row, [id_of[label] for label in labels]] = True
-        return found
-
-    targets, predicted = map(indicators, _cells(tables))
-    return multi_label.weighted_scores(targets, predicted, _probabilities(tables, names))
-
-
-def _score_numbers(tables: Sequence[Predictions], names: tuple[str, ...]) -> WeightedScores:
-    targets, values = map(np.concatenate, zip(*(_numbers(table, names) for table in tables), strict=True))
-    return regression.weighted_scores(targets, values)
-
-
-def _score_tags(tables: Sequence[Predictions], _: tuple[str, ...]) -> WeightedScores:
-    return spans.weighted_scores(*([tags.split(" ") for tags in cells] for cells in _cells(tables)))
-
-
-_BY_KIND: dict[TaskKind, Callable[[Sequence[Predictions], tuple[str, ...]], WeightedScores]] = {
-    "single_label": partial(_score_classes, metrics),
-    "ordinal": partial(_score_classes, ordinal),
-    "multi_label": _score_label_sets,
-    "regression": _score_numbers,
-    "tokens": _score_tags,
-}
+    found = np.zeros((len(cells), len(names)), dtype=bool)
+    for row, labels in enumerate(label_sets(cells, "multi_label")):
+        found[row, [id_of[label] for label in labels]] = True
+    return found
 
 
 def _probabilities(tables: Sequence[Predictions], names: tuple[str, ...]) -> np.ndarray:

@@ -6,17 +6,18 @@ changes keep the meaning, and predictions should not change; an (English) negati
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from nlptl.config import to_json
 from nlptl.data.sources import Examples
 from nlptl.evaluation.comparison import paired_bootstrap
 from nlptl.evaluation.metrics import ratio
 from nlptl.evaluation.slices import RowScores, interval_of, ratio_of
 from nlptl.evaluation.uncertainty import WeightedScores
-from nlptl.judging.outcomes import Outcomes, outcomes_of, plain_numbers
+from nlptl.judging.outcomes import Outcomes, outcomes_of
 from nlptl.model.classifier import Classifier
 from nlptl.wording import align_table
 
@@ -103,7 +104,7 @@ def probe(model: Classifier, examples: Examples, *, seed: int = 0) -> list[dict[
         kept = np.sort(rng.choice(len(examples), MOST_TEXTS, replace=False))
     examples = examples.select(kept)
     texts, pairs = list(examples.texts), list(examples.pairs)
-    before = _judge(model, examples, texts, pairs)
+    before = _judge(model, examples)
     found = []
     for each in PROBES:
         if model.task.is_per_token and not each.keeps_words:
@@ -115,7 +116,7 @@ def probe(model: Classifier, examples: Examples, *, seed: int = 0) -> list[dict[
         if pairs:
             changed |= np.array([a != b for a, b in zip(pairs, pairs_after, strict=True)])
         if changed.any():
-            after = _judge(model, examples, texts_after, pairs_after)
+            after = _judge(model, replace(examples, texts=texts_after, pairs=pairs_after))
             found.append(_compare(each, before, after, changed, seed=seed))
     return found
 
@@ -133,10 +134,9 @@ def probe_table(rows: list[dict[str, Any]], *, metric: str) -> str:
     return align_table(cells)
 
 
-def _judge(model: Classifier, examples: Examples, texts: list[str], pairs: list[str]) -> Outcomes:
-    outputs = model.predict_outputs(texts, pairs)
-    targets = model.task.targets(examples)
-    return outcomes_of(model.task, examples.labels, targets, outputs, texts, texts_shown=False)
+def _judge(model: Classifier, examples: Examples) -> Outcomes:
+    outputs = model.predict_outputs(examples.texts, examples.pairs)
+    return outcomes_of(model.task, examples, outputs, texts_shown=False)
 
 
 def _compare(each: Probe, before: Outcomes, after: Outcomes, changed: np.ndarray, *, seed: int) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _compare(each: Probe, before: Outcomes, after: Outcomes, changed: np.ndarray
         paired = paired_bootstrap(_weighted(scores), _weighted(before.scores), len(changed), seed=seed)[scores.metric]
         row |= {"score": scores.overall, "low": low, "high": high}
         row |= {"difference": paired.value, "difference_low": paired.low, "difference_high": paired.high}
-    return plain_numbers(row)
+    return to_json(row)
 
 
 def _weighted(scores: RowScores) -> WeightedScores:

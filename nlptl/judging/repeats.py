@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import scipy
 
-from nlptl.config import ClassificationConfig, RepeatsConfig
+from nlptl.config import ClassificationConfig, RepeatsConfig, to_json
 from nlptl.errors import ConfigError, UntrustedFileError
-from nlptl.evaluation.metrics import Score, Scores, main_metric
-from nlptl.judging.predictions import Predictions, read_predictions, score_tables
+from nlptl.evaluation.metrics import Score, Scorer, Scores, main_metric
+from nlptl.judging.predictions import Predictions, read_predictions, scorer
 from nlptl.judging.run_files import RunFiles
 from nlptl.training.devices import on_main
 from nlptl.training.run import Run
@@ -46,10 +46,6 @@ class Summary:
     n: int
     low: float
     high: float
-
-    def to_json(self) -> dict[str, float | None]:
-        """Return the numbers by name; NaN becomes None."""
-        return {name: value if math.isfinite(value) else None for name, value in vars(self).items()}
 
 
 def is_repeated(config: ClassificationConfig) -> bool:
@@ -94,7 +90,7 @@ def repeat_training(config: ClassificationConfig, train: Callable[[Classificatio
     if kind == "fold":
         on_main(lambda: pooled.update(_pool([_read(each.folder, config) for each in repeats])))
     summary = _summarize(kind, repeats)
-    run.write_json(f"{kind}s.json", _to_json(kind, repeats, summary, pooled))
+    run.write_json(f"{kind}s.json", _table(kind, repeats, summary, pooled))
     metric = main_metric(config.task, summary, chosen_by=config.train.selection_metric)
     _log(kind, repeats, summary, pooled, metric=metric)
     return Scores({name: Score(each.mean, each.low, each.high, each.n) for name, each in summary.items()})
@@ -129,7 +125,7 @@ def _read_scores(folder: Path) -> dict[str, Score]:
         return math.nan if value is None else value
 
     try:
-        found = {name: each for name, each in RunFiles(folder).scores["test"].items() if name != "per_class"}
+        found = RunFiles(folder).scores_of("test")
         return {name: Score(**{key: number(value) for key, value in each.items()}) for name, each in found.items()}
     except (TypeError, AttributeError) as error:
         raise UntrustedFileError(
@@ -161,30 +157,27 @@ def _spread(kind: str, values: Sequence[float]) -> Summary:
     return Summary(mean, float(np.std(values, ddof=1)), n, low, high)
 
 
-def _to_json(
+def _table(
     kind: str, repeats: Sequence[Repeat], summary: Mapping[str, Summary], pooled: Mapping[str, Score]
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "runs": [
-            {kind: each.number, "folder": each.folder.name, "scores": _plain(each.scores), "collapsed": each.collapsed}
-            for each in repeats
-        ],
-        "summary": {name: each.to_json() for name, each in summary.items()},
-    }
+    """Return the content of seeds.json or folds.json."""
+    runs = [
+        {kind: each.number, "folder": each.folder.name, "scores": each.scores, "collapsed": each.collapsed}
+        for each in repeats
+    ]
+    found: dict[str, Any] = {"runs": runs, "summary": summary}
     if any(each.collapsed for each in repeats):
-        rest = _summarize(kind, (each for each in repeats if not each.collapsed))
-        found["without_collapsed"] = {name: each.to_json() for name, each in rest.items()}
-    return found | ({"pooled": _plain(pooled) or None} if kind == "fold" else {})
-
-
-def _plain(scores: Mapping[str, Score]) -> dict[str, Any]:
-    return {name: score for name, score in Scores(scores).to_json().items() if name != "per_class"}
+        found["without_collapsed"] = _summarize(kind, (each for each in repeats if not each.collapsed))
+    if kind == "fold":
+        found["pooled"] = pooled or None
+    return to_json(found)
 
 
 def _pool(tables: Sequence[Predictions]) -> dict[str, Score]:
     """Return the scores over the texts of all folds, each predicted by the run that was not trained on it."""
     try:
-        return score_tables(*tables)
+        whole = scorer(*tables)
+        return Scorer(whole.weighted, whole.num_rows).score()  # without those of each class
     except UntrustedFileError as error:
         logger.warning("cannot score all folds together: %s", error)
         return {}

@@ -69,6 +69,10 @@ class RunFiles:
             ) from error
         return [value for value in values if isinstance(value, dict) and isinstance(value.get("step"), int)]
 
+    def scores_of(self, split: str) -> dict[str, dict[str, Any]]:
+        """Return the scores on a split by metric, without those of each class."""
+        return {name: score for name, score in self.scores[split].items() if name != "per_class"}
+
     @property
     def task(self) -> TaskKind:
         """The kind of task."""

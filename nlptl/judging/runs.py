@@ -8,8 +8,8 @@ from typing import Any
 
 from nlptl.config import ClassificationConfig, TaskKind, flat, to_json
 from nlptl.errors import ConfigError, UntrustedFileError
-from nlptl.evaluation.metrics import METRICS, main_metric, point_values
-from nlptl.judging.predictions import Predictions, read_predictions, weighted_scores
+from nlptl.evaluation.metrics import METRICS, main_metric
+from nlptl.judging.predictions import Predictions, read_predictions, scorer
 from nlptl.judging.run_files import RunFiles
 
 logger = logging.getLogger(__name__)
@@ -19,20 +19,22 @@ _TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class FinishedRun(RunFiles):
     """A run that has been scored on test."""
 
     name: str
-    folder: Path
     kind: TaskKind
-    settings: dict[str, Any]
-    """The settings in `config.json`, without nesting."""
-    scores: dict[str, dict[str, Any]]
-    """Value, low, high and n on test, by metric."""
-    costs: dict[str, Any]
-    test_sha256: str | None
-    """Hash of the texts and labels of test; None if the run did not record it."""
     predictions: Predictions
+
+    @property
+    def on_test(self) -> dict[str, dict[str, Any]]:
+        """Value, low, high and n on test, by metric."""
+        return self.scores_of("test")
+
+    @property
+    def test_sha256(self) -> str | None:
+        """Hash of the texts and labels of test; None if the run did not record it."""
+        return self.data.get("test_sha256")
 
 
 def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
@@ -91,16 +93,17 @@ def _read_run(folder: Path, name: str) -> FinishedRun:
             f"Expected the kind of task in {folder / 'manifest.json'}, found {kind!r}. Restore the file from a copy."
         )
     predictions = read_predictions(folder / "predictions.csv", kind)
-    values = point_values(weighted_scores(predictions), len(predictions))
-    scores = {m: score for m, score in run.scores["test"].items() if isinstance(score, dict) and "value" in score}
+    values = scorer(predictions).points()
+    scores = run.scores_of("test")
     metric = main_metric(kind, scores)
-    written = scores.get(metric, {}).get("value")
+    score = scores.get(metric)
+    written = score.get("value") if isinstance(score, dict) else None
     if written is None or abs(written - values[metric]) > _TOLERANCE:
         raise UntrustedFileError(
             f"Expected scores.json and predictions.csv of one run in {folder}, found {metric} {written} in the first "
             f"and {values[metric]:.6g} from the second. Restore them from a copy, or train again."
         )
-    return FinishedRun(name, folder, kind, run.settings, scores, run.costs, run.data.get("test_sha256"), predictions)
+    return FinishedRun(folder, name, kind, predictions)
 
 
 def _check_comparable(runs: Sequence[FinishedRun]) -> None:

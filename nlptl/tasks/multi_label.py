@@ -12,9 +12,10 @@ from nlptl.data.sources import Examples
 from nlptl.data.targets import check_targets, label_sets
 from nlptl.data.tokens import Tokens
 from nlptl.errors import ConfigError
+from nlptl.evaluation import multi_label
 from nlptl.evaluation.calibration import Calibration, fit_platt
-from nlptl.evaluation.metrics import Scores
-from nlptl.evaluation.multi_label import point_scores, score_label_sets, tune_thresholds
+from nlptl.evaluation.metrics import Scorer
+from nlptl.evaluation.multi_label import tune_thresholds
 from nlptl.labels import Labels
 from nlptl.tasks.losses import binary_losses
 from nlptl.tasks.task import Objective, Task
@@ -106,13 +107,9 @@ class MultiLabel(Task):
         thresholds = tune_thresholds(targets, self.outputs(logits), metric=config.threshold_metric or "f1")
         return replace(self, thresholds=tuple(thresholds.tolist()))
 
-    def point_scores(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-        """Return F1 in three averages, average precision and others."""
-        return point_scores(targets, outputs, thresholds=self._thresholds())
-
-    def score(self, targets: np.ndarray, outputs: np.ndarray, *, seed: int) -> Scores:
-        """Return the scores with intervals, and those of each label."""
-        return score_label_sets(targets, outputs, thresholds=self._thresholds(), names=self.names, seed=seed)
+    def scorer(self, targets: np.ndarray, outputs: np.ndarray) -> Scorer:
+        """Return the scorer of average precision, F1 in three averages and others."""
+        return multi_label.scorer(targets, outputs, predicted=outputs >= self._thresholds(), names=self.names)
 
     def constant(self, train_targets: np.ndarray) -> tuple[Self, np.ndarray]:
         """Return the task that predicts the most frequent label of train, and the share of each label in train."""

@@ -17,9 +17,10 @@ from nlptl.data.sources import Examples
 from nlptl.data.targets import order_problem
 from nlptl.data.tokens import Tokens
 from nlptl.errors import ConfigError
+from nlptl.evaluation import ordinal
 from nlptl.evaluation.calibration import Calibration, fit_temperature
-from nlptl.evaluation.metrics import Scores
-from nlptl.evaluation.ordinal import median_class, point_scores, scale_rank_odds, score_ranks
+from nlptl.evaluation.metrics import Scorer
+from nlptl.evaluation.ordinal import median_class, scale_rank_odds
 from nlptl.tasks.losses import num_conditions
 from nlptl.tasks.single_label import SingleLabel
 from nlptl.tasks.task import Objective
@@ -78,13 +79,9 @@ class Ordinal(SingleLabel):
         """Return the median of the distribution of each text, as CORN does."""
         return median_class(outputs)
 
-    def point_scores(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-        """Return quadratic kappa, mean absolute error and others."""
-        return point_scores(targets, outputs)
-
-    def score(self, targets: np.ndarray, outputs: np.ndarray, *, seed: int) -> Scores:
-        """Return the scores with intervals, and those of each label."""
-        return score_ranks(targets, outputs, names=self.names, seed=seed)
+    def scorer(self, targets: np.ndarray, outputs: np.ndarray) -> Scorer:
+        """Return the scorer of quadratic kappa, mean absolute error and others."""
+        return ordinal.scorer(targets, outputs, names=self.names)
 
 
 def _tempered(logits: np.ndarray, temperature: float) -> np.ndarray:

@@ -18,8 +18,8 @@ from nlptl.data.sources import Examples
 from nlptl.data.targets import check_targets
 from nlptl.data.tokens import Tokens
 from nlptl.errors import DataError
-from nlptl.evaluation.metrics import Scores
-from nlptl.evaluation.regression import point_scores, score_values
+from nlptl.evaluation import regression
+from nlptl.evaluation.metrics import Scorer
 from nlptl.labels import Labels
 from nlptl.tasks.task import Objective, Task
 
@@ -93,13 +93,9 @@ class Regression(Task):
         means, scales = self.scaling()
         return np.asarray(logits.double().numpy() * scales + means)
 
-    def point_scores(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-        """Return correlations and errors."""
-        return point_scores(targets, outputs)
-
-    def score(self, targets: np.ndarray, outputs: np.ndarray, *, seed: int) -> Scores:
-        """Return correlations and errors with intervals."""
-        return score_values(targets, outputs, names=self.names, seed=seed)
+    def scorer(self, targets: np.ndarray, outputs: np.ndarray) -> Scorer:
+        """Return the scorer of correlations and errors."""
+        return regression.scorer(targets, outputs, names=self.names)
 
     def constant(self, train_targets: np.ndarray) -> tuple[Self, np.ndarray]:
         """Return the task and the mean of train."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from nlptl.config import BinaryLoss, ClassWeights, DecisionConfig, TaskKind, TrainingConfig, from_json, to_json
 from nlptl.data.sources import Examples
 from nlptl.data.tokens import Tokens
+from nlptl.evaluation import metrics
 from nlptl.evaluation.calibration import Calibration, fit_temperature, fit_vector
 from nlptl.evaluation.conformal import fit_prediction_sets
 from nlptl.evaluation.decisions import (
@@ -26,7 +27,6 @@ from nlptl.evaluation.decisions import (
     scope_scores,
     share_text,
 )
-from nlptl.evaluation.metrics import Scores, point_scores, score_predictions
 from nlptl.evaluation.multi_label import tune_thresholds
 from nlptl.labels import Labels
 from nlptl.tasks.losses import adjust_logits, focal_losses
@@ -144,13 +144,9 @@ class SingleLabel(Task):
             return np.asarray(outputs[:, 1] >= self.decisions.threshold, dtype=np.int64)
         return np.asarray(outputs.argmax(axis=1))
 
-    def point_scores(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-        """Return accuracy, F1 and others, as `nlptl.evaluation.metrics` does."""
-        return point_scores(targets, outputs, predictions=self.chosen(outputs))
-
-    def score(self, targets: np.ndarray, outputs: np.ndarray, *, seed: int) -> Scores:
-        """Return the scores with intervals, and those of each label."""
-        return score_predictions(targets, outputs, names=self.names, predictions=self.chosen(outputs), seed=seed)
+    def scorer(self, targets: np.ndarray, outputs: np.ndarray) -> metrics.Scorer:
+        """Return the scorer of accuracy, F1 and others."""
+        return metrics.scorer(targets, outputs, names=self.names, predictions=self.chosen(outputs))
 
     def constant(self, train_targets: np.ndarray) -> tuple[Self, np.ndarray]:
         """Return the task and the share of each label in train; a missing label counts as half a text."""
@@ -177,7 +173,8 @@ class SingleLabel(Task):
         """Return the predictions after abstention, with texts out of scope marked, and with label sets."""
         outputs = self.outputs(logits)
         predictions, labels = self.predictions(outputs, read, texts), self._labels(outputs, logits)
-        sets = [tuple(names) for names in self._label_sets(outputs)] or [None] * len(labels)
+        sets: Sequence[tuple[str, ...] | None] = [tuple(names) for names in self._label_sets(outputs)]
+        sets = sets or [None] * len(labels)
         return [
             replace(p, label=label, label_set=each) for p, label, each in zip(predictions, labels, sets, strict=True)
         ]

@@ -12,7 +12,7 @@ from nlptl.config import BinaryLoss, DecisionConfig, SelectionMetric, TaskKind, 
 from nlptl.data.sources import Examples
 from nlptl.data.tokens import Tokens
 from nlptl.evaluation.calibration import Calibration, calibration_figures, describe_calibration
-from nlptl.evaluation.metrics import METRICS, Scores
+from nlptl.evaluation.metrics import METRICS, Scorer, Scores
 from nlptl.labels import Labels
 from nlptl.values import check_fields
 
@@ -162,12 +162,16 @@ class Task(ABC):
         return [f"calibration ({what}): {figures}"]
 
     @abstractmethod
+    def scorer(self, targets: np.ndarray, outputs: np.ndarray) -> Scorer:
+        """Return the scorer of outputs for targets."""
+
     def point_scores(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         """Return the scores by name, without intervals."""
+        return self.scorer(targets, outputs).points()
 
-    @abstractmethod
     def score(self, targets: np.ndarray, outputs: np.ndarray, *, seed: int) -> Scores:
-        """Return the scores with 95 % intervals."""
+        """Return the scores with 95 % intervals, also those of each class."""
+        return self.scorer(targets, outputs).score(seed=seed)
 
     @abstractmethod
     def constant(self, train_targets: np.ndarray) -> tuple[Self, np.ndarray]:

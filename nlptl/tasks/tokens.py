@@ -19,8 +19,8 @@ from nlptl.data.targets import check_targets, label_sets
 from nlptl.data.tokens import Tokens
 from nlptl.errors import ConfigError
 from nlptl.evaluation.calibration import Calibration, fit_temperature
-from nlptl.evaluation.metrics import Scores
-from nlptl.evaluation.spans import find_spans, point_scores, score_spans
+from nlptl.evaluation.metrics import Scorer
+from nlptl.evaluation.spans import find_spans, scorer
 from nlptl.labels import Labels
 from nlptl.tasks.single_label import weights_of_classes
 from nlptl.tasks.task import Objective, Task
@@ -141,15 +141,14 @@ class TokenLabels(Task):
         return np.concatenate(targets)
 
     def point_scores(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-        """Return F1, precision and recall of spans, and others."""
-        true, predicted = self._tags(targets), self._predicted(outputs, [len(ids) for ids in targets])
+        """Return F1, precision and recall of spans, others, and the log loss of tags."""
         of_true = outputs[np.arange(len(outputs)), np.concatenate(targets)]
         log_loss = -np.log(np.maximum(of_true, np.finfo(np.float64).eps)).mean()
-        return {**point_scores(true, predicted), "log_loss": float(log_loss)}
+        return {**super().point_scores(targets, outputs), "log_loss": float(log_loss)}
 
-    def score(self, targets: np.ndarray, outputs: np.ndarray, *, seed: int) -> Scores:
-        """Return the scores of spans with intervals, and those of each type."""
-        return score_spans(self._tags(targets), self._predicted(outputs, [len(ids) for ids in targets]), seed=seed)
+    def scorer(self, targets: np.ndarray, outputs: np.ndarray) -> Scorer:
+        """Return the scorer of spans and tags."""
+        return scorer(self._tags(targets), self._predicted(outputs, [len(ids) for ids in targets]))
 
     def constant(self, train_targets: np.ndarray) -> tuple[Self, np.ndarray]:
         """Return the task and the tag O."""

@@ -28,32 +28,33 @@ def main(rows: int) -> None:
         names = [str(i) for i in range(classes)]
         show(
             f"single label, {classes} classes",
-            lambda labels=labels, shares=shares, names=names: metrics.score_predictions(labels, shares, names=names),
+            lambda labels=labels, shares=shares, names=names: metrics.scorer(labels, shares, names=names).score(),
         )
     labels, shares = rng.integers(5, size=rows), rng.dirichlet(np.ones(5), size=rows)
-    show("ordinal, 5 classes", lambda: ordinal.score_ranks(labels, shares, names=list("abcde")))
+    show("ordinal, 5 classes", lambda: ordinal.scorer(labels, shares, names=list("abcde")).score())
     for count in (6, 28):
         targets = rng.random((rows, count)) < 0.1
         outputs = np.clip(targets * 0.7 + rng.random((rows, count)) * 0.4, 0, 1)
-        settings = {"thresholds": np.full(count, 0.5), "names": [str(i) for i in range(count)]}
+        settings = {"predicted": outputs >= 0.5, "names": [str(i) for i in range(count)]}
         show(
             f"several labels, {count} labels",
-            lambda targets=targets, outputs=outputs, settings=settings: multi_label.score_label_sets(
+            lambda targets=targets, outputs=outputs, settings=settings: multi_label.scorer(
                 targets, outputs, **settings
-            ),
+            ).score(),
         )
     scores = rng.normal(size=(2, rows, 1))
-    show("regression", lambda: regression.score_values(*scores, names=["score"]))
+    show("regression", lambda: regression.scorer(*scores, names=["score"]).score())
     true, found = (
         [["B-x" if tag < 0.1 else "O" for tag in sentence] for sentence in rng.random((rows, 15))] for _ in range(2)
     )
-    show("spans, sentences of 15 words", lambda: spans.score_spans(true, found))
+    show("spans, sentences of 15 words", lambda: spans.scorer(true, found).score())
 
     systems = [np.where(rng.random(rows) < 0.8, labels, rng.integers(5, size=rows)) for _ in range(2)]
-    losses = rng.random(rows)
-    scorers = [metrics.weighted_scores(labels, system, losses, num_classes=5) for system in systems]
+    settings = {"names": list("abcde")}
+    scorers = [metrics.scorer(labels, shares, predictions=system, **settings).weighted for system in systems]
     show("paired bootstrap, 5 classes", lambda: paired_bootstrap(*scorers, rows, resamples=RESAMPLES))
-    both = metrics.weighted_scores(np.tile(labels, 2), np.concatenate(systems), np.tile(losses, 2), num_classes=5)
+    doubled = (np.tile(labels, 2), np.tile(shares, (2, 1)))
+    both = metrics.scorer(*doubled, predictions=np.concatenate(systems), **settings).weighted
     show("approximate randomization, 5 classes", lambda: randomization_test(both, rows, resamples=RESAMPLES))
 
 

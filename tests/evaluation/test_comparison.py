@@ -168,46 +168,34 @@ def test_settings_out_of_range_are_refused():
         smallest_accuracy_difference(10, 0.1, power=1)
 
 
-def classes(rng, rows):
-    labels, probabilities = rng.integers(4, size=rows), rng.dirichlet(np.ones(4), size=rows)
-    return labels, probabilities, metrics.log_loss(labels, probabilities)
-
-
 def by_kind(kind, rng, rows):
-    """Return weighted scores of a kind of task, and a function that scores chosen rows."""
+    """Return a function from chosen rows to their scorer, for a kind of task."""
     if kind == "regression":
         targets, values = rng.normal(size=(2, rows, 2)).round(1)  # with ties
-        scorer = regression.weighted_scores(targets, values)
-        return scorer, lambda chosen: regression.point_scores(targets[chosen], values[chosen])
+        return lambda chosen: regression.scorer(targets[chosen], values[chosen], names=["a", "b"])
     if kind == "multi_label":
         targets, shares = rng.random((rows, 5)) < 0.3, rng.random((rows, 5))
-        thresholds = np.full(5, 0.4)
-        scorer = multi_label.weighted_scores(targets, shares >= thresholds, shares)
-        return scorer, lambda chosen: multi_label.point_scores(targets[chosen], shares[chosen], thresholds=thresholds)
+        return lambda chosen: multi_label.scorer(
+            targets[chosen], shares[chosen], predicted=shares[chosen] >= 0.4, names=list("abcde")
+        )
     if kind == "tokens":
         true, found = ([list(rng.choice(["O", "B-x", "I-x", "B-y"], size=6)) for _ in range(rows)] for _ in range(2))
-        scorer = spans.weighted_scores(true, found)
-        return scorer, lambda chosen: spans.point_scores([true[i] for i in chosen], [found[i] for i in chosen])
-    labels, shares, losses = classes(rng, rows)
+        return lambda chosen: spans.scorer([true[i] for i in chosen], [found[i] for i in chosen])
+    labels, shares = rng.integers(4, size=rows), rng.dirichlet(np.ones(4), size=rows)
     module = {"single_label": metrics, "ordinal": ordinal}[kind]
-    predictions = shares.argmax(axis=1) if kind == "single_label" else ordinal.median_class(shares)
-    scorer = module.weighted_scores(labels, predictions, losses, num_classes=4)
-    return scorer, lambda chosen: module.point_scores(labels[chosen], shares[chosen])
+    return lambda chosen: module.scorer(labels[chosen], shares[chosen], names=list("abcd"))
 
 
 @pytest.mark.parametrize("kind", ["single_label", "ordinal", "multi_label", "regression", "tokens"])
 def test_weighted_scores_are_those_of_the_rows_that_count(kind):
     rng = np.random.default_rng(0)
-    scorer, score_rows = by_kind(kind, rng, 30)
+    scorer_of = by_kind(kind, rng, 30)
     weights = np.vstack([np.ones(30), rng.integers(3, size=(3, 30)), np.arange(30) < 15, np.arange(30) == 4])
-    found = scorer(weights.astype(np.float64))
+    found = scorer_of(np.arange(30)).weighted(weights.astype(np.float64))
     for i, counts in enumerate(weights.astype(int)):
-        expected = score_rows(np.repeat(np.arange(30), counts))
-        assert found.keys() <= expected.keys()
-        assert len(found) >= 5
-        assert {name: values[i] for name, values in found.items()} == pytest.approx(
-            {name: expected[name] for name in found}, abs=1e-9
-        )
+        expected = scorer_of(np.repeat(np.arange(30), counts)).points()
+        assert len(expected) >= 5
+        assert {name: values[i] for name, values in found.items()} == pytest.approx(expected, abs=1e-9)
 
 
 def confusions(shares, accuracy):
@@ -256,9 +244,10 @@ def test_equally_good_systems_are_told_apart_in_one_of_twenty_cases_at_most(rows
         # As two seeds of one training: mostly the same mistakes, and some of their own.
         shared = rng.random(rows) < 0.15
         a, b = (np.where(shared ^ (rng.random(rows) < 0.1), 1 - labels, labels) for _ in range(2))
-        pooled = metrics.weighted_scores(
-            np.concatenate([labels, labels]), np.concatenate([a, b]), np.zeros(2 * rows), num_classes=2
-        )
+        predictions = np.concatenate([a, b])
+        pooled = metrics.scorer(
+            np.concatenate([labels, labels]), np.eye(2)[predictions], names=["a", "b"], predictions=predictions
+        ).weighted
         p_values = {"mcnemar": mcnemar(a == labels, b == labels)}
         p_values |= randomization_test(pooled, rows, resamples=499, seed=seed)
         for name in alarms:

@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix, log_loss
+from sklearn.metrics import confusion_matrix
 
 from nlptl.evaluation.errors import (
     MOST_PAIRS,
     NONE,
-    binary_losses,
     confused_labels,
     confused_sets,
     confused_spans,
@@ -60,14 +59,3 @@ def test_spans_that_are_missed_wrongly_found_or_found_otherwise():
         ("org", "org, other borders"): (1, 1.0),
         (NONE, "per"): (1, 0.25),
     }
-
-
-def test_binary_losses_are_those_of_scikit_learn():
-    rng = np.random.default_rng(0)
-    targets, probabilities = rng.integers(2, size=(40, 3)), rng.random((40, 3))
-    probabilities[0] = [0, 1, 0.5]
-    wanted = [
-        sum(log_loss([t], [p], labels=[0, 1]) for t, p in zip(row, given, strict=True))
-        for row, given in zip(targets, probabilities, strict=True)
-    ]
-    np.testing.assert_allclose(binary_losses(targets, probabilities), wanted, rtol=1e-9)

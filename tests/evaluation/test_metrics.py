@@ -18,7 +18,7 @@ from nlptl.evaluation.metrics import (
     count_classes,
     from_counts,
     log_loss,
-    score_predictions,
+    scorer,
 )
 
 # rows, classes, how many of the classes the labels use, how many the predictions use, accuracy
@@ -65,6 +65,10 @@ def by_sklearn(labels, predictions):
     }
 
 
+def scored(labels, probabilities, *, names, **options):
+    return scorer(labels, probabilities, names=names).score(**options)
+
+
 def names_of(classes):
     return [f"class {i}" for i in range(classes)]
 
@@ -79,7 +83,7 @@ def test_scores_equal_scikit_learn(case, seed):
     expected = by_sklearn(labels, predictions)
     expected["log_loss"] = sklearn.metrics.log_loss(labels, probabilities, labels=range(classes))
 
-    scores = score_predictions(labels, probabilities, names=names_of(classes), resamples=20)
+    scores = scored(labels, probabilities, names=names_of(classes), resamples=20)
 
     assert {metric: score.value for metric, score in scores.items()} == pytest.approx(expected, abs=1e-12)
     assert all(score.n == len(labels) and score.low <= score.high for score in scores.values())
@@ -93,7 +97,7 @@ def test_per_class_scores_equal_scikit_learn_and_are_nan_without_support(case):
         labels, predictions, labels=range(classes), zero_division=0
     )
 
-    scores = score_predictions(labels, probabilities_of(predictions, classes), names=names_of(classes), resamples=50)
+    scores = scored(labels, probabilities_of(predictions, classes), names=names_of(classes), resamples=50)
 
     assert list(scores.per_class) == names_of(classes)
     for i, row in enumerate(scores.per_class.values()):
@@ -140,7 +144,7 @@ def test_log_loss_clips_like_scikit_learn(dtype):
 
 
 def test_the_first_of_equal_probabilities_is_predicted():
-    scores = score_predictions(np.array([0, 1]), np.full((2, 2), 0.5), names=["a", "b"], resamples=10)
+    scores = scored(np.array([0, 1]), np.full((2, 2), 0.5), names=["a", "b"], resamples=10)
     assert scores.per_class["a"]["recall"].value == 1
     assert scores.per_class["b"]["recall"].value == 0
 
@@ -190,7 +194,7 @@ def test_chunks_do_not_change_the_resamples(case, monkeypatch):
 def test_intervals_agree_with_scipy():
     labels, predictions = predictions_of(500, 4, 4, 4, 0.6)
     probabilities = probabilities_of(predictions, 4)
-    scores = score_predictions(labels, probabilities, names=names_of(4), resamples=8000)
+    scores = scored(labels, probabilities, names=names_of(4), resamples=8000)
     for metric, values in {"accuracy": labels == predictions, "log_loss": log_loss(labels, probabilities)}.items():
         interval = stats.bootstrap(
             (values.astype(float),), np.mean, n_resamples=8000, method="percentile", rng=np.random.default_rng(5)
@@ -212,7 +216,7 @@ def test_percentile_interval_equals_numpy_quantiles_and_leaves_nan_out():
 
 def test_resamples_without_the_class_are_left_out_of_its_interval():
     labels = np.array([0] + [1] * 9)
-    scores = score_predictions(labels, np.eye(2)[labels], names=["rare", "common"], resamples=200)
+    scores = scored(labels, np.eye(2)[labels], names=["rare", "common"], resamples=200)
     assert scores.per_class["rare"]["recall"] == Score(1.0, 1.0, 1.0, 1)
 
 
@@ -221,7 +225,7 @@ def test_the_seed_decides_and_confidence_widens():
     probabilities = probabilities_of(predictions, 5)
 
     def scores_of(**settings):
-        return score_predictions(labels, probabilities, names=names_of(5), resamples=300, **settings)
+        return scored(labels, probabilities, names=names_of(5), resamples=300, **settings)
 
     assert scores_of(seed=1).to_json() == scores_of(seed=1).to_json()
     assert scores_of(seed=1).to_json() != scores_of(seed=2).to_json()
@@ -231,7 +235,7 @@ def test_the_seed_decides_and_confidence_widens():
 
 def test_scores_become_strict_json():
     labels, predictions = np.array([0, 1, 1]), np.array([0, 2, 1])
-    scores = score_predictions(labels, np.eye(3)[predictions], names=["a", "b", "c"], resamples=30)
+    scores = scored(labels, np.eye(3)[predictions], names=["a", "b", "c"], resamples=30)
     read = json.loads(json.dumps(scores.to_json(), allow_nan=False))
     assert list(read) == [*scores, "per_class"]
     assert set(read["accuracy"]) == {"value", "low", "high", "n"}
@@ -282,14 +286,14 @@ PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
 )
 def test_bad_predictions_are_refused(labels, probabilities, message):
     with pytest.raises(DataError, match=re.escape(message)):
-        score_predictions(labels, probabilities, names=["a", "b"])
+        scored(labels, probabilities, names=["a", "b"])
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"names": ["a", "a"]}, "Expected different label names, found ['a'] more than once."),
-        ({"names": ["a", "b"], "resamples": 0}, "Expected 1 resample or more, found 0. Pass resamples=2000"),
+        ({"names": ["a", "b"], "resamples": 0}, "Expected 1 or more resamples, found 0. Pass resamples=2000"),
         (
             {"names": ["a", "b"], "confidence": 95},
             "Expected a confidence between 0 and 1, found 95. Pass confidence=0.95",
@@ -298,4 +302,4 @@ def test_bad_predictions_are_refused(labels, probabilities, message):
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        score_predictions(LABELS, PROBABILITIES, **settings)
+        scored(LABELS, PROBABILITIES, **settings)

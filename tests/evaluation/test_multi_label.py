@@ -9,7 +9,7 @@ import sklearn.metrics
 
 from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation import uncertainty
-from nlptl.evaluation.multi_label import point_scores, score_label_sets, tune_thresholds
+from nlptl.evaluation.multi_label import cell_losses, scorer, tune_thresholds
 
 # rows, labels, share of true cells
 CASES = [(1, 2, 0.5), (1, 3, 0.0), (20, 3, 1.0), (200, 28, 0.05), (400, 6, 0.4)]
@@ -44,6 +44,10 @@ def by_sklearn(targets, probabilities, thresholds):
     }
 
 
+def scored(targets, probabilities, *, thresholds, names, **options):
+    return scorer(targets, probabilities, predicted=probabilities >= thresholds, names=names).score(**options)
+
+
 def names_of(labels):
     return [f"label {i}" for i in range(labels)]
 
@@ -55,13 +59,13 @@ def test_scores_equal_scikit_learn(case, dtype):
     for seed in range(3):
         targets, probabilities, thresholds = predictions_of(*case, seed=seed, dtype=dtype)
         expected = by_sklearn(targets, probabilities, thresholds)
-        scores = score_label_sets(
+        scores = scored(
             targets.astype(np.int8), probabilities, thresholds=thresholds, names=names_of(case[1]), resamples=20
         )
         tolerance = 1e-12 if dtype == np.float64 else 1e-6
         assert {metric: score.value for metric, score in scores.items()} == pytest.approx(expected, abs=tolerance)
         assert all(score.n == case[0] and score.low <= score.high for score in scores.values())
-        points = point_scores(targets, probabilities, thresholds=thresholds)
+        points = scorer(targets, probabilities, predicted=probabilities >= thresholds, names=names_of(case[1])).points()
         assert points == pytest.approx(expected, abs=tolerance)
 
 
@@ -70,7 +74,7 @@ def test_per_class_scores_equal_scikit_learn_and_are_nan_without_support():
     targets[:, 4] = False
     expected = sklearn.metrics.precision_recall_fscore_support(targets, probabilities >= thresholds, zero_division=0)
 
-    scores = score_label_sets(targets, probabilities, thresholds=thresholds, names=names_of(6), resamples=100)
+    scores = scored(targets, probabilities, thresholds=thresholds, names=names_of(6), resamples=100)
 
     assert list(scores.per_class) == names_of(6)
     for i, row in enumerate(scores.per_class.values()):
@@ -86,7 +90,7 @@ def test_per_class_scores_equal_scikit_learn_and_are_nan_without_support():
 def test_intervals_are_those_of_resampled_rows():
     targets, probabilities, thresholds = predictions_of(25, 4, 0.2)
     settings = {"names": names_of(4), "resamples": 100, "confidence": 0.8, "seed": 4}
-    scores = score_label_sets(targets, probabilities, thresholds=thresholds, **settings)
+    scores = scored(targets, probabilities, thresholds=thresholds, **settings)
     drawn = next(uncertainty.resample_rows(25, resamples=100, seed=4))
     expected = [by_sklearn(targets[rows], probabilities[rows], thresholds) for rows in drawn]
     for metric, score in scores.items():
@@ -96,8 +100,19 @@ def test_intervals_are_those_of_resampled_rows():
 
 def test_log_loss_is_clipped_like_scikit_learn():
     targets, probabilities = np.array([[1, 0, 1, 0]]), np.array([[0.0, 1.0, 1.0, 0.0]], dtype=np.float32)
-    found = point_scores(targets, probabilities, thresholds=np.full(4, 0.5))["log_loss"]
+    found = scorer(targets, probabilities, predicted=probabilities >= 0.5, names=names_of(4)).points()["log_loss"]
     assert found == pytest.approx(sklearn.metrics.log_loss(targets[0], probabilities[0]), rel=1e-6)
+
+
+def test_cell_losses_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    targets, probabilities = rng.integers(2, size=(40, 3)), rng.random((40, 3))
+    probabilities[0] = [0, 1, 0.5]
+    wanted = [
+        [sklearn.metrics.log_loss([t], [p], labels=[0, 1]) for t, p in zip(row, given, strict=True)]
+        for row, given in zip(targets, probabilities, strict=True)
+    ]
+    np.testing.assert_allclose(cell_losses(targets, probabilities), wanted, rtol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -157,7 +172,7 @@ PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
 )
 def test_bad_predictions_are_refused(targets, probabilities, message):
     with pytest.raises(DataError, match=re.escape(message)):
-        point_scores(targets, probabilities, thresholds=np.array([0.5, 0.5]))
+        scorer(targets, probabilities, predicted=probabilities >= 0.5, names=["a", "b"])
     with pytest.raises(DataError, match=re.escape(message)):
         tune_thresholds(targets, probabilities)
 
@@ -165,11 +180,11 @@ def test_bad_predictions_are_refused(targets, probabilities, message):
 def test_other_bad_arguments_are_refused():
     settings = {"thresholds": np.array([0.5, 0.5]), "names": ["a", "b"]}
     with pytest.raises(DataError, match=r"shape \[rows, labels\] for 3 names, found int64 of shape \[3, 2\]"):
-        score_label_sets(TARGETS, PROBABILITIES, **{**settings, "names": ["a", "b", "c"]})
-    for thresholds in (np.array([0.5]), np.array([0.5, np.nan])):
-        with pytest.raises(DataError, match=r"Expected a finite threshold for each of the 2 labels, found float64"):
-            score_label_sets(TARGETS, PROBABILITIES, **{**settings, "thresholds": thresholds})
+        scored(TARGETS, PROBABILITIES, **{**settings, "names": ["a", "b", "c"]})
+    for predicted in (PROBABILITIES[:, :1] > 0.5, PROBABILITIES):
+        with pytest.raises(DataError, match=r"Expected predictions as bool of shape \[3, 2\], that of"):
+            scorer(TARGETS, PROBABILITIES, predicted=predicted, names=["a", "b"])
     with pytest.raises(ConfigError, match="Expected different label names, found"):
-        score_label_sets(TARGETS, PROBABILITIES, **{**settings, "names": ["a", "a"]})
-    with pytest.raises(ConfigError, match="Expected 1 resample or more, found 0"):
-        score_label_sets(TARGETS, PROBABILITIES, **settings, resamples=0)
+        scored(TARGETS, PROBABILITIES, **{**settings, "names": ["a", "a"]})
+    with pytest.raises(ConfigError, match="Expected 1 or more resamples, found 0"):
+        scored(TARGETS, PROBABILITIES, **settings, resamples=0)

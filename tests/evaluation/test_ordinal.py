@@ -9,7 +9,7 @@ import sklearn.metrics
 
 from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation import uncertainty
-from nlptl.evaluation.ordinal import median_class, point_scores, score_ranks
+from nlptl.evaluation.ordinal import median_class, scorer
 
 CASES = [(1, 2), (3, 4), (60, 2), (200, 5), (500, 30)]  # rows, classes
 
@@ -45,6 +45,10 @@ def by_sklearn(labels, probabilities):
     }
 
 
+def scored(labels, probabilities, *, names, **options):
+    return scorer(labels, probabilities, names=names).score(**options)
+
+
 def names_of(classes):
     return [f"rank {i}" for i in range(classes)]
 
@@ -55,9 +59,9 @@ def test_scores_equal_scikit_learn(case):
     for seed in range(5):
         labels, probabilities = predictions_of(*case, seed=seed)
         expected = pytest.approx(by_sklearn(labels, probabilities), abs=1e-12)
-        scores = score_ranks(labels, probabilities, names=names_of(case[1]), resamples=20)
+        scores = scored(labels, probabilities, names=names_of(case[1]), resamples=20)
         assert {metric: score.value for metric, score in scores.items()} == expected
-        assert point_scores(labels, probabilities) == expected
+        assert scorer(labels, probabilities, names=names_of(case[1])).points() == expected
         assert all(score.n == case[0] and score.low <= score.high for score in scores.values())
 
 
@@ -66,7 +70,7 @@ def test_per_class_scores_equal_scikit_learn_and_are_nan_without_support():
     precision_recall_f1 = sklearn.metrics.precision_recall_fscore_support(
         labels, median_class(probabilities), labels=range(6), zero_division=0
     )
-    scores = score_ranks(labels, probabilities, names=names_of(6), resamples=100)
+    scores = scored(labels, probabilities, names=names_of(6), resamples=100)
     assert list(scores.per_class) == names_of(6)
     for i, row in enumerate(scores.per_class.values()):
         assert {score.n for score in row.values()} == {np.count_nonzero(labels == i)}
@@ -80,7 +84,7 @@ def test_per_class_scores_equal_scikit_learn_and_are_nan_without_support():
 @pytest.mark.filterwarnings("ignore:A single label was found:UserWarning", "ignore:y_pred contains classes")
 def test_intervals_are_those_of_resampled_rows():
     labels, probabilities = predictions_of(25, 4)
-    scores = score_ranks(labels, probabilities, names=names_of(4), resamples=100, confidence=0.8, seed=4)
+    scores = scored(labels, probabilities, names=names_of(4), resamples=100, confidence=0.8, seed=4)
     drawn = next(uncertainty.resample_rows(25, resamples=100, seed=4))
     expected = [by_sklearn(labels[rows], probabilities[rows]) for rows in drawn]
     for metric, score in scores.items():
@@ -99,7 +103,7 @@ def test_median_class(row, median):
 
 
 def test_kappa_of_one_class_is_zero():
-    scores = score_ranks(np.array([1, 1]), np.array([[0.0, 1.0], [0.1, 0.9]]), names=["low", "high"], resamples=10)
+    scores = scored(np.array([1, 1]), np.array([[0.0, 1.0], [0.1, 0.9]]), names=["low", "high"], resamples=10)
     assert (scores["quadratic_kappa"].value, scores["accuracy"].value) == (0, 1)
 
 
@@ -118,11 +122,11 @@ PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
 )
 def test_bad_predictions_are_refused(labels, probabilities, message):
     with pytest.raises(DataError, match=re.escape(message)):
-        score_ranks(labels, probabilities, names=["a", "b"])
+        scored(labels, probabilities, names=["a", "b"])
 
 
 def test_other_bad_arguments_are_refused():
-    with pytest.raises(ConfigError, match="Expected 1 resample or more, found 0"):
-        score_ranks(LABELS, PROBABILITIES, names=["a", "b"], resamples=0)
+    with pytest.raises(ConfigError, match="Expected 1 or more resamples, found 0"):
+        scored(LABELS, PROBABILITIES, names=["a", "b"], resamples=0)
     with pytest.raises(ConfigError, match="Expected different label names"):
-        score_ranks(LABELS, PROBABILITIES, names=["a", "a"])
+        scored(LABELS, PROBABILITIES, names=["a", "a"])

@@ -10,7 +10,7 @@ from scipy import stats
 from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation import uncertainty
 from nlptl.evaluation.metrics import Score
-from nlptl.evaluation.regression import point_scores, score_values
+from nlptl.evaluation.regression import scorer
 from nlptl.evaluation.report import score_table
 
 METRICS = ["spearman", "pearson", "rmse", "mae", "r2"]
@@ -39,6 +39,10 @@ def by_reference(targets, values):
     )
 
 
+def scored(targets, values, *, names, **options):
+    return scorer(targets, values, names=names).score(**options)
+
+
 def values_of(scores):
     return [score.value for score in scores.values()]
 
@@ -50,11 +54,12 @@ def test_scores_equal_scipy_and_scikit_learn(rows, outputs, noise, offset):
     expected = by_reference(targets, values)
     names = [f"output {i}" for i in range(outputs)]
 
-    scores = score_values(targets, values, names=names, resamples=50)
+    scores = scored(targets, values, names=names, resamples=50)
 
     assert list(scores) == METRICS
     assert values_of(scores) == pytest.approx(expected.mean(axis=1), rel=1e-7)
-    assert list(point_scores(targets, values).values()) == pytest.approx(expected.mean(axis=1), rel=1e-7)
+    points = scorer(targets, values, names=names).points()
+    assert list(points.values()) == pytest.approx(expected.mean(axis=1), rel=1e-7)
     assert all(score.n == rows and score.low <= score.high for score in scores.values())
     assert list(scores.per_class) == (names if outputs > 1 else [])
     for i, row in enumerate(scores.per_class.values()):
@@ -68,7 +73,7 @@ def test_intervals_are_those_of_resampled_rows(monkeypatch):
     expected = np.stack([by_reference(targets[rows], values[rows]) for rows in drawn])
 
     monkeypatch.setattr(uncertainty, "_DRAWS_AT_ONCE", 7 * 20)
-    scores = score_values(targets, values, names=["a", "b"], resamples=100, confidence=0.8, seed=4)
+    scores = scored(targets, values, names=["a", "b"], resamples=100, confidence=0.8, seed=4)
 
     for found, numbers in ((scores, expected.mean(axis=2)), (scores.per_class["b"], expected[:, :, 1])):
         ends = np.quantile(numbers, [0.1, 0.9], axis=0)
@@ -79,19 +84,19 @@ def test_correlations_of_constant_numbers_are_zero():
     targets, values = numbers_of(9, 1)
     tenths = np.full((3, 1), 0.1)  # their mean is rounded to another number
     for pair in ((targets[:3], tenths), (tenths, values[:3]), (tenths, tenths)):
-        scores = score_values(*pair, names=["a"], resamples=20)
+        scores = scored(*pair, names=["a"], resamples=20)
         assert scores["pearson"] == scores["spearman"] == Score(0.0, 0.0, 0.0, len(pair[0]))
     few = np.array([[0.0], [0.0], [0.3]])  # many resamples are constant
-    assert score_values(few, few, names=["a"], resamples=500)["pearson"] == Score(1.0, 0.0, 1.0, 3)
+    assert scored(few, few, names=["a"], resamples=500)["pearson"] == Score(1.0, 0.0, 1.0, 3)
 
 
 def test_a_single_row_has_errors_alone():
     """It has no order and no spread: scikit-learn and scipy give NaN for r2 and the correlations."""
     targets, values = numbers_of(1, 2)
-    scores = score_values(targets, values, names=["a", "b"], resamples=20)
+    scores = scored(targets, values, names=["a", "b"], resamples=20)
     assert list(scores) == list(scores.per_class["b"]) == ["rmse", "mae"]
     assert scores["mae"].value == pytest.approx(np.abs(targets - values).mean())
-    assert "r2" in score_values(*numbers_of(2, 1), names=["a"], resamples=20)
+    assert "r2" in scored(*numbers_of(2, 1), names=["a"], resamples=20)
     table = score_table(scores, split="test", baseline=scores)
     assert [line.split()[0] for line in table.splitlines()[2:]] == ["rmse", "mae"]
 
@@ -99,7 +104,7 @@ def test_a_single_row_has_errors_alone():
 def test_r2_of_constant_targets_is_that_of_scikit_learn():
     targets = np.full((4, 1), 0.1)
     for values in (targets, targets + 1):
-        assert point_scores(targets, values)["r2"] == sklearn.metrics.r2_score(targets, values)
+        assert scorer(targets, values, names=["a"]).points()["r2"] == sklearn.metrics.r2_score(targets, values)
 
 
 TARGETS = np.array([[1.0], [0.0], [2.5]])
@@ -127,11 +132,11 @@ TARGETS = np.array([[1.0], [0.0], [2.5]])
 )
 def test_bad_numbers_are_refused(targets, values, message):
     with pytest.raises(DataError, match=re.escape(message)):
-        score_values(targets, values, names=["a"])
+        scored(targets, values, names=["a"])
 
 
 def test_other_bad_arguments_are_refused():
     with pytest.raises(ConfigError, match="found \\['a'\\] more than once"):
-        score_values(np.zeros((3, 2)), np.zeros((3, 2)), names=["a", "a"])
-    with pytest.raises(ConfigError, match="Expected 1 resample or more, found 0"):
-        score_values(TARGETS, TARGETS, names=["a"], resamples=0)
+        scored(np.zeros((3, 2)), np.zeros((3, 2)), names=["a", "a"])
+    with pytest.raises(ConfigError, match="Expected 1 or more resamples, found 0"):
+        scored(TARGETS, TARGETS, names=["a"], resamples=0)

@@ -13,7 +13,7 @@ from seqeval.scheme import IOB2, Entities
 from nlptl.errors import ConfigError, DataError
 from nlptl.evaluation import uncertainty
 from nlptl.evaluation.metrics import Score
-from nlptl.evaluation.spans import find_spans, point_scores, score_spans
+from nlptl.evaluation.spans import find_spans, scorer
 
 TAGS = ["O", "B-A", "I-A", "B-B", "I-B"]
 
@@ -53,16 +53,16 @@ def test_scores_equal_seqeval(rows, right, tags):
         if not any(find_spans(row) for row in true + predicted):
             continue  # seqeval returns NaN and warns
         expected = pytest.approx(by_seqeval(true, predicted), abs=1e-12)
-        scores = score_spans(true, predicted, resamples=20)
+        scores = scorer(true, predicted).score(resamples=20)
         assert {metric: score.value for metric, score in scores.items()} == expected
-        assert point_scores(true, predicted) == expected
+        assert scorer(true, predicted).points() == expected
         assert all(score.n == rows and score.low <= score.high for score in scores.values())
 
 
 def test_per_class_scores_equal_seqeval_and_are_nan_without_true_spans():
     true, predicted = sentences(80, 0)
     predicted[0] = ["B-new"] * len(predicted[0])
-    scores = score_spans(true, predicted, resamples=200)
+    scores = scorer(true, predicted).score(resamples=200)
     expected = precision_recall_fscore_support(true, predicted, average=None, scheme=IOB2, zero_division=0)
 
     assert list(scores.per_class) == ["A", "B", "new"]
@@ -81,18 +81,18 @@ def test_intervals_are_those_of_resampled_sentences():
         by_seqeval([true[i] for i in rows], [predicted[i] for i in rows])
         for rows in next(uncertainty.resample_rows(30, resamples=100, seed=4))
     ]
-    scores = score_spans(true, predicted, resamples=100, confidence=0.8, seed=4)
+    scores = scorer(true, predicted).score(resamples=100, confidence=0.8, seed=4)
     for metric, score in scores.items():
         ends = np.quantile([row[metric] for row in drawn], [0.1, 0.9])
         assert [score.low, score.high] == pytest.approx(ends.tolist(), abs=1e-12), metric
 
 
 def test_sentences_without_spans_or_words_score_zero():
-    scores = score_spans([["O", "O"], []], [["O", "I-A"], []], resamples=10)
+    scores = scorer([["O", "O"], []], [["O", "I-A"], []]).score(resamples=10)
     assert scores["span_f1"] == Score(0.0, 0.0, 0.0, 2)
     assert scores["token_accuracy"].value == 0.5
     assert scores.per_class == {}
-    assert set(point_scores([[]], [[]]).values()) == {0.0}
+    assert set(scorer([[]], [[]]).points().values()) == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,11 @@ def test_sentences_without_spans_or_words_score_zero():
 )
 def test_bad_tags_are_refused(true, predicted, message):
     with pytest.raises(DataError, match=re.escape(message)):
-        score_spans(true, predicted)
-    with pytest.raises(DataError, match=re.escape(message)):
-        point_scores(true, predicted)
+        scorer(true, predicted)
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ConfigError, match="Expected 1 resample or more, found 0"):
-        score_spans([["O"]], [["O"]], resamples=0)
+    with pytest.raises(ConfigError, match="Expected 1 or more resamples, found 0"):
+        scorer([["O"]], [["O"]]).score(resamples=0)
     with pytest.raises(ConfigError, match="Expected a confidence between 0 and 1, found 95"):
-        score_spans([["O"]], [["O"]], confidence=95)
+        scorer([["O"]], [["O"]]).score(confidence=95)

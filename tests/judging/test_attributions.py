@@ -124,7 +124,7 @@ def test_which_texts_are_explained(tiny_bert):
     examples = Examples(texts, labels, [2, 3, 4, 5, 6, 7])
     outputs = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3], [0.99, 0.01], [0.2, 0.8]])
     task = model.task
-    outcomes = outcomes_of(task, labels, task.targets(examples), outputs, texts, texts_shown=True)
+    outcomes = outcomes_of(task, examples, outputs, texts_shown=True)
     found = explain(model, examples, outcomes, 5)
     assert [(each["row"], each["label"], each["predicted"]) for each in found] == [
         (2, "positive", "negative"),

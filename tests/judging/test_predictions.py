@@ -7,7 +7,7 @@ import pytest
 
 from nlptl import UntrustedFileError
 from nlptl.evaluation.metrics import METRICS
-from nlptl.judging.predictions import read_predictions, score_tables, weighted_scores
+from nlptl.judging.predictions import read_predictions, scorer
 
 from .conftest import TASKS, examples_of, outputs_of
 
@@ -19,7 +19,7 @@ def read(folder, kind):
 @pytest.mark.parametrize("kind", TASKS)
 def test_rows_give_the_scores_that_were_written(kind, write_run):
     folder = write_run("run", kind)
-    found = {name: float(value[0]) for name, value in weighted_scores(read(folder, kind))(np.ones((1, 200))).items()}
+    found = scorer(read(folder, kind)).points()
     written = json.loads((folder / "scores.json").read_text())["test"]
     assert {name for name in written if name != "per_class"} == found.keys()
     assert found == pytest.approx({name: written[name]["value"] for name in found}, abs=1e-9)
@@ -33,8 +33,9 @@ def test_intervals_of_tables_together(kind, write_run):
         type(whole)(whole.kind, whole.rows[part], whole.labels[part], {k: v[part] for k, v in whole.columns.items()})
         for part in (slice(0, 80), slice(80, None))
     ]
-    assert score_tables(*halves, resamples=200) == score_tables(whole, resamples=200)
-    score = score_tables(whole, resamples=200)[METRICS[whole.kind][0]]
+    scores = scorer(whole).score(resamples=200)
+    assert scorer(*halves).score(resamples=200) == scores
+    score = scores[METRICS[whole.kind][0]]
     assert score.low < score.value < score.high
     assert score.n == 200
 
