@@ -362,12 +362,32 @@ class Columns:
         check_fields(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Columns):
+    """How a data set is read, and which of its texts are used."""
+
+    task: TaskKind = "single_label"
+    """Kind of target. single_label: one label. ordinal: one of several ordered labels. multi_label: any number of
+    labels. regression: one number or several. tokens: a tag per word."""
+    label_order: tuple[str, ...] = ()
+    """Labels of an ordinal task from lowest to highest. Empty: the labels are numbers."""
+    drop_empty: bool = False
+    """Leave out empty and blank texts."""
+    deduplicate: bool = False
+    """Drop from train every text that also occurs in another split, and every later duplicate with the same label."""
+    max_examples: Annotated[int, Range(at_least=2)] | None = None
+    """Keep at most this many examples of each split, for a first try."""
+    split_seed: Seed = 0
+    """Seeds the carving of missing splits and --max-examples. It is separate from --seed so that runs with several
+    seeds see the same texts."""
+
+
 BY_NAME = Columns()
 """Columns that are found by their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationConfig(ReadingConfig, Columns):
+class ClassificationConfig(ReadingConfig, DataConfig):
     """Settings of a training from a data set to scores."""
 
     not_flags: ClassVar[frozenset[str]] = frozenset(
@@ -398,22 +418,11 @@ class ClassificationConfig(ReadingConfig, Columns):
     )
     """Settings of Python and `--config` files that are not flags: few people need them."""
 
-    task: TaskKind = "single_label"
-    """Kind of target. single_label: one label. ordinal: one of several ordered labels. multi_label: any number of
-    labels. regression: one number or several. tokens: a tag per word."""
-    label_order: tuple[str, ...] = ()
-    """Labels of an ordinal task from lowest to highest. Empty: the labels are numbers."""
     model: str = "sample:minilm"
     """Pretrained encoder: sample:minilm, a local folder, or a Hub id (name@revision pins it)."""
     dataset: str = "sample:rotten_tomatoes"
     """A file, a folder with train / validation / test files, a Hub id (name:configuration picks one of several,
     name@revision pins it), or a sample."""
-    drop_empty: bool = False
-    """Leave out empty and blank texts."""
-    deduplicate: bool = False
-    """Drop from train every text that also occurs in another split, and every later duplicate with the same label."""
-    max_examples: Annotated[int, Range(at_least=2)] | None = None
-    """Keep at most this many examples of each split, for a first try."""
     strict: bool = False
     """Stop before training at any finding of the data checks, not only at errors."""
     near_duplicates: bool = True
@@ -432,9 +441,6 @@ class ClassificationConfig(ReadingConfig, Columns):
     writing."""
     seed: Seed = 0
     """Seeds new weights, the order of examples and dropout."""
-    split_seed: Seed = 0
-    """Seeds the carving of missing splits and --max-examples. It is separate from --seed so that runs with several
-    seeds see the same texts."""
     transfer: TransferConfig = TransferConfig()
     head: HeadConfig = HeadConfig()
     train: TrainingConfig = TrainingConfig()

@@ -38,11 +38,8 @@ class Difference:
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
     """Return the exact two-sided p-value of the hypothesis that two systems are equally accurate.
 
-    It is a binomial test on the examples that only one of the systems gets right.
-
-    Args:
-        correct_a: Whether the first system gets each example right, bool [rows].
-        correct_b: The same for the second one.
+    It is a binomial test on the examples that only one of the systems gets right. `correct_a` and `correct_b` say
+    which examples each of them gets right, bool [rows].
 
     Raises:
         DataError: If the shapes differ.
@@ -71,13 +68,7 @@ def paired_bootstrap(
 ) -> dict[str, Difference]:
     """Return the scores of the first system minus those of the second, both on the same resamples of the rows.
 
-    Args:
-        score_a: Scores of the first system.
-        score_b: Scores of the second one.
-        num_rows: Number of rows.
-        resamples: Number of bootstrap resamples.
-        confidence: Fraction of resampled differences inside the percentile interval.
-        seed: Seed of the resampling.
+    `confidence` is the fraction of resampled differences inside the percentile interval.
 
     Raises:
         ConfigError: If `resamples` or `confidence` is out of range.
@@ -135,10 +126,7 @@ def randomization_test(
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return p-values corrected for their number, so that any is below 0.05 by chance in at most 5 % of cases.
-
-    Args:
-        p_values: Those of all tests, shape [tests].
+    """Return the p-values of all tests, corrected so that any is below 0.05 by chance in at most 5 % of cases.
 
     Raises:
         DataError: If they are not numbers from 0 to 1.
@@ -159,12 +147,8 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 def smallest_difference(standard_error: float, *, level: float = 0.05, power: float = 0.8) -> float:
     """Return the smallest true difference that a two-sided test detects with probability `power`.
 
-    It is z(1 - level / 2) + z(power) standard errors of the difference, 2.8 by default.
-
-    Args:
-        standard_error: Standard error of the difference, such as that of `paired_bootstrap`.
-        level: Probability of a false positive.
-        power: Probability of detecting a true difference.
+    It is z(1 - level / 2) + z(power) standard errors of the difference, such as that of `paired_bootstrap`; 2.8 of them
+    by default. `level` is the probability of a false positive.
 
     Raises:
         ConfigError: If `level` or `power` is not between 0 and 1.

@@ -22,6 +22,7 @@ from nlptl.evaluation.uncertainty import (
     resample_counts,
     resample_means,
     resample_scores,
+    split_counts,
 )
 
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae", "hamming_loss"})
@@ -62,6 +63,11 @@ class Scores(dict[str, Score]):
     def to_json(self) -> dict[str, Any]:
         """Return strict JSON: metric name to score, and "per_class"; NaN becomes None."""
         return to_json({**self, "per_class": self.per_class})
+
+
+def sign_of(metric: str) -> int:
+    """Return 1 for a score of which higher values are better, -1 for one of which lower values are."""
+    return -1 if metric in LOWER_IS_BETTER else 1
 
 
 def main_metric(kind: TaskKind, scores: Container[str], *, chosen_by: str | None = None) -> str:
@@ -261,12 +267,6 @@ class _ClassScorer(Scorer):
         options = {"resamples": resamples, "seed": seed}
         counts = resample_counts(self.labels, self.predictions, num_classes=len(self.names), **options)
         return {**from_counts(*counts), "log_loss": resample_means(self.losses, **options)}, counts
-
-
-def split_counts(counts: np.ndarray) -> Counts:
-    """Split counts [..., 3 * classes] into true positives, support and predictions, each [..., classes]."""
-    true_positives, support, predicted = np.split(counts, 3, axis=-1)
-    return true_positives, support, predicted
 
 
 def check_rows(rows: Sized, what: str = "example") -> None:

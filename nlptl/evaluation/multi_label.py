@@ -10,6 +10,7 @@ from scipy import sparse
 
 from nlptl.errors import DataError
 from nlptl.evaluation import metrics
+from nlptl.evaluation.uncertainty import split_counts
 
 
 def scorer(
@@ -45,7 +46,7 @@ def scorer(
     indicator = sparse.hstack([sparse.csr_array(part, dtype=np.float64) for part in parts], format="csr")
 
     def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
-        counts = metrics.split_counts(weights @ indicator)
+        counts = split_counts(weights @ indicator)
         micro = metrics.class_scores(*(count.sum(axis=-1) for count in counts))
         means = weights @ of_rows / weights.sum(axis=1, keepdims=True)
         return {

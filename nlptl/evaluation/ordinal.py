@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import log_expit
 
 from nlptl.evaluation import metrics
-from nlptl.evaluation.uncertainty import class_indicator
+from nlptl.evaluation.uncertainty import class_indicator, split_counts
 
 
 def median_class(probabilities: np.ndarray) -> np.ndarray:
@@ -69,7 +69,7 @@ def scorer(
     of_rows = np.stack([distances**2, distances, losses], axis=1)
 
     def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
-        _, support, predicted = counts = metrics.split_counts(weights @ indicator)
+        _, support, predicted = counts = split_counts(weights @ indicator)
         squares, distances, losses = (weights @ of_rows).T
         num_rows, by_count = support.sum(axis=-1), metrics.from_counts(*counts)
         return {

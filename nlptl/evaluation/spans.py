@@ -10,6 +10,7 @@ from scipy import sparse
 
 from nlptl.errors import DataError
 from nlptl.evaluation import metrics
+from nlptl.evaluation.uncertainty import split_counts
 
 Span = tuple[str, int, int]
 
@@ -56,7 +57,7 @@ def scorer(true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) ->
     types, counts, words = _count_sentences(true, predicted)
 
     def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
-        by_type, (correct, all_words) = metrics.split_counts(weights @ counts), (weights @ words).T
+        by_type, (correct, all_words) = split_counts(weights @ counts), (weights @ words).T
         micro = metrics.class_scores(*(count.sum(axis=-1) for count in by_type))
         num_occurring = np.count_nonzero(by_type[1] + by_type[2], axis=-1)
         return {

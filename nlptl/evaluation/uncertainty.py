@@ -27,17 +27,9 @@ Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
 def resample_counts(
     labels: np.ndarray, predictions: np.ndarray, *, num_classes: int, resamples: int, seed: int
 ) -> Counts:
-    """Return the counts of each class in bootstrap resamples of the rows of a test set.
+    """Return the counts of each class in bootstrap resamples of the rows of a test set: int64 [resamples, classes].
 
-    Args:
-        labels: True ids in range(num_classes), shape [rows].
-        predictions: Predicted ids in range(num_classes), shape [rows].
-        num_classes: Number of classes.
-        resamples: Number of resamples, each as large as the test set.
-        seed: The same seed gives the same counts.
-
-    Returns:
-        The counts, int64, each of shape [resamples, classes].
+    `labels` and `predictions` are ids in range(num_classes), each [rows].
     """
     # A row enters these counts only through its cell (label, prediction). A drawn row is in a cell of c rows with
     # probability c / n, so the counts of the cells are multinomial(n, c / n) and can be drawn at once.
@@ -58,7 +50,12 @@ def resample_counts(
             cells += num_cells * np.arange(num_draws)[:, None]
             drawn = np.bincount(cells.ravel(), minlength=num_draws * num_cells).reshape(num_draws, num_cells)
         counts[chunk] = drawn @ classes_of_cell
-    true_positives, support, predicted = np.split(counts, 3, axis=1)
+    return split_counts(counts)
+
+
+def split_counts(counts: np.ndarray) -> Counts:
+    """Split counts [..., 3 * classes] into true positives, support and predictions, each [..., classes]."""
+    true_positives, support, predicted = np.split(counts, 3, axis=-1)
     return true_positives, support, predicted
 
 

@@ -5,9 +5,9 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,19 +15,19 @@ from nlptl.config import (
     BaselineRow,
     ClassificationConfig,
     ClassWeights,
-    Columns,
+    DataConfig,
     HeadConfig,
     SelectionMetric,
-    TaskKind,
     TrainingConfig,
     TransferConfig,
+    to_json,
 )
 from nlptl.data.sources import Examples
 from nlptl.data.splits import Splits
 from nlptl.data.writers import check_output, write_json
 from nlptl.errors import ConfigError
 from nlptl.evaluation.comparison import paired_bootstrap, randomization_test
-from nlptl.evaluation.metrics import LOWER_IS_BETTER, Scores
+from nlptl.evaluation.metrics import Scores, sign_of
 from nlptl.judging.predictions import Predictions, scorer
 from nlptl.judging.run_files import RunFiles
 from nlptl.judging.words import fit_words, name_of_words
@@ -38,7 +38,7 @@ from nlptl.training.assembly import classifier_of, splits_of
 from nlptl.training.costs import count_parameters
 from nlptl.training.plan import check_metric, selection_metric
 from nlptl.training.trainer import Trainer
-from nlptl.values import Count, Positive, Range
+from nlptl.values import Count, Positive, Seed
 from nlptl.wording import align_table
 
 ROWS: tuple[BaselineRow, ...] = ("majority", "words", "random", "frozen", "fine-tuned")
@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselinesConfig(Columns):
+class BaselinesConfig(DataConfig):
     """Measure whether transfer helps: compare the encoder with models that need no pretraining, on the same splits.
 
     majority: the most frequent label. words: TF-IDF with logistic regression (ridge regression for numbers, the most
@@ -71,16 +71,6 @@ class BaselinesConfig(Columns):
     """Models to train and compare."""
     model: str = "sample:minilm"
     """Pretrained encoder: sample:minilm, a local folder, or a Hub id (name@revision pins it)."""
-    task: TaskKind = "single_label"
-    """Kind of labels, as in training."""
-    label_order: tuple[str, ...] = ()
-    """The labels of an ordinal task from lowest to highest. Empty: they are numbers."""
-    drop_empty: bool = False
-    """Drop empty and blank texts from all splits."""
-    deduplicate: bool = False
-    """Drop from train texts that are also in validation or test, and duplicates."""
-    max_examples: Annotated[int, Range(at_least=2)] | None = None
-    """Keep at most this many examples of each split, for a first try."""
     max_length: Count | None = None
     """Tokens of each text that the encoder reads. None: 256, or fewer if the encoder takes fewer."""
     num_epochs: Count = 3
@@ -97,10 +87,8 @@ class BaselinesConfig(Columns):
     """Tokens per forward pass. None: chosen by device."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass on devices that support it."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of new weights, the order of examples and dropout."""
-    split_seed: int = 0
-    """Seed of splits that are carved out, and of --max-examples."""
     output: Path | None = None
     """JSON file for the table; an existing one is replaced. None: only print the table."""
 
@@ -151,17 +139,10 @@ class Baselines:
     warning: str | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for strict JSON."""
-        rows = [
-            {
-                "name": row.name,
-                "scores": {name: score for name, score in row.scores.to_json().items() if name != "per_class"},
-                **{key: getattr(row, key) for key in ("train_seconds", "parameters", "trainable_parameters")},
-            }
-            for row in self.rows
-        ]
-        gain = None if self.gain is None else asdict(self.gain)
-        return {"metric": self.metric, "rows": rows, "gain": gain, "warning": self.warning}
+        """Return strict JSON."""
+        shown = ("name", "scores", "train_seconds", "parameters", "trainable_parameters")
+        rows = [{name: getattr(row, name) for name in shown} for row in self.rows]
+        return to_json({"metric": self.metric, "rows": rows, "gain": self.gain, "warning": self.warning})
 
 
 def compare_baselines(config: BaselinesConfig) -> Baselines:
@@ -192,12 +173,8 @@ def compare_baselines(config: BaselinesConfig) -> Baselines:
 def compare_with_baselines(config: ClassificationConfig, splits: Splits, trainer: Trainer) -> Baselines:
     """Train the baselines, log the comparison table (including this run), and return it.
 
-    A run that trained the whole encoder, or a head over the frozen one, takes the place of that row.
-
-    Args:
-        config: Settings of the run.
-        splits: Its data.
-        trainer: The trainer of the run, after it has scored validation and test.
+    A run that trained the whole encoder, or a head over the frozen one, takes the place of that row. `trainer` is that
+    of the run, after it has scored validation and test.
 
     Raises:
         NonFiniteError: If a training diverges.
@@ -296,7 +273,7 @@ def _judge(rows: Sequence[Row], splits: Splits, config: ClassificationConfig) ->
     metric = selection_metric(task, config.train)
     logger.info("\n%s\n", baselines_table(rows, list(dict.fromkeys((metric, *task.metrics)))[:2]))
     gain, warning = None, None
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = sign_of(metric)
     sides = [[row for row in rows if row.has_transfer == is_transfer] for is_transfer in (True, False)]
     if all(sides):
         # Both are chosen on validation: the score of the best row on test would be too good.
@@ -326,7 +303,7 @@ def _gain(best: Row, other: Row, metric: str, test: Examples, *, seed: int) -> G
     one, two = (scorer(table).weighted for table in tables)
     found = paired_bootstrap(one, two, len(test), seed=seed)[metric]
     p = randomization_test(scorer(*tables).weighted, len(test), seed=seed)[metric]
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = sign_of(metric)
     low, high = sorted((sign * found.low, sign * found.high))
     return Gain(best.name, other.name, sign * found.value, low, high, p)
 

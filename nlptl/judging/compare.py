@@ -17,9 +17,10 @@ from nlptl.evaluation.comparison import (
     smallest_accuracy_difference,
     smallest_difference,
 )
-from nlptl.evaluation.metrics import LOWER_IS_BETTER, main_metric
+from nlptl.evaluation.metrics import LOWER_IS_BETTER, main_metric, sign_of
 from nlptl.judging.predictions import scorer
 from nlptl.judging.runs import FinishedRun, differing_settings, read_runs
+from nlptl.values import Seed, check_fields
 from nlptl.wording import align_table, markdown_table
 
 logger = logging.getLogger(__name__)
@@ -42,12 +43,15 @@ class CompareConfig:
     """More scores for the table, such as macro_f1."""
     resamples: int = 2000
     """Resamples of the test split for each interval and each test."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the resamples."""
     output: Path | None = None
     """JSON file for the results; an existing one is replaced. None: only print the tables."""
     markdown: bool = False
     """Print the tables as Markdown, for example for a pull request."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,7 @@ def compare(config: CompareConfig) -> list[Comparison]:
         check_output(config.output, suffixes=(".json",))
     runs = read_runs(config.runs)
     metric = _metric(runs, config)
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    runs.sort(key=lambda run: -sign * run.on_test[metric]["value"])
+    runs.sort(key=lambda run: -sign_of(metric) * run.scores[metric]["value"])
     comparisons = _test_pairs(runs, metric, config)
     differing, sentence = differing_settings(runs), _conclude(runs, comparisons, metric)
     show = markdown_table if config.markdown else align_table
@@ -106,7 +109,7 @@ def compare(config: CompareConfig) -> list[Comparison]:
             "task": runs[0].kind,
             "metric": metric,
             "n": len(runs[0].predictions),
-            "runs": [{"name": r.name, "folder": str(r.folder), "scores": r.on_test, "costs": r.costs} for r in runs],
+            "runs": [{"name": r.name, "folder": str(r.folder), "scores": r.scores, "costs": r.costs} for r in runs],
             "settings": {name: dict(zip(names, each, strict=True)) for name, each in differing.items()},
             "comparisons": [asdict(each) for each in comparisons],
             "conclusion": sentence,
@@ -117,7 +120,7 @@ def compare(config: CompareConfig) -> list[Comparison]:
 
 
 def _metric(runs: Sequence[FinishedRun], config: CompareConfig) -> str:
-    known = [name for name in runs[0].on_test if all(name in run.on_test for run in runs)]
+    known = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
     chosen_by = {run.settings.get("selection_metric") for run in runs}
     shared = chosen_by.pop() if len(chosen_by) == 1 else None
     metric = config.metric or main_metric(runs[0].kind, known, chosen_by=shared)
@@ -165,7 +168,7 @@ def _conclude(runs: Sequence[FinishedRun], comparisons: Sequence[Comparison], me
     texts = f"{len(runs[0].predictions):,} texts"
     if len(runs) == 1:
         return _describe_one(runs[0], metric, texts)
-    sign, more = (-1, "lower") if metric in LOWER_IS_BETTER else (1, "higher")
+    sign, more = sign_of(metric), "lower" if metric in LOWER_IS_BETTER else "higher"
     worse, alike, best = [], [], runs[0].name
     for each in comparisons[: len(runs) - 1]:
         value, p_value = each.difference, f"p = {_p(each.p_corrected)}"
@@ -204,9 +207,9 @@ def _run_rows(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> list[list[
     main, *others = metrics
     rows = [["run", main, "95 % interval", *others, "training", "memory", "trained", "texts per second"]]
     for run in runs:
-        score, costs = run.on_test[main], run.costs
+        score, costs = run.scores[main], run.costs
         cells = [run.name, _number(score["value"]), f"{_number(score['low'])} to {_number(score['high'])}"]
-        cells += [_number(run.on_test[name]["value"]) for name in others]
+        cells += [_number(run.scores[name]["value"]) for name in others]
         cells.append(_number(costs.get("train_seconds"), "{:,.1f} s"))
         cells.append(_number(costs.get("peak_memory_bytes"), "{:,.0f} MB", unit=1_000_000))
         cells.append(_number(costs.get("trainable_parameters"), "{:,}"))

@@ -44,14 +44,7 @@ class Outcomes:
 
 
 def outcomes_of(task: Task, examples: Examples, outputs: np.ndarray, *, texts_shown: bool) -> Outcomes:
-    """Return the outcomes of examples.
-
-    Args:
-        task: The task.
-        examples: The examples.
-        outputs: Outputs of the task for them: probabilities or numbers.
-        texts_shown: Whether the outcomes may quote the texts.
-    """
+    """Return the outcomes of examples from the outputs of the task; `texts_shown` allows quotes of the texts."""
     if isinstance(task, SingleLabel):
         return _of_label(task, examples, outputs)
     if task.kind == "multi_label":

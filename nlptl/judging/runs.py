@@ -19,22 +19,20 @@ _TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class FinishedRun(RunFiles):
+class FinishedRun:
     """A run that has been scored on test."""
 
     name: str
+    folder: Path
     kind: TaskKind
+    settings: dict[str, Any]
+    """The settings in `config.json`, without nesting."""
+    scores: dict[str, dict[str, Any]]
+    """Value, low, high and n on test, by metric."""
+    costs: dict[str, Any]
+    test_sha256: str | None
+    """Hash of the texts and labels of test; None if the run did not record it."""
     predictions: Predictions
-
-    @property
-    def on_test(self) -> dict[str, dict[str, Any]]:
-        """Value, low, high and n on test, by metric."""
-        return self.scores_of("test")
-
-    @property
-    def test_sha256(self) -> str | None:
-        """Hash of the texts and labels of test; None if the run did not record it."""
-        return self.data.get("test_sha256")
 
 
 def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
@@ -103,7 +101,7 @@ def _read_run(folder: Path, name: str) -> FinishedRun:
             f"Expected scores.json and predictions.csv of one run in {folder}, found {metric} {written} in the first "
             f"and {values[metric]:.6g} from the second. Restore them from a copy, or train again."
         )
-    return FinishedRun(folder, name, kind, predictions)
+    return FinishedRun(name, folder, kind, run.settings, scores, run.costs, run.data.get("test_sha256"), predictions)
 
 
 def _check_comparable(runs: Sequence[FinishedRun]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from nlptl.evaluation.metrics import LOWER_IS_BETTER
+from nlptl.evaluation.metrics import sign_of
 from nlptl.judging import document as doc
 from nlptl.judging import figures
 from nlptl.judging.run_files import RunFiles
@@ -155,9 +155,8 @@ def curves(run: RunFiles) -> doc.Section | None:
     wanted, chosen_by = f"validation_{run.chosen_by}", doc.metric_name(run.chosen_by)
     evaluations = [record for record in run.records if wanted in record]
     epochs = [record for record in run.records if "epoch" in record]  # other records have the loss of a single step
-    sign = -1 if run.chosen_by in LOWER_IS_BETTER else 1
     known = [record for record in evaluations if record[wanted] is not None]
-    best = max(known, key=lambda record: sign * record[wanted])["step"] if known else None
+    best = max(known, key=lambda record: sign_of(run.chosen_by) * record[wanted])["step"] if known else None
     parts: list[doc.Part] = []
     if figures.can_draw():
         loss = {

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nlptl.evaluation.metrics import LOWER_IS_BETTER
+from nlptl.evaluation.metrics import sign_of
 from nlptl.judging import document as doc
 from nlptl.judging.run_files import SPLITS, RunFiles, differing, public_name
 from nlptl.model.readme import usage, usage_notes
@@ -75,7 +75,7 @@ def verdict_sentence(run: RunFiles) -> str:
     value = None if baseline is None else baseline[1].get(metric, {}).get("value")
     if baseline is None or value is None or score["value"] is None:
         return f"{sentence}."
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = sign_of(metric)
     gain, worst = sign * (score["value"] - value), score["high" if sign < 0 else "low"]
     rival = f"the {baseline[0]} ({doc.decimal(value)}), which reads no text"
     if gain <= 0:

@@ -22,7 +22,7 @@ from sklearn.pipeline import make_union
 from nlptl.config import ClassWeights
 from nlptl.data.sources import Examples
 from nlptl.data.splits import Splits
-from nlptl.evaluation.metrics import LOWER_IS_BETTER
+from nlptl.evaluation.metrics import sign_of
 from nlptl.tasks.multi_label import MultiLabel
 from nlptl.tasks.regression import Regression
 from nlptl.tasks.task import Task
@@ -60,22 +60,18 @@ def fit_words(task: Task, splits: Splits, *, metric: str, class_weights: ClassWe
     frequent tag of each word in train (of all words, for an unknown word). For pairs, the features are those of both
     texts, the geometric means of these, and the cosine.
 
-    Args:
-        task: The task.
-        splits: The data.
-        metric: The score on validation that chooses the strength.
-        class_weights: "balanced", or the weight of each label, in the loss of logistic regression.
+    `metric` is the score on validation that chooses the strength; `class_weights` are "balanced", or the weight of each
+    label, in the loss of logistic regression.
     """
     if isinstance(task, TokenLabels):
         return _count_tags(task, splits)
     targets, wanted = task.targets(splits.train), task.targets(splits.validation)
     train, validation, test = _features(splits)
-    sign = -1 if metric in LOWER_IS_BETTER else 1
     fits = []
     for strength in STRENGTHS:
         fitted = _fit(task, train, targets, strength, class_weights)
         logits = _logits(task, fitted, validation)
-        fits.append((sign * task.point_scores(wanted, task.outputs(logits))[metric], fitted, logits))
+        fits.append((sign_of(metric) * task.point_scores(wanted, task.outputs(logits))[metric], fitted, logits))
     _, fitted, logits = max(fits, key=lambda fit: fit[0])
     return WordModel(logits, _logits(task, fitted, test), _num_parameters(fitted))
 

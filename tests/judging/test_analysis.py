@@ -250,9 +250,15 @@ def test_what_may_be_shown_of_texts(secret_csv, tiny_bert, tmp_path, caplog, sho
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"report": False, "probes": True}, "Expected a report .*, found report=False with --probes"),
-        ({"report": False, "slice_columns": ("a",), "explain": 2}, "with --slice-columns, --explain. Drop"),
-        ({"explain": 3, "texts_shown": "none"}, "found --explain with --texts-shown none. Leave one of them out"),
+        ({"report": False, "probes": True}, "--probes add to the report, but report=False"),
+        (
+            {"report": False, "slice_columns": ("a",), "explain": 2},
+            "--slice-columns, --explain add to the report, but report=False leaves it out. Drop",
+        ),
+        (
+            {"explain": 3, "texts_shown": "none"},
+            "--explain shows words of test texts, but --texts-shown none hides them. Leave one",
+        ),
         ({"explain": -1}, "explain must be a whole number of at least 0, found -1"),
     ],
 )

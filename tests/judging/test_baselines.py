@@ -180,3 +180,5 @@ def test_settings_that_cannot_be_obeyed(reviews: Path, tiny_bert: Path, tmp_path
         compare_baselines(config)
     with pytest.raises(ConfigError, match="--rows is empty"):
         BaselinesConfig(dataset=str(reviews), rows=())
+    with pytest.raises(ConfigError, match="seed must be a whole number of at least 0, found -1"):
+        BaselinesConfig(dataset=str(reviews), seed=-1)

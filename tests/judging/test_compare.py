@@ -210,6 +210,11 @@ def test_unknown_scores_are_refused(write_run):
             compare(CompareConfig(runs=runs, **settings))
 
 
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ConfigError, match="seed must be a whole number of at least 0, found -1"):
+        CompareConfig(runs=(), seed=-1)
+
+
 def test_a_run_from_python_says_its_kind_of_task_in_the_manifest(write_run):
     folder = write_run("a", "ordinal")
     (folder / "config.json").write_text('{"num_epochs": 3}')

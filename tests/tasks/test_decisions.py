@@ -301,7 +301,7 @@ TASKS = {
         ("scope", {"out_of_scope": 0.9}, {}, "Expected no label 'out_of_scope' with --out-of-scope"),
         ("two", {"out_of_scope": 0.9}, {"binary_loss": "sigmoid"}, "by their energy, found one logit and a zero"),
         ("two", {"out_of_scope": 0.9}, {"head": "logistic"}, "found one logit and a zero"),
-        ("three", {"out_of_scope": 0.9}, {"head": "centroid"}, "found densities short of what"),
+        ("three", {"out_of_scope": 0.9}, {"head": "centroid"}, "found densities up to a factor"),
     ],
 )
 def test_what_a_task_cannot_decide_is_refused(task, settings, head, message):
