@@ -31,7 +31,7 @@ from nlptl.evaluation.metrics import Scores, sign_of
 from nlptl.judging.predictions import Predictions, scorer
 from nlptl.judging.run_files import RunFiles
 from nlptl.judging.words import fit_words, name_of_words
-from nlptl.model.reinit import start_anew
+from nlptl.model.adaptation import start_anew
 from nlptl.tasks.kinds import make_task
 from nlptl.tasks.task import Task
 from nlptl.training.assembly import classifier_of, splits_of

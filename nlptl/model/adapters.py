@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from nlptl.config import TransferConfig
 from nlptl.data.order import stream_key
 from nlptl.errors import ConfigError
 from nlptl.model.folder import new_folder
@@ -25,29 +26,15 @@ from nlptl.model.seeding import seeded
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def add_lora(
-    network: PreTrainedModel,
-    layers: Sequence[nn.Module],
-    *,
-    rank: int,
-    alpha: float,
-    targets: tuple[str, ...],
-    dropout: float,
-    dora: bool,
-    seed: int,
-) -> None:
+def add_lora(network: PreTrainedModel, layers: Sequence[nn.Module], config: TransferConfig, *, seed: int) -> None:
     """Put low-rank updates on linear layers of an encoder; of its parameters, they alone train from then on.
 
-    The updates start at zero, so that no output changes. Outside the encoder, what trains stays as it is.
+    The updates start at zero, so that no output changes. Outside the encoder, the same parameters train as before.
 
     Args:
         network: Encoder and head.
         layers: Layers of the encoder that may be adapted.
-        rank: Rank of the updates.
-        alpha: Scale of the updates, in units of `rank`.
-        targets: Last parts of the names of the linear layers to adapt; ("auto",): all in `layers`.
-        dropout: Probability of the dropout before the updates.
-        dora: Whether the magnitudes of the adapted weights train apart from their directions.
+        config: The rank of the updates, and what else is said of them.
         seed: Seeds the updates.
 
     Raises:
@@ -60,12 +47,16 @@ def add_lora(
     prefix = f"{network.base_model_prefix}."
     trained = [p for name, p in network.named_parameters() if p.requires_grad and not name.startswith(prefix)]
     with evaluating(network):
-        names = _find_targets(network, layers, targets)
-        config = peft.LoraConfig(
-            r=rank, lora_alpha=alpha, lora_dropout=dropout, use_dora=dora, target_modules=_pattern(names)
+        names = _find_targets(network, layers, config.lora_targets)
+        lora = peft.LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            use_dora=config.dora,
+            target_modules=_pattern(names),
         )
         with seeded(stream_key("lora", seed)):
-            peft.inject_adapter_in_model(config, network)
+            peft.inject_adapter_in_model(lora, network)
     network.eval()  # the new modules too
     for parameter in trained:
         parameter.requires_grad = True
@@ -77,14 +68,14 @@ def has_adapters(network: nn.Module) -> bool:
 
 
 def merged_state_dict(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the weights of `network` under their stock names, the updates merged in; `network` stays as it is."""
+    """Return the weights of `network` under their stock names with the updates merged in; `network` is not changed."""
     state = {
         name.replace(".base_layer.", "."): tensor
         for name, tensor in network.state_dict().items()
         if ".lora_" not in name
     }
     for name, layer in _adapted_layers(network).items():
-        merged = copy.deepcopy(layer)  # One at a time: peft merges in place, and does not undo it to the bit.
+        merged = copy.deepcopy(layer)  # one at a time: peft merges in place, and unmerging is not exact
         merged.merge()
         state[f"{name}.weight"] = merged.get_base_layer().weight.detach()
     return state
@@ -104,12 +95,9 @@ def save_adapter(
     num_labels=...)`, and the adapter brings the trained head along. With a head of nlptl, which peft does not know, it
     is `AutoModel.from_pretrained(base)`, and the adapter is that of the encoder alone: the head is in the model folder.
 
-    Args:
-        network: Encoder and head; every weight of the encoder outside `head_names` is that of `base`.
-        folder: Appears whole or not at all; an adapter that is there already is replaced.
-        base: Name of the pretrained model, noted in the adapter; `owner/name@revision` pins a Hub id.
-        head_names: Parameters that were trained in full.
-        instead: Values to write for some of them in place of their own, by name.
+    `base` names the pretrained model in the adapter; `owner/name@revision` pins a Hub id. Of the encoder, only the
+    parameters in `head_names` were trained in full; `instead` has values to write for some of them, by name. The folder
+    appears whole or not at all; an adapter that is there already is replaced.
 
     Raises:
         ConfigError: If `folder` holds something else than an adapter.
@@ -139,6 +127,11 @@ def _find_targets(network: PreTrainedModel, layers: Sequence[nn.Module], targets
     inside: set[nn.Module] = {module for layer in layers for module in layer.modules() if isinstance(module, nn.Linear)}
     called = _called_modules(network, inside)
     choices = [name for name, module in network.named_modules() if module in called]
+    if not choices and layers:
+        raise ConfigError(
+            f"Expected linear layers of torch for LoRA, found none in a layer of {network.config.model_type}, which "
+            "multiplies in another way. Pass a model of another family, or leave --lora-rank out."
+        )
     if not choices:
         raise ConfigError(
             "Expected linear layers above the frozen ones for LoRA, found none. "

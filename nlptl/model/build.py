@@ -29,15 +29,9 @@ from nlptl.tasks.task import Task
 def build_network(
     folder: Path, config: PreTrainedConfig, task: Task, head: HeadConfig, *, num_ids: int, seed: int
 ) -> tuple[PreTrainedModel, frozenset[str]]:
-    """Load the encoder in `folder` and put a new head on it.
+    """Load the encoder in `folder` and put a new head on it, as `check_head` has passed it.
 
-    Args:
-        folder: The model folder.
-        config: The folder's configuration, as `read_config` has passed it.
-        task: What is predicted, with the names of the outputs.
-        head: What the user asked for, as `check_head` has passed it; pooling is no longer "auto".
-        num_ids: Number of token ids that the tokenizer can give.
-        seed: Seeds the new weights.
+    `num_ids` is the number of token ids that the tokenizer can give.
 
     Returns:
         The network, and the names of parameters inside the encoder that are new, since the checkpoint lacks them.
@@ -109,11 +103,8 @@ def _name_labels(config: PreTrainedConfig, task: Task) -> None:
 def _headed_config(encoder: PreTrainedConfig, task: Task, head: HeadConfig) -> HeadedConfig:
     config = HeadedConfig(
         encoder=json.loads(encoder.to_json_string(use_diff=False)),
-        head=head.head,
-        pooling=head.pooling,
-        chunk_pooling=head.chunk_pooling,
-        layers=head.layers if isinstance(head.layers, str) else int(head.layers),
-        hidden=[int(width) for width in head.hidden],
+        **{name: getattr(head, name) for name in ("head", "pooling", "chunk_pooling", "layers")},
+        hidden=list(head.hidden),
         activation="relu" if head.activation is None else head.activation,
         dropout=_head_dropout(encoder) if head.dropout is None else head.dropout,
         one_logit=head.binary_loss == "sigmoid",

@@ -206,16 +206,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def load_weights(
     model_class: Any, folder: Path, config: PreTrainedConfig, *, optional: tuple[str, ...] = ()
 ) -> tuple[PreTrainedModel, bool]:
-    """Load a model in float32 from safetensors.
-
-    Args:
-        model_class: What loads it, one of the Auto classes or of the models.
-        folder: The model folder.
-        config: The folder's configuration, as `read_config` has passed it.
-        optional: First parts of the names of parameters that are new where the checkpoint lacks them.
+    """Load a model in float32 from safetensors; `model_class` is one of the Auto classes or of the models.
 
     Returns:
-        The model, and whether it has such new parameters.
+        The model, and whether it has parameters that the checkpoint lacks, which are new: those may whose names begin
+        with one of `optional`.
 
     Raises:
         UntrustedFileError: If a weight is missing, damaged, of another shape, NaN or infinite.
@@ -249,7 +244,7 @@ def load_weights(
     layers = sorted(name for name in info["unexpected_keys"] if LAYER_NUMBER.search(name))
     if layers:
         raise UntrustedFileError(
-            f"Expected the layers that config.json in {folder} tells of, found weights of more: {layers[0]}. "
+            f"Expected the number of layers in config.json of {folder}, found weights of more: {layers[0]}. "
             "Restore config.json, or save the model again."
         )
     for name, parameter in model.named_parameters():
@@ -279,7 +274,7 @@ def max_positions(encoder: nn.Module) -> int:
     """Return how many tokens a text may have, special tokens included."""
     positions = int(cast(PreTrainedModel, encoder).config.max_position_embeddings)
     for name, module in encoder.named_modules():
-        # Families after fairseq number positions from padding_idx + 1, so that many rows are never reached.
+        # Families after fairseq number positions from padding_idx + 1, so the rows before are never used.
         padding_id = getattr(module, "padding_idx", None)
         if name.endswith("position_embeddings") and padding_id is not None:
             return positions - int(padding_id) - 1

@@ -31,7 +31,11 @@ class LinearHead(nn.Module):
         Raises:
             ConfigError: If nothing was fitted.
         """
-        _check_is_fitted(self.config)
+        if self.config.num_examples == 0:
+            raise ConfigError(
+                f"Expected a {self.config.head} head that was fitted, found one that has seen no examples. "
+                "Call fit on a Trainer first."
+            )
         return F.linear(features, self.weight, self.bias)
 
 
@@ -45,12 +49,4 @@ def check_tensors(network: PreTrainedModel, folder: Path) -> None:
         raise UntrustedFileError(
             f"Expected finite numbers in the {network.config.head} head in {folder}, found NaN or infinity. Copy the "
             "folder again."
-        )
-
-
-def _check_is_fitted(config: HeadedConfig) -> None:
-    if config.num_examples == 0:
-        raise ConfigError(
-            f"Expected a {config.head} head that was fitted, found one that has seen no examples. "
-            "Call fit on a Trainer first."
         )

@@ -1,8 +1,8 @@
 """Pooling, and the heads that transformers does not have.
 
 A `HeadedClassifier` is a transformers model like any other: it saves and loads with `save_pretrained` and
-`from_pretrained`, and `nlptl` registers it with the Auto classes. For the head that an architecture brings along
-itself ("native") the stock class is used instead.
+`from_pretrained`, and `nlptl` registers it with the Auto classes. For an architecture's own head ("native") the stock
+class is used instead.
 """
 
 import itertools
@@ -17,9 +17,9 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nlptl.config import Pooling
-from nlptl.model.chunks import cut_into_chunks
 from nlptl.model.fitted_heads import LinearHead
 from nlptl.model.headed_config import HeadedConfig
+from nlptl.model.chunks import cut_into_chunks
 from nlptl.tasks.losses import conditional_log_probabilities
 
 
@@ -94,8 +94,8 @@ class Head(nn.Module):
 class HeadedClassifier(PreTrainedModel):
     """A pretrained encoder, a pooling over its hidden states, and a head.
 
-    With a `chunk_length`, the token ids of a text are chunks of so many, of which only the last may have fewer; each is
-    encoded and pooled for itself, and `chunk_pooling` makes one of all (after Pappagari et al. 2019, arXiv:1910.10781).
+    With a `chunk_length`, the token ids of a text are chunks of that length, except the last, which may be shorter.
+    Each is encoded and pooled, and `chunk_pooling` pools the chunks (after Pappagari et al. 2019, arXiv:1910.10781).
     """
 
     config_class = HeadedConfig

@@ -68,8 +68,9 @@ def map_rows(
     # A process without texts computes one, which tells it the width of the results.
     for rows in progress_bar(share or [np.zeros(1, dtype=np.int64)], name=progress):
         found = in_halves(function, rows)
-        if offsets is not None:
-            found = _without_padding(found, lengths[rows])
+        if offsets is not None:  # one row for each token, without padding
+            texts = [text for part in found for text in part]
+            found = [text[:length] for text, length in zip(texts, lengths[rows].tolist(), strict=True)]
         output = torch.cat(found)
         if results.shape[1] == 0:
             results = torch.zeros(num_results, output.shape[1], dtype=output.dtype, device=device)
@@ -80,14 +81,8 @@ def map_rows(
     return results, counts
 
 
-def _without_padding(outputs: list[torch.Tensor], lengths: np.ndarray) -> list[torch.Tensor]:
-    """Return the rows of each text's tokens from outputs [texts, longest text, width] of one part after the other."""
-    texts = [text for output in outputs for text in output]
-    return [text[:length] for text, length in zip(texts, lengths.tolist(), strict=True)]
-
-
 def in_halves(function: Callable[[np.ndarray], T], rows: np.ndarray) -> list[T]:
-    """Return `[function(rows)]`; when memory runs out, what it returns of halves of the rows, or of their halves."""
+    """Return `[function(rows)]`; on running out of memory, its results for halves of the rows, or halves of those."""
     try:
         return [function(rows)]
     except (RuntimeError, MemoryError) as error:

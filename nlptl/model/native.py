@@ -1,4 +1,4 @@
-"""The head that an architecture brings along itself: what it reads, and its logits, apart from the encoder."""
+"""An architecture's own head: the features that it reads, and its logits without a pass of the encoder."""
 
 from typing import Literal, get_args
 
@@ -25,12 +25,12 @@ class NoOwnHeadError(ConfigError):
         self.found = found
         super().__init__(
             f"Expected a head that reads the first token, the mean or the pooler for pooling 'native', found {found}. "
-            "Pass --pooling mean, cls or max (pooling= in Python)."
+            "Pass --pooling mean, cls or max."
         )
 
 
 def native_pooling(network: PreTrainedModel) -> NativePooling:
-    """Return what the architecture's own head reads: the pooler, the first token or the mean.
+    """Find out what the architecture's own head reads: the pooler, the first token or the mean.
 
     Raises:
         NoOwnHeadError: If it reads something else.

@@ -65,11 +65,8 @@ def check_installed(*names: str) -> None:
 def write_onnx(network: nn.Module, path: Path, *, batch: dict[str, torch.Tensor], int8: bool) -> None:
     """Write a network as an ONNX file that takes any number of texts of any length.
 
-    Args:
-        network: In eval mode, on the CPU.
-        path: The file; one that is there is replaced.
-        batch: Token ids and what belongs to them, each [texts, tokens], two or more of either.
-        int8: Whether weights of linear layers are rounded to 8 bits, and their inputs as they come.
+    `network` is in eval mode, on the CPU; `batch` has token ids and what belongs to them, each [texts, tokens], two or
+    more of either. With `int8`, the weights of linear layers are rounded to 8 bits, and their inputs as they come.
 
     Raises:
         ConfigError: If a package is missing, or the network too large for one file.

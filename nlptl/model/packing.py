@@ -103,29 +103,16 @@ def can_pack(encoder: PreTrainedModel, parts: EncoderParts) -> bool:
 
 @contextmanager
 def packed(
-    encoder: PreTrainedModel,
-    parts: EncoderParts,
-    packing: _Packing,
-    *,
-    depth: int = 0,
-    first_only: bool = False,
+    encoder: PreTrainedModel, parts: EncoderParts, packing: _Packing, *, depth: int, first_only: bool
 ) -> Iterator[None]:
-    """Within it, one pass of the encoder leaves padding out in the layers above the lowest `depth`.
+    """Within it, one pass of an encoder that `can_pack` leaves padding out in the layers above the lowest `depth`.
 
     With `first_only`, the encoder returns the hidden states of the first tokens alone: [texts, 1, width].
-
-    Args:
-        encoder: One that `can_pack`.
-        parts: Its parts.
-        packing: Where the tokens of the pass stand.
-        depth: Layers that are not run, since what they give is known.
-        first_only: Whether nothing but the first token of the last layer is read.
     """
     family, kind = encoder.config.model_type, encoder.config._attn_implementation
     with ExitStack() as undo:
-        for hook in _hook_layers(
-            parts, packing, depth, first_only=first_only and family not in ALL_TOKENS, family=family
-        ):
+        first_only = first_only and family not in ALL_TOKENS
+        for hook in _hook_layers(parts, packing, depth, first_only=first_only, family=family):
             undo.callback(hook.remove)
         for module in encoder.modules():
             if family == DEBERTA and type(module).__name__ == DEBERTA_ATTENTION:
