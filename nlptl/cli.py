@@ -89,8 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif command == "run":
             _run_recipe(rest, debug=debug)
         elif command in COMMANDS:
-            module = importlib.import_module(f"nlptl.{COMMANDS[command].module}")
-            config, function = (getattr(module, name) for name in COMMANDS[command][1:3])
+            chosen = COMMANDS[command]
+            module = importlib.import_module(f"nlptl.{chosen.module}")
+            config, function = getattr(module, chosen.config), getattr(module, chosen.function)
             # Standard output belongs to the predictions, so that log lines go to standard error.
             log_to = sys.stderr if command == "predict" else sys.stdout
             run(function, config, flags, doc=inspect.getdoc(config), prog=f"nlptl {command}", log_to=log_to)

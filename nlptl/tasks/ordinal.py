@@ -71,7 +71,7 @@ class Ordinal(SingleLabel):
         return fit_temperature(targets, logits, log_probabilities=_tempered)
 
     def doubts(self, targets: np.ndarray, outputs: np.ndarray) -> str | None:
-        """Return the warning of the parent; balanced sampling takes the place of class weights."""
+        """Return the warning of the parent, with balanced sampling instead of class weights."""
         said = super().doubts(targets, outputs)
         return None if said is None else said.replace("pass --class-weights balanced", "pass sampling balanced")
 
