@@ -185,7 +185,7 @@ def read_tokens(model: Classifier, texts: Sequence[str]) -> list[_Token]:
         ]
         for piece in pieces
     ]
-    if model.reads_chunks:
+    if model.reading.in_chunks:
         return [token for piece in tokens[: model.reading.max_chunks] for token in piece]
     if long_text != "head-tail" or len(tokens) == 1:
         return tokens[0]

@@ -104,7 +104,9 @@ def save_adapter(
         ResourceError: If the disk is full or cannot be written.
     """
     config, tensors = _stock_adapter(network, head_names, instead or {})
-    config.base_model_name_or_path, config.revision = _split_revision(base)
+    repository, _, revision = base.partition("@")
+    is_pinned = revision and not Path(base).is_dir()
+    config.base_model_name_or_path, config.revision = (repository, revision) if is_pinned else (base, None)
     with new_folder(folder.absolute(), what="adapter", mark=CONFIG) as staging:
         config.save_pretrained(staging)
         named = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in sorted(tensors.items())}
@@ -218,8 +220,3 @@ def _head_modules(network: PreTrainedModel, head_names: frozenset[str]) -> list[
     """Return the outermost modules of the head; those in the encoder, a new pooler, have its prefix."""
     inside = f"{network.base_model_prefix}."
     return sorted({".".join(name.split(".")[: 2 if name.startswith(inside) else 1]) for name in head_names})
-
-
-def _split_revision(name: str) -> tuple[str, str | None]:
-    repository, _, revision = name.partition("@")
-    return (name, None) if Path(name).is_dir() or not revision else (repository, revision)

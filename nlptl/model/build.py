@@ -18,7 +18,6 @@ from nlptl.config import HeadConfig
 from nlptl.data.order import stream_key
 from nlptl.errors import ConfigError
 from nlptl.model.encoder import FAMILIES, load_weights, set_dropout
-from nlptl.model.head_checks import check_layers
 from nlptl.model.headed_config import HeadedConfig
 from nlptl.model.heads import HeadedClassifier
 from nlptl.model.native import NoOwnHeadError, check_other_family
@@ -41,7 +40,12 @@ def build_network(
             head reads more layers than it has or is not there.
         UntrustedFileError: If the weights are damaged or incomplete.
     """
-    check_layers(head, _encoder_config(config).num_hidden_layers)
+    num_layers = _encoder_config(config).num_hidden_layers
+    if isinstance(head.layers, int) and head.layers > num_layers:
+        raise ConfigError(
+            f"Expected layers from 1 to {num_layers}, what the encoder has, 'last' or 'mix', found {head.layers}. "
+            f"Pass --layers {num_layers} or less (layers of HeadConfig in Python)."
+        )
     with seeded(stream_key("init", seed)):
         new: list[str] = []
         encoder, pooler_is_new = _load_encoder(folder, config, head)

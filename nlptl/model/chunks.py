@@ -5,14 +5,19 @@ import torch.nn.functional as F
 
 from nlptl.config import HeadConfig, ReadingConfig, flag
 from nlptl.errors import ConfigError
+from nlptl.tasks.task import Task
 
 
-def check_reading(head: HeadConfig, reading: ReadingConfig) -> None:
-    """Check the settings for long texts; a pooling "auto" is taken for one that fits.
+def check_reading(reading: ReadingConfig, head: HeadConfig, task: Task, *, reads_pairs: bool) -> None:
+    """Check the settings for long texts; a pooling "auto" passes, and fits once it is resolved.
 
     Raises:
-        ConfigError: If a setting would be ignored, or the head cannot read chunks.
+        ConfigError: If a setting would have no effect, or the head or the task cannot read long texts that way.
     """
+    long_text = reading.long_text or "head"
+    if long_text != "head" and (task.is_per_token or (reads_pairs and long_text != "tail")):
+        what, known = ("pairs", "'head' or 'tail'") if reads_pairs else ("words with tags", "'head'")
+        raise ConfigError(f"Expected long_text {known} for {what}, found {long_text!r}. Leave --long-text out.")
     if reading.in_chunks:
         if head.pooling == "native":
             raise ConfigError(
@@ -28,22 +33,8 @@ def check_reading(head: HeadConfig, reading: ReadingConfig) -> None:
         found = ", ".join(f"{name}={value!r}" for name, value in given.items())
         flags = ", ".join(map(flag, given))
         raise ConfigError(
-            f"Expected {', '.join(given)} only with long_text 'chunks', found {found} with {reading.long_text!r}. Pass "
+            f"Expected {', '.join(given)} only with long_text 'chunks', found {found} with {long_text!r}. Pass "
             f"--long-text chunks (long_text of ReadingConfig in Python), or leave {flags} out."
-        )
-
-
-def check_overlap(chunk_overlap: int | None, *, max_length: int, most: int) -> None:
-    """Check that a chunk of `max_length` tokens has more of the text than the chunk before.
-
-    Raises:
-        ConfigError: If it has more than `most` tokens in common with it.
-    """
-    if chunk_overlap is not None and chunk_overlap > most:
-        raise ConfigError(
-            f"Expected chunk_overlap from 0 to {most}, for a chunk of {max_length} tokens, special ones included, "
-            f"to go beyond the one before, found {chunk_overlap}. Lower chunk_overlap, raise "
-            "--max-length (both are fields of ReadingConfig in Python), or leave chunk_overlap out for a quarter."
         )
 
 

@@ -34,7 +34,7 @@ from nlptl.model import freezing
 from nlptl.model.adaptation import adapt_encoder
 from nlptl.model.adapters import has_adapters, merged_state_dict, save_adapter
 from nlptl.model.boundary import can_be_cut, starting_from
-from nlptl.model.chunks import check_overlap, check_reading
+from nlptl.model.chunks import check_reading
 from nlptl.model.encoder import FAMILIES, max_positions, quiet_transformers
 from nlptl.model.folder import Card, forget_paths, new_folder, write_card
 from nlptl.model.freezing import check_transfer
@@ -102,7 +102,6 @@ class Classifier(nn.Module):
             raise ConfigError(
                 f"Expected max_length from {least} to {most}, what tokenizer and encoder take, found {self.max_length}."
             )
-        _check_long_text(reading, task, reads_pairs=self.reads_pairs)
         if head.chunk_pooling == "attention" and not reading.in_chunks:
             raise ConfigError(
                 "Expected long_text 'chunks' for a head that pools chunks by weights of its own, found "
@@ -110,12 +109,18 @@ class Classifier(nn.Module):
                 "to put a new head on the encoder."
             )
         # A mean or a maximum of chunks is no part of a saved head that reads something else.
-        check_reading(replace(head, chunk_pooling="mean"), reading)
-        check_overlap(reading.chunk_overlap, max_length=self.max_length, most=self.max_length - least)
+        check_reading(reading, replace(head, chunk_pooling="mean"), task, reads_pairs=self.reads_pairs)
+        overlap, largest = reading.chunk_overlap, self.max_length - least
+        if overlap is not None and overlap > largest:
+            raise ConfigError(
+                f"Expected chunk_overlap from 0 to {largest}, for a chunk of {self.max_length} tokens, special ones "
+                f"included, to go beyond the one before, found {overlap}. Lower chunk_overlap, raise --max-length, or "
+                "leave chunk_overlap out for a quarter."
+            )
         max_chunks = num_chunks(reading) if reading.in_chunks else None
         self.reading = replace(reading, max_length=self.max_length, max_chunks=max_chunks)
         if isinstance(network.config, HeadedConfig):
-            network.config.chunk_length = self.max_length if self.reads_chunks else None
+            network.config.chunk_length = self.max_length if self.reading.in_chunks else None
         self.parts = find_parts(encoder)
         if self.parts.runs_in_turn and encoder.config.model_type not in FAMILIES:
             self.parts = replace(self.parts, runs_in_turn=can_be_cut(encoder, self.parts))
@@ -180,43 +185,21 @@ class Classifier(nn.Module):
         units = (hidden,) if isinstance(hidden, int) else hidden if hidden is None else tuple(hidden)
         wanted = HeadConfig(head=head) if isinstance(head, str) else head or HeadConfig()
         wanted = with_shortcuts(wanted, pooling=pooling, hidden=units, dropout=dropout)
-        if reading is not None:
-            reading = with_shortcuts(part_of(ReadingConfig, reading), max_length=max_length)
+        reading = with_shortcuts(part_of(ReadingConfig, reading or ReadingConfig()), max_length=max_length)
         if labels is not None and task is not None:
             raise ConfigError("Expected labels or a task, found both. Pass one of the two.")
-        is_saved = labels is None and task is None
-        if is_saved:
-            loaded = load_saved(str(name), wanted)
-            if pairs and not loaded.card.reads_pairs:
-                raise ConfigError(
-                    f"Expected no pairs=True for the model in {name}, which was trained on single texts. Leave it out, "
-                    "or pass labels= or task= to put a new head on its encoder."
-                )
-            kind = loaded.card.head.head
-            if kind != "dense" and (transfer.lora_rank is not None or transfer.reinit_layers):
-                raise ConfigError(
-                    f"Expected the encoder that the {kind} head in {name} was fitted to, found lora_rank or"
-                    " reinit_layers, which change it. Leave them out, or pass labels= to put a new head on the encoder."
-                )
-            saved = loaded.card.reading
-            saved = saved if max_length is None else replace(saved, max_length=max_length)
-            card = replace(loaded.card, reading=merged_reading(reading, saved), source=str(name))
+        wanted_task = SingleLabel(label_names(labels)) if labels is not None else task
+        if wanted_task is None:
+            loaded = load_saved(str(name), wanted, transfer, reads_pairs=pairs)
         else:
-            wanted_task = SingleLabel(label_names(labels)) if labels is not None else task
-            assert wanted_task is not None
-            reading = reading or ReadingConfig(max_length=max_length)
-            reading = replace(reading, long_text=reading.long_text or "head")
-            _check_long_text(reading, wanted_task, reads_pairs=pairs)
-            check_reading(wanted, reading)
-            card = Card(task=wanted_task, reads_pairs=pairs, head=wanted, reading=reading, source=str(name))
-            is_frozen = transfer.freeze == "encoder" or transfer.train_only == "head"
-            loaded = load_encoder(str(name), card, encoder_is_frozen=is_frozen, seed=seed)
-            card = loaded.card
+            new = Card(task=wanted_task, reads_pairs=pairs, head=wanted, reading=reading, source=str(name))
+            loaded = load_encoder(new, transfer, seed=seed)
+        card = replace(loaded.card, reading=merged_reading(reading, loaded.card.reading), source=str(name))
         model = cls(loaded.network, loaded.tokenizer, card, new_names=loaded.new_names)
-        if is_saved and isinstance(card.task, Regression):
+        if wanted_task is None and isinstance(card.task, Regression):
             model.task = Regression(card.task.names)
             model.rescale(card.task)
-        freezing.check_freeze(model.parts, transfer.freeze, transfer.train_only)
+        freezing.check_freeze(model.parts, transfer)
         adapt_encoder(model.network, model.parts, transfer, seed=seed)
         model.transfer = transfer
         model.freeze(transfer.freeze, train_only=transfer.train_only)
@@ -262,19 +245,10 @@ class Classifier(nn.Module):
         return num_layers if self.head.layers == "last" else num_layers - self.head.layers + 1
 
     @property
-    def pools_by_learning(self) -> bool:
-        """Whether pooling has weights of its own, so that features change while a frozen encoder does not."""
-        return "attention" in (self.head.pooling, self.head.chunk_pooling)
-
-    @property
-    def reads_chunks(self) -> bool:
-        """Whether a long text is read in chunks of max_length tokens, each of which the encoder sees for itself."""
-        return self.reading.in_chunks
-
-    @property
     def features_are_constant(self) -> bool:
         """Whether what the head reads never changes while it trains, so that it can be computed once."""
-        return self.encoder_is_frozen and not self.pools_by_learning and not self.task.is_per_token
+        pools_by_learning = "attention" in (self.head.pooling, self.head.chunk_pooling)
+        return self.encoder_is_frozen and not pools_by_learning and not self.task.is_per_token
 
     @property
     def has_adapters(self) -> bool:
@@ -309,29 +283,17 @@ class Classifier(nn.Module):
         Raises:
             ConfigError: If the encoder does not have that many layers, or nothing is left that could train.
         """
-        freezing.check_freeze(self.parts, what, train_only)
-        names = freezing.trained_names(
-            self.network,
-            self.parts,
-            what,
-            train_only=train_only,
-            head_names=self.head_names,
-            unused_names=self.unused_names,
-            top=top,
-        )
-        freezing.set_trained(self.network, names)
-        self.transfer = replace(self.transfer, freeze=what, train_only=train_only)
+        transfer = TransferConfig(freeze=what, train_only=train_only)
+        freezing.check_freeze(self.parts, transfer)
+        names = freezing.trained_names(self.network, self.parts, self.groups, transfer, self.unused_names, top=top)
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad = name in names
+        self.transfer = replace(self.transfer, freeze=transfer.freeze, train_only=train_only)
         self.train(self.training)
 
     def describe_training(self) -> str:
         """Return one line that says in words what trains."""
-        return freezing.describe_training(
-            self.network,
-            self.parts,
-            head_names=self.head_names,
-            unused_names=self.unused_names,
-            train_only=self.transfer.train_only,
-        )
+        return freezing.describe_training(self.network, self.parts, self.groups, self.transfer, self.unused_names)
 
     def train(self, mode: bool = True) -> "Classifier":
         """Set train or eval mode; frozen parts are in eval mode either way."""
@@ -425,11 +387,9 @@ class Classifier(nn.Module):
             if hidden is not None:
                 stack.enter_context(starting_from(self.parts, depth, hidden))
             if self.leaves_padding_out and depth < self.parts.num_layers:
-                stack.enter_context(
-                    without_padding(
-                        self.network.base_model, self.parts, depth=depth, first_only=self._reads_first_token
-                    )
-                )
+                encoder = self.network.base_model
+                first_only = self.head.pooling == "cls" or self.native_pooling in ("cls", "pooler")
+                stack.enter_context(without_padding(encoder, self.parts, depth=depth, first_only=first_only))
             yield
 
     @property
@@ -446,14 +406,6 @@ class Classifier(nn.Module):
         # A head that reads several layers asks the encoder for all of them, padded.
         with self.lock:
             return self.head.layers == "last" and can_pack(self.network.base_model, self.parts)
-
-    @property
-    def _reads_first_token(self) -> bool:
-        """Whether the head reads nothing of the last layer but the first token."""
-        if self.task.is_per_token or self.head.pooling not in ("native", "cls"):
-            return False
-        config = self.network.base_model.config
-        return self.head.pooling == "cls" or getattr(config, "classifier_pooling", "cls") == "cls"
 
     def tokenize(self, texts: Sequence[str], pairs: Sequence[str] = ()) -> Tokens:
         """Return the token ids of `texts`, at most max_length of each, or of each of its chunks.
@@ -645,7 +597,7 @@ class Classifier(nn.Module):
             ConfigError: If packages are missing, or the model reads texts in chunks.
             ResourceError: If the file cannot be written.
         """
-        if self.reads_chunks:
+        if self.reading.in_chunks:
             raise ConfigError(
                 "Expected a network of tensors alone for ONNX, found texts in chunks. Predict with torch."
             )
@@ -681,11 +633,3 @@ class Classifier(nn.Module):
             raise ConfigError("Expected low-rank updates to save, found none. Pass lora_rank=8 to from_pretrained.")
         folder, head = Path(directory).absolute(), self._saved_head()
         save_adapter(self.network, folder, base=self.source, head_names=self.head_names, instead=head)
-
-
-def _check_long_text(reading: ReadingConfig, task: Task, *, reads_pairs: bool) -> None:
-    """Refuse a part of long texts that cannot be read of pairs, or of words that all have tags."""
-    long_text = reading.long_text
-    if long_text != "head" and (task.is_per_token or (reads_pairs and long_text != "tail")):
-        what, known = ("pairs", "'head' or 'tail'") if reads_pairs else ("words with tags", "'head'")
-        raise ConfigError(f"Expected long_text {known} for {what}, found {long_text!r}. Leave --long-text out.")

@@ -203,9 +203,8 @@ def _head_shape(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the settings of the head that config.json holds as well."""
     if not isinstance(config, HeadedConfig):
         return {"head": "dense", "pooling": "native", "layers": "last", "hidden": [], "chunk_pooling": "mean"}
-    hidden = list(config.hidden or [])
-    shape = {"head": config.head, "pooling": config.pooling, "layers": config.layers, "hidden": hidden}
-    return shape | {"chunk_pooling": config.chunk_pooling}
+    shape = {name: getattr(config, name) for name in ("head", "pooling", "layers", "hidden", "chunk_pooling")}
+    return shape | {"hidden": list(config.hidden or [])}
 
 
 def _without_path(values: dict[str, Any]) -> dict[str, Any]:

@@ -5,16 +5,16 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from nlptl.config import Freeze, TrainOnly, TransferConfig, flag
+from nlptl.config import TransferConfig, flag
 from nlptl.errors import ConfigError
 from nlptl.model.parts import EMBEDDINGS, HEAD, EncoderParts
 
 ABOVE_LAYERS = -1
-"""What `depths_below_top` says of the final norm, the pooler and the head."""
+"""Depth of the final norm, the pooler and the head in `depths_below_top`."""
 
 
 def check_transfer(config: TransferConfig) -> None:
-    """Check, before anything is loaded, settings of which one would contradict another or be ignored.
+    """Reject settings that contradict each other or would have no effect. Runs before anything is loaded.
 
     Raises:
         ConfigError: If there are such settings.
@@ -23,7 +23,7 @@ def check_transfer(config: TransferConfig) -> None:
     if train_only in ("norms", "biases") and what == "encoder":
         raise ConfigError(
             f"Expected an encoder that trains for --train-only {train_only}, found it frozen. Pass --freeze nothing as "
-            "well, or a number of layers (freeze= in Python)."
+            "well, or a number of layers."
         )
     if config.lora_rank is None:
         names = ("lora_alpha", "lora_targets", "lora_dropout", "dora")
@@ -34,7 +34,7 @@ def check_transfer(config: TransferConfig) -> None:
     elif what == "encoder":
         raise ConfigError(
             "Expected layers that low-rank updates can change, found the encoder frozen. Pass --freeze nothing as "
-            "well, or a number of layers (freeze= in Python), or leave --lora-rank out."
+            "well, or a number of layers, or leave --lora-rank out."
         )
     elif train_only is not None or config.reinit_layers:
         other = "reinit_layers" if train_only is None else "--train-only"
@@ -50,13 +50,13 @@ def check_transfer(config: TransferConfig) -> None:
         )
 
 
-def check_freeze(parts: EncoderParts, what: Freeze, train_only: TrainOnly | None) -> None:
-    """Check what is to be frozen against the encoder.
+def check_freeze(parts: EncoderParts, config: TransferConfig) -> None:
+    """Check what is to be frozen against the encoder and the other settings.
 
     Raises:
-        ConfigError: If a setting is unknown, or the encoder does not have that many layers or shares their weights.
+        ConfigError: If settings contradict each other, or the encoder has fewer layers or shares their weights.
     """
-    config = TransferConfig(freeze=what, train_only=train_only)
+    what = config.freeze
     if isinstance(what, int) and (parts.shares_layers or what > parts.num_layers):
         found = "layers that share their weights" if parts.shares_layers else f"{parts.num_layers} layers"
         valid = "" if parts.shares_layers else f", or 1 to {len(parts.layers)}"
@@ -70,28 +70,21 @@ def check_freeze(parts: EncoderParts, what: Freeze, train_only: TrainOnly | None
 def trained_names(
     network: nn.Module,
     parts: EncoderParts,
-    what: Freeze,
-    *,
-    train_only: TrainOnly | None,
-    head_names: frozenset[str],
+    groups: Mapping[str, str],
+    config: TransferConfig,
     unused_names: frozenset[str] = frozenset(),
+    *,
     top: int | None = None,
 ) -> frozenset[str]:
-    """Return the names of the parameters that train, as `check_freeze` has passed it.
+    """Return the names of the parameters that train, as `check_freeze` has passed it; the head always does.
 
-    Args:
-        network: Encoder and head.
-        parts: Parts of the encoder.
-        what: "nothing", "embeddings", "encoder", or the number of lowest layers that are frozen with the embeddings.
-        train_only: "norms" or "biases": of the rest of the encoder only those; "head": nothing of it.
-        head_names: Parameters of the head, which always train.
-        unused_names: Parameters that never train, since no logit depends on them.
-        top: Groups of layers that may train, counted from the top, with all above them; 0: the head alone. None: all.
+    `groups` says where each parameter stands. Parameters in `unused_names` never train, since no logit depends on them.
+    At most `top` layers train, counted from the top; 0: the head alone; None: all that are not frozen.
 
     Raises:
         ConfigError: If there are no such norms or biases outside the head.
     """
-    groups = parts.group_parameters(network, head_names)
+    what, train_only = config.freeze, config.train_only
     depths = depths_below_top(parts)
     bottom = {"nothing": math.inf, "embeddings": depths[EMBEDDINGS], "encoder": ABOVE_LAYERS}
     limit = len(parts.layers) - what if isinstance(what, int) else bottom[what]
@@ -105,7 +98,7 @@ def trained_names(
     kind &= frozenset(name for name in groups if is_adapter(name)) or kind
     names = frozenset(n for n, group in groups.items() if group == HEAD or (depths[group] < limit and n in kind))
     names -= unused_names
-    if train_only in ("norms", "biases") and top is None and names <= head_names:
+    if train_only in ("norms", "biases") and top is None and all(groups[name] == HEAD for name in names):
         raise ConfigError(
             f"Expected {train_only} in what is not frozen for --train-only {train_only}, found none. Freeze less, or "
             "leave --train-only out."
@@ -118,12 +111,6 @@ def depths_below_top(parts: EncoderParts) -> dict[str, int]:
     names = (EMBEDDINGS, *parts.layer_names)
     depths = dict.fromkeys(parts.group_names, ABOVE_LAYERS)
     return depths | {name: depth for depth, name in enumerate(reversed(names))}
-
-
-def set_trained(network: nn.Module, names: frozenset[str]) -> None:
-    """Let the parameters called `names` get a gradient, and no other."""
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad = name in names
 
 
 def eval_frozen_parts(module: nn.Module) -> None:
@@ -147,18 +134,13 @@ def num_frozen_layers(parts: EncoderParts, groups: Mapping[str, str], trained: f
 
 
 def describe_training(
-    network: nn.Module,
-    parts: EncoderParts,
-    *,
-    head_names: frozenset[str],
-    unused_names: frozenset[str],
-    train_only: TrainOnly | None,
+    network: nn.Module, parts: EncoderParts, groups: Mapping[str, str], config: TransferConfig, unused: frozenset[str]
 ) -> str:
     """Return one line that says in words what trains, with the numbers of tensors and parameters."""
-    groups = parts.group_parameters(network, head_names)
+    train_only = config.train_only
     sizes = {name: p.numel() for name, p in network.named_parameters()}
     trained = [name for name, p in network.named_parameters() if p.requires_grad]
-    read = {group for name, group in groups.items() if name not in unused_names}
+    read = {group for name, group in groups.items() if name not in unused}
     used = [name for name in parts.group_names if name in read and name != HEAD]
     changing = [name for name in used if any(groups[n] == name for n in trained)]
     frozen = [name for name in used if name not in changing]

@@ -11,7 +11,12 @@ def check_head(head: HeadConfig, task: Task, *, encoder_is_frozen: bool) -> None
     Raises:
         ConfigError: If a setting contradicts another one.
     """
-    _check_kind(head)
+    if head.inverse_regularization is not None and head.head != "logistic":
+        raise ConfigError(
+            "Expected inverse_regularization only with a logistic head, found inverse_regularization="
+            f"{head.inverse_regularization} with head {head.head!r}. Pass --head logistic (head= in Python), or leave "
+            "inverse_regularization out."
+        )
     _check_task(head, task)
     if head.head == "dense":
         _check_dense(head, task)
@@ -22,29 +27,6 @@ def check_head(head: HeadConfig, task: Task, *, encoder_is_frozen: bool) -> None
             f"Expected the last layer alone with pooling {head.pooling!r} ('auto' means 'native' unless the encoder is "
             f"frozen), found layers={head.layers!r}. Pass --pooling mean, cls or max (pooling= in Python), or leave "
             "--layers out."
-        )
-
-
-def check_layers(head: HeadConfig, num_layers: int) -> None:
-    """Check the number of layers that a head reads against an encoder with `num_layers`.
-
-    Raises:
-        ConfigError: If the encoder has fewer.
-    """
-    if isinstance(head.layers, int) and head.layers > num_layers:
-        raise ConfigError(
-            f"Expected layers from 1 to {num_layers}, what the encoder has, 'last' or 'mix', found {head.layers}. "
-            f"Pass --layers {num_layers} or less (layers of HeadConfig in Python)."
-        )
-
-
-def _check_kind(head: HeadConfig) -> None:
-    """Refuse settings of another kind of head."""
-    if head.inverse_regularization is not None and head.head != "logistic":
-        raise ConfigError(
-            "Expected inverse_regularization only with a logistic head, found inverse_regularization="
-            f"{head.inverse_regularization} with head {head.head!r}. Pass --head logistic (head= in Python), or leave "
-            "inverse_regularization out."
         )
 
 
@@ -104,9 +86,8 @@ def _check_fitted(head: HeadConfig, *, encoder_is_frozen: bool) -> None:
             "Pass --pooling mean, cls or max, as --layers last or a number, and as chunk_pooling mean or max "
             "(fields of HeadConfig in Python)."
         )
-    unused = {"hidden": head.hidden, "activation": head.activation, "dropout": head.dropout}
-    given = [f"{name}={value!r}" for name, value in unused.items() if value not in ((), None)]
-    given += [f"binary_loss={head.binary_loss!r}"] if head.binary_loss != "softmax" else []
+    of_dense, default = ("hidden", "activation", "dropout", "binary_loss"), HeadConfig()
+    given = [f"{name}={getattr(head, name)!r}" for name in of_dense if getattr(head, name) != getattr(default, name)]
     if given:
         raise ConfigError(
             f"Expected no hidden, activation, dropout or binary_loss with a {head.head} head, which has none of them; "

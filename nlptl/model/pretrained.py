@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nlptl.config import HeadConfig, ReadingConfig
+from nlptl.config import HeadConfig, ReadingConfig, TransferConfig
 from nlptl.data.given import as_list
 from nlptl.errors import ConfigError
 from nlptl.labels import Labels
 from nlptl.model.build import auto_class, build_network
+from nlptl.model.chunks import check_reading
 from nlptl.model.encoder import find_model, load_tokenizer, load_weights, read_config
 from nlptl.model.fitted_heads import check_tensors
 from nlptl.model.folder import CARD, Card, read_card
@@ -32,8 +33,8 @@ class Loaded:
     new_names: frozenset[str] = frozenset()
 
 
-def load_encoder(name: str, card: Card, *, encoder_is_frozen: bool, seed: int) -> Loaded:
-    """Load the encoder `name` and put a new head on it; pooling "auto" is resolved here, by what is frozen.
+def load_encoder(card: Card, transfer: TransferConfig, *, seed: int) -> Loaded:
+    """Load the encoder `card.source` and put a new head on it; a pooling "auto" is resolved here, by what is frozen.
 
     Raises:
         ConfigError: If a setting is out of range, contradicts another one, or does not fit the encoder.
@@ -41,14 +42,14 @@ def load_encoder(name: str, card: Card, *, encoder_is_frozen: bool, seed: int) -
         ResourceError: If a Hub id cannot be downloaded.
     """
     task, head = card.task, card.head
-    if head.pooling == "auto" and card.reading.in_chunks:
-        head = replace(head, pooling="mean")
+    check_reading(card.reading, head, task, reads_pairs=card.reads_pairs)
+    encoder_is_frozen = transfer.freeze == "encoder" or transfer.train_only == "head"
     is_free = head.pooling == "auto" and not task.is_per_token
     if head.pooling == "auto":
-        has_own = task.is_per_token or (task.kind != "ordinal" and not encoder_is_frozen)
-        head = replace(head, pooling="native" if has_own else "mean")
+        needs_pooling = encoder_is_frozen or task.kind == "ordinal" or card.reading.in_chunks
+        head = replace(head, pooling="mean" if needs_pooling and not task.is_per_token else "native")
     check_head(head, task, encoder_is_frozen=encoder_is_frozen)
-    folder = find_model(name)
+    folder = find_model(card.source)
     config = read_config(folder)  # Before the tokenizer, since it is what looks for code.
     tokenizer = load_tokenizer(folder)
     num_ids = max(tokenizer.get_vocab().values()) + 1
@@ -60,16 +61,16 @@ def load_encoder(name: str, card: Card, *, encoder_is_frozen: bool, seed: int) -
         if not is_free:
             raise
         head = replace(head, pooling="mean")
-        logger.info("%s: pooling mean in place of native: %s", name, error.found)
+        logger.info("%s: pooling mean in place of native: %s", card.source, error.found)
         network, new_names = build_network(folder, config, task, head, num_ids=num_ids, seed=seed)
     return Loaded(network=network, tokenizer=tokenizer, card=replace(card, head=head), new_names=new_names)
 
 
-def load_saved(name: str, head: HeadConfig) -> Loaded:
-    """Load a classifier that nlptl has saved; it brings its own head, so that `head` has to be all defaults.
+def load_saved(name: str, head: HeadConfig, transfer: TransferConfig, *, reads_pairs: bool) -> Loaded:
+    """Load a classifier that nlptl has saved; it has its own head, so `head` must be all defaults.
 
     Raises:
-        ConfigError: If settings of the head are given, or the folder holds no saved classifier.
+        ConfigError: If a setting contradicts what was saved, or the folder holds no saved classifier.
         UntrustedFileError: If a file of the model is damaged or could run code.
         ResourceError: If a Hub id cannot be downloaded.
     """
@@ -93,17 +94,24 @@ def load_saved(name: str, head: HeadConfig) -> Loaded:
         network, _ = load_weights(auto_class(card.task), folder, config)
     if card.head.head != "dense":
         check_tensors(network, folder)
+    if reads_pairs and not card.reads_pairs:
+        raise ConfigError(
+            f"Expected no pairs=True for the model in {name}, which was trained on single texts. Leave it out, or pass "
+            "labels= or task= to put a new head on its encoder."
+        )
+    if card.head.head != "dense" and (transfer.lora_rank is not None or transfer.reinit_layers):
+        raise ConfigError(
+            f"Expected the encoder that the {card.head.head} head in {name} was fitted to, found lora_rank or "
+            "reinit_layers, which change it. Leave them out, or pass labels= to put a new head on the encoder."
+        )
     return Loaded(network=network, tokenizer=tokenizer, card=card)
 
 
-def merged_reading(given: ReadingConfig | None, saved: ReadingConfig) -> ReadingConfig:
+def merged_reading(given: ReadingConfig, saved: ReadingConfig) -> ReadingConfig:
     """Return how a saved classifier reads texts if `given` is passed; what that leaves out stays as it was saved."""
-    if given is None:
-        return saved
-    kept = ["max_length", "long_text"]
-    if given.long_text in (None, saved.long_text):
-        kept += ["chunk_overlap", "max_chunks"]
-    return replace(given, **{name: getattr(saved, name) for name in kept if getattr(given, name) is None})
+    if given.long_text not in (None, saved.long_text):
+        saved = replace(saved, chunk_overlap=None, max_chunks=None)
+    return replace(saved, **{name: value for name, value in vars(given).items() if value is not None})
 
 
 def label_names(names: Labels | Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from nlptl.config import HeadConfig
+from nlptl.config import HeadConfig, TransferConfig
 from nlptl.errors import ConfigError, ResourceError, UntrustedFileError, UserError, one_line
 from nlptl.model.folder import CARD
 from nlptl.model.pretrained import load_saved
@@ -81,7 +81,8 @@ def check_folder(folder: Path) -> list[Path]:
         raise ConfigError(f"Expected the model/ folder of a run, found nothing at {folder}. Check the path.")
     paths = sorted(folder.iterdir())
     others = [path.name for path in paths if path.is_symlink() or not path.is_file() or path.suffix not in SUFFIXES]
-    task = load_saved(str(folder), HeadConfig()).card.task  # refuses a folder that cannot be loaded again
+    # This refuses a folder that cannot be loaded again.
+    task = load_saved(str(folder), HeadConfig(), TransferConfig(), reads_pairs=False).card.task
     if others:
         raise ConfigError(
             f"Expected nothing in {folder} but a saved model, found {', '.join(others[:5])}. Move it away: everything "

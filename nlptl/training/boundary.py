@@ -67,7 +67,7 @@ def cut_at_boundary(
 def cut_depth(model: Classifier, *, num_passes: int) -> int:
     """Return how many of the lowest layers are worth running once for `num_passes`."""
     # float64 would lose precision, and texts are split into chunks only inside the network.
-    is_worth_it = num_passes > 1 and model.network.dtype != torch.float64 and not model.reads_chunks
+    is_worth_it = num_passes > 1 and model.network.dtype != torch.float64 and not model.reading.in_chunks
     return min(model.num_frozen_layers, model.lowest_layer_read) if is_worth_it else 0
 
 

@@ -129,7 +129,7 @@ class FrozenEncoder:
             "onednn": model.is_quick and prefers_onednn(),
             "micro_batch_tokens": tokens_at_once(device),
         }
-        if model.reads_chunks:
+        if model.reading.in_chunks:
             settings["chunk_pooling"] = model.head.chunk_pooling
         return sha256_of(
             {

@@ -281,5 +281,6 @@ def test_the_head_trains_wherever_it_is(deep_folder: Callable[[str], Path]):
     """A pooler that the checkpoint lacks is new, and counts as a part of the head."""
     model = Classifier.from_pretrained(deep_folder("bert"), labels=LABELS)
     names = frozenset({"bert.pooler.dense.weight", "classifier.weight"})
-    found = trained_names(model.network, model.parts, "encoder", train_only=None, head_names=names)
+    groups = model.parts.group_parameters(model.network, names)
+    found = trained_names(model.network, model.parts, groups, TransferConfig(freeze="encoder"))
     assert found == names
