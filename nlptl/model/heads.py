@@ -17,9 +17,9 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nlptl.config import Pooling
+from nlptl.model.chunks import cut_into_chunks
 from nlptl.model.fitted_heads import LinearHead
 from nlptl.model.headed_config import HeadedConfig
-from nlptl.model.chunks import cut_into_chunks
 from nlptl.tasks.losses import conditional_log_probabilities
 
 

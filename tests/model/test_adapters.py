@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
+from nlptl.config import TransferConfig
 from nlptl.errors import ConfigError, ResourceError
 from nlptl.model.adapters import add_lora, has_adapters, merged_state_dict, save_adapter
 from nlptl.model.classifier import Classifier
@@ -21,7 +22,6 @@ from tests.conftest import cover, options
 # Three texts of 5, 3 and 8 tokens, padded with 0.
 INPUT_IDS = torch.tensor([[2, 5, 22, 7, 3, 0, 0, 0], [2, 30, 3, 0, 0, 0, 0, 0], [2, 9, 31, 10, 6, 8, 25, 3]])
 BATCH = {"input_ids": INPUT_IDS, "attention_mask": (INPUT_IDS != 0).long()}
-SETTINGS = {"rank": 2, "alpha": 16.0, "targets": ("auto",), "dropout": 0.0, "dora": False, "seed": 0}
 
 # peft asks transformers by an older name whether activations are recomputed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -36,8 +36,9 @@ def layers_of(network: PreTrainedModel) -> nn.ModuleList:
     return next(module for module in network.base_model.modules() if isinstance(module, nn.ModuleList))
 
 
-def add(network: PreTrainedModel, layers: nn.ModuleList | None = None, **settings: object) -> None:
-    add_lora(network, layers_of(network) if layers is None else layers, **(SETTINGS | settings))
+def add(network: PreTrainedModel, layers: nn.ModuleList | None = None, *, seed: int = 0, **settings: object) -> None:
+    config = TransferConfig(**{"lora_rank": 2, **settings})
+    add_lora(network, layers_of(network) if layers is None else layers, config, seed=seed)
 
 
 def randomize(network: PreTrainedModel) -> None:
@@ -121,7 +122,7 @@ def test_float32(dora: bool, tiny_bert: Path, tmp_path: Path):
 @either_kind
 def test_merged_weight_by_formula(dora: bool, tiny_bert: Path):
     network = load(tiny_bert)
-    add(network, dora=dora, rank=3, alpha=12.0)
+    add(network, dora=dora, lora_rank=3, lora_alpha=12.0)
     randomize(network)
     layer = network.bert.encoder.layer[1].attention.self.value
     expected = layer.base_layer.weight + 12 / 3 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
@@ -145,7 +146,7 @@ def test_merged_weight_by_formula(dora: bool, tiny_bert: Path):
 @pytest.mark.parametrize("lowest", [0, 1])
 def test_targets(targets: tuple[str, ...], per_layer: list[str], lowest: int, tiny_bert: Path, tmp_path: Path):
     network = load(tiny_bert)
-    add(network, layers_of(network)[lowest:], targets=targets)
+    add(network, layers_of(network)[lowest:], lora_targets=targets)
     names = [f"bert.encoder.layer.{i}." for i in range(lowest, 2) for _ in per_layer]
     found = adapted_names(network)
     assert len(found) == len(names)
@@ -181,7 +182,7 @@ def test_targets_that_cannot_be_adapted(targets: tuple[str, ...], reason: str, t
     network.bert.encoder.layer[1].spare = nn.Linear(4, 4)
     choices = "attention.self.query, attention.self.key, attention.self.value, attention.output.dense"
     with pytest.raises(ConfigError, match=rf"for lora_targets, {reason}\. Pass auto alone, or some of: {choices}"):
-        add(network, layers_of(network)[1:], targets=targets)
+        add(network, layers_of(network)[1:], lora_targets=targets)
     assert not has_adapters(network)
     assert all(parameter.requires_grad for parameter in network.parameters())
 
@@ -192,6 +193,12 @@ def test_auto_leaves_out_what_the_forward_pass_never_calls(tiny_bert: Path):
     add(network)
     assert len(adapted_names(network)) == 12
     assert not any("spare" in name for name in adapted_names(network))
+
+
+@pytest.mark.parametrize("family", ["squeezebert", "ibert"])
+def test_an_encoder_without_linear_layers(family: str, family_folder: Callable[[str], Path]):
+    with pytest.raises(ConfigError, match=f"linear layers of torch for LoRA, found none in a layer of {family}, which"):
+        Classifier.from_pretrained(family_folder(family), labels=["a", "b"], lora_rank=2)
 
 
 def test_nothing_to_adapt(tiny_bert: Path):
@@ -256,7 +263,7 @@ def test_the_head_is_left_as_it_is(tiny_bert: Path):
 @either_kind
 def test_dropout_is_off_in_eval_mode(dora: bool, tiny_bert: Path):
     network = load(tiny_bert)
-    add(network, dropout=0.5, dora=dora)
+    add(network, lora_dropout=0.5, dora=dora)
     randomize(network)
     assert not any(module.training for module in network.modules())
     assert torch.equal(logits_of(network), logits_of(network))

@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from nlptl.data.order import stream_key
 from nlptl.errors import ConfigError
-from nlptl.model.encoder import FAMILIES, quiet_transformers
 from nlptl.model.adaptation import reinit_layers, start_anew
+from nlptl.model.encoder import FAMILIES, quiet_transformers
 
 SEPARATE_LAYERS = [family for family in FAMILIES if family != "albert"]
 
