@@ -41,9 +41,9 @@ USE = """
 folder, data, output, *steps = sys.argv[1:]
 before = json.loads(json.dumps(state()))
 import nlptl
-from nlptl import Classifier, Trainer, TrainingConfig, TextClassifier, load_splits
+from nlptl import Classifier, Trainer, TrainingConfig, TransferConfig, TextClassifier, load_splits
 splits = load_splits(data)
-model = Classifier.from_pretrained(folder, labels=splits.labels, reinit_layers=1)
+model = Classifier.from_pretrained(folder, labels=splits.labels, transfer=TransferConfig(reinit_layers=1))
 model.predict(["a good film"])
 model.encode(["a good film"])
 trainer = Trainer(model, TrainingConfig(num_epochs=1), output_dir=output)
