@@ -39,8 +39,7 @@ def _quick_forwards(model: nn.Module) -> Iterator[tuple[nn.Module, Callable[...,
     for module in model.modules():
         if "forward" in module.__dict__:  # as where one of these is inside another
             continue
-        is_plain_linear = type(module) is nn.Linear and module.weight.dtype == torch.float32
-        if is_plain_linear and module.weight.device.type == "cpu" and prefers_onednn():
+        if type(module) is nn.Linear and _is_slow(module.weight) and prefers_onednn():
             yield module, partial(_linear_layer, module)
         elif type(module) is nn.Dropout and module.training:
             yield module, partial(_dropout_layer, module)
@@ -109,6 +108,10 @@ class _Linear(torch.autograd.Function):
 def _multiply(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(features, weight, bias, "none", [], "")
     return product
+
+
+def _is_slow(weight: torch.Tensor) -> bool:
+    return weight.dtype == torch.float32 and weight.device.type == "cpu"
 
 
 def _linear_layer(layer: nn.Linear, features: torch.Tensor) -> torch.Tensor:
