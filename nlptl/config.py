@@ -459,19 +459,20 @@ def part_of(cls: type[T], config: Any) -> T:
 
 
 def with_shortcuts(config: T, **shortcuts: Any) -> T:
-    """Return a configuration with the values of some fields that were passed beside it; None: not passed.
+    """Return a configuration with the values that were passed for single fields of it; None: not passed.
 
     Raises:
         ConfigError: If one of them contradicts the configuration.
     """
     given = {name: value for name, value in shortcuts.items() if value is not None}
+    replaced = dataclasses.replace(cast(Any, config), **given)  # checks the values, and lists become tuples
     for name, value in given.items():
         found = getattr(config, name)
-        if found not in (value, getattr(type(config)(), name)):
+        if found not in (getattr(replaced, name), getattr(type(config)(), name)):
             raise ConfigError(
                 f"{name}={value!r} contradicts {name}={found!r} in the {type(config).__name__}. Pass one of the two."
             )
-    return cast(T, dataclasses.replace(cast(Any, config), **given))
+    return cast(T, replaced)
 
 
 def to_json(values: Any) -> dict[str, Any]:

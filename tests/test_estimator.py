@@ -128,6 +128,13 @@ def test_a_shortcut_that_contradicts_a_configuration_is_refused(tiny_bert: Path,
         Classifier.from_pretrained(tiny_bert, labels=["a", "b"], max_length=8, reading=ReadingConfig(max_length=9))
 
 
+def test_a_shortcut_that_says_the_same_is_taken(tiny_bert: Path, data: Examples):
+    training = TrainingConfig(num_epochs=1, class_weights=(1.0, 3.0))
+    found = TextClassifier(str(tiny_bert), class_weights=[1.0, 3.0], training=training).fit(data.texts, data.labels)
+    expected = TextClassifier(str(tiny_bert), training=training).fit(data.texts, data.labels)
+    np.testing.assert_array_equal(found.predict_proba(data.texts), expected.predict_proba(data.texts))
+
+
 def test_configurations_are_obeyed_without_shortcuts(tiny_bert: Path, data: Examples):
     transfer, training = TransferConfig(freeze=1), TrainingConfig(num_epochs=1, batch_size=8)
     fitted = TextClassifier(str(tiny_bert), transfer=transfer, training=training).fit(data.texts, data.labels)
@@ -258,6 +265,7 @@ def test_two_classes_are_needed(quick: TextClassifier):
         ({"learning_rate": -1.0}, "learning_rate must be a number above 0"),
         ({"pooling": "sum"}, "pooling"),
         ({"head": HeadConfig(activation="relu")}, "activation"),
+        ({"class_weights": np.array([1.0, 3.0])}, "class_weights must be 'balanced', a list of numbers"),
         ({"reading": 20}, "reading must be ReadingConfig or None, found 20"),
         ({"freeze": 9}, "layers"),
         ({"max_length": 65}, "max_length"),

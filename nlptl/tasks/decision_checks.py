@@ -90,7 +90,7 @@ def fitted_on_few(config: DecisionConfig, before: Task, after: Task, *, num_text
 
 
 def _check_scope(task: Task, head: HeadConfig) -> None:
-    """Refuse heads whose logits give no energy score, by which texts out of scope are told."""
+    """Refuse heads whose logits give no energy score, which detects texts out of scope."""
     if OUT_OF_SCOPE in task.names:
         raise ConfigError(
             f"Expected no label {OUT_OF_SCOPE!r} with --out-of-scope, which gives it to texts, found one. Rename the "
